@@ -1,0 +1,94 @@
+# The commands of README and CONTRIBUTING. Each creates and updates .venv by itself; needed are
+# Python >= 3.11, pip and a package index. Another interpreter: make test PYTHON=python3.13
+
+PYTHON ?= python3
+MODEL ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all check clean
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+
+# An installation is good for one packaging, one list of module files and one .venv. The editable
+# install links each module file from build/: changed content needs nothing, a new or renamed file
+# needs a reinstall. The stamps lie in build/ too, since without build/ the package is gone.
+PACKAGE_FILES := $(sort $(shell find engine export models -type f -not -name '*.pyc' 2>/dev/null))
+KEY := $(shell { cat pyproject.toml setup.cfg; echo $(PACKAGE_FILES); } | cksum | cut -d ' ' -f 1)
+INSTALLED := build/stamps/$(KEY)-install
+TESTABLE := build/stamps/$(KEY)-test
+CHECKABLE := build/stamps/$(KEY)-check
+
+help: ## Print the targets.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+install: $(INSTALLED) ## Install the package, editable, with [cpu,export] into .venv.
+
+demo: $(INSTALLED) ## Rank passages for a query: make demo MODEL=<checkpoint or artifact folder>
+ifeq ($(strip $(MODEL)),)
+	@echo 'No model is embedded yet: run make demo MODEL=<checkpoint or artifact folder>'
+else
+	@$(BIN)/python -m benchmarks.demo "$$MODEL"
+endif
+
+test: $(TESTABLE) ## Run the tests, except those marked slow or hub.
+	@$(BIN)/python -m pytest
+
+test-all: $(TESTABLE) ## Run the tests marked slow too.
+	@$(BIN)/python -m pytest -m 'not hub'
+
+check: $(CHECKABLE) build/wheel/venv/installed ## Check format, lint and types (of the sources and of the built wheel).
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@# --verifytypes takes the python that PATH finds, whatever --pythonpath says
+	@PATH="$$PWD/build/wheel/venv/bin:$$PATH" PYRIGHT_PYTHON_IGNORE_WARNINGS=1 \
+	    $(BIN)/pyright --verifytypes crossrank --ignoreexternal
+
+clean: ## Remove .venv, builds and caches.
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find engine export models benchmarks tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/ready:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo 'crossrank needs Python >= 3.11 ("$(PYTHON)" is older or absent): name one, as in' \
+	    'make test PYTHON=python3.13' >&2; exit 1; }
+	@echo 'creating .venv'
+	@$(PYTHON) -m venv --clear .venv
+	@$(PIP) install --upgrade 'pip>=25.1' 'setuptools>=77' # pip: dependency groups
+	@touch $@
+
+# $(call install,STAMPS THAT IT EARNS,OPTIONS OF PIP)
+define install
+@echo 'installing crossrank[cpu,export] $(2)'
+@rm -rf build/stamps && mkdir -p build/stamps
+@$(PIP) install --no-build-isolation --editable '.[cpu,export]' $(2)
+@touch $(1)
+endef
+
+$(INSTALLED): .venv/ready
+	$(call install,$(INSTALLED))
+
+$(TESTABLE): .venv/ready
+	$(call install,$(INSTALLED) $(TESTABLE),--group test)
+
+$(CHECKABLE): .venv/ready
+	$(call install,$(INSTALLED) $(TESTABLE) $(CHECKABLE),--group check)
+
+# What a user installs: sdist, from it the wheel, and that beside .venv's dependencies. Built from an
+# unpacked sdist, since an old build/lib would ship deleted files.
+build/wheel/venv/installed: $(CHECKABLE) $(PACKAGE_FILES) MANIFEST.in
+	@echo 'building the wheel'
+	@rm -rf build/wheel && mkdir -p build/wheel
+	@$(BIN)/python -c 'import setuptools.build_meta as b; b.build_sdist("build/wheel")' >build/wheel/log 2>&1 \
+	    || { cat build/wheel/log >&2; exit 1; }
+	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel build/wheel/*.tar.gz
+	@$(BIN)/python -m venv --without-pip build/wheel/venv
+	@$(PIP) install --no-deps --no-compile --target build/wheel/site build/wheel/*.whl
+	@site() { "$$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
+	    { echo "$$PWD/build/wheel/site"; site $(BIN)/python; } >"$$(site build/wheel/venv/bin/python)/wheel.pth"
+	@touch $@

@@ -1,0 +1,46 @@
+"""crossrank: the fastest honest way to run a cross-encoder.
+
+>>> from crossrank import CrossEncoder                                    # doctest: +SKIP
+>>> CrossEncoder("cross-encoder/ms-marco-MiniLM-L6-v2").rank(query, docs)  # doctest: +SKIP
+"""
+
+from importlib.metadata import version
+
+from ._activation import Activation, ActivationFunction
+from ._cross_encoder import CrossEncoder, RankedDocument
+from ._errors import (
+    ArtifactError,
+    CheckpointError,
+    CrossrankError,
+    DeviceError,
+    InputError,
+    MissingDependencyError,
+    ModelError,
+    ModelNotFoundError,
+    ProofError,
+    UnsupportedModelError,
+)
+from ._info import ModelInfo
+from ._parity import Parity
+
+__version__ = version("crossrank")
+
+__all__ = [
+    "Activation",
+    "ActivationFunction",
+    "ArtifactError",
+    "CheckpointError",
+    "CrossEncoder",
+    "CrossrankError",
+    "DeviceError",
+    "InputError",
+    "MissingDependencyError",
+    "ModelError",
+    "ModelInfo",
+    "ModelNotFoundError",
+    "Parity",
+    "ProofError",
+    "RankedDocument",
+    "UnsupportedModelError",
+    "__version__",
+]

@@ -1,0 +1,141 @@
+"""``crossrank rank|info|verify``: parse, call the library, print."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from ._cross_encoder import CrossEncoder
+from ._errors import CrossrankError, InputError
+from ._info import format_parity_table
+from ._manifest import MANIFEST_NAME
+from ._verify import verify_artifact
+
+__all__ = ["comma_list", "main", "read_documents", "run_command"]
+
+
+def comma_list(text: str) -> list[str]:
+    """``a,b`` -> ``["a", "b"]``."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def read_documents(text: str) -> list[str]:
+    """Documents from lines, or from JSONL whose lines are strings or objects with a "text".
+
+    Empty lines are skipped. The first other line decides which of the two it is.
+
+    Raises:
+        InputError: If a line of JSONL is neither; the message gives its number.
+    """
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines or lines[0][1].lstrip()[0] not in '{"':
+        return [line for _, line in lines]
+    documents = []
+    for number, line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            if not documents:
+                return [line for _, line in lines]  # plain text that happens to begin with a quote
+            raise InputError(f"line {number} is no JSON: {error}") from error
+        document = value.get("text") if isinstance(value, dict) else value
+        if not isinstance(document, str):
+            raise InputError(f'line {number} is {line!r:.60}: a JSON string, or an object with a "text" string')
+        documents.append(document)
+    return documents
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="crossrank", description="Score and rank documents with a cross-encoder.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    model_help = "an artifact folder, a checkpoint folder, a registered name or a hub id"
+
+    rank = commands.add_parser("rank", help="rank documents for a query")
+    rank.add_argument("model", metavar="MODEL", help=model_help)
+    rank.add_argument("query", metavar="QUERY")
+    rank.add_argument("file", nargs="?", default="-", metavar="FILE", help="a document a line, or JSONL; - is standard input")
+    rank.add_argument("--top-k", type=int, metavar="N", help="print the best N only")
+    rank.add_argument("--json", action="store_true", help="print JSONL: corpus_id, score, text")
+    info = commands.add_parser("info", help="show what a model is and runs on")
+    info.add_argument("model", metavar="MODEL", help=model_help)
+    for command in (rank, info):
+        command.add_argument("--precision", default="auto", choices=["auto", "fp32", "fp16", "int8"])
+        command.add_argument("--device", help="cpu, cuda or cuda:N (default: the best that runs here)")
+        command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all this process may use)")
+        command.add_argument("--max-length", type=int, metavar="N", help="most tokens of a pair")
+    info.add_argument("--json", action="store_true", help="print JSON")
+
+    verify = commands.add_parser("verify", help="check an artifact's files and prove its graphs on this machine")
+    verify.add_argument("folder", metavar="FOLDER", type=Path, help="an artifact folder")
+    verify.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _load(options: argparse.Namespace) -> CrossEncoder:
+    return CrossEncoder(
+        options.model,
+        precision=options.precision,
+        device=options.device,
+        threads=options.threads,
+        max_length=options.max_length,
+    )
+
+
+def _rank(options: argparse.Namespace) -> None:
+    try:
+        raw = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
+        documents = read_documents(raw.decode("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{options.file}: documents cannot be read: {error}") from error
+    model = _load(options)
+    ranking = model.rank(
+        options.query, documents, top_k=options.top_k, return_documents=True, show_progress_bar=sys.stderr.isatty()
+    )
+    for place, entry in enumerate(ranking, 1):
+        line = json.dumps(entry, ensure_ascii=False) if options.json else f"{place:>4}  {entry['score']:>9.4f}  {entry['text']}"
+        print(line)
+
+
+def _info(options: argparse.Namespace) -> None:
+    info = _load(options).info()
+    print(json.dumps(asdict(info), indent=2, default=str, ensure_ascii=False) if options.json else info)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    if not (options.folder / MANIFEST_NAME).exists():
+        raise InputError(f"{options.folder} is no artifact folder: it has no {MANIFEST_NAME}")
+    manifest, skipped = verify_artifact(options.folder)
+    if options.json:
+        print(json.dumps({"skipped": skipped, **asdict(manifest)}, indent=2, ensure_ascii=False))
+        return
+    print(f"{options.folder}: {len(manifest.files)} files with the right sha256\n{format_parity_table(manifest)}")
+    for reason in skipped:
+        print(f"not proven here: {reason}")
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    options = _parser().parse_args(arguments)
+    {"rank": _rank, "info": _info, "verify": _verify}[options.command](options)
+    return 0
+
+
+def run_command(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None) -> int:
+    """Run a command line; errors of ours become one message and exit status 1."""
+    try:
+        return command(arguments)
+    except CrossrankError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``crossrank``; returns 0, 1 for a failure, 2 for wrong usage."""
+    return run_command(_main, arguments)

@@ -1,0 +1,328 @@
+"""`CrossEncoder`: pairs of texts in, scores or a ranking out."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._activation import Activation, resolve_activation, softmax
+from ._errors import DeviceError, InputError, MissingDependencyError
+from ._info import ModelInfo
+from ._inputs import check_documents, either, split_pairs
+from ._locate import locate_artifact
+from ._manifest import Manifest, Variant, read_manifest
+from ._progress import Progress
+from ._runtime import ort
+from ._scoring import check_max_length, score_pairs
+from ._session import Device, Session, choose_variant, parse_device
+from ._threads import resolve_threads
+from ._tokenize import PairTokenizer
+
+__all__ = ["CrossEncoder", "RankedDocument"]
+
+logger = logging.getLogger(__name__)
+
+Floats = NDArray[np.float32]
+
+
+class RankedDocument(TypedDict):
+    """One entry of a ranking: the document's index in the input, its score, and its text if asked for."""
+
+    corpus_id: int
+    score: float
+    text: NotRequired[str]
+
+
+class CrossEncoder:
+    """A cross-encoder on the fastest graph for the device at hand.
+
+    Threads may share one object. After a fork, a child gets its own session at its first call.
+
+    Args:
+        name_or_folder: An artifact folder; a checkpoint folder or a hub name, which is exported once into
+            the cache (needs ``crossrank[export]`` the first time).
+        max_length: Most tokens of a joined pair; the model's own limit holds where it is smaller.
+        precision: "fp32", "fp16", "int8", or "auto": fp32 on a CPU, fp16 on CUDA.
+        device: "cpu", "cuda", "cuda:1", or None for CUDA where it really runs, else the CPU.
+        threads: CPU threads, or None for as many as this process may use.
+        activation_fn: What turns logits into scores, or None for the model's own: a function
+            float32 [pairs, labels] -> the same shape, a name such as "sigmoid", or a torch module.
+        cache_folder: Where exported models lie; by default ``$CROSSRANK_HOME``, else the user's cache.
+        revision: Hub revision.
+        local_files_only: Never ask the hub.
+        token: Hub token.
+
+    Raises:
+        ModelNotFoundError: If there is no such model.
+        ModelError: If the model cannot be used: damaged, unsupported, or not proven exact.
+        DeviceError: If the device that was asked for cannot run.
+        InputError: If an option is not what it can be.
+        MissingDependencyError: If the model must be exported and ``crossrank[export]`` is absent.
+    """
+
+    def __init__(
+        self,
+        name_or_folder: str | Path,
+        *,
+        max_length: int | None = None,
+        precision: Literal["auto", "fp32", "fp16", "int8"] = "auto",
+        device: str | None = None,
+        threads: int | None = None,
+        activation_fn: Activation | None = None,
+        cache_folder: str | Path | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> None:
+        thread_count = resolve_threads(threads)
+        asked = None if device is None else parse_device(device)
+        self._folder = locate_artifact(
+            name_or_folder,
+            cache_folder=None if cache_folder is None else Path(cache_folder),
+            revision=revision,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        self._manifest = read_manifest(self._folder)
+        head, inputs = self._manifest.head, self._manifest.inputs
+        self._tokenizer = PairTokenizer(self._folder / "tokenizer.json")
+        self._max_length, self._max_length_origin = inputs.max_length, inputs.max_length_origin
+        if max_length is not None and check_max_length(max_length, self._tokenizer) < inputs.max_length:
+            self._max_length, self._max_length_origin = max_length, "as asked"
+        self._activation = resolve_activation(head.activation if activation_fn is None else activation_fn)
+        self._activation_name, self._activation_origin = head.activation, head.activation_origin
+        if activation_fn is not None:
+            self._activation_name, self._activation_origin = str(activation_fn), "as asked"
+        self._variant, self._session = _open_session(self._folder, self._manifest, asked, precision, thread_count)
+
+    def score(self, query: str, documents: Iterable[str]) -> Floats:
+        """Relevance scores of documents for a query: the lean call, and what `rank` sorts by.
+
+        Args:
+            query: The query.
+            documents: The documents, any number.
+
+        Returns:
+            float32 [documents], with the activation applied; of a relevance model with two labels the
+            softmax probability of the relevant one.
+
+        Raises:
+            InputError: If a text is no string, or the model has several labels and none means "relevant".
+        """
+        self._require_relevance("score")
+        texts = check_documents(documents)
+        return self._relevance(self._logits([query], texts, np.zeros(len(texts), np.intp)), self._activation)
+
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        activation_fct: Activation | None = None,
+    ) -> list[RankedDocument]:
+        """Documents by falling score; ties keep the input's order.
+
+        Args:
+            query: The query.
+            documents: The documents, any number.
+            top_k: How many to return, or None for all.
+            return_documents: Whether entries hold the document's text.
+            batch_size: Most pairs of a batch, or None for the planner's own batches.
+            show_progress_bar: Draw progress on standard error.
+            activation_fn: In place of the model's own.
+            activation_fct: Older name of ``activation_fn``.
+
+        Returns:
+            ``{"corpus_id": index, "score": float}``, and ``"text"`` if asked for.
+
+        Raises:
+            InputError: If a text is no string, an option is out of range, or the model has several
+                labels and none means "relevant" (use `predict`).
+        """
+        self._require_relevance("rank")
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0):
+            raise InputError(f"top_k={top_k!r}: how many to return, 0 or more, or None for all")
+        texts = check_documents(documents)
+        chosen = either("activation_fn", activation_fn, "activation_fct", activation_fct)
+        logits = self._logits(
+            [query], texts, np.zeros(len(texts), np.intp), batch_size=batch_size, show=bool(show_progress_bar)
+        )
+        scores = self._relevance(logits, self._activation if chosen is None else resolve_activation(chosen))
+        ranking: list[RankedDocument] = []
+        for i in np.argsort(-scores, kind="stable")[:top_k].tolist():
+            entry: RankedDocument = {"corpus_id": i, "score": float(scores[i])}
+            if return_documents:
+                entry["text"] = texts[i]
+            ranking.append(entry)
+        return ranking
+
+    @overload
+    def predict(
+        self,
+        inputs: Sequence[Any] | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool = False,
+        convert_to_numpy: Literal[True] = True,
+        convert_to_tensor: Literal[False] = False,
+        sentences: Sequence[Any] | None = None,
+        activation_fct: Activation | None = None,
+    ) -> Floats: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: Sequence[Any] | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        sentences: Sequence[Any] | None = None,
+        activation_fct: Activation | None = None,
+    ) -> Any: ...
+
+    def predict(
+        self,
+        inputs: Sequence[Any] | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        sentences: Sequence[Any] | None = None,
+        activation_fct: Activation | None = None,
+    ) -> Any:
+        """Scores of pairs, as sentence-transformers' ``CrossEncoder.predict``.
+
+        Args:
+            inputs: A list of pairs (tuples or lists of two strings, or a numpy array of them), or one pair.
+            batch_size: Most pairs of a batch, or None for the planner's own batches.
+            show_progress_bar: Draw progress on standard error.
+            activation_fn: In place of the model's own.
+            apply_softmax: Softmax over the labels, for models with several.
+            convert_to_numpy: An array; False gives a list of its entries.
+            convert_to_tensor: A torch tensor (needs torch); wins over ``convert_to_numpy``.
+            sentences: Older name of ``inputs``.
+            activation_fct: Older name of ``activation_fn``.
+
+        Returns:
+            float32 [pairs], or [pairs, labels] for a model with several labels; of one pair its entry.
+
+        Raises:
+            InputError: If something is no pair of strings, or an option is out of range.
+            MissingDependencyError: If ``convert_to_tensor`` and torch is not installed.
+        """
+        given = either("inputs", inputs, "sentences", sentences)
+        if given is None:
+            raise InputError("predict needs inputs: a pair (query, document) or a list of pairs")
+        pairs = split_pairs(given)
+        chosen = either("activation_fn", activation_fn, "activation_fct", activation_fct)
+        activation = self._activation if chosen is None else resolve_activation(chosen)
+        logits = self._logits(
+            pairs.queries, pairs.documents, pairs.query_index, batch_size=batch_size, show=bool(show_progress_bar)
+        )
+        scores = activation(logits)
+        if self._manifest.head.labels == 1:
+            scores = scores.reshape(len(logits))
+        elif apply_softmax:
+            scores = softmax(scores)
+        result = scores[0] if pairs.single else scores
+        if convert_to_tensor:
+            return _to_tensor(result)
+        return result if convert_to_numpy or pairs.single else list(result)
+
+    def info(self) -> ModelInfo:
+        """What this model is and runs on."""
+        source, head = self._manifest.source, self._manifest.head
+        return ModelInfo(
+            source=source.name if source.revision is None else f"{source.name} at {source.revision}",
+            folder=self._folder,
+            architecture=source.architecture,
+            device=str(self._session.device),
+            provider=self._session.provider,
+            onnxruntime=ort.__version__,
+            variant=self._variant.variant,
+            precision=self._variant.precision,
+            threads=self._session.threads.count,
+            threads_reason=self._session.threads.reason,
+            labels=head.labels,
+            activation=self._activation_name,
+            activation_origin=self._activation_origin,
+            max_length=self._max_length,
+            max_length_origin=self._max_length_origin,
+            tokenizer=f"{self._tokenizer.kind}, {self._tokenizer.vocabulary_size:,} tokens",
+            parity=self._variant.parity,
+        )
+
+    def _logits(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        query_index: NDArray[np.intp],
+        *,
+        batch_size: int | None = None,
+        show: bool = False,
+    ) -> Floats:
+        return score_pairs(
+            self._tokenizer,
+            self._session,
+            queries,
+            documents,
+            query_index,
+            max_length=self._max_length,
+            labels=self._manifest.head.labels,
+            max_pairs=batch_size,
+            progress=Progress(len(documents), "documents", show=show),
+        )
+
+    def _require_relevance(self, call: str) -> None:
+        head = self._manifest.head
+        if head.labels != 1 and head.relevant_label is None:
+            raise InputError(
+                f"{call}() needs a score per document, and {self._manifest.source.name} gives {head.labels} labels "
+                f"of which none is known to mean relevant: use predict()"
+            )
+
+    def _relevance(self, logits: Floats, activation: Any) -> Floats:
+        head = self._manifest.head
+        if head.labels == 1:
+            scores: Floats = activation(logits).reshape(len(logits))
+            return scores
+        return softmax(logits)[:, head.relevant_label]
+
+
+def _open_session(
+    folder: Path, manifest: Manifest, asked: Device | None, precision: str, threads: Any
+) -> tuple[Variant, Session]:
+    """The session asked for; with no device asked, CUDA where it really runs, else the CPU."""
+    if asked is None and Device("cuda").provider in ort.get_available_providers():
+        try:
+            return _open_session(folder, manifest, Device("cuda"), precision, threads)
+        except DeviceError as error:
+            logger.warning("running on the CPU: %s", error)
+    device = asked or Device("cpu")
+    variant = choose_variant(manifest.variants, device, precision)
+    return variant, Session(folder / variant.file, manifest.inputs, device, threads)
+
+
+def _to_tensor(values: Any) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError("convert_to_tensor=True needs torch: pip install torch") from error
+    return torch.as_tensor(values)

@@ -1,0 +1,91 @@
+"""Every error that crossrank raises on purpose, in one small tree.
+
+    CrossrankError
+    ├── InputError              what the caller passed: a query, a document, an option (also a ValueError)
+    ├── ModelNotFoundError      no model of that name or at that path (also a FileNotFoundError)
+    ├── ModelError              a model is there, and something about it is wrong
+    │   ├── CheckpointError     config, tokenizer or weights are unusable
+    │   ├── UnsupportedModelError   an architecture or setting that the exporter does not know
+    │   ├── ArtifactError       an exported folder is damaged, foreign or of a newer format
+    │   └── ProofError          an export or a verification left its error bound
+    ├── DeviceError             a device was asked for and cannot run (also a RuntimeError)
+    └── MissingDependencyError  an extra is not installed (also an ImportError)
+
+Messages give what was received, what is allowed, and what to do.
+"""
+
+from collections.abc import Sequence
+
+__all__ = [
+    "ArtifactError",
+    "CheckpointError",
+    "CrossrankError",
+    "DeviceError",
+    "InputError",
+    "MissingDependencyError",
+    "ModelError",
+    "ModelNotFoundError",
+    "ProofError",
+    "UnsupportedModelError",
+    "join_problems",
+]
+
+
+class CrossrankError(Exception):
+    """Base of all errors that crossrank raises on purpose."""
+
+
+class InputError(CrossrankError, ValueError):
+    """A query, a document or an option is not what the call accepts."""
+
+
+class ModelNotFoundError(CrossrankError, FileNotFoundError):
+    """No model of that name in the cache or on the hub, and no folder at that path."""
+
+
+class ModelError(CrossrankError):
+    """A model was found, and something about it is wrong."""
+
+
+class CheckpointError(ModelError):
+    """The config, tokenizer or weights of a checkpoint are unusable."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model has an architecture or a setting that the exporter does not know."""
+
+
+class ArtifactError(ModelError):
+    """An exported folder is damaged, foreign or of a newer format."""
+
+
+class ProofError(ModelError):
+    """A graph's scores left the error bound of its precision."""
+
+
+class DeviceError(CrossrankError, RuntimeError):
+    """A device was asked for that cannot run here."""
+
+
+class MissingDependencyError(CrossrankError, ImportError):
+    """A package is needed that is not installed; the message names the command."""
+
+
+def join_problems(subject: str, problems: Sequence[str]) -> str:
+    """One message for all the problems of one thing.
+
+    Args:
+        subject: What the problems belong to, usually a path.
+        problems: At least one sentence, each without a final full stop.
+
+    Returns:
+        One line for one problem, an indented list for more.
+
+    >>> print(join_problems("config.json", ["no vocab_size", "no hidden_size"]))
+    config.json: 2 problems
+      - no vocab_size
+      - no hidden_size
+    """
+    if len(problems) == 1:
+        return f"{subject}: {problems[0]}"
+    return "\n".join([f"{subject}: {len(problems)} problems", *(f"  - {p}" for p in problems)])

@@ -1,0 +1,99 @@
+"""What a loaded model is and runs on, as data and as text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._manifest import Manifest
+from ._parity import Parity
+
+__all__ = ["ModelInfo", "format_parity_table"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Facts about a `CrossEncoder`, each with where it comes from.
+
+    Attributes:
+        source: The checkpoint's name and revision.
+        folder: The artifact.
+        architecture: transformers' model_type.
+        device: The device that runs.
+        provider: The execution provider that runs.
+        onnxruntime: Its version.
+        variant: The graph's shape: cpu, cuda or portable.
+        precision: fp32, fp16 or int8.
+        threads: Intra-op threads.
+        threads_reason: Why so many.
+        labels: Logits per pair.
+        activation: What turns logits into scores.
+        activation_origin: Where that comes from.
+        max_length: Most tokens of a pair.
+        max_length_origin: Where that comes from.
+        tokenizer: The tokenizer's model and vocabulary size.
+        parity: Error of this graph against the reference when it was exported.
+    """
+
+    source: str
+    folder: Path
+    architecture: str
+    device: str
+    provider: str
+    onnxruntime: str
+    variant: str
+    precision: str
+    threads: int
+    threads_reason: str
+    labels: int
+    activation: str
+    activation_origin: str
+    max_length: int
+    max_length_origin: str
+    tokenizer: str
+    parity: Parity | None
+
+    def __str__(self) -> str:
+        rows = [
+            ("model", self.source),
+            ("artifact", str(self.folder)),
+            ("architecture", self.architecture),
+            ("runs on", f"{self.device}, {self.provider}, onnxruntime {self.onnxruntime}"),
+            ("graph", f"{self.variant} {self.precision}"),
+            ("threads", f"{self.threads} ({self.threads_reason})"),
+            ("head", f"{self.labels} label{'s'[: self.labels != 1]}, {self.activation} ({self.activation_origin})"),
+            ("max length", f"{self.max_length} tokens ({self.max_length_origin})"),
+            ("tokenizer", self.tokenizer),
+        ]
+        if self.parity is not None:
+            rows.append(
+                (
+                    "parity",
+                    f"max |Δlogit| {self.parity.max_abs:.2g}, mean {self.parity.mean_abs:.2g}, "
+                    f"Kendall tau {self.parity.kendall_tau:.4f} against {self.parity.reference}",
+                )
+            )
+        return "\n".join(f"{name:<13} {value}" for name, value in rows)
+
+
+def format_parity_table(manifest: Manifest) -> str:
+    """The parity figures of an artifact's graphs, a line each, and what they were taken against and on."""
+    rows = [("graph", "MB", "max |Δ|", "mean |Δ|", "tau", "top-10", "NaN", "alone |Δ|", "proven")]
+    first: Parity | None = None
+    for variant in manifest.variants:
+        files = (variant.file, f"{variant.file}_data")
+        size = f"{sum(manifest.files[name].size_bytes for name in files if name in manifest.files) / 1e6:.1f}"
+        parity = variant.parity
+        if parity is None:
+            rows.append((variant.name, size, *("-",) * 6, "no"))
+            continue
+        first = first or parity
+        errors = (f"{parity.max_abs:.2e}", f"{parity.mean_abs:.2e}", f"{parity.kendall_tau:.4f}")
+        counts = (f"{parity.top10_overlap:.2f}", str(parity.nan_count), f"{parity.alone_max_abs:.1e}")
+        rows.append((variant.name, size, *errors, *counts, "by its CPU twin" if parity.graph == "twin" else "yes"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if first is not None:
+        lines.append(
+            f"{first.pairs} pairs against {first.reference} (standard deviation of its logits {first.spread:.2f}), "
+            f"onnxruntime {first.onnxruntime}, {first.machine}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,75 @@
+"""What callers pass to `CrossEncoder`, brought into one form. Bad input is named, with its index."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._errors import InputError
+
+__all__ = ["PairInputs", "check_documents", "either", "split_pairs"]
+
+
+@dataclass(frozen=True, slots=True)
+class PairInputs:
+    """Pairs of texts with each distinct query once.
+
+    Attributes:
+        queries: The distinct queries.
+        documents: One per pair.
+        query_index: int [pairs], the query of each pair.
+        single: Whether the caller passed one pair and not a list of them.
+    """
+
+    queries: list[str]
+    documents: list[str]
+    query_index: NDArray[np.intp]
+    single: bool
+
+
+def check_documents(documents: Iterable[str]) -> Sequence[str]:
+    """The documents as a sequence.
+
+    Raises:
+        InputError: If one string was passed for a list of strings.
+    """
+    if isinstance(documents, str | bytes):
+        raise InputError(f"documents is one {type(documents).__name__}; pass a list: [{documents!r:.60}]")
+    return documents if isinstance(documents, list | tuple) else list(documents)
+
+
+def split_pairs(inputs: Sequence[Any]) -> PairInputs:
+    """Read one pair or many, lists, tuples or a numpy array of strings, as sentence-transformers does.
+
+    Raises:
+        InputError: If something is no pair of two texts; the message gives its index.
+    """
+    if isinstance(inputs, str | bytes) or not hasattr(inputs, "__len__"):
+        raise InputError(f"inputs is {type(inputs).__name__}: a pair (query, document) or a list of pairs is needed")
+    items: list[Any] = inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
+    single = len(items) > 0 and not isinstance(items[0], list | tuple | np.ndarray)
+    index: dict[str, int] = {}
+    documents, query_index = [], []
+    for i, pair in enumerate([items] if single else items):
+        if isinstance(pair, str | bytes) or not hasattr(pair, "__len__") or len(pair) != 2:
+            raise InputError(f"pair {i} is {pair!r:.80}: two texts (query, document) are needed")
+        query, document = pair
+        for name, text in (("query", query), ("document", document)):
+            if not isinstance(text, str):
+                raise InputError(f"the {name} of pair {i} is {type(text).__name__}, not str: {text!r:.80}")
+        query_index.append(index.setdefault(query, len(index)))
+        documents.append(document)
+    return PairInputs(list(index), documents, np.array(query_index, np.intp), single)
+
+
+def either(name: str, value: Any, alias: str, alias_value: Any) -> Any:
+    """The value of an option that also has an older name.
+
+    Raises:
+        InputError: If both were passed.
+    """
+    if value is not None and alias_value is not None:
+        raise InputError(f"{alias} is the older name of {name}: pass one of them")
+    return value if value is not None else alias_value

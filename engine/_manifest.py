@@ -1,0 +1,195 @@
+"""crossrank.json: what an artifact folder holds, where it came from, and how exact it is.
+
+An artifact is a folder that other tools read too: ``config.json``, ``tokenizer.json`` and
+``onnx/model*.onnx``, plus this manifest and ``proof.json`` with the texts and reference logits that
+its figures were taken on. Paths in a manifest stay inside the folder.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from ._activation import ACTIVATIONS
+from ._errors import ArtifactError, join_problems
+from ._fields import parse_dataclass, read_json_object
+from ._parity import Parity
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST_NAME",
+    "PROOF_NAME",
+    "FileRecord",
+    "Head",
+    "Inputs",
+    "Manifest",
+    "Source",
+    "Variant",
+    "hash_file",
+    "read_manifest",
+    "write_manifest",
+]
+
+FORMAT = 1
+MANIFEST_NAME = "crossrank.json"
+PROOF_NAME = "proof.json"
+VARIANTS = ("cpu", "cuda", "portable")
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The checkpoint that an artifact was made of."""
+
+    name: str
+    revision: str | None
+    architecture: str
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the logits mean.
+
+    Attributes:
+        labels: Logits per pair.
+        relevant_label: For a relevance model with several labels, the one that means "relevant".
+        activation: A name of `ACTIVATIONS`, what a score is made with unless the caller says otherwise.
+        activation_origin: Where that name comes from.
+    """
+
+    labels: int
+    relevant_label: int | None
+    activation: str
+    activation_origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the graphs expect of their inputs.
+
+    Attributes:
+        max_length: Most tokens of a pair.
+        max_length_origin: Where that number comes from.
+        pad_id: The id that fills a batch.
+        position_offset: The position of the first token: 0, or ``pad_id + 1`` for RoBERTa's kind.
+        token_types: Whether the tokenizer's segments reach the model.
+    """
+
+    max_length: int
+    max_length_origin: str
+    pad_id: int
+    position_offset: int
+    token_types: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One graph of an artifact and its parity with the reference, None before it was proven."""
+
+    variant: str
+    precision: str
+    file: str
+    parity: Parity | None = None
+
+    @property
+    def name(self) -> str:
+        """Variant and precision as people write them, such as ``cpu int8``."""
+        return f"{self.variant} {self.precision}"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """Size and hash of one file of an artifact."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All of crossrank.json."""
+
+    source: Source
+    head: Head
+    inputs: Inputs
+    variants: tuple[Variant, ...]
+    files: dict[str, FileRecord]
+    crossrank: str
+    format: int = FORMAT
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``crossrank.json`` into ``folder``."""
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False)
+    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check an artifact's manifest, and the presence and size of its files.
+
+    Args:
+        folder: An artifact folder.
+
+    Raises:
+        ArtifactError: Naming every problem found: no manifest, a newer format, missing or mistyped
+            fields, a path that leaves the folder, a file that is absent or of another size.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        data = read_json_object(path)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: {error}; export the model again with export-model --force") from error
+    found = data.get("format")
+    if isinstance(found, int) and found > FORMAT:
+        raise ArtifactError(
+            f"{path}: format {found}, this crossrank reads up to {FORMAT}: pip install --upgrade crossrank"
+        )
+    problems: list[str] = []
+    manifest = parse_dataclass(Manifest, data, problems)
+    if manifest is not None:
+        problems = _value_problems(manifest) or _file_problems(folder, manifest)
+    if manifest is None or problems:
+        raise ArtifactError(join_problems(str(path), problems))
+    return manifest
+
+
+def _value_problems(manifest: Manifest) -> list[str]:
+    head, inputs = manifest.head, manifest.inputs
+    known = [("head.activation", head.activation, tuple(ACTIVATIONS))]
+    for i, variant in enumerate(manifest.variants):
+        known.append((f"variants[{i}].variant", variant.variant, VARIANTS))
+        known.append((f"variants[{i}].precision", variant.precision, PRECISIONS))
+    problems = [f"{name} is {value!r:.60}; known are {', '.join(ok)}" for name, value, ok in known if value not in ok]
+    if head.labels < 1 or not 0 <= (head.relevant_label or 0) < head.labels:
+        problems.append(f"head has {head.labels} labels of which {head.relevant_label} is the relevant one")
+    if inputs.max_length < 1 or inputs.pad_id < 0 or inputs.position_offset < 0:
+        problems.append(f"inputs hold a number that is too small: {inputs}")
+    if not manifest.variants:
+        problems.append("variants is empty")
+    return problems
+
+
+def _file_problems(folder: Path, manifest: Manifest) -> list[str]:
+    problems = []
+    root = folder.resolve()
+    for name, record in manifest.files.items():
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
+            problems.append(f"{name!r:.80} leaves the folder")
+            continue
+        path = folder / pure
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif not path.resolve().is_relative_to(root):
+            problems.append(f"{name} is a link that leaves the folder")
+        elif path.stat().st_size != record.size_bytes:
+            problems.append(f"{name} has {path.stat().st_size} bytes, the manifest says {record.size_bytes}")
+    needed = {"config.json", "tokenizer.json", PROOF_NAME, *(variant.file for variant in manifest.variants)}
+    problems += [f"{name!r:.80} is not among its files" for name in sorted(needed - manifest.files.keys())]
+    return problems

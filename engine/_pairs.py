@@ -1,0 +1,169 @@
+"""How a query and a document become one sequence: truncation, special tokens, segments. Pure arrays.
+
+Query and documents are tokenized apart and joined here, so that a query is tokenized once for all
+its documents. The result equals, id for id, what the Rust tokenizer gives for the pair with
+``truncation="longest_first"``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PackedPairs", "PairSource", "PairTemplate", "Tokens", "truncate_longest_first"]
+
+Int32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids of many texts in one array.
+
+    Attributes:
+        ids: int32 [tokens], the texts one after the other, without special tokens.
+        offsets: int64 [texts + 1], where each text starts and the last one ends.
+    """
+
+    ids: Int32
+    offsets: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> Int32:
+        """int32 [texts], tokens of each text."""
+        return np.diff(self.offsets).astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class PairTemplate:
+    """The special tokens around a pair and the segment (token type) of each part.
+
+    ``prefix query middle document suffix``, for BERT ``[CLS] query [SEP] document [SEP]``.
+
+    Attributes:
+        special_ids: The special tokens of prefix, middle and suffix.
+        special_types: Their token types.
+        query_type: The token type of the query's tokens.
+        document_type: The token type of the document's tokens.
+    """
+
+    special_ids: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    special_types: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    query_type: int
+    document_type: int
+
+    @property
+    def special_count(self) -> int:
+        """Special tokens of a joined pair."""
+        return sum(len(part) for part in self.special_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPairs:
+    """Joined pairs of one batch, one after the other, without padding.
+
+    Attributes:
+        ids: int32 [tokens].
+        types: int32 [tokens], token types (segments).
+        lengths: int32 [pairs].
+    """
+
+    ids: Int32
+    types: Int32
+    lengths: Int32
+
+
+def truncate_longest_first(query_lengths: Int32, document_lengths: Int32, room: int) -> tuple[Int32, Int32]:
+    """Tokens that each side of a pair keeps.
+
+    The closed form of the Rust tokenizers' ``longest_first``: if one side alone is over half of the
+    room, only it is cut; if both are, the shorter keeps ``room // 2`` and the longer the rest (the
+    document on a tie).
+
+    Args:
+        query_lengths: int32 [pairs].
+        document_lengths: int32 [pairs].
+        room: Tokens that fit beside the special tokens, at least 1.
+
+    Returns:
+        Kept query tokens and kept document tokens, int32 [pairs] each.
+
+    >>> truncate_longest_first(np.array([4, 9], np.int32), np.array([9, 9], np.int32), 9)
+    (array([4, 4], dtype=int32), array([5, 5], dtype=int32))
+    """
+    shorter = np.minimum(query_lengths, document_lengths)
+    half = room // 2
+    kept_shorter = np.minimum(shorter, half)
+    kept_longer = room - kept_shorter
+    query_is_longer = query_lengths > document_lengths
+    kept_query = np.where(query_is_longer, kept_longer, kept_shorter)
+    kept_document = np.where(query_is_longer, kept_shorter, kept_longer)
+    fits = query_lengths + document_lengths <= room
+    return (
+        np.where(fits, query_lengths, kept_query).astype(np.int32),
+        np.where(fits, document_lengths, kept_document).astype(np.int32),
+    )
+
+
+class PairSource:
+    """Pairs that are not joined yet: their lengths now, any batch of them on demand.
+
+    Args:
+        template: The special tokens and segments.
+        queries: The distinct queries.
+        documents: The documents, one per pair.
+        query_index: int [pairs], the query of each pair.
+        max_length: Most tokens of a joined pair; must leave room beside the special tokens.
+    """
+
+    def __init__(
+        self,
+        template: PairTemplate,
+        queries: Tokens,
+        documents: Tokens,
+        query_index: NDArray[np.intp],
+        max_length: int,
+    ) -> None:
+        specials = [np.array(part, np.int32) for part in template.special_ids]
+        special_types = [np.array(part, np.int32) for part in template.special_types]
+        # One source to gather from: prefix, middle, suffix, then all queries, then all documents.
+        self._ids = np.concatenate([*specials, queries.ids, documents.ids])
+        self._types = np.concatenate(
+            [
+                *special_types,
+                np.full(len(queries.ids), template.query_type, np.int32),
+                np.full(len(documents.ids), template.document_type, np.int32),
+            ]
+        )
+        prefix, middle, suffix = (len(part) for part in specials)
+        room = max_length - template.special_count
+        kept_query, kept_document = truncate_longest_first(
+            queries.lengths[query_index], documents.lengths, room
+        )
+        pairs = len(query_index)
+        first_query = template.special_count
+        first_document = first_query + len(queries.ids)
+        constant = np.ones(pairs, np.int64)
+        # [pairs, 5]: where each part starts in the source, and how many tokens of it are taken
+        self._part_starts = np.stack(
+            [
+                0 * constant,
+                first_query + queries.offsets[query_index],
+                prefix * constant,
+                first_document + documents.offsets[:-1],
+                (prefix + middle) * constant,
+            ],
+            axis=1,
+        )
+        self._part_lengths = np.stack(
+            [prefix * constant, kept_query, middle * constant, kept_document, suffix * constant], axis=1
+        )
+        self.lengths: Int32 = self._part_lengths.sum(axis=1).astype(np.int32)
+
+    def batch(self, index: NDArray[np.intp]) -> PackedPairs:
+        """Join the pairs at ``index``, in that order."""
+        lengths = self._part_lengths[index].ravel()
+        ends = np.cumsum(lengths)
+        # A ragged gather: each part's source start, less where the part begins in the output.
+        shift = np.repeat(self._part_starts[index].ravel() - (ends - lengths), lengths)
+        gather = shift + np.arange(len(shift))
+        return PackedPairs(ids=self._ids[gather], types=self._types[gather], lengths=self.lengths[index])

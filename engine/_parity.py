@@ -1,0 +1,178 @@
+"""How far a graph's logits are from the reference, and how far they may be.
+
+Shared by the exporter, which proves a graph before it writes it, and by ``crossrank verify``, which
+proves it again on the machine at hand.
+"""
+
+import platform
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._runtime import ort
+
+__all__ = ["BOUNDS", "Bound", "Parity", "compare_logits", "kendall_tau", "machine_name"]
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The largest error that a precision may have.
+
+    The limits of fp16 and int8 grow with the reference's standard deviation where that is above 1:
+    rounding is relative, and a model that spreads its logits wider errs wider and ranks as well.
+
+    Attributes:
+        max_abs: Largest |Δlogit|.
+        mean_abs: Mean |Δlogit|.
+        min_tau: Smallest Kendall rank correlation with the reference.
+        relative: Whether the first two are multiples of ``max(1, standard deviation)``.
+    """
+
+    max_abs: float
+    mean_abs: float
+    min_tau: float
+    relative: bool
+
+    def describe(self, spread: float) -> str:
+        """The limits in figures, for a reference of standard deviation ``spread``."""
+        scale = max(1.0, spread) if self.relative else 1.0
+        return f"max {self.max_abs * scale:.2g}, mean {self.mean_abs * scale:.2g}, tau {self.min_tau:g}"
+
+
+BOUNDS: dict[str, Bound] = {
+    "fp32": Bound(max_abs=1e-4, mean_abs=1e-4, min_tau=0.999, relative=False),
+    "fp16": Bound(max_abs=0.01, mean_abs=0.003, min_tau=0.99, relative=True),
+    "int8": Bound(max_abs=0.25, mean_abs=0.05, min_tau=0.90, relative=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """One graph against the reference on the proof's pairs.
+
+    Attributes:
+        reference: What the reference was: "transformers VERSION" or "numpy".
+        graph: What was run: "graph", or "twin" where the graph itself needs another device.
+        provider: The execution provider that ran it.
+        onnxruntime: Its version.
+        machine: The processor.
+        pairs: How many pairs.
+        max_abs: Largest |Δlogit| to the reference.
+        mean_abs: Mean |Δlogit|.
+        kendall_tau: Rank correlation with the reference, the worst label's.
+        top10_overlap: Share of the reference's ten best that are among ours, the worst label's.
+        nan_count: Logits that are not finite.
+        alone_pairs: How many pairs were also scored alone.
+        alone_max_abs: Largest |Δlogit| of a pair alone against the same pair in its batch.
+        spread: Standard deviation of the reference's logits.
+    """
+
+    reference: str
+    graph: str
+    provider: str
+    onnxruntime: str
+    machine: str
+    pairs: int
+    max_abs: float
+    mean_abs: float
+    kendall_tau: float
+    top10_overlap: float
+    nan_count: int
+    alone_pairs: int
+    alone_max_abs: float
+    spread: float
+
+    def problems(self, bound: Bound) -> list[str]:
+        """Where these figures leave ``bound``, one sentence each; empty if they hold."""
+        scale = max(1.0, self.spread) if bound.relative else 1.0
+        checks = (
+            (self.nan_count > 0, f"{self.nan_count} logits are not finite"),
+            (
+                not self.max_abs <= bound.max_abs * scale,
+                f"max |Δlogit| {self.max_abs:.3g}, allowed {bound.max_abs * scale:.3g}",
+            ),
+            (
+                not self.mean_abs <= bound.mean_abs * scale,
+                f"mean |Δlogit| {self.mean_abs:.3g}, allowed {bound.mean_abs * scale:.3g}",
+            ),
+            (
+                not self.kendall_tau >= bound.min_tau,
+                f"Kendall tau {self.kendall_tau:.4f}, allowed {bound.min_tau:g}",
+            ),
+            (
+                not self.alone_max_abs <= bound.max_abs * scale,
+                f"alone against batched {self.alone_max_abs:.3g}, allowed {bound.max_abs * scale:.3g}",
+            ),
+        )
+        return [text for failed, text in checks if failed]
+
+
+def kendall_tau(first: Floats, second: Floats) -> float:
+    """Kendall's tau-b of two score lists (Kendall 1945), 1.0 for fewer than two distinct values.
+
+    Args:
+        first: float32 [n].
+        second: float32 [n].
+
+    >>> kendall_tau(np.array([1, 2, 3], np.float32), np.array([1, 3, 2], np.float32))
+    0.3333333333333333
+    """
+    upper = np.triu_indices(len(first), k=1)
+    a = np.sign(first[:, None] - first[None, :])[upper]
+    b = np.sign(second[:, None] - second[None, :])[upper]
+    norm = float(np.sqrt(np.count_nonzero(a) * float(np.count_nonzero(b))))
+    return float(np.sum(a * b, dtype=np.float64)) / norm if norm else 1.0
+
+
+def machine_name() -> str:
+    """The processor's name, as well as the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def compare_logits(
+    reference: Floats, batched: Floats, alone: Floats, alone_index: NDArray[np.intp], *, name: str, graph: str, provider: str
+) -> Parity:
+    """Figures of one graph.
+
+    Args:
+        reference: float32 [pairs, labels].
+        batched: The graph's logits, the same shape.
+        alone: The graph's logits of single pairs, float32 [k, labels].
+        alone_index: int [k], which pairs those are.
+        name: What the reference is.
+        graph: "graph" or "twin".
+        provider: The provider that ran the graph.
+    """
+    error = np.abs(batched.astype(np.float64) - reference)
+    top = min(10, len(reference))
+    labels = range(reference.shape[1])
+    overlaps = [
+        len(np.intersect1d(np.argsort(-reference[:, i])[:top], np.argsort(-batched[:, i])[:top])) / top
+        for i in labels
+    ]
+    return Parity(
+        reference=name,
+        graph=graph,
+        provider=provider,
+        onnxruntime=ort.__version__,
+        machine=machine_name(),
+        pairs=len(reference),
+        max_abs=float(error.max()),
+        mean_abs=float(error.mean()),
+        kendall_tau=min(kendall_tau(reference[:, i], batched[:, i]) for i in labels),
+        top10_overlap=min(overlaps),
+        nan_count=int(np.count_nonzero(~np.isfinite(batched))),
+        alone_pairs=len(alone),
+        alone_max_abs=float(np.abs(alone.astype(np.float64) - batched[alone_index]).max(initial=0.0)),
+        spread=float(reference.std()),
+    )

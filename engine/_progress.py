@@ -1,0 +1,40 @@
+"""One line of progress on a terminal, nothing when piped."""
+
+import sys
+import time
+from typing import TextIO
+
+__all__ = ["Progress"]
+
+_REDRAW_S = 0.1
+
+
+class Progress:
+    """A counter that redraws itself in place on standard error.
+
+    Args:
+        total: Steps in all.
+        unit: What is counted, in the plural.
+        show: True or False, or None to show only on a terminal.
+        stream: Where to draw, standard error if None.
+    """
+
+    def __init__(self, total: int, unit: str, *, show: bool | None = None, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._show = self._stream.isatty() if show is None else show
+        self._total, self._unit = total, unit
+        self._done = 0
+        self._start = time.perf_counter()
+        self._drawn = 0.0
+
+    def advance(self, steps: int) -> None:
+        """Count ``steps`` more; the line is drawn at most ten times a second, and at the end."""
+        self._done += steps
+        now = time.perf_counter()
+        if not self._show or (now - self._drawn < _REDRAW_S and self._done < self._total):
+            return
+        self._drawn = now
+        rate = self._done / max(now - self._start, 1e-9)
+        end = "\n" if self._done >= self._total else ""
+        self._stream.write(f"\r{self._done}/{self._total} {self._unit}, {rate:.0f}/s\x1b[K{end}")
+        self._stream.flush()

@@ -1,0 +1,64 @@
+"""onnxruntime, imported in one place, with a clear word when none or two of its packages are there.
+
+onnxruntime and onnxruntime-gpu install the same import name, so crossrank can require neither: an
+extra brings one. With two of them installed, their files overwrite each other and what loads is luck.
+"""
+
+from collections.abc import Iterable
+from importlib import metadata, util
+
+from ._errors import MissingDependencyError
+
+__all__ = ["INSTALL_HINT", "check_runtime", "installed_runtimes", "ort"]
+
+# Distributions that own the import name `onnxruntime`.
+_DISTRIBUTIONS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+)
+
+INSTALL_HINT = (
+    "pip install 'crossrank[cpu]' for CPUs, 'crossrank[cuda13]' or 'crossrank[cuda12]' for NVIDIA GPUs, "
+    "'crossrank[volta]' for V100"
+)
+
+
+def installed_runtimes() -> list[str]:
+    """The installed distributions that bring the import name ``onnxruntime``."""
+    found = []
+    for name in _DISTRIBUTIONS:
+        try:
+            metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    return found
+
+
+def check_runtime(distributions: Iterable[str], *, importable: bool) -> None:
+    """Raise unless exactly one onnxruntime is there.
+
+    Args:
+        distributions: Names as `installed_runtimes` gives them.
+        importable: Whether ``import onnxruntime`` would find something. A build of one's own
+            may be importable and belong to no known distribution; it is accepted.
+
+    Raises:
+        MissingDependencyError: With none, or with more than one; the message holds the command.
+    """
+    names = list(distributions)
+    if len(names) > 1:
+        raise MissingDependencyError(
+            f"{' and '.join(names)} are both installed and overwrite each other's files: "
+            f"pip uninstall -y {' '.join(names)}, then one of: {INSTALL_HINT}"
+        )
+    if not importable:
+        raise MissingDependencyError(f"crossrank needs one onnxruntime: {INSTALL_HINT}")
+
+
+check_runtime(installed_runtimes(), importable=util.find_spec("onnxruntime") is not None)
+
+import onnxruntime as ort  # noqa: E402  (only after the check, so that its message comes first)

@@ -1,0 +1,71 @@
+"""The run loop: texts to logits, in the order given."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._errors import InputError
+from ._pairs import PairSource
+from ._plan import plan_batches
+from ._progress import Progress
+from ._session import Session
+from ._tokenize import PairTokenizer
+
+__all__ = ["check_max_length", "score_pairs"]
+
+# Pairs planned together: enough to sort well, few enough that their arrays stay small.
+_WINDOW = 4096
+
+
+def check_max_length(max_length: int, tokenizer: PairTokenizer) -> int:
+    """``max_length`` itself, if a pair's special tokens leave room in it.
+
+    Raises:
+        InputError: If they do not.
+    """
+    least = tokenizer.template.special_count + 1
+    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < least:
+        raise InputError(f"max_length={max_length!r}: an integer of at least {least}, special tokens and one more")
+    return max_length
+
+
+def score_pairs(
+    tokenizer: PairTokenizer,
+    session: Session,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    query_index: NDArray[np.intp],
+    *,
+    max_length: int,
+    labels: int,
+    max_pairs: int | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Logits of pairs of texts.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        session: The model's graph.
+        queries: The distinct queries, each tokenized once.
+        documents: One document per pair.
+        query_index: int [pairs], the query of each pair.
+        max_length: Most tokens of a joined pair.
+        labels: Logits per pair.
+        max_pairs: Most pairs of a batch, or None.
+        progress: Told how many pairs are done.
+
+    Returns:
+        float32 [pairs, labels], in the order of ``documents``.
+    """
+    logits = np.empty((len(documents), labels), np.float32)
+    query_tokens = tokenizer.encode(queries, "query")
+    for start in range(0, len(documents), _WINDOW):
+        stop = min(start + _WINDOW, len(documents))
+        document_tokens = tokenizer.encode(documents[start:stop], "document", first=start)
+        pairs = PairSource(tokenizer.template, query_tokens, document_tokens, query_index[start:stop], max_length)
+        for index in plan_batches(pairs.lengths, max_pairs=max_pairs):
+            logits[start + index] = session.run(pairs.batch(index))
+            if progress is not None:
+                progress.advance(len(index))
+    return logits

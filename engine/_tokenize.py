@@ -1,0 +1,115 @@
+"""Texts to token ids, with the Rust tokenizer; the pair's special tokens, read off that tokenizer."""
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from ._errors import CheckpointError, InputError
+from ._pairs import PairTemplate, Tokens
+
+__all__ = ["PairTokenizer", "read_template"]
+
+# A Rust Encoding holds offsets and strings, many times its ids: they are dropped every so many texts.
+_TEXTS_PER_CALL = 512
+
+
+def read_template(tokenizer: Tokenizer) -> PairTemplate:
+    """The special tokens that a tokenizer puts around a pair, found by letting it join one.
+
+    Args:
+        tokenizer: With padding and truncation off.
+
+    Returns:
+        The template of the tokenizer's post-processor.
+
+    Raises:
+        CheckpointError: If the joined pair is not special tokens, the query, special tokens, the
+            document, special tokens.
+    """
+    query = tokenizer.encode("a", add_special_tokens=False)
+    document = tokenizer.encode("b c", add_special_tokens=False)
+    pair = tokenizer.post_process(query, document, add_special_tokens=True)
+    special = np.array(pair.special_tokens_mask, dtype=bool)
+    texts = np.flatnonzero(~special)
+    a, b = len(query.ids), len(document.ids)
+    joined = [pair.ids[i] for i in texts]
+    if not a or not b or joined != query.ids + document.ids:
+        raise CheckpointError(
+            "tokenizer.json joins a pair in no known way: expected special tokens around the query's and "
+            f"the document's own ids {query.ids} and {document.ids}, got {pair.ids}"
+        )
+    bounds = [0, texts[0], texts[a - 1] + 1, texts[a], texts[-1] + 1, len(special)]
+    if texts[a - 1] - texts[0] != a - 1 or texts[-1] - texts[a] != b - 1:
+        raise CheckpointError(f"tokenizer.json puts special tokens inside a text: {pair.tokens}")
+    parts = [slice(bounds[i], bounds[i + 1]) for i in (0, 2, 4)]
+    ids, types = pair.ids, pair.type_ids
+    return PairTemplate(
+        special_ids=(tuple(ids[parts[0]]), tuple(ids[parts[1]]), tuple(ids[parts[2]])),
+        special_types=(tuple(types[parts[0]]), tuple(types[parts[1]]), tuple(types[parts[2]])),
+        query_type=types[bounds[1]],
+        document_type=types[bounds[3]],
+    )
+
+
+class PairTokenizer:
+    """The tokenizer of one model. Thread-safe.
+
+    Padding and truncation that a tokenizer.json carries are switched off: the planner pads, and
+    pairs are truncated where they are joined.
+
+    Args:
+        path: A ``tokenizer.json``.
+
+    Raises:
+        CheckpointError: If the file cannot be read or joins pairs in no known way.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the binding raises bare Exception for a missing or malformed file
+            raise CheckpointError(f"{path}: not a tokenizer.json that tokenizers can read: {error}") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.template = read_template(self._tokenizer)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids that the tokenizer can give, added tokens included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def kind(self) -> str:
+        """The tokenizer's model: WordPiece, BPE, Unigram or WordLevel."""
+        return type(self._tokenizer.model).__name__
+
+    def encode(self, texts: Sequence[str], what: str, *, first: int = 0) -> Tokens:
+        """Token ids of each text, without special tokens and without truncation.
+
+        Args:
+            texts: Any strings; an empty one has no tokens.
+            what: What the texts are, for messages: "query" or "document".
+            first: The caller's index of the first text, for messages.
+
+        Raises:
+            InputError: If one of them is no string; the message gives its index.
+        """
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"{what} {first + index} is {type(text).__name__}, not str: {text!r:.80}")
+        ids: list[np.ndarray[tuple[int], np.dtype[np.int32]]] = []
+        lengths = np.zeros(len(texts), np.int64)
+        for start in range(0, len(texts), _TEXTS_PER_CALL):
+            encodings: list[Encoding] = self._tokenizer.encode_batch_fast(
+                list(texts[start : start + _TEXTS_PER_CALL]), add_special_tokens=False
+            )
+            chunk = lengths[start : start + len(encodings)]
+            chunk[:] = [len(encoding) for encoding in encodings]
+            flat = chain.from_iterable(encoding.ids for encoding in encodings)
+            ids.append(np.fromiter(flat, np.int32, count=int(chunk.sum())))
+        offsets = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return Tokens(ids=np.concatenate(ids) if ids else np.zeros(0, np.int32), offsets=offsets)

@@ -1,0 +1,163 @@
+"""Attention as each variant wants it. Shapes in comments: B pairs, S longest, T tokens, N heads, D head size."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ._config import EncoderConfig
+from ._graph import Graph
+from ._layers import dense
+from ._weights import Layer, Linear
+
+__all__ = [
+    "cls_attention",
+    "length_attention",
+    "pad_head_size",
+    "packed_attention",
+    "packed_attention_twin",
+    "plain_attention",
+    "valid_from_lengths",
+    "valid_from_mask",
+]
+
+
+def valid_from_mask(graph: Graph) -> str:
+    """bool [B, 1, 1, S] from ``attention_mask``."""
+    return graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=9), graph.integers(1, 2))
+
+
+def valid_from_lengths(graph: Graph) -> str:
+    """bool [B, 1, S] from ``lengths``."""
+    longest = graph.add("Cast", graph.add("Squeeze", graph.add("Shape", "input_ids", start=1, end=2)), to=6)
+    zero, one = (graph.constant(f"int32_{i}", np.array(i, np.int32)) for i in (0, 1))
+    columns = graph.add("Range", zero, longest, one)
+    return graph.add("Less", columns, graph.add("Unsqueeze", "lengths", graph.integers(1, 2)))
+
+
+def _softmax_where(graph: Graph, scores: str, valid: str) -> str:
+    lowest = graph.constant("lowest", np.array(np.finfo(graph.dtype).min, graph.dtype))
+    return graph.add("Softmax", graph.add("Where", valid, scores, lowest), axis=-1)
+
+
+def plain_attention(graph: Graph, query: str, key: str, value: str, valid: str, config: EncoderConfig) -> str:
+    """Attention in standard operators: [B, S, N*D] each -> [B, S, N*D]."""
+    split = graph.integers(0, 0, config.heads, config.head_size)
+
+    def heads(projected: str, perm: list[int]) -> str:
+        return graph.add("Transpose", graph.add("Reshape", projected, split), perm=perm)
+
+    scaled = graph.add("Mul", heads(query, [0, 2, 1, 3]), graph.scalar(config.head_size**-0.5))
+    scores = graph.add("MatMul", scaled, heads(key, [0, 2, 3, 1]))  # [B, N, S, S]
+    context = graph.add("MatMul", _softmax_where(graph, scores, valid), heads(value, [0, 2, 1, 3]))
+    merged = graph.add("Transpose", context, perm=[0, 2, 1, 3])  # [B, S, N, D]
+    return graph.add("Reshape", merged, graph.integers(0, 0, config.hidden))
+
+
+def length_attention(graph: Graph, query: str, key: str, value: str, config: EncoderConfig) -> str:
+    """onnxruntime's fused attention with ``lengths``: [B, S, N*D] each -> [B, S, N*D]."""
+    return graph.contrib("MultiHeadAttention", query, key, value, "", "lengths", num_heads=config.heads)
+
+
+def cls_attention(graph: Graph, hidden: str, row: str, valid: str, layer: Layer, config: EncoderConfig) -> str:
+    """Attention of the [CLS] row alone, with keys and values never projected.
+
+    q·(W_k h + b_k) = (W_kᵀ q)·h + const, and the constant drops out of the softmax; the values'
+    projection moves behind the weighted sum, since Σ p = 1. Exact in real arithmetic.
+
+    Args:
+        graph: Where to write.
+        hidden: [B, S, H].
+        row: [B, H], its first row.
+        valid: bool [B, 1, S].
+        layer: The last layer.
+        config: The model's sizes.
+
+    Returns:
+        The context [B, H], before the output projection.
+    """
+    n, d, h = config.heads, config.head_size, config.hidden
+
+    def per_head(linear: Linear, perm: tuple[int, ...]) -> str:
+        weight = linear.weight.reshape(h, n, d).transpose(perm)
+        return graph.weight(f"{linear.name}.per_head", weight)
+
+    query = graph.add("Mul", dense(graph, row, layer.query), graph.scalar(d**-0.5))
+    by_head = graph.add("Transpose", graph.add("Reshape", query, graph.integers(-1, n, d)), perm=[1, 0, 2])
+    lifted = graph.add("MatMul", by_head, per_head(layer.key, (1, 2, 0)))  # [N, B, D] x [N, D, H]
+    probes = graph.add("Transpose", lifted, perm=[1, 0, 2])  # [B, N, H]
+    scores = graph.add("MatMul", probes, graph.add("Transpose", hidden, perm=[0, 2, 1]))  # [B, N, S]
+    mixed = graph.add("MatMul", _softmax_where(graph, scores, valid), hidden)  # [B, N, H]
+    values = graph.add("MatMul", graph.add("Transpose", mixed, perm=[1, 0, 2]), per_head(layer.value, (1, 0, 2)))
+    context = graph.add("Reshape", graph.add("Transpose", values, perm=[1, 0, 2]), graph.integers(-1, h))
+    return graph.add("Add", context, graph.weight(f"{layer.value.name}.bias", layer.value.bias))
+
+
+def pad_head_size(layer: Layer, config: EncoderConfig, multiple: int = 8) -> tuple[Layer, int]:
+    """Zero columns that bring each head to a multiple of 8, as CUDA's fused kernels need it.
+
+    Exact with the scale of the true head size: zeros add nothing to the scores or to the output.
+
+    Returns:
+        The layer with padded query, key, value and output, and the padded head size.
+    """
+    n, d = config.heads, config.head_size
+    padded = -(-d // multiple) * multiple
+    if padded == d:
+        return layer, d
+
+    def columns(linear: Linear) -> Linear:
+        weight = np.pad(linear.weight.reshape(-1, n, d), ((0, 0), (0, 0), (0, padded - d)))
+        bias = np.pad(linear.bias.reshape(n, d), ((0, 0), (0, padded - d)))
+        return replace(linear, weight=weight.reshape(len(weight), -1), bias=bias.ravel())
+
+    rows = np.pad(layer.output.weight.reshape(n, d, -1), ((0, 0), (0, padded - d), (0, 0)))
+    return (
+        replace(
+            layer,
+            query=columns(layer.query),
+            key=columns(layer.key),
+            value=columns(layer.value),
+            output=replace(layer.output, weight=rows.reshape(n * padded, -1)),
+        ),
+        padded,
+    )
+
+
+def packed_attention(graph: Graph, query: str, key: str, value: str, config: EncoderConfig) -> str:
+    """onnxruntime's attention over packed tokens, CUDA only: [T, N*D] each -> [T, N*D]."""
+    return graph.contrib(
+        "PackedMultiHeadAttention",
+        *(query, key, value, "", "token_offset", "cumulative_sequence_length"),
+        num_heads=config.heads,
+        scale=config.head_size**-0.5,
+    )
+
+
+def packed_attention_twin(graph: Graph, query: str, key: str, value: str, config: EncoderConfig) -> str:
+    """What `packed_attention` computes, in operators that a CPU runs: unpack, attend, pack."""
+    tokens = graph.add("Shape", "input_ids", start=0, end=1)
+    flat = graph.add("Reshape", "token_offset", graph.integers(-1))
+    rows = graph.add("Slice", flat, graph.integers(0), tokens, graph.integers(0))  # [T]
+    targets = graph.add("Unsqueeze", graph.add("Cast", rows, to=7), graph.integers(1))  # [T, 1]
+    batch = graph.add("Shape", "token_offset")  # B, S
+    last, first = graph.integers(1_000_000), graph.integers(0)
+    ends = graph.add("Slice", "cumulative_sequence_length", graph.integers(1), last, first)
+    starts = graph.add("Slice", "cumulative_sequence_length", graph.integers(0), graph.integers(-1), first)
+    lengths = graph.add("Sub", ends, starts)  # [B]
+
+    def unpack(packed: str) -> str:
+        width = graph.add("Shape", packed, start=1, end=2)
+        space = graph.add("Concat", graph.add("Shape", flat), width, axis=0)
+        zeros = graph.add("Expand", graph.scalar(0.0), space)  # [B*S, N*D]
+        padded = graph.add("ScatterND", zeros, targets, packed)
+        return graph.add("Reshape", padded, graph.add("Concat", batch, width, axis=0))
+
+    context = graph.contrib(
+        "MultiHeadAttention",
+        *(unpack(query), unpack(key), unpack(value), "", lengths),
+        num_heads=config.heads,
+        scale=config.head_size**-0.5,
+    )
+    width = graph.add("Shape", query, start=1, end=2)
+    merged = graph.add("Reshape", context, graph.add("Concat", graph.integers(-1), width, axis=0))
+    return graph.add("Gather", merged, rows)

@@ -1,0 +1,110 @@
+"""Where exported models lie, and which one a name or a folder means."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossrank._errors import CrossrankError, MissingDependencyError, ModelNotFoundError
+from crossrank.models import RegisteredModel, find_model, nearest_names
+
+__all__ = ["CheckpointSource", "cache_root", "describe_source", "fetch_checkpoint"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# What an export reads; nothing else is downloaded.
+_PATTERNS = ["*.json", "vocab.txt", "model*.safetensors"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSource:
+    """A checkpoint that was named but not read yet.
+
+    Attributes:
+        name: The hub id, or the folder as it was given.
+        folder: The folder, or None for a hub id.
+        revision: Hub revision to take.
+        registered: The registry's entry, if it has one.
+        cache_key: Name of the artifact's folder in the cache.
+    """
+
+    name: str
+    folder: Path | None
+    revision: str | None
+    registered: RegisteredModel | None
+    cache_key: str
+
+
+def cache_root(cache_folder: Path | None) -> Path:
+    """The folder of exported models: the argument, ``$CROSSRANK_HOME``, or ``crossrank`` in the user's cache."""
+    if cache_folder is not None:
+        return cache_folder
+    if home := os.environ.get("CROSSRANK_HOME"):
+        return Path(home)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossrank"
+
+
+def describe_source(name_or_folder: str, revision: str | None) -> CheckpointSource:
+    """What a name or a folder means, without touching the network.
+
+    Raises:
+        ModelNotFoundError: If it is no folder, no registered name and no hub id.
+    """
+    folder = Path(name_or_folder)
+    if folder.is_dir():
+        return CheckpointSource(name_or_folder, folder, None, None, _folder_key(folder))
+    registered = find_model(name_or_folder)
+    if registered is None and not _HUB_ID.fullmatch(name_or_folder):
+        near = ", ".join(nearest_names(name_or_folder)) or "none"
+        raise ModelNotFoundError(
+            f"{name_or_folder!r} is no folder, no registered name and no hub id (owner/name). Nearest names: {near}; "
+            f"export-model --list shows all"
+        )
+    name = registered.id if registered else name_or_folder
+    revision = revision or (registered.revision if registered else None)
+    key = name.replace("/", "--") + (f"@{revision.replace('/', '--')}" if revision else "")
+    return CheckpointSource(name, None, revision, registered, key)
+
+
+def _folder_key(folder: Path) -> str:
+    """Name, and a hash of place, sizes and times, so that changed weights are exported anew."""
+    resolved = folder.resolve()
+    files = sorted(path for path in resolved.iterdir() if path.suffix in (".json", ".safetensors", ".txt"))
+    facts = [str(resolved), *(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)]
+    return f"local--{resolved.name}--{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:16]}"
+
+
+def fetch_checkpoint(
+    source: CheckpointSource, *, local_files_only: bool, token: str | bool | None
+) -> tuple[Path, str | None]:
+    """The checkpoint's folder, downloaded if need be, and the commit it is at.
+
+    Raises:
+        ModelNotFoundError: If the hub does not have it, does not answer, or must not be asked.
+        MissingDependencyError: If huggingface-hub is not installed.
+    """
+    if source.folder is not None:
+        return source.folder, None
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise MissingDependencyError("downloading a model needs: pip install 'crossrank[export]'") from error
+    try:
+        path = snapshot_download(
+            source.name,
+            revision=source.revision,
+            allow_patterns=_PATTERNS,
+            local_files_only=local_files_only,
+            token=token,
+        )
+    except CrossrankError:
+        raise
+    except Exception as error:  # network, HTTP and cache errors share no base
+        offline = " (offline: only the hub's local cache was searched)" if local_files_only else ""
+        at = f" at revision {source.revision}" if source.revision else ""
+        near = ", ".join(name for name in nearest_names(source.name) if name != source.name)
+        raise ModelNotFoundError(
+            f"{source.name}{at} could not be had from the hub{offline}: {type(error).__name__}: {error}. "
+            f"Pass a checkpoint folder instead, or check the name{f' (nearest: {near})' if near else ''}"
+        ) from error
+    return Path(path), Path(path).name

@@ -1,0 +1,98 @@
+"""``export-model``: parse, call the library, print."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from crossrank._cli import comma_list, run_command
+from crossrank._info import format_parity_table
+from crossrank._manifest import read_manifest
+from crossrank.models import load_registry
+
+from ._api import export_model
+from ._targets import PRECISIONS, VARIANTS
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="export-model",
+        description="Turn a published cross-encoder into a proven ONNX artifact folder.",
+        epilog="Without -o the artifact goes to the cache, where CrossEncoder(NAME) and crossrank rank find it.",
+    )
+    parser.add_argument("model", nargs="?", metavar="NAME-OR-FOLDER", help="a registered name, a hub id or a checkpoint folder")
+    parser.add_argument("-o", "--output", metavar="DIR", help="the artifact folder to write")
+    parser.add_argument(
+        "--variants", type=comma_list, metavar="LIST", help=f"of {','.join(VARIANTS)} (default: all)"
+    )
+    parser.add_argument(
+        "--precision",
+        type=comma_list,
+        metavar="LIST",
+        help=f"of {','.join(PRECISIONS)} (default: cpu fp32,int8; cuda fp16; portable fp32)",
+    )
+    parser.add_argument("--max-length", type=int, metavar="N", help="most tokens of a pair (default: the model's limit)")
+    parser.add_argument("--revision", metavar="R", help="hub revision (default: the registry's, else the newest)")
+    parser.add_argument("--offline", action="store_true", help="never ask the hub")
+    parser.add_argument("--force", action="store_true", help="replace an artifact that is already there")
+    parser.add_argument("--list", action="store_true", help="print the registered models and exit")
+    parser.add_argument("--json", action="store_true", help="print the manifest, or the registry, as JSON")
+    return parser
+
+
+def _print_registry(*, as_json: bool) -> None:
+    models = load_registry()
+    if as_json:
+        print(json.dumps([asdict(model) for model in models], indent=2))
+        return
+    rows = [("model", "architecture", "layers", "hidden", "labels", "max", "activation", "licence", "docs/s V100", "also")]
+    for m in models:
+        speed = "-" if m.docs_per_sec_v100 is None else str(m.docs_per_sec_v100)
+        short = min(m.names, key=len, default="-")
+        sizes = (str(m.layers), str(m.hidden), str(m.labels), str(m.max_length))
+        rows.append((m.id, m.architecture, *sizes, m.activation, m.licence, speed, short))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _report(name: str, seconds: float | None) -> None:
+    """A stage on standard error: its name while it runs, its time when it is done."""
+    end = "..." if seconds is None else f"{seconds:6.2f} s\n"
+    sys.stderr.write(f"\r{name:<34} {end}")
+    sys.stderr.flush()
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.list:
+        _print_registry(as_json=options.json)
+        return 0
+    if options.model is None:
+        parser.error("a model is needed: a registered name (export-model --list), a hub id or a folder")
+    folder = export_model(
+        options.model,
+        options.output,
+        variants=options.variants,
+        precisions=options.precision,
+        max_length=options.max_length,
+        revision=options.revision,
+        local_files_only=options.offline,
+        force=options.force,
+        report=_report if sys.stderr.isatty() else None,
+    )
+    manifest = read_manifest(folder)
+    if options.json:
+        print(json.dumps({"folder": str(folder), **asdict(manifest)}, indent=2, ensure_ascii=False))
+    else:
+        print(f"{manifest.source.name} -> {folder}\n{format_parity_table(manifest)}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``export-model``; returns 0, 1 for a failure, 2 for wrong usage."""
+    return run_command(_main, arguments)

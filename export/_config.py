@@ -1,0 +1,160 @@
+"""config.json of the architectures that the native builder knows, brought into one form."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
+from crossrank._fields import parse_dataclass
+
+__all__ = ["ACTIVATIONS", "ARCHITECTURES", "EncoderConfig", "read_config"]
+
+# transformers' model_type -> the family that gives structure and tensor names.
+ARCHITECTURES = {
+    "bert": "bert",
+    "electra": "electra",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+    "camembert": "roberta",
+    "distilbert": "distilbert",
+}
+ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """Sizes and settings of an encoder with a classification head.
+
+    Attributes:
+        architecture: transformers' model_type.
+        family: A value of `ARCHITECTURES`.
+        embedding: Width of the embeddings; ELECTRA projects it to ``hidden``.
+        positions: Rows of the position table.
+        position_offset: Position of the first token, ``pad_id + 1`` for RoBERTa's family.
+        token_types: Rows of the token type table, 0 without one.
+    """
+
+    architecture: str
+    family: str
+    vocabulary: int
+    embedding: int
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    positions: int
+    position_offset: int
+    token_types: int
+    pad_id: int
+    epsilon: float
+    activation: str
+    labels: int
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden // self.heads
+
+
+@dataclass(frozen=True, slots=True)
+class _BertFields:
+    """Fields of bert, electra and roberta, with transformers' defaults where it has them."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int = 2
+    embedding_size: int | None = None
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _DistilBertFields:
+    vocab_size: int
+    dim: int
+    n_layers: int
+    n_heads: int
+    hidden_dim: int
+    max_position_embeddings: int = 512
+    activation: str = "gelu"
+    pad_token_id: int | None = None
+
+
+def _refuse_unsupported(config: Mapping[str, Any], architecture: Any) -> None:
+    problems = []
+    if architecture not in ARCHITECTURES:
+        problems.append(f"model_type is {architecture!r}; supported are {', '.join(ARCHITECTURES)}")
+    activation = config.get("hidden_act", config.get("activation", "gelu"))
+    if activation not in ACTIVATIONS:
+        problems.append(f"the activation is {activation!r}; supported are {', '.join(ACTIVATIONS)}")
+    positions = config.get("position_embedding_type") or "absolute"
+    if positions != "absolute":
+        problems.append(f"position_embedding_type is {positions!r}; supported is absolute")
+    problems += [f"{name} is set" for name in ("is_decoder", "add_cross_attention") if config.get(name)]
+    problems += [f"{name} is not empty" for name in ("pruned_heads", "quantization_config") if config.get(name)]
+    if problems:
+        raise UnsupportedModelError(join_problems("config.json", problems))
+
+
+def _count_labels(config: Mapping[str, Any]) -> int:
+    if isinstance(config.get("id2label"), Mapping):
+        return len(config["id2label"])
+    labels = config.get("num_labels", 2)  # transformers' default
+    return labels if isinstance(labels, int) else 0
+
+
+def read_config(config: Mapping[str, Any]) -> EncoderConfig:
+    """Bring a config.json into one form.
+
+    Raises:
+        UnsupportedModelError: For what the native builder does not know, by name.
+        CheckpointError: For missing, mistyped or contradicting fields, all at once.
+    """
+    architecture = config.get("model_type")
+    _refuse_unsupported(config, architecture)
+    family = ARCHITECTURES[str(architecture)]
+    problems: list[str] = []
+    pad_default = 1 if family == "roberta" else 0
+    labels = _count_labels(config)
+    if family == "distilbert":
+        d = parse_dataclass(_DistilBertFields, config, problems)
+        fields = None if d is None else _BertFields(
+            d.vocab_size, d.dim, d.n_layers, d.n_heads, d.hidden_dim, d.max_position_embeddings,
+            type_vocab_size=0, hidden_act=d.activation, pad_token_id=d.pad_token_id,
+        )  # fmt: skip
+    else:
+        fields = parse_dataclass(_BertFields, config, problems)
+    if fields is None:
+        raise CheckpointError(join_problems("config.json", problems))
+    pad_id = pad_default if fields.pad_token_id is None else fields.pad_token_id
+    result = EncoderConfig(
+        architecture=str(architecture),
+        family=family,
+        vocabulary=fields.vocab_size,
+        embedding=(family == "electra" and fields.embedding_size) or fields.hidden_size,
+        hidden=fields.hidden_size,
+        layers=fields.num_hidden_layers,
+        heads=fields.num_attention_heads,
+        intermediate=fields.intermediate_size,
+        positions=fields.max_position_embeddings,
+        position_offset=pad_id + 1 if family == "roberta" else 0,
+        token_types=fields.type_vocab_size,
+        pad_id=pad_id,
+        epsilon=fields.layer_norm_eps,
+        activation=fields.hidden_act,
+        labels=labels,
+    )
+    counts = ("vocabulary", "embedding", "hidden", "layers", "heads", "intermediate", "positions", "labels")
+    problems += [f"{name} is {getattr(result, name)}; at least 1" for name in counts if getattr(result, name) < 1]
+    if not problems and result.hidden % result.heads:
+        problems.append(f"the hidden size {result.hidden} is no multiple of the {result.heads} heads")
+    if not 0 <= pad_id < max(1, result.vocabulary):
+        problems.append(f"pad_token_id is {pad_id}; the vocabulary has {result.vocabulary}")
+    if problems:
+        raise CheckpointError(join_problems("config.json", problems))
+    return result

@@ -1,0 +1,154 @@
+"""Checkpoint to artifact: resolve, read, build a graph per target, prove each, write at once."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import metadata, resources
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from crossrank._errors import ProofError, join_problems
+from crossrank._manifest import FileRecord, Manifest, Source, Variant, hash_file, write_manifest
+from crossrank._pairs import PairSource
+from crossrank._parity import BOUNDS, Parity
+from crossrank._proof import Proof, measure_parity, write_proof
+from crossrank._session import Device, Session
+from crossrank._threads import available_threads
+
+from ._build import build_cpu, build_cuda, build_portable
+from ._cache import CheckpointSource, fetch_checkpoint
+from ._checkpoint import TOKENIZER_FILES, Checkpoint, read_checkpoint
+from ._graph import save_model
+from ._int8 import Int8Dense, calibrate
+from ._reference import reference_logits
+from ._targets import Target, target_file
+from ._write import new_folder, swap_in
+
+__all__ = ["Report", "load_pairs", "make_artifact"]
+
+# Told the name of a stage and, when it is done, its seconds.
+Report = Callable[[str, float | None], None]
+
+
+def load_pairs(name: str) -> list[tuple[str, str]]:
+    """Texts shipped with the exporter: "proof" or "calibration", as (query, document)."""
+    lines = (resources.files("crossrank.export") / "texts" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(pair["query"], pair["document"]) for pair in map(json.loads, lines)]
+
+
+def make_artifact(
+    source: CheckpointSource,
+    target_folder: Path,
+    targets: Sequence[Target],
+    *,
+    max_length: int | None,
+    local_files_only: bool,
+    token: str | bool | None,
+    report: Report,
+) -> None:
+    """Write the artifact of a checkpoint to ``target_folder``, replacing what is there. Call with the lock held.
+
+    Raises:
+        ModelNotFoundError: If the checkpoint cannot be had.
+        ModelError: If it is unusable or unsupported, or a graph leaves its error bound; nothing is written then.
+    """
+    with _stage(report, "find the checkpoint"):
+        folder, commit = fetch_checkpoint(source, local_files_only=local_files_only, token=token)
+    with _stage(report, "read config, tokenizer, weights"):
+        relevant = source.registered.relevant_label if source.registered else None
+        checkpoint = read_checkpoint(folder, max_length=max_length, relevant_label=relevant)
+    with new_folder(target_folder) as work:
+        (work / "onnx").mkdir()
+        for target in targets:
+            with _stage(report, f"build {' '.join(target)}"):
+                save_model(_build(checkpoint, target), work / target_file(target))
+        variants = _prove(checkpoint, work, targets, report)
+        with _stage(report, "write"):
+            for name in ("config.json", *TOKENIZER_FILES):
+                if (folder / name).exists():
+                    shutil.copyfile(folder / name, work / name)
+            files = sorted(path for path in work.rglob("*") if path.is_file())
+            manifest = Manifest(
+                source=Source(source.name, commit, checkpoint.config.architecture),
+                head=checkpoint.head,
+                inputs=checkpoint.inputs,
+                variants=variants,
+                files={p.relative_to(work).as_posix(): FileRecord(p.stat().st_size, hash_file(p)) for p in files},
+                crossrank=metadata.version("crossrank"),
+            )
+            write_manifest(work, manifest)
+            swap_in(work, target_folder)
+
+
+def _build(checkpoint: Checkpoint, target: Target) -> onnx.ModelProto:
+    weights, config, types = checkpoint.weights, checkpoint.config, checkpoint.inputs.token_types
+    match target:
+        case ("portable", precision):
+            dtype = np.float16 if precision == "fp16" else np.float32
+            return build_portable(weights, config, token_types=types, dtype=dtype)
+        case ("cuda", _):
+            return build_cuda(weights, config, token_types=types)
+        case ("cpu", "int8"):
+            ranges = calibrate(weights, config, checkpoint.inputs, _calibration_pairs(checkpoint))
+            return build_cpu(weights, config, token_types=types, apply=Int8Dense(ranges))
+        case _:
+            return build_cpu(weights, config, token_types=types)
+
+
+def _calibration_pairs(checkpoint: Checkpoint) -> PairSource:
+    pairs = load_pairs("calibration")
+    tokenizer = checkpoint.tokenizer
+    queries = tokenizer.encode([query for query, _ in pairs], "query")
+    documents = tokenizer.encode([document for _, document in pairs], "document")
+    return PairSource(tokenizer.template, queries, documents, np.arange(len(pairs)), checkpoint.inputs.max_length)
+
+
+def _prove(checkpoint: Checkpoint, work: Path, targets: Sequence[Target], report: Report) -> tuple[Variant, ...]:
+    """Parity of each graph, or of its CPU-runnable twin, with the reference; writes proof.json."""
+    inputs, pairs = checkpoint.inputs, load_pairs("proof")
+    with _stage(report, "reference logits"):
+        name, logits = reference_logits(
+            checkpoint.folder, pairs, max_length=inputs.max_length, token_types=inputs.token_types
+        )
+    proof = Proof(name, pairs, logits)
+    write_proof(work, proof)
+    variants, problems = [], []
+    for target in targets:
+        variant = Variant(*target, file=target_file(target))
+        with _stage(report, f"prove {variant.name}"):
+            parity = _measure(checkpoint, proof, work, variant)
+        variants.append(replace(variant, parity=parity))
+        problems += [f"{variant.name}: {text}" for text in parity.problems(BOUNDS[variant.precision])]
+    if problems:
+        raise ProofError(
+            join_problems(f"{checkpoint.folder} is not exported, its graphs leave the bounds against {name}", problems)
+        )
+    return tuple(variants)
+
+
+def _measure(checkpoint: Checkpoint, proof: Proof, work: Path, variant: Variant) -> Parity:
+    path, graph = work / variant.file, "graph"
+    if variant.variant == "cuda":
+        path, graph = work / "twin.onnx", "twin"
+        weights, types = checkpoint.weights, checkpoint.inputs.token_types
+        save_model(build_cuda(weights, checkpoint.config, token_types=types, twin=True), path)
+    session = Session(path, checkpoint.inputs, Device("cpu"), available_threads())
+    parity = measure_parity(
+        proof, checkpoint.tokenizer, session, max_length=checkpoint.inputs.max_length, graph=graph
+    )
+    for twin in work.glob("twin.onnx*"):
+        twin.unlink()
+    return parity
+
+
+@contextmanager
+def _stage(report: Report, name: str) -> Iterator[None]:
+    report(name, None)
+    start = time.perf_counter()
+    yield
+    report(name, time.perf_counter() - start)

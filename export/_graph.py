@@ -1,0 +1,99 @@
+"""A small writer of ONNX graphs: nodes in order, weights once, names that say what they are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["Graph", "save_model"]
+
+# LayerNormalization came with opset 17; onnxruntime, OpenVINO and TensorRT have all had it for years.
+_OPSET = 17
+_IR_VERSION = 8
+# A protobuf message ends at 2 GiB; beyond this many bytes the weights go to a file of their own.
+EXTERNAL_DATA_BYTES = 1_800_000_000
+
+
+class Graph:
+    """A graph under construction.
+
+    Args:
+        dtype: Type of weights and activations, float32 or float16.
+    """
+
+    def __init__(self, dtype: type[np.float32 | np.float16] = np.float32) -> None:
+        self.dtype = np.dtype(dtype)
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def input(self, name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> str:
+        """Declare an input; names in ``shape`` are free dimensions."""
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def output(self, value: str, name: str, shape: Sequence[int | str]) -> None:
+        """Declare a float32 output."""
+        self._nodes.append(helper.make_node("Cast", [value], [name], name=name, to=TensorProto.FLOAT))
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+    def add(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """Append a node with one output and return the output's name."""
+        name = f"{op}_{len(self._nodes)}"
+        node = helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes)
+        self._nodes.append(node)
+        return name
+
+    def contrib(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """Append one of onnxruntime's own operators."""
+        return self.add(op, *inputs, domain="com.microsoft", **attributes)
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """A constant as it is; the same name gives the same constant."""
+        if name not in self._constants:
+            self._constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
+        return name
+
+    def weight(self, name: str, value: NDArray[np.float32]) -> str:
+        """A constant in the graph's own float type."""
+        return self.constant(name, value.astype(self.dtype, copy=False))
+
+    def integers(self, *values: int) -> str:
+        """A constant int64 [n]."""
+        return self.constant("integers_" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def scalar(self, value: float) -> str:
+        """A constant of the graph's float type, without dimensions."""
+        return self.weight(f"scalar_{value}", np.array(value, np.float32))
+
+    def model(self) -> onnx.ModelProto:
+        """The finished model."""
+        graph = helper.make_graph(
+            self._nodes, "crossrank", self._inputs, self._outputs, list(self._constants.values())
+        )
+        used = {node.domain for node in self._nodes}
+        opsets = [helper.make_opsetid("", _OPSET)]
+        if "com.microsoft" in used:
+            opsets.append(helper.make_opsetid("com.microsoft", 1))
+        return helper.make_model(graph, producer_name="crossrank", opset_imports=opsets, ir_version=_IR_VERSION)
+
+
+def save_model(model: onnx.ModelProto, path: Path, *, limit_bytes: int = EXTERNAL_DATA_BYTES) -> list[Path]:
+    """Write a model, its weights in ``NAME.onnx_data`` beside it when they exceed ``limit_bytes``.
+
+    Returns:
+        The files written.
+    """
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if size <= limit_bytes:
+        path.write_bytes(model.SerializeToString())
+        return [path]
+    data = path.with_name(path.name + "_data")
+    onnx.save_model(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)
+    return [path, data]

@@ -1,0 +1,205 @@
+"""What a graph is held against: transformers where it is installed, else a plain forward pass in numpy.
+
+Neither shares code with the graph builder or with the engine: names, structure, tokenizing of pairs and
+padding are written here once more, straight from config.json and transformers' modelling code.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from ._weights import open_tensors
+
+__all__ = ["numpy_logits", "reference_logits", "transformers_logits"]
+
+Floats = NDArray[np.float32]
+Pairs = Sequence[tuple[str, str]]
+
+# Length of a batch, its padding included, in whatever unit the caller measures.
+_BATCH_LENGTH = 1024
+
+
+def reference_logits(folder: Path, pairs: Pairs, *, max_length: int, token_types: bool) -> tuple[str, Floats]:
+    """The name of the best reference that is installed, and its logits float32 [pairs, labels]."""
+    if util.find_spec("transformers") and util.find_spec("torch"):
+        return f"transformers {metadata.version('transformers')}", transformers_logits(folder, pairs, max_length)
+    return "numpy", numpy_logits(folder, pairs, max_length=max_length, token_types=token_types)
+
+
+def _in_batches(pairs: Pairs, lengths: Sequence[int], score: Callable[[list[int]], Floats], threads: int) -> Floats:
+    """Score batches of similar length and put the logits back into the order of ``pairs``."""
+    order = sorted(range(len(pairs)), key=lambda i: -lengths[i])
+    batches: list[list[int]] = []
+    for i in order:
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > _BATCH_LENGTH:
+            batches.append([])
+        batches[-1].append(i)
+    with ThreadPoolExecutor(threads) as pool:
+        results = np.concatenate(list(pool.map(score, batches)))
+    logits = np.empty_like(results)
+    logits[order] = results
+    return logits
+
+
+def transformers_logits(folder: Path, pairs: Pairs, max_length: int) -> Floats:
+    """Logits of transformers' own model and tokenizer, float32 [pairs, labels]."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    model.eval()
+
+    def score(index: list[int]) -> Floats:
+        texts = [[pairs[i][side] for i in index] for side in (0, 1)]
+        batch = tokenizer(
+            *texts, truncation="longest_first", max_length=max_length, padding=True, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            logits: Floats = model(**batch).logits.numpy()
+        return logits
+
+    return _in_batches(pairs, [len(query) + len(document) for query, document in pairs], score, 1)
+
+
+def numpy_logits(folder: Path, pairs: Pairs, *, max_length: int, token_types: bool) -> Floats:
+    """Logits of a forward pass in numpy, float32 [pairs, labels].
+
+    Args:
+        folder: A checkpoint folder.
+        pairs: Query and document.
+        max_length: Most tokens of a pair.
+        token_types: Whether the tokenizer's segments reach the model.
+    """
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    encodings = tokenizer.encode_batch(list(pairs))
+    model = _NumpyEncoder(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder)
+
+    def score(index: list[int]) -> Floats:
+        longest = max(len(encodings[i].ids) for i in index)
+        ids = np.full((len(index), longest), model.pad_id)
+        types, mask = np.zeros_like(ids), np.zeros_like(ids)
+        for row, i in enumerate(index):
+            length = len(encodings[i].ids)
+            ids[row, :length], mask[row, :length] = encodings[i].ids, 1
+            if token_types:
+                types[row, :length] = encodings[i].type_ids
+        return model.logits(ids, types, mask)
+
+    # While one batch waits for memory in elementwise steps, the other multiplies matrices.
+    return _in_batches(pairs, [len(encoding.ids) for encoding in encodings], score, min(2, os.cpu_count() or 1))
+
+
+def erf(x: Floats) -> Floats:
+    """The error function to 1.5e-7 (Abramowitz and Stegun 1964, formula 7.1.26); numpy has none."""
+    z = np.abs(x)
+    t = 1 / (1 + np.float32(0.3275911) * z)
+    series = t * np.float32(1.061405429) - np.float32(1.453152027)
+    for coefficient in (1.421413741, -0.284496736, 0.254829592):
+        series = series * t + np.float32(coefficient)
+    return np.copysign(1 - series * t * np.exp(-z * z), x)
+
+
+_ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "gelu": lambda x: x * np.float32(0.5) * (1 + erf(x * np.float32(math.sqrt(0.5)))),
+    "gelu_new": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))),
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+}
+# Elements per step of an elementwise function, so that its temporaries stay in the cache.
+_STEP = 1 << 15
+
+
+def _activate(name: str, x: Floats) -> Floats:
+    flat = x.reshape(-1)
+    for start in range(0, len(flat), _STEP):
+        flat[start : start + _STEP] = _ACTIVATIONS[name](flat[start : start + _STEP])
+    return x
+
+
+class _NumpyEncoder:
+    """BERT, ELECTRA, RoBERTa or DistilBERT with a classification head, after transformers' modelling code."""
+
+    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+        self.kind = {"xlm-roberta": "roberta", "camembert": "roberta"}.get(config["model_type"], config["model_type"])
+        distil = self.kind == "distilbert"
+        self.heads = config["n_heads" if distil else "num_attention_heads"]
+        self.layers = config["n_layers" if distil else "num_hidden_layers"]
+        self.activation = config.get("activation" if distil else "hidden_act", "gelu")
+        self.epsilon = np.float32(config.get("layer_norm_eps", 1e-12))
+        pad_id = config.get("pad_token_id")
+        self.pad_id: int = pad_id if pad_id is not None else int(self.kind == "roberta")
+        self.tensors = {name.removeprefix(f"{self.kind}."): read for name, read in open_tensors(folder).items()}
+        self.read: dict[str, Floats] = {}
+
+    def tensor(self, name: str) -> Floats:
+        if name not in self.read:
+            self.read[name] = self.tensors[name]().astype(np.float32, copy=False)
+        return self.read[name]
+
+    def linear(self, x: Floats, name: str) -> Floats:
+        return x @ self.tensor(f"{name}.weight").T + self.tensor(f"{name}.bias")
+
+    def norm(self, x: Floats, name: str) -> Floats:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = np.square(centred).mean(axis=-1, keepdims=True)
+        return centred / np.sqrt(variance + self.epsilon) * self.tensor(f"{name}.weight") + self.tensor(f"{name}.bias")
+
+    def embed(self, ids: NDArray[np.int64], types: NDArray[np.int64]) -> Floats:
+        x = self.tensor("embeddings.word_embeddings.weight")[ids]
+        if self.kind != "distilbert":
+            x = x + self.tensor("embeddings.token_type_embeddings.weight")[types]
+        positions = np.arange(ids.shape[1])[None, :]
+        if self.kind == "roberta":
+            counted = ids != self.pad_id
+            positions = np.cumsum(counted, axis=1) * counted + self.pad_id
+        x = self.norm(x + self.tensor("embeddings.position_embeddings.weight")[positions], "embeddings.LayerNorm")
+        return self.linear(x, "embeddings_project") if "embeddings_project.weight" in self.tensors else x
+
+    def attend(self, x: Floats, mask: NDArray[np.int64], q: str, k: str, v: str) -> Floats:
+        batch, length, hidden = x.shape
+        query, key, value = (
+            self.linear(x, name).reshape(batch, length, self.heads, -1).transpose(0, 2, 1, 3) for name in (q, k, v)
+        )  # [batch, heads, tokens, dim]
+        scores = query @ key.transpose(0, 1, 3, 2) / np.float32(math.sqrt(hidden // self.heads))
+        scores = np.where(mask[:, None, None, :] == 1, scores, np.float32(-np.inf))
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        context = (weights / weights.sum(axis=-1, keepdims=True)) @ value
+        return context.transpose(0, 2, 1, 3).reshape(batch, length, hidden)
+
+    def logits(self, ids: NDArray[np.int64], types: NDArray[np.int64], mask: NDArray[np.int64]) -> Floats:
+        """Logits float32 [batch, labels] of padded inputs int64 [batch, tokens]."""
+        x = self.embed(ids, types)
+        for i in range(self.layers):
+            if self.kind == "distilbert":
+                at = f"transformer.layer.{i}."
+                names = [f"{at}attention.{part}_lin" for part in ("q", "k", "v")]
+                after = [f"{at}{part}" for part in ("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2")]
+                last = f"{at}output_layer_norm"
+            else:
+                at = f"encoder.layer.{i}."
+                names = [f"{at}attention.self.{part}" for part in ("query", "key", "value")]
+                parts = ("attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense")
+                after, last = [f"{at}{part}" for part in parts], f"{at}output.LayerNorm"
+            x = self.norm(x + self.linear(self.attend(x, mask, *names), after[0]), after[1])
+            inner = _activate(self.activation, self.linear(x, after[2]))
+            x = self.norm(x + self.linear(inner, after[3]), last)
+        row = x[:, 0]
+        if self.kind == "bert":
+            return self.linear(np.tanh(self.linear(row, "pooler.dense")), "classifier")
+        if self.kind == "distilbert":
+            return self.linear(np.maximum(self.linear(row, "pre_classifier"), 0), "classifier")
+        activation = "gelu" if self.kind == "electra" else "tanh"
+        return self.linear(_activate(activation, self.linear(row, "classifier.dense")), "classifier.out_proj")

@@ -1,0 +1,235 @@
+"""The tensors of a checkpoint under one set of names, whatever family they come from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from crossrank._errors import CheckpointError, join_problems
+from crossrank._fields import read_json_object
+
+from ._config import EncoderConfig
+
+__all__ = ["Embeddings", "EncoderWeights", "Head", "Layer", "Linear", "Norm", "open_tensors", "read_weights"]
+
+Floats = NDArray[np.float32]
+ReadTensor = Callable[[], NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """``x @ weight + bias``: weight float32 [in, out], bias float32 [out]."""
+
+    name: str
+    weight: Floats
+    bias: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A layer normalization: scale and bias, float32 [width]."""
+
+    name: str
+    scale: Floats
+    bias: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One transformer layer."""
+
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    attention_norm: Norm
+    up: Linear
+    down: Linear
+    output_norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Tables float32 [rows, width]; ``types`` and ``projection`` are None where the model has none."""
+
+    words: Floats
+    positions: Floats
+    types: Floats | None
+    norm: Norm
+    projection: Linear | None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What turns the [CLS] row into logits: dense, activation, classifier."""
+
+    dense: Linear
+    activation: str
+    classifier: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderWeights:
+    """All the weights of one model."""
+
+    embeddings: Embeddings
+    layers: tuple[Layer, ...]
+    head: Head
+
+
+_BERT = {
+    "words": "embeddings.word_embeddings",
+    "positions": "embeddings.position_embeddings",
+    "types": "embeddings.token_type_embeddings",
+    "norm": "embeddings.LayerNorm",
+    "projection": "embeddings_project",
+    "query": "encoder.layer.{i}.attention.self.query",
+    "key": "encoder.layer.{i}.attention.self.key",
+    "value": "encoder.layer.{i}.attention.self.value",
+    "output": "encoder.layer.{i}.attention.output.dense",
+    "attention_norm": "encoder.layer.{i}.attention.output.LayerNorm",
+    "up": "encoder.layer.{i}.intermediate.dense",
+    "down": "encoder.layer.{i}.output.dense",
+    "output_norm": "encoder.layer.{i}.output.LayerNorm",
+    "head": "pooler.dense tanh classifier",
+}
+# The names of each family, less the family's own prefix. "head" is dense, activation, classifier.
+_NAMES = {
+    "bert": _BERT,
+    "electra": _BERT | {"head": "classifier.dense gelu classifier.out_proj"},
+    "roberta": _BERT | {"head": "classifier.dense tanh classifier.out_proj"},
+    "distilbert": _BERT
+    | {
+        "query": "transformer.layer.{i}.attention.q_lin",
+        "key": "transformer.layer.{i}.attention.k_lin",
+        "value": "transformer.layer.{i}.attention.v_lin",
+        "output": "transformer.layer.{i}.attention.out_lin",
+        "attention_norm": "transformer.layer.{i}.sa_layer_norm",
+        "up": "transformer.layer.{i}.ffn.lin1",
+        "down": "transformer.layer.{i}.ffn.lin2",
+        "output_norm": "transformer.layer.{i}.output_layer_norm",
+        "head": "pre_classifier relu classifier",
+    },
+}
+
+
+def open_tensors(folder: Path) -> dict[str, ReadTensor]:
+    """The tensors of a folder's safetensors files, single or sharded, each read when it is called.
+
+    A name that a writer dropped because its tensor is tied to another one (safetensors' metadata says
+    to which) reads that other one.
+
+    Raises:
+        CheckpointError: If there are no weights, or a file or the index is damaged.
+    """
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    try:
+        if single.exists():
+            files = {single.name}
+        elif index.exists():
+            files = {str(name) for name in read_json_object(index)["weight_map"].values()}
+        else:
+            raise CheckpointError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
+        outside = sorted(name for name in files if Path(name).name != name)
+        if outside:
+            raise CheckpointError(f"{index}: {outside[0]!r} leaves the folder")
+        tensors: dict[str, ReadTensor] = {}
+        for name in sorted(files):
+            file = safe_open(folder / name, framework="numpy")
+            tensors |= {key: partial(file.get_tensor, key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            metadata = file.metadata() or {}
+            tensors |= {dropped: tensors[kept] for dropped, kept in metadata.items() if kept in tensors}
+        return tensors
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: weights cannot be read: {error}") from error
+
+
+class _Reader:
+    """Reads named tensors as float32 and collects what is missing or has another shape."""
+
+    def __init__(self, tensors: Mapping[str, ReadTensor], family: str) -> None:
+        prefix = f"{family}."
+        self._tensors = {name.removeprefix(prefix): read for name, read in tensors.items()}
+        self.problems: list[str] = []
+
+    def tensor(self, name: str, *shape: int) -> Floats:
+        if name not in self._tensors:
+            self.problems.append(f"{name} is missing")
+            return np.zeros(shape, np.float32)
+        value = self._tensors[name]()
+        if value.shape != shape or value.dtype not in (np.float32, np.float16):
+            self.problems.append(
+                f"{name} is {value.dtype} {list(value.shape)}; float32 or float16 {list(shape)} expected"
+            )
+            return np.zeros(shape, np.float32)
+        return value.astype(np.float32, copy=False)
+
+    def linear(self, label: str, name: str, inputs: int, outputs: int) -> Linear:
+        weight = self.tensor(f"{name}.weight", outputs, inputs)
+        return Linear(label, weight.T, self.tensor(f"{name}.bias", outputs))
+
+    def norm(self, label: str, name: str, width: int) -> Norm:
+        return Norm(label, self.tensor(f"{name}.weight", width), self.tensor(f"{name}.bias", width))
+
+
+def read_weights(tensors: Mapping[str, ReadTensor], config: EncoderConfig) -> EncoderWeights:
+    """All the weights that a model of this config needs.
+
+    Args:
+        tensors: As `open_tensors` gives them, with or without the family's prefix.
+        config: The sizes that the tensors must have.
+
+    Raises:
+        CheckpointError: Naming every tensor that is missing or has another shape or type.
+    """
+    names, reader = _NAMES[config.family], _Reader(tensors, config.family)
+    hidden, inner = config.hidden, config.intermediate
+
+    def table(part: str, rows: int) -> Floats:
+        return reader.tensor(f"{names[part]}.weight", rows, config.embedding)
+
+    def layer(i: int) -> Layer:
+        def linear(part: str, inputs: int, outputs: int) -> Linear:
+            return reader.linear(f"layer.{i}.{part}", names[part].format(i=i), inputs, outputs)
+
+        def norm(part: str) -> Norm:
+            return reader.norm(f"layer.{i}.{part}", names[part].format(i=i), hidden)
+
+        return Layer(
+            query=linear("query", hidden, hidden),
+            key=linear("key", hidden, hidden),
+            value=linear("value", hidden, hidden),
+            output=linear("output", hidden, hidden),
+            attention_norm=norm("attention_norm"),
+            up=linear("up", hidden, inner),
+            down=linear("down", inner, hidden),
+            output_norm=norm("output_norm"),
+        )
+
+    projected = config.embedding != hidden
+    dense, activation, classifier = names["head"].split()
+    weights = EncoderWeights(
+        Embeddings(
+            words=table("words", config.vocabulary),
+            positions=table("positions", config.positions),
+            types=table("types", config.token_types) if config.token_types else None,
+            norm=reader.norm("embeddings.norm", names["norm"], config.embedding),
+            projection=reader.linear("embeddings.projection", names["projection"], config.embedding, hidden)
+            if projected
+            else None,
+        ),
+        tuple(layer(i) for i in range(config.layers)),
+        Head(
+            reader.linear("head.dense", dense, hidden, hidden),
+            activation,
+            reader.linear("head.classifier", classifier, hidden, config.labels),
+        ),
+    )
+    if reader.problems:
+        raise CheckpointError(join_problems("the weights do not fit config.json", reader.problems))
+    return weights

@@ -1,0 +1,132 @@
+"""The folders of the checkout become the packages of pyproject.toml, and the wheel holds them."""
+
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from importlib.metadata import distribution, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import crossrank
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("engine", "export", "models")
+
+
+@pytest.fixture(scope="module")
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sdist")
+    _build("build_sdist", ROOT, folder)
+    (archive,) = folder.glob("*.tar.gz")
+    return archive
+
+
+@pytest.fixture(scope="module")
+def wheel_files(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    folder = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (source,) = folder.iterdir()
+    _build("build_wheel", source, folder)
+    (wheel,) = folder.glob("*.whl")
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+def _build(hook: str, source: Path, target: Path) -> None:
+    """Run a build hook of setuptools on a source folder, as a frontend without isolation does."""
+    code = f"import sys, setuptools.build_meta as backend; backend.{hook}(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(target)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def _package_dir(pyproject: dict[str, Any]) -> dict[str, str]:
+    return dict(pyproject["tool"]["setuptools"]["package-dir"])
+
+
+def _shipped(folder: str) -> set[str]:
+    """Files of a folder that belong in the wheel: all but a README for readers of the checkout."""
+    top = ROOT / folder
+    files = (path for path in top.rglob("*") if path.is_file())
+    return {str(path.relative_to(top)) for path in files if path.suffix not in (".md", ".pyc")}
+
+
+def test_packages_are_the_folders_that_hold_an_init(pyproject: dict[str, Any]) -> None:
+    places = _package_dir(pyproject)
+    found = set()
+    for folder in FOLDERS:
+        inits = (ROOT / folder).rglob("__init__.py")
+        found |= {init.parent.relative_to(ROOT).as_posix() for init in inits}
+    assert set(places.values()) == found
+    assert sorted(places) == sorted(pyproject["tool"]["setuptools"]["packages"])
+
+
+def test_every_data_file_is_listed_and_exists(pyproject: dict[str, Any]) -> None:
+    listed = pyproject["tool"]["setuptools"]["package-data"]
+    for name, place in _package_dir(pyproject).items():
+        data = {file for file in _shipped(place) if not file.endswith(".py")}
+        assert data == set(listed.get(name, [])), name
+
+
+def test_wheel_holds_every_module_and_data_file_and_nothing_else(
+    pyproject: dict[str, Any], wheel_files: set[str]
+) -> None:
+    expected = set()
+    for name, place in _package_dir(pyproject).items():
+        expected |= {f"{name.replace('.', '/')}/{file}" for file in _shipped(place)}
+    assert {file for file in wheel_files if ".dist-info/" not in file} == expected
+    assert any(file.endswith(".dist-info/licenses/LICENSE") for file in wheel_files)
+
+
+def test_sdist_holds_tests_benchmarks_and_makefile(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for file in ("tests/conftest.py", "benchmarks/__main__.py", "Makefile", "LICENSE", "setup.cfg"):
+        assert file in names
+    assert not [name for name in names if name.endswith(".pyc")]
+
+
+def test_version_is_pyprojects(pyproject: dict[str, Any]) -> None:
+    assert crossrank.__version__ == version("crossrank") == pyproject["project"]["version"]
+
+
+def test_base_and_export_extra_bring_no_torch_and_no_onnxruntime(pyproject: dict[str, Any]) -> None:
+    project = pyproject["project"]
+    assert _names(project["dependencies"]) == {"numpy", "tokenizers"}
+    assert _names(project["optional-dependencies"]["export"]) == {
+        "filelock",
+        "huggingface-hub",
+        "onnx",
+        "safetensors",
+    }
+
+
+@pytest.mark.parametrize("extra", ["cpu", "cuda13", "cuda12", "volta"])
+def test_each_device_extra_brings_one_onnxruntime(pyproject: dict[str, Any], extra: str) -> None:
+    names = _names(pyproject["project"]["optional-dependencies"][extra])
+    assert len(names & {"onnxruntime", "onnxruntime-gpu"}) == 1
+
+
+def test_scripts_and_entry_points_resolve() -> None:
+    points = distribution("crossrank").entry_points
+    assert {(point.group, point.name) for point in points} == {
+        ("console_scripts", "crossrank"),
+        ("console_scripts", "export-model"),
+        ("crossrank.artifacts", "export"),
+    }
+    for point in points:
+        assert callable(point.load())
+
+
+def _names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^A-Za-z0-9_.-]", requirement)[0].lower() for requirement in requirements}
