@@ -12,16 +12,6 @@ from numpy.typing import NDArray
 
 from ._errors import InputError, UnsupportedModelError
 
-__all__ = [
-    "ACTIVATIONS",
-    "Activation",
-    "ActivationFunction",
-    "default_activation",
-    "resolve_activation",
-    "sigmoid",
-    "softmax",
-]
-
 Floats = NDArray[np.float32]
 ActivationFunction: TypeAlias = Callable[[Floats], Floats]
 Activation: TypeAlias = str | ActivationFunction

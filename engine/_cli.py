@@ -13,8 +13,6 @@ from ._info import format_parity_table
 from ._manifest import MANIFEST_NAME
 from ._verify import verify_artifact
 
-__all__ = ["comma_list", "main", "read_documents", "run_command"]
-
 
 def comma_list(text: str) -> list[str]:
     """``a,b`` -> ``["a", "b"]``."""
@@ -32,7 +30,7 @@ def read_documents(text: str) -> list[str]:
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines or lines[0][1].lstrip()[0] not in '{"':
         return [line for _, line in lines]
-    documents = []
+    documents: list[str] = []
     for number, line in lines:
         try:
             value = json.loads(line)
@@ -55,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     rank = commands.add_parser("rank", help="rank documents for a query")
     rank.add_argument("model", metavar="MODEL", help=model_help)
     rank.add_argument("query", metavar="QUERY")
-    rank.add_argument("file", nargs="?", default="-", metavar="FILE", help="a document a line, or JSONL; - is standard input")
+    rank.add_argument(
+        "file", nargs="?", default="-", metavar="FILE", help="a document a line, or JSONL; - is standard input"
+    )
     rank.add_argument("--top-k", type=int, metavar="N", help="print the best N only")
     rank.add_argument("--json", action="store_true", help="print JSONL: corpus_id, score, text")
     info = commands.add_parser("info", help="show what a model is and runs on")
@@ -94,7 +94,11 @@ def _rank(options: argparse.Namespace) -> None:
         options.query, documents, top_k=options.top_k, return_documents=True, show_progress_bar=sys.stderr.isatty()
     )
     for place, entry in enumerate(ranking, 1):
-        line = json.dumps(entry, ensure_ascii=False) if options.json else f"{place:>4}  {entry['score']:>9.4f}  {entry['text']}"
+        line = (
+            json.dumps(entry, ensure_ascii=False)
+            if options.json
+            else f"{place:>4}  {entry['score']:>9.4f}  {entry['text']}"
+        )
         print(line)
 
 

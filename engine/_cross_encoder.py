@@ -1,6 +1,5 @@
 """`CrossEncoder`: pairs of texts in, scores or a ranking out."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, overload
@@ -9,21 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._activation import Activation, resolve_activation, softmax
-from ._errors import DeviceError, InputError, MissingDependencyError
+from ._errors import InputError, MissingDependencyError
 from ._info import ModelInfo
 from ._inputs import check_documents, either, split_pairs
 from ._locate import locate_artifact
-from ._manifest import Manifest, Variant, read_manifest
+from ._manifest import read_manifest
 from ._progress import Progress
 from ._runtime import ort
 from ._scoring import check_max_length, score_pairs
-from ._session import Device, Session, choose_variant, parse_device
+from ._session import open_session, parse_device
 from ._threads import resolve_threads
 from ._tokenize import PairTokenizer
-
-__all__ = ["CrossEncoder", "RankedDocument"]
-
-logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
@@ -96,7 +91,7 @@ class CrossEncoder:
         self._activation_name, self._activation_origin = head.activation, head.activation_origin
         if activation_fn is not None:
             self._activation_name, self._activation_origin = str(activation_fn), "as asked"
-        self._variant, self._session = _open_session(self._folder, self._manifest, asked, precision, thread_count)
+        self._variant, self._session = open_session(self._folder, self._manifest, asked, precision, thread_count)
 
     def score(self, query: str, documents: Iterable[str]) -> Floats:
         """Relevance scores of documents for a query: the lean call, and what `rank` sorts by.
@@ -304,20 +299,6 @@ class CrossEncoder:
             scores: Floats = activation(logits).reshape(len(logits))
             return scores
         return softmax(logits)[:, head.relevant_label]
-
-
-def _open_session(
-    folder: Path, manifest: Manifest, asked: Device | None, precision: str, threads: Any
-) -> tuple[Variant, Session]:
-    """The session asked for; with no device asked, CUDA where it really runs, else the CPU."""
-    if asked is None and Device("cuda").provider in ort.get_available_providers():
-        try:
-            return _open_session(folder, manifest, Device("cuda"), precision, threads)
-        except DeviceError as error:
-            logger.warning("running on the CPU: %s", error)
-    device = asked or Device("cpu")
-    variant = choose_variant(manifest.variants, device, precision)
-    return variant, Session(folder / variant.file, manifest.inputs, device, threads)
 
 
 def _to_tensor(values: Any) -> Any:

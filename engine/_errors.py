@@ -16,20 +16,6 @@ Messages give what was received, what is allowed, and what to do.
 
 from collections.abc import Sequence
 
-__all__ = [
-    "ArtifactError",
-    "CheckpointError",
-    "CrossrankError",
-    "DeviceError",
-    "InputError",
-    "MissingDependencyError",
-    "ModelError",
-    "ModelNotFoundError",
-    "ProofError",
-    "UnsupportedModelError",
-    "join_problems",
-]
-
 
 class CrossrankError(Exception):
     """Base of all errors that crossrank raises on purpose."""

@@ -7,8 +7,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = ["parse_dataclass", "read_json_object"]
-
 T = TypeVar("T")
 
 # No configuration file of a model comes near; a larger one is not ours to parse.
@@ -60,14 +58,18 @@ def _convert(hint: Any, value: Any, problems: list[str], where: str) -> Any:
         if value is None:
             return None
     origin, arguments = get_origin(hint), get_args(hint)
-    expected = {float: (float, int), tuple: (list,)}.get(origin or hint, (dict,) if is_dataclass(hint) else (origin or hint,))
-    if not isinstance(value, expected) or (isinstance(value, bool) and hint is not bool):
-        problems.append(f"{where} is {value!r:.60}; {getattr(origin or hint, '__name__', hint)} expected")
+    kind = dict if is_dataclass(hint) else origin or hint
+    json_kinds: tuple[type, ...] = {float: (float, int), tuple: (list,)}.get(kind, (kind,))
+    if not isinstance(value, json_kinds) or (isinstance(value, bool) and hint is not bool):
+        problems.append(f"{where} is {value!r:.60}; {kind.__name__} expected")
         return None
     if is_dataclass(hint):
         return parse_dataclass(hint, value, problems, f"{where}.")  # type: ignore[arg-type]
+    json_value: Any = value
     if origin is tuple:
-        return tuple(_convert(arguments[0], item, problems, f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(_convert(arguments[0], item, problems, f"{where}[{i}]") for i, item in enumerate(json_value))
     if origin is dict:
-        return {key: _convert(arguments[1], item, problems, f"{where}[{key!r:.80}]") for key, item in value.items()}
-    return float(value) if hint is float else value
+        return {
+            key: _convert(arguments[1], item, problems, f"{where}[{key!r:.80}]") for key, item in json_value.items()
+        }
+    return float(json_value) if hint is float else json_value

@@ -6,8 +6,6 @@ from pathlib import Path
 from ._manifest import Manifest
 from ._parity import Parity
 
-__all__ = ["ModelInfo", "format_parity_table"]
-
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:

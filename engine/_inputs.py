@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from ._errors import InputError
 
-__all__ = ["PairInputs", "check_documents", "either", "split_pairs"]
-
 
 @dataclass(frozen=True, slots=True)
 class PairInputs:

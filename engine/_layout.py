@@ -10,8 +10,6 @@ from ._errors import ArtifactError
 from ._manifest import Inputs
 from ._pairs import PackedPairs
 
-__all__ = ["Feed", "Layout", "choose_layout", "packed_feed", "padded_ids"]
-
 Feed: TypeAlias = dict[str, NDArray[Any]]
 Layout: TypeAlias = Callable[[PackedPairs], Feed]
 

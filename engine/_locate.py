@@ -12,8 +12,6 @@ from typing import Protocol, cast
 from ._errors import InputError, MissingDependencyError
 from ._manifest import MANIFEST_NAME
 
-__all__ = ["ArtifactMaker", "locate_artifact"]
-
 _GROUP = "crossrank.artifacts"
 
 

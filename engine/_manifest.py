@@ -15,21 +15,6 @@ from ._errors import ArtifactError, join_problems
 from ._fields import parse_dataclass, read_json_object
 from ._parity import Parity
 
-__all__ = [
-    "FORMAT",
-    "MANIFEST_NAME",
-    "PROOF_NAME",
-    "FileRecord",
-    "Head",
-    "Inputs",
-    "Manifest",
-    "Source",
-    "Variant",
-    "hash_file",
-    "read_manifest",
-    "write_manifest",
-]
-
 FORMAT = 1
 MANIFEST_NAME = "crossrank.json"
 PROOF_NAME = "proof.json"

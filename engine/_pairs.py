@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PackedPairs", "PairSource", "PairTemplate", "Tokens", "truncate_longest_first"]
-
 Int32 = NDArray[np.int32]
 
 
@@ -136,9 +134,7 @@ class PairSource:
         )
         prefix, middle, suffix = (len(part) for part in specials)
         room = max_length - template.special_count
-        kept_query, kept_document = truncate_longest_first(
-            queries.lengths[query_index], documents.lengths, room
-        )
+        kept_query, kept_document = truncate_longest_first(queries.lengths[query_index], documents.lengths, room)
         pairs = len(query_index)
         first_query = template.special_count
         first_document = first_query + len(queries.ids)

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from ._runtime import ort
 
-__all__ = ["BOUNDS", "Bound", "Parity", "compare_logits", "kendall_tau", "machine_name"]
-
 Floats = NDArray[np.float32]
 
 
@@ -140,7 +138,14 @@ def machine_name() -> str:
 
 
 def compare_logits(
-    reference: Floats, batched: Floats, alone: Floats, alone_index: NDArray[np.intp], *, name: str, graph: str, provider: str
+    reference: Floats,
+    batched: Floats,
+    alone: Floats,
+    alone_index: NDArray[np.intp],
+    *,
+    name: str,
+    graph: str,
+    provider: str,
 ) -> Parity:
     """Figures of one graph.
 
@@ -157,8 +162,7 @@ def compare_logits(
     top = min(10, len(reference))
     labels = range(reference.shape[1])
     overlaps = [
-        len(np.intersect1d(np.argsort(-reference[:, i])[:top], np.argsort(-batched[:, i])[:top])) / top
-        for i in labels
+        len(np.intersect1d(np.argsort(-reference[:, i])[:top], np.argsort(-batched[:, i])[:top])) / top for i in labels
     ]
     return Parity(
         reference=name,

@@ -16,8 +16,6 @@ from ._scoring import score_pairs
 from ._session import Session
 from ._tokenize import PairTokenizer
 
-__all__ = ["Proof", "measure_parity", "read_proof", "write_proof"]
-
 # Pairs that are scored alone too, against themselves in a batch: the first, which are short.
 _ALONE = 16
 

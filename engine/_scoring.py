@@ -12,8 +12,6 @@ from ._progress import Progress
 from ._session import Session
 from ._tokenize import PairTokenizer
 
-__all__ = ["check_max_length", "score_pairs"]
-
 # Pairs planned together: enough to sort well, few enough that their arrays stay small.
 _WINDOW = 4096
 

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from ._errors import ArtifactError, DeviceError, InputError
 from ._layout import choose_layout
-from ._manifest import Inputs, Variant
+from ._manifest import Inputs, Manifest, Variant
 from ._pairs import PackedPairs
 from ._runtime import INSTALL_HINT, ort
 from ._threads import ThreadCount
-
-__all__ = ["Device", "Session", "choose_variant", "parse_device"]
 
 logger = logging.getLogger(__name__)
 
@@ -144,3 +142,17 @@ class Session:
                 f"{session.get_providers()[0]}: check the driver and CUDA libraries (nvidia-smi), or {INSTALL_HINT}"
             )
         return session
+
+
+def open_session(
+    folder: Path, manifest: Manifest, asked: Device | None, precision: str, threads: ThreadCount
+) -> tuple[Variant, Session]:
+    """The session asked for; with no device asked, CUDA where it really runs, else the CPU."""
+    if asked is None and Device("cuda").provider in ort.get_available_providers():
+        try:
+            return open_session(folder, manifest, Device("cuda"), precision, threads)
+        except DeviceError as error:
+            logger.warning("running on the CPU: %s", error)
+    device = asked or Device("cpu")
+    variant = choose_variant(manifest.variants, device, precision)
+    return variant, Session(folder / variant.file, manifest.inputs, device, threads)

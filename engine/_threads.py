@@ -11,8 +11,6 @@ from pathlib import Path
 
 from ._errors import InputError
 
-__all__ = ["ThreadCount", "available_threads", "cgroup_cpu_limit", "resolve_threads"]
-
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
@@ -45,9 +43,9 @@ def cgroup_cpu_limit(root: Path = _CGROUP_ROOT, membership: Path = Path("/proc/s
     for line in lines:
         hierarchy, controllers, path = [*line.split(":", 2), "", ""][:3]
         if hierarchy == "0":
-            base, files = root, ("cpu.max",)
+            base, files = root, ["cpu.max"]
         elif "cpu" in controllers.split(","):
-            base, files = root / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            base, files = root / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         else:
             continue
         group = base / path.lstrip("/")

@@ -10,8 +10,6 @@ from tokenizers import Encoding, Tokenizer
 from ._errors import CheckpointError, InputError
 from ._pairs import PairTemplate, Tokens
 
-__all__ = ["PairTokenizer", "read_template"]
-
 # A Rust Encoding holds offsets and strings, many times its ids: they are dropped every so many texts.
 _TEXTS_PER_CALL = 512
 

@@ -11,8 +11,6 @@ from ._session import Device, Session
 from ._threads import available_threads
 from ._tokenize import PairTokenizer
 
-__all__ = ["verify_artifact"]
-
 
 def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
     """Check an artifact's hashes and prove every graph that can run here.
@@ -21,8 +19,8 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
         folder: An artifact folder.
 
     Returns:
-        The manifest with this machine's figures in place of the exporter's, and a sentence for each graph that could not
-        run here (a CUDA graph without a GPU).
+        The manifest with this machine's figures in place of the exporter's, and a sentence for each graph
+        that could not run here (a CUDA graph without a GPU).
 
     Raises:
         ArtifactError: If the manifest or a file is damaged.

@@ -13,8 +13,6 @@ from ._targets import Target, choose_targets
 if TYPE_CHECKING:
     from ._export import Report
 
-__all__ = ["ensure_artifact", "export_model"]
-
 
 def export_model(
     name_or_folder: str | Path,
@@ -58,7 +56,14 @@ def export_model(
     source = describe_source(str(name_or_folder), revision)
     target = Path(output) if output is not None else cache_root(_path(cache_folder)) / source.cache_key
     return _export(
-        source, target, targets, max_length=max_length, offline=local_files_only, force=force, token=token, report=report
+        source,
+        target,
+        targets,
+        max_length=max_length,
+        offline=local_files_only,
+        force=force,
+        token=token,
+        report=report,
     )
 
 
@@ -102,7 +107,9 @@ def _export(
         from ._export import make_artifact
         from ._write import check_replaceable, locked
     except ImportError as error:
-        raise MissingDependencyError(f"exporting {source.name} needs: pip install 'crossrank[export]' ({error})") from error
+        raise MissingDependencyError(
+            f"exporting {source.name} needs: pip install 'crossrank[export]' ({error})"
+        ) from error
     with locked(target):
         if not force and _holds(target, targets, max_length):
             return target

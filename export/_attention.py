@@ -9,25 +9,14 @@ from ._graph import Graph
 from ._layers import dense
 from ._weights import Layer, Linear
 
-__all__ = [
-    "cls_attention",
-    "length_attention",
-    "pad_head_size",
-    "packed_attention",
-    "packed_attention_twin",
-    "plain_attention",
-    "valid_from_lengths",
-    "valid_from_mask",
-]
-
 
 def valid_from_mask(graph: Graph) -> str:
-    """bool [B, 1, 1, S] from ``attention_mask``."""
+    """Bool [B, 1, 1, S] from ``attention_mask``."""
     return graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=9), graph.integers(1, 2))
 
 
 def valid_from_lengths(graph: Graph) -> str:
-    """bool [B, 1, S] from ``lengths``."""
+    """Bool [B, 1, S] from ``lengths``."""
     longest = graph.add("Cast", graph.add("Squeeze", graph.add("Shape", "input_ids", start=1, end=2)), to=6)
     zero, one = (graph.constant(f"int32_{i}", np.array(i, np.int32)) for i in (0, 1))
     columns = graph.add("Range", zero, longest, one)
@@ -35,7 +24,7 @@ def valid_from_lengths(graph: Graph) -> str:
 
 
 def _softmax_where(graph: Graph, scores: str, valid: str) -> str:
-    lowest = graph.constant("lowest", np.array(np.finfo(graph.dtype).min, graph.dtype))
+    lowest = graph.constant("lowest", np.array(-65504 if graph.dtype == np.float16 else -3.4e38, graph.dtype))
     return graph.add("Softmax", graph.add("Where", valid, scores, lowest), axis=-1)
 
 
@@ -54,7 +43,7 @@ def plain_attention(graph: Graph, query: str, key: str, value: str, valid: str, 
 
 
 def length_attention(graph: Graph, query: str, key: str, value: str, config: EncoderConfig) -> str:
-    """onnxruntime's fused attention with ``lengths``: [B, S, N*D] each -> [B, S, N*D]."""
+    """Onnxruntime's fused attention with ``lengths``: [B, S, N*D] each -> [B, S, N*D]."""
     return graph.contrib("MultiHeadAttention", query, key, value, "", "lengths", num_heads=config.heads)
 
 
@@ -124,7 +113,7 @@ def pad_head_size(layer: Layer, config: EncoderConfig, multiple: int = 8) -> tup
 
 
 def packed_attention(graph: Graph, query: str, key: str, value: str, config: EncoderConfig) -> str:
-    """onnxruntime's attention over packed tokens, CUDA only: [T, N*D] each -> [T, N*D]."""
+    """Onnxruntime's attention over packed tokens, CUDA only: [T, N*D] each -> [T, N*D]."""
     return graph.contrib(
         "PackedMultiHeadAttention",
         *(query, key, value, "", "token_offset", "cumulative_sequence_length"),

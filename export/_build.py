@@ -1,8 +1,8 @@
 """The graph of each variant, written from config and weights.
 
-    portable  standard operators; input_ids, attention_mask and token_type_ids -> logits
-    cpu       lengths in place of a mask, onnxruntime's fused attention, the last layer on one row
-    cuda      packed tokens without padding, fused attention, [CLS] rows alone after the last attention
+portable  standard operators; input_ids, attention_mask and token_type_ids -> logits
+cpu       lengths in place of a mask, onnxruntime's fused attention, the last layer on one row
+cuda      packed tokens without padding, fused attention, [CLS] rows alone after the last attention
 """
 
 import numpy as np
@@ -22,8 +22,6 @@ from ._config import EncoderConfig
 from ._graph import Graph
 from ._layers import Dense, add_and_norm, embed, feed_forward, float_dense, head_logits
 from ._weights import EncoderWeights
-
-__all__ = ["build_cpu", "build_cuda", "build_portable", "write_cpu"]
 
 FloatType = type[np.float32 | np.float16]
 
@@ -49,9 +47,7 @@ def build_portable(
     return graph.model()
 
 
-def write_cpu(
-    graph: Graph, weights: EncoderWeights, config: EncoderConfig, *, token_types: bool, apply: Dense
-) -> None:
+def write_cpu(graph: Graph, weights: EncoderWeights, config: EncoderConfig, *, token_types: bool, apply: Dense) -> None:
     """Write the CPU variant into ``graph``; all layers but the last take their products from ``apply``."""
     for name in ("input_ids", *(["token_type_ids"] if token_types else [])):
         graph.input(name, np.int32, ["pairs", "longest"])

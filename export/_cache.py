@@ -9,8 +9,6 @@ from pathlib import Path
 from crossrank._errors import CrossrankError, MissingDependencyError, ModelNotFoundError
 from crossrank.models import RegisteredModel, find_model, nearest_names
 
-__all__ = ["CheckpointSource", "cache_root", "describe_source", "fetch_checkpoint"]
-
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # What an export reads; nothing else is downloaded.
 _PATTERNS = ["*.json", "vocab.txt", "model*.safetensors"]

@@ -14,8 +14,6 @@ from crossrank._tokenize import PairTokenizer
 from ._config import EncoderConfig, read_config
 from ._weights import EncoderWeights, open_tensors, read_weights
 
-__all__ = ["TOKENIZER_FILES", "Checkpoint", "read_checkpoint"]
-
 # What is copied into an artifact, where it exists: sentence-transformers and transformers read it there.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -56,13 +54,15 @@ def read_checkpoint(folder: Path, *, max_length: int | None, relevant_label: int
     config = read_config(raw)
     settings = _read_json(folder / "tokenizer_config.json", optional=True)
     if settings.get("truncation_side", "right") != "right":
-        raise UnsupportedModelError(f"tokenizer_config.json: truncation_side {settings['truncation_side']!r}; only right")
+        raise UnsupportedModelError(
+            f"tokenizer_config.json: truncation_side {settings['truncation_side']!r}; only right"
+        )
     if not (folder / "tokenizer.json").exists():
         raise CheckpointError(f"{folder}: no tokenizer.json")
     tokenizer = PairTokenizer(folder / "tokenizer.json")
     if tokenizer.vocabulary_size > config.vocabulary:
         raise CheckpointError(
-            f"{folder}: tokenizer.json has {tokenizer.vocabulary_size} tokens, the model's vocabulary {config.vocabulary}"
+            f"{folder}: tokenizer.json has {tokenizer.vocabulary_size} tokens, the model {config.vocabulary}"
         )
     limits = [(config.positions - config.position_offset, "the model's positions")]
     stated = settings.get("model_max_length")

@@ -14,8 +14,6 @@ from crossrank.models import load_registry
 from ._api import export_model
 from ._targets import PRECISIONS, VARIANTS
 
-__all__ = ["main"]
-
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -23,18 +21,20 @@ def _parser() -> argparse.ArgumentParser:
         description="Turn a published cross-encoder into a proven ONNX artifact folder.",
         epilog="Without -o the artifact goes to the cache, where CrossEncoder(NAME) and crossrank rank find it.",
     )
-    parser.add_argument("model", nargs="?", metavar="NAME-OR-FOLDER", help="a registered name, a hub id or a checkpoint folder")
-    parser.add_argument("-o", "--output", metavar="DIR", help="the artifact folder to write")
     parser.add_argument(
-        "--variants", type=comma_list, metavar="LIST", help=f"of {','.join(VARIANTS)} (default: all)"
+        "model", nargs="?", metavar="NAME-OR-FOLDER", help="a registered name, a hub id or a checkpoint folder"
     )
+    parser.add_argument("-o", "--output", metavar="DIR", help="the artifact folder to write")
+    parser.add_argument("--variants", type=comma_list, metavar="LIST", help=f"of {','.join(VARIANTS)} (default: all)")
     parser.add_argument(
         "--precision",
         type=comma_list,
         metavar="LIST",
         help=f"of {','.join(PRECISIONS)} (default: cpu fp32,int8; cuda fp16; portable fp32)",
     )
-    parser.add_argument("--max-length", type=int, metavar="N", help="most tokens of a pair (default: the model's limit)")
+    parser.add_argument(
+        "--max-length", type=int, metavar="N", help="most tokens of a pair (default: the model's limit)"
+    )
     parser.add_argument("--revision", metavar="R", help="hub revision (default: the registry's, else the newest)")
     parser.add_argument("--offline", action="store_true", help="never ask the hub")
     parser.add_argument("--force", action="store_true", help="replace an artifact that is already there")
@@ -48,7 +48,9 @@ def _print_registry(*, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(model) for model in models], indent=2))
         return
-    rows = [("model", "architecture", "layers", "hidden", "labels", "max", "activation", "licence", "docs/s V100", "also")]
+    rows = [
+        ("model", "architecture", "layers", "hidden", "labels", "max", "activation", "licence", "docs/s V100", "also")
+    ]
     for m in models:
         speed = "-" if m.docs_per_sec_v100 is None else str(m.docs_per_sec_v100)
         short = min(m.names, key=len, default="-")

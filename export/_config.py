@@ -7,8 +7,6 @@ from typing import Any
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
 from crossrank._fields import parse_dataclass
 
-__all__ = ["ACTIVATIONS", "ARCHITECTURES", "EncoderConfig", "read_config"]
-
 # transformers' model_type -> the family that gives structure and tensor names.
 ARCHITECTURES = {
     "bert": "bert",

@@ -9,8 +9,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["Graph", "save_model"]
-
 # LayerNormalization came with opset 17; onnxruntime, OpenVINO and TensorRT have all had it for years.
 _OPSET = 17
 _IR_VERSION = 8
@@ -74,9 +72,7 @@ class Graph:
 
     def model(self) -> onnx.ModelProto:
         """The finished model."""
-        graph = helper.make_graph(
-            self._nodes, "crossrank", self._inputs, self._outputs, list(self._constants.values())
-        )
+        graph = helper.make_graph(self._nodes, "crossrank", self._inputs, self._outputs, list(self._constants.values()))
         used = {node.domain for node in self._nodes}
         opsets = [helper.make_opsetid("", _OPSET)]
         if "com.microsoft" in used:

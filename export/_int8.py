@@ -24,8 +24,6 @@ from ._graph import Graph
 from ._layers import dense
 from ._weights import EncoderWeights, Linear
 
-__all__ = ["Int8Dense", "Ranges", "calibrate", "quantize_weight"]
-
 # The smallest and largest value of the input of each quantized product, by its point's name.
 Ranges = dict[str, tuple[float, float]]
 
@@ -92,8 +90,7 @@ class _Watch:
 def calibrate(weights: EncoderWeights, config: EncoderConfig, inputs: Inputs, pairs: PairSource) -> Ranges:
     """Ranges of the quantized inputs: per batch the smallest and largest value, then their mean over batches.
 
-    The mean clips rare outliers, which costs less than the resolution they would take: on a real MiniLM it
-    gave half the error of the total range and of percentiles.
+    The mean clips rare outliers, whose range would cost the other values resolution.
 
     Args:
         weights: The model.

@@ -9,8 +9,6 @@ from ._config import EncoderConfig
 from ._graph import Graph
 from ._weights import Embeddings, Head, Layer, Linear, Norm
 
-__all__ = ["Dense", "add_and_norm", "dense", "embed", "feed_forward", "float_dense", "head_logits"]
-
 
 class Dense(Protocol):
     """How matrix products are written: in float, in int8, or watched for calibration."""
@@ -68,7 +66,9 @@ def add_and_norm(graph: Graph, hidden: str, residual: str, norm: Norm, epsilon: 
     return normalize(graph, graph.add("Add", hidden, residual), norm, epsilon)
 
 
-def feed_forward(graph: Graph, hidden: str, layer: Layer, config: EncoderConfig, apply: Dense, point: str, *, contrib: bool) -> str:
+def feed_forward(
+    graph: Graph, hidden: str, layer: Layer, config: EncoderConfig, apply: Dense, point: str, *, contrib: bool
+) -> str:
     """The feed-forward half of a layer, with its residual and norm."""
     (inner,) = apply(graph, hidden, (layer.up,), f"{point}.up")
     active = activate(graph, inner, config.activation, contrib=contrib)
@@ -76,9 +76,7 @@ def feed_forward(graph: Graph, hidden: str, layer: Layer, config: EncoderConfig,
     return add_and_norm(graph, outer, hidden, layer.output_norm, config.epsilon)
 
 
-def embed(
-    graph: Graph, weights: Embeddings, config: EncoderConfig, *, types: str | None, positions: str | None
-) -> str:
+def embed(graph: Graph, weights: Embeddings, config: EncoderConfig, *, types: str | None, positions: str | None) -> str:
     """Embeddings of ``input_ids``.
 
     Args:

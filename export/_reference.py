@@ -6,9 +6,7 @@ padding are written here once more, straight from config.json and transformers' 
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,6 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ._weights import open_tensors
-
-__all__ = ["numpy_logits", "reference_logits", "transformers_logits"]
 
 Floats = NDArray[np.float32]
 Pairs = Sequence[tuple[str, str]]
@@ -35,7 +31,7 @@ def reference_logits(folder: Path, pairs: Pairs, *, max_length: int, token_types
     return "numpy", numpy_logits(folder, pairs, max_length=max_length, token_types=token_types)
 
 
-def _in_batches(pairs: Pairs, lengths: Sequence[int], score: Callable[[list[int]], Floats], threads: int) -> Floats:
+def _in_batches(pairs: Pairs, lengths: Sequence[int], score: Callable[[list[int]], Floats]) -> Floats:
     """Score batches of similar length and put the logits back into the order of ``pairs``."""
     order = sorted(range(len(pairs)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []
@@ -43,8 +39,7 @@ def _in_batches(pairs: Pairs, lengths: Sequence[int], score: Callable[[list[int]
         if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > _BATCH_LENGTH:
             batches.append([])
         batches[-1].append(i)
-    with ThreadPoolExecutor(threads) as pool:
-        results = np.concatenate(list(pool.map(score, batches)))
+    results = np.concatenate([score(batch) for batch in batches])
     logits = np.empty_like(results)
     logits[order] = results
     return logits
@@ -61,14 +56,13 @@ def transformers_logits(folder: Path, pairs: Pairs, max_length: int) -> Floats:
 
     def score(index: list[int]) -> Floats:
         texts = [[pairs[i][side] for i in index] for side in (0, 1)]
-        batch = tokenizer(
-            *texts, truncation="longest_first", max_length=max_length, padding=True, return_tensors="pt"
-        )
+        batch = tokenizer(*texts, truncation="longest_first", max_length=max_length, padding=True, return_tensors="pt")
         with torch.inference_mode():
             logits: Floats = model(**batch).logits.numpy()
         return logits
 
-    return _in_batches(pairs, [len(query) + len(document) for query, document in pairs], score, 1)
+    # About four letters a token; only the batches depend on it.
+    return _in_batches(pairs, [1 + (len(query) + len(document)) // 4 for query, document in pairs], score)
 
 
 def numpy_logits(folder: Path, pairs: Pairs, *, max_length: int, token_types: bool) -> Floats:
@@ -97,8 +91,7 @@ def numpy_logits(folder: Path, pairs: Pairs, *, max_length: int, token_types: bo
                 types[row, :length] = encodings[i].type_ids
         return model.logits(ids, types, mask)
 
-    # While one batch waits for memory in elementwise steps, the other multiplies matrices.
-    return _in_batches(pairs, [len(encoding.ids) for encoding in encodings], score, min(2, os.cpu_count() or 1))
+    return _in_batches(pairs, [len(encoding.ids) for encoding in encodings], score)
 
 
 def erf(x: Floats) -> Floats:
@@ -108,7 +101,8 @@ def erf(x: Floats) -> Floats:
     series = t * np.float32(1.061405429) - np.float32(1.453152027)
     for coefficient in (1.421413741, -0.284496736, 0.254829592):
         series = series * t + np.float32(coefficient)
-    return np.copysign(1 - series * t * np.exp(-z * z), x)
+    result: Floats = np.copysign(1 - series * t * np.exp(-z * z), x)
+    return result
 
 
 _ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
@@ -155,7 +149,8 @@ class _NumpyEncoder:
     def norm(self, x: Floats, name: str) -> Floats:
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = np.square(centred).mean(axis=-1, keepdims=True)
-        return centred / np.sqrt(variance + self.epsilon) * self.tensor(f"{name}.weight") + self.tensor(f"{name}.bias")
+        scaled: Floats = centred / np.sqrt(variance + self.epsilon) * self.tensor(f"{name}.weight")
+        return scaled + self.tensor(f"{name}.bias")
 
     def embed(self, ids: NDArray[np.int64], types: NDArray[np.int64]) -> Floats:
         x = self.tensor("embeddings.word_embeddings.weight")[ids]
@@ -177,7 +172,8 @@ class _NumpyEncoder:
         scores = np.where(mask[:, None, None, :] == 1, scores, np.float32(-np.inf))
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         context = (weights / weights.sum(axis=-1, keepdims=True)) @ value
-        return context.transpose(0, 2, 1, 3).reshape(batch, length, hidden)
+        merged: Floats = context.transpose(0, 2, 1, 3).reshape(batch, length, hidden)
+        return merged
 
     def logits(self, ids: NDArray[np.int64], types: NDArray[np.int64], mask: NDArray[np.int64]) -> Floats:
         """Logits float32 [batch, labels] of padded inputs int64 [batch, tokens]."""

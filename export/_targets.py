@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from crossrank._errors import InputError
 
-__all__ = ["PRECISIONS", "VARIANTS", "Target", "choose_targets", "target_file"]
-
 # A variant and a precision.
 Target = tuple[str, str]
 

@@ -15,8 +15,6 @@ from crossrank._fields import read_json_object
 
 from ._config import EncoderConfig
 
-__all__ = ["Embeddings", "EncoderWeights", "Head", "Layer", "Linear", "Norm", "open_tensors", "read_weights"]
-
 Floats = NDArray[np.float32]
 ReadTensor = Callable[[], NDArray[Any]]
 

@@ -13,8 +13,6 @@ from filelock import FileLock
 from crossrank._errors import InputError
 from crossrank._manifest import MANIFEST_NAME
 
-__all__ = ["check_replaceable", "locked", "new_folder", "swap_in"]
-
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -31,7 +29,9 @@ def locked(target: Path) -> Iterator[None]:
         with FileLock(target.parent / f".{target.name}.lock"):
             yield
     except PermissionError as error:
-        raise InputError(f"{target.parent} cannot be written: {error.strerror}; choose another folder with -o") from error
+        raise InputError(
+            f"{target.parent} cannot be written: {error.strerror}; choose another folder with -o"
+        ) from error
 
 
 def check_replaceable(target: Path, *, force: bool) -> None:

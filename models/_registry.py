@@ -118,9 +118,7 @@ def parse_registry(text: str) -> tuple[RegisteredModel, ...]:
         problems += [f"{where}: {problem}" for problem in _problems_of(table)]
     # Names are looked up in any case, so they must differ by more than their case.
     names = Counter(name.lower() for table in tables for name in _names_of(table))
-    problems += [
-        f"the name {name} stands {n} times, must stand once" for name, n in names.items() if n > 1
-    ]
+    problems += [f"the name {name} stands {n} times, must stand once" for name, n in names.items() if n > 1]
     if problems:
         raise ValueError("the model registry is not right:\n- " + "\n- ".join(problems))
     return tuple(_model(table) for table in tables)
