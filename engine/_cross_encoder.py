@@ -7,15 +7,15 @@ from typing import Any, Literal, NotRequired, TypedDict, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ._activation import Activation, resolve_activation, softmax
+from ._activation import Activation, ActivationFunction, resolve_activation, softmax
 from ._errors import InputError, MissingDependencyError
 from ._info import ModelInfo
-from ._inputs import check_documents, either, split_pairs
+from ._inputs import PairInputs, either, one_query, split_pairs
 from ._locate import locate_artifact
 from ._manifest import read_manifest
 from ._progress import Progress
 from ._runtime import ort
-from ._scoring import check_max_length, score_pairs
+from ._scoring import Scorer, check_max_length
 from ._session import open_session, parse_device
 from ._threads import resolve_threads
 from ._tokenize import PairTokenizer
@@ -83,15 +83,16 @@ class CrossEncoder:
         )
         self._manifest = read_manifest(self._folder)
         head, inputs = self._manifest.head, self._manifest.inputs
-        self._tokenizer = PairTokenizer(self._folder / "tokenizer.json")
-        self._max_length, self._max_length_origin = inputs.max_length, inputs.max_length_origin
-        if max_length is not None and check_max_length(max_length, self._tokenizer) < inputs.max_length:
-            self._max_length, self._max_length_origin = max_length, "as asked"
-        self._activation = resolve_activation(head.activation if activation_fn is None else activation_fn)
+        tokenizer = PairTokenizer(self._folder / "tokenizer.json")
+        length, self._max_length_origin = inputs.max_length, inputs.max_length_origin
+        if max_length is not None and check_max_length(max_length, tokenizer) < inputs.max_length:
+            length, self._max_length_origin = max_length, "as asked"
         self._activation_name, self._activation_origin = head.activation, head.activation_origin
         if activation_fn is not None:
             self._activation_name, self._activation_origin = str(activation_fn), "as asked"
-        self._variant, self._session = open_session(self._folder, self._manifest, asked, precision, thread_count)
+        self._activation = resolve_activation(head.activation if activation_fn is None else activation_fn)
+        self._variant, session = open_session(self._folder, self._manifest, asked, precision, thread_count)
+        self._scorer = Scorer(tokenizer, session, length, head.labels)
 
     def score(self, query: str, documents: Iterable[str]) -> Floats:
         """Relevance scores of documents for a query: the lean call, and what `rank` sorts by.
@@ -108,8 +109,7 @@ class CrossEncoder:
             InputError: If a text is no string, or the model has several labels and none means "relevant".
         """
         self._require_relevance("score")
-        texts = check_documents(documents)
-        return self._relevance(self._logits([query], texts, np.zeros(len(texts), np.intp)), self._activation)
+        return self._relevance(self._logits(one_query(query, documents)), self._activation)
 
     def rank(
         self,
@@ -145,17 +145,14 @@ class CrossEncoder:
         self._require_relevance("rank")
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0):
             raise InputError(f"top_k={top_k!r}: how many to return, 0 or more, or None for all")
-        texts = check_documents(documents)
-        chosen = either("activation_fn", activation_fn, "activation_fct", activation_fct)
-        logits = self._logits(
-            [query], texts, np.zeros(len(texts), np.intp), batch_size=batch_size, show=bool(show_progress_bar)
-        )
-        scores = self._relevance(logits, self._activation if chosen is None else resolve_activation(chosen))
+        pairs = one_query(query, documents)
+        activation = self._choose_activation(activation_fn, activation_fct)
+        scores = self._relevance(self._logits(pairs, batch_size, show_progress_bar), activation)
         ranking: list[RankedDocument] = []
         for i in np.argsort(-scores, kind="stable")[:top_k].tolist():
             entry: RankedDocument = {"corpus_id": i, "score": float(scores[i])}
             if return_documents:
-                entry["text"] = texts[i]
+                entry["text"] = pairs.documents[i]
             ranking.append(entry)
         return ranking
 
@@ -226,14 +223,11 @@ class CrossEncoder:
         if given is None:
             raise InputError("predict needs inputs: a pair (query, document) or a list of pairs")
         pairs = split_pairs(given)
-        chosen = either("activation_fn", activation_fn, "activation_fct", activation_fct)
-        activation = self._activation if chosen is None else resolve_activation(chosen)
-        logits = self._logits(
-            pairs.queries, pairs.documents, pairs.query_index, batch_size=batch_size, show=bool(show_progress_bar)
+        scores = self._choose_activation(activation_fn, activation_fct)(
+            self._logits(pairs, batch_size, show_progress_bar)
         )
-        scores = activation(logits)
         if self._manifest.head.labels == 1:
-            scores = scores.reshape(len(logits))
+            scores = scores.reshape(-1)
         elif apply_softmax:
             scores = softmax(scores)
         result = scores[0] if pairs.single else scores
@@ -243,47 +237,36 @@ class CrossEncoder:
 
     def info(self) -> ModelInfo:
         """What this model is and runs on."""
-        source, head = self._manifest.source, self._manifest.head
+        source, head, scorer = self._manifest.source, self._manifest.head, self._scorer
         return ModelInfo(
             source=source.name if source.revision is None else f"{source.name} at {source.revision}",
             folder=self._folder,
             architecture=source.architecture,
-            device=str(self._session.device),
-            provider=self._session.provider,
+            device=str(scorer.session.device),
+            provider=scorer.session.provider,
             onnxruntime=ort.__version__,
             variant=self._variant.variant,
             precision=self._variant.precision,
-            threads=self._session.threads.count,
-            threads_reason=self._session.threads.reason,
+            threads=scorer.session.threads.count,
+            threads_reason=scorer.session.threads.reason,
             labels=head.labels,
             activation=self._activation_name,
             activation_origin=self._activation_origin,
-            max_length=self._max_length,
+            max_length=scorer.max_length,
             max_length_origin=self._max_length_origin,
-            tokenizer=f"{self._tokenizer.kind}, {self._tokenizer.vocabulary_size:,} tokens",
+            tokenizer=f"{scorer.tokenizer.kind}, {scorer.tokenizer.vocabulary_size:,} tokens",
             parity=self._variant.parity,
         )
 
-    def _logits(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[str],
-        query_index: NDArray[np.intp],
-        *,
-        batch_size: int | None = None,
-        show: bool = False,
-    ) -> Floats:
-        return score_pairs(
-            self._tokenizer,
-            self._session,
-            queries,
-            documents,
-            query_index,
-            max_length=self._max_length,
-            labels=self._manifest.head.labels,
-            max_pairs=batch_size,
-            progress=Progress(len(documents), "documents", show=show),
+    def _logits(self, pairs: PairInputs, batch_size: int | None = None, show: bool | None = False) -> Floats:
+        progress = Progress(len(pairs.documents), "documents", show=bool(show))
+        return self._scorer.logits(
+            pairs.queries, pairs.documents, pairs.query_index, max_pairs=batch_size, progress=progress
         )
+
+    def _choose_activation(self, given: Activation | None, alias: Activation | None) -> ActivationFunction:
+        chosen = either("activation_fn", given, "activation_fct", alias)
+        return self._activation if chosen is None else resolve_activation(chosen)
 
     def _require_relevance(self, call: str) -> None:
         head = self._manifest.head
@@ -293,12 +276,9 @@ class CrossEncoder:
                 f"of which none is known to mean relevant: use predict()"
             )
 
-    def _relevance(self, logits: Floats, activation: Any) -> Floats:
+    def _relevance(self, logits: Floats, activation: ActivationFunction) -> Floats:
         head = self._manifest.head
-        if head.labels == 1:
-            scores: Floats = activation(logits).reshape(len(logits))
-            return scores
-        return softmax(logits)[:, head.relevant_label]
+        return activation(logits).reshape(-1) if head.labels == 1 else softmax(logits)[:, head.relevant_label]
 
 
 def _to_tensor(values: Any) -> Any:

@@ -21,21 +21,22 @@ class PairInputs:
         single: Whether the caller passed one pair and not a list of them.
     """
 
-    queries: list[str]
-    documents: list[str]
+    queries: Sequence[str]
+    documents: Sequence[str]
     query_index: NDArray[np.intp]
     single: bool
 
 
-def check_documents(documents: Iterable[str]) -> Sequence[str]:
-    """The documents as a sequence.
+def one_query(query: str, documents: Iterable[str]) -> PairInputs:
+    """One query with each of its documents.
 
     Raises:
         InputError: If one string was passed for a list of strings.
     """
     if isinstance(documents, str | bytes):
         raise InputError(f"documents is one {type(documents).__name__}; pass a list: [{documents!r:.60}]")
-    return documents if isinstance(documents, list | tuple) else list(documents)
+    texts = documents if isinstance(documents, list | tuple) else list(documents)
+    return PairInputs([query], texts, np.zeros(len(texts), np.intp), single=False)
 
 
 def split_pairs(inputs: Sequence[Any]) -> PairInputs:

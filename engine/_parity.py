@@ -141,7 +141,6 @@ def compare_logits(
     reference: Floats,
     batched: Floats,
     alone: Floats,
-    alone_index: NDArray[np.intp],
     *,
     name: str,
     graph: str,
@@ -152,8 +151,7 @@ def compare_logits(
     Args:
         reference: float32 [pairs, labels].
         batched: The graph's logits, the same shape.
-        alone: The graph's logits of single pairs, float32 [k, labels].
-        alone_index: int [k], which pairs those are.
+        alone: The graph's logits of the first k pairs, each scored alone, float32 [k, labels].
         name: What the reference is.
         graph: "graph" or "twin".
         provider: The provider that ran the graph.
@@ -177,6 +175,6 @@ def compare_logits(
         top10_overlap=min(overlaps),
         nan_count=int(np.count_nonzero(~np.isfinite(batched))),
         alone_pairs=len(alone),
-        alone_max_abs=float(np.abs(alone.astype(np.float64) - batched[alone_index]).max(initial=0.0)),
+        alone_max_abs=float(np.abs(alone.astype(np.float64) - batched[: len(alone)]).max(initial=0.0)),
         spread=float(reference.std()),
     )

@@ -12,9 +12,7 @@ from ._errors import ArtifactError
 from ._fields import read_json_object
 from ._manifest import PROOF_NAME
 from ._parity import Parity, compare_logits
-from ._scoring import score_pairs
-from ._session import Session
-from ._tokenize import PairTokenizer
+from ._scoring import Scorer
 
 # Pairs that are scored alone too, against themselves in a batch: the first, which are short.
 _ALONE = 16
@@ -63,36 +61,24 @@ def read_proof(folder: Path) -> Proof:
         raise ArtifactError(f"{path}: not a proof: {error!r}; export the model again") from error
 
 
-def measure_parity(
-    proof: Proof, tokenizer: PairTokenizer, session: Session, *, max_length: int, graph: str = "graph"
-) -> Parity:
+def measure_parity(proof: Proof, scorer: Scorer, *, graph: str = "graph") -> Parity:
     """Score the proof's pairs, in batches and some of them alone, and compare with the reference.
 
     Args:
         proof: Pairs and reference logits.
-        tokenizer: The engine's tokenizer of the model.
-        session: The graph under test.
-        max_length: Most tokens of a pair.
-        graph: "graph", or "twin" if the session runs a stand-in.
+        scorer: The graph under test, with the engine's tokenizer.
+        graph: "graph", or "twin" if a stand-in for it runs.
     """
-    labels = proof.logits.shape[1]
 
-    def logits(index: NDArray[np.intp]) -> NDArray[np.float32]:
-        pairs = [proof.pairs[i] for i in index]
-        queries = [query for query, _ in pairs]
-        documents = [document for _, document in pairs]
-        return score_pairs(
-            tokenizer, session, queries, documents, np.arange(len(pairs)), max_length=max_length, labels=labels
-        )
+    def logits(pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        queries, documents = zip(*pairs, strict=True)
+        return scorer.logits(queries, documents, np.arange(len(pairs)))
 
-    everything = np.arange(len(proof.pairs))
-    some = everything[:_ALONE]
     return compare_logits(
         proof.logits,
-        logits(everything),
-        np.concatenate([logits(some[i : i + 1]) for i in range(len(some))]),
-        some,
+        logits(proof.pairs),
+        np.concatenate([logits([pair]) for pair in proof.pairs[:_ALONE]]),
         name=proof.reference,
         graph=graph,
-        provider=session.provider,
+        provider=scorer.session.provider,
     )

@@ -1,6 +1,7 @@
 """The run loop: texts to logits, in the order given."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,42 +29,52 @@ def check_max_length(max_length: int, tokenizer: PairTokenizer) -> int:
     return max_length
 
 
-def score_pairs(
-    tokenizer: PairTokenizer,
-    session: Session,
-    queries: Sequence[str],
-    documents: Sequence[str],
-    query_index: NDArray[np.intp],
-    *,
-    max_length: int,
-    labels: int,
-    max_pairs: int | None = None,
-    progress: Progress | None = None,
-) -> NDArray[np.float32]:
-    """Logits of pairs of texts.
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A tokenizer and a graph that belong together.
 
-    Args:
+    Attributes:
         tokenizer: The model's tokenizer.
         session: The model's graph.
-        queries: The distinct queries, each tokenized once.
-        documents: One document per pair.
-        query_index: int [pairs], the query of each pair.
         max_length: Most tokens of a joined pair.
         labels: Logits per pair.
-        max_pairs: Most pairs of a batch, or None.
-        progress: Told how many pairs are done.
-
-    Returns:
-        float32 [pairs, labels], in the order of ``documents``.
     """
-    logits = np.empty((len(documents), labels), np.float32)
-    query_tokens = tokenizer.encode(queries, "query")
-    for start in range(0, len(documents), _WINDOW):
-        stop = min(start + _WINDOW, len(documents))
-        document_tokens = tokenizer.encode(documents[start:stop], "document", first=start)
-        pairs = PairSource(tokenizer.template, query_tokens, document_tokens, query_index[start:stop], max_length)
-        for index in plan_batches(pairs.lengths, max_pairs=max_pairs):
-            logits[start + index] = session.run(pairs.batch(index))
-            if progress is not None:
-                progress.advance(len(index))
-    return logits
+
+    tokenizer: PairTokenizer
+    session: Session
+    max_length: int
+    labels: int
+
+    def logits(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        query_index: NDArray[np.intp],
+        *,
+        max_pairs: int | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[np.float32]:
+        """Logits of pairs of texts.
+
+        Args:
+            queries: The distinct queries, each tokenized once.
+            documents: One document per pair.
+            query_index: int [pairs], the query of each pair.
+            max_pairs: Most pairs of a batch, or None.
+            progress: Told how many pairs are done.
+
+        Returns:
+            float32 [pairs, labels], in the order of ``documents``.
+        """
+        tokenizer, template = self.tokenizer, self.tokenizer.template
+        logits = np.empty((len(documents), self.labels), np.float32)
+        query_tokens = tokenizer.encode(queries, "query")
+        for start in range(0, len(documents), _WINDOW):
+            stop = min(start + _WINDOW, len(documents))
+            document_tokens = tokenizer.encode(documents[start:stop], "document", first=start)
+            pairs = PairSource(template, query_tokens, document_tokens, query_index[start:stop], self.max_length)
+            for index in plan_batches(pairs.lengths, max_pairs=max_pairs):
+                logits[start + index] = self.session.run(pairs.batch(index))
+                if progress is not None:
+                    progress.advance(len(index))
+        return logits

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ._errors import CrossrankError, ProofError, join_problems
-from ._manifest import Manifest, Variant, hash_file, read_manifest
+from ._errors import DeviceError, ProofError, join_problems
+from ._manifest import Manifest, hash_file, read_manifest
 from ._parity import BOUNDS
-from ._proof import Proof, measure_parity, read_proof
+from ._proof import measure_parity, read_proof
+from ._scoring import Scorer
 from ._session import Device, Session
 from ._threads import available_threads
 from ._tokenize import PairTokenizer
@@ -38,24 +39,16 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
     tokenizer = PairTokenizer(folder / "tokenizer.json")
     variants, skipped = [], []
     for variant in manifest.variants:
+        device = Device("cuda" if variant.variant == "cuda" else "cpu")
         try:
-            proven = _verify_variant(folder, manifest, variant, proof, tokenizer)
-        except CrossrankError as error:
+            session = Session(folder / variant.file, manifest.inputs, device, available_threads())
+        except DeviceError as error:
             skipped.append(f"{variant.name} did not run here: {error}")
             variants.append(replace(variant, parity=None))
             continue
-        variants.append(proven)
-        if proven.parity is not None:
-            problems += [f"{variant.name}: {text}" for text in proven.parity.problems(BOUNDS[variant.precision])]
+        parity = measure_parity(proof, Scorer(tokenizer, session, manifest.inputs.max_length, manifest.head.labels))
+        variants.append(replace(variant, parity=parity))
+        problems += [f"{variant.name}: {text}" for text in parity.problems(BOUNDS[variant.precision])]
     if problems:
         raise ProofError(join_problems(str(folder), problems))
     return replace(manifest, variants=tuple(variants)), skipped
-
-
-def _verify_variant(
-    folder: Path, manifest: Manifest, variant: Variant, proof: Proof, tokenizer: PairTokenizer
-) -> Variant:
-    device = Device("cuda" if variant.variant == "cuda" else "cpu")
-    session = Session(folder / variant.file, manifest.inputs, device, available_threads())
-    parity = measure_parity(proof, tokenizer, session, max_length=manifest.inputs.max_length)
-    return replace(variant, parity=parity)

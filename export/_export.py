@@ -17,6 +17,7 @@ from crossrank._manifest import FileRecord, Manifest, Source, Variant, hash_file
 from crossrank._pairs import PairSource
 from crossrank._parity import BOUNDS, Parity
 from crossrank._proof import Proof, measure_parity, write_proof
+from crossrank._scoring import Scorer
 from crossrank._session import Device, Session
 from crossrank._threads import available_threads
 
@@ -140,7 +141,8 @@ def _measure(checkpoint: Checkpoint, proof: Proof, work: Path, variant: Variant)
         weights, types = checkpoint.weights, checkpoint.inputs.token_types
         save_model(build_cuda(weights, checkpoint.config, token_types=types, twin=True), path)
     session = Session(path, checkpoint.inputs, Device("cpu"), available_threads())
-    parity = measure_parity(proof, checkpoint.tokenizer, session, max_length=checkpoint.inputs.max_length, graph=graph)
+    scorer = Scorer(checkpoint.tokenizer, session, checkpoint.inputs.max_length, checkpoint.config.labels)
+    parity = measure_parity(proof, scorer, graph=graph)
     for twin in work.glob("twin.onnx*"):
         twin.unlink()
     return parity
