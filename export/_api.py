@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crossrank._errors import MissingDependencyError
 from crossrank._manifest import MANIFEST_NAME, read_manifest
 
 from ._cache import CheckpointSource, cache_root, describe_source
+from ._report import Report, terminal_report
 from ._targets import Target, choose_targets
-
-if TYPE_CHECKING:
-    from ._export import Report
 
 
 def export_model(
@@ -26,7 +23,7 @@ def export_model(
     force: bool = False,
     cache_folder: str | Path | None = None,
     token: str | bool | None = None,
-    report: "Report | None" = None,
+    report: Report | None = None,
 ) -> Path:
     """Turn a published cross-encoder into a proven artifact folder.
 
@@ -54,17 +51,33 @@ def export_model(
     """
     targets = choose_targets(variants, precisions)
     source = describe_source(str(name_or_folder), revision)
-    target = Path(output) if output is not None else cache_root(_path(cache_folder)) / source.cache_key
-    return _export(
-        source,
-        target,
-        targets,
-        max_length=max_length,
-        offline=local_files_only,
-        force=force,
-        token=token,
-        report=report,
-    )
+    in_cache = output is None
+    target = _cached(source, cache_folder) if output is None else Path(output)
+    try:
+        from ._export import make_artifact
+        from ._write import check_replaceable, locked
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"exporting {source.name} needs: pip install 'crossrank[export]' ({error})"
+        ) from error
+    with locked(target):
+        present = _present_targets(target, max_length)
+        if present >= set(targets) and not force:
+            return target
+        # The cache is ours to complete: what it holds of this model is made again with what is asked for.
+        check_replaceable(target, force=force or (in_cache and bool(present)))
+        if in_cache and not force:
+            targets = sorted({*targets, *present})
+        make_artifact(
+            source,
+            target,
+            targets,
+            max_length=max_length,
+            local_files_only=local_files_only,
+            token=token,
+            report=report,
+        )
+    return target
 
 
 def ensure_artifact(
@@ -77,62 +90,34 @@ def ensure_artifact(
 ) -> Path:
     """The artifact of a name or a checkpoint folder: from the cache, else exported into it with the defaults.
 
-    The engine calls this through the entry point group ``crossrank.artifacts``.
+    The engine calls this through the entry point group ``crossrank.artifacts``. An export shows its stages
+    on a terminal.
 
     Raises:
         CrossrankError: As `export_model`.
     """
-    source = describe_source(name_or_folder, revision)
-    target = cache_root(cache_folder) / source.cache_key
-    if (target / MANIFEST_NAME).exists():
-        return target
-    targets = choose_targets(None, None)
-    return _export(
-        source, target, targets, max_length=None, offline=local_files_only, force=False, token=token, report=None
+    cached = _cached(describe_source(name_or_folder, revision), cache_folder)
+    if (cached / MANIFEST_NAME).exists():
+        return cached
+    return export_model(
+        name_or_folder,
+        revision=revision,
+        local_files_only=local_files_only,
+        cache_folder=cache_folder,
+        token=token,
+        report=terminal_report(),
     )
 
 
-def _export(
-    source: CheckpointSource,
-    target: Path,
-    targets: list[Target],
-    *,
-    max_length: int | None,
-    offline: bool,
-    force: bool,
-    token: str | bool | None,
-    report: "Report | None",
-) -> Path:
-    try:
-        from ._export import make_artifact
-        from ._write import check_replaceable, locked
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"exporting {source.name} needs: pip install 'crossrank[export]' ({error})"
-        ) from error
-    with locked(target):
-        if not force and _holds(target, targets, max_length):
-            return target
-        check_replaceable(target, force=force)
-        make_artifact(
-            source,
-            target,
-            targets,
-            max_length=max_length,
-            local_files_only=offline,
-            token=token,
-            report=report or (lambda name, seconds: None),
-        )
-    return target
+def _cached(source: CheckpointSource, cache_folder: str | Path | None) -> Path:
+    return cache_root(None if cache_folder is None else Path(cache_folder)) / source.cache_key
 
 
-def _holds(target: Path, targets: list[Target], max_length: int | None) -> bool:
+def _present_targets(target: Path, max_length: int | None) -> set[Target]:
+    """The graphs of an artifact that is already there and has the length asked for."""
     if not (target / MANIFEST_NAME).exists():
-        return False
+        return set()
     manifest = read_manifest(target)
-    present = {(variant.variant, variant.precision) for variant in manifest.variants}
-    return present >= set(targets) and max_length in (None, manifest.inputs.max_length)
-
-
-def _path(folder: str | Path | None) -> Path | None:
-    return None if folder is None else Path(folder)
+    if max_length not in (None, manifest.inputs.max_length):
+        return set()
+    return {(variant.variant, variant.precision) for variant in manifest.variants}

@@ -19,7 +19,7 @@ class CheckpointSource:
     """A checkpoint that was named but not read yet.
 
     Attributes:
-        name: The hub id, or the folder as it was given.
+        name: The hub id, or the folder's own name (its path is nobody else's business).
         folder: The folder, or None for a hub id.
         revision: Hub revision to take.
         registered: The registry's entry, if it has one.
@@ -50,7 +50,7 @@ def describe_source(name_or_folder: str, revision: str | None) -> CheckpointSour
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
-        return CheckpointSource(name_or_folder, folder, None, None, _folder_key(folder))
+        return CheckpointSource(folder.resolve().name, folder, None, None, _folder_key(folder))
     registered = find_model(name_or_folder)
     if registered is None and not _HUB_ID.fullmatch(name_or_folder):
         near = ", ".join(nearest_names(name_or_folder)) or "none"
@@ -100,9 +100,9 @@ def fetch_checkpoint(
     except Exception as error:  # network, HTTP and cache errors share no base
         offline = " (offline: only the hub's local cache was searched)" if local_files_only else ""
         at = f" at revision {source.revision}" if source.revision else ""
-        near = ", ".join(name for name in nearest_names(source.name) if name != source.name)
+        near = "" if source.registered else ", ".join(nearest_names(source.name))
         raise ModelNotFoundError(
             f"{source.name}{at} could not be had from the hub{offline}: {type(error).__name__}: {error}. "
-            f"Pass a checkpoint folder instead, or check the name{f' (nearest: {near})' if near else ''}"
+            f"Pass a checkpoint folder instead, or check the name{f' (nearest registered: {near})' if near else ''}"
         ) from error
     return Path(path), Path(path).name

@@ -58,7 +58,10 @@ def read_checkpoint(folder: Path, *, max_length: int | None, relevant_label: int
             f"tokenizer_config.json: truncation_side {settings['truncation_side']!r}; only right"
         )
     if not (folder / "tokenizer.json").exists():
-        raise CheckpointError(f"{folder}: no tokenizer.json")
+        raise CheckpointError(
+            f"{folder}: no tokenizer.json; transformers writes one: "
+            f"AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
     tokenizer = PairTokenizer(folder / "tokenizer.json")
     if tokenizer.vocabulary_size > config.vocabulary:
         raise CheckpointError(

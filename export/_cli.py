@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -12,6 +11,7 @@ from crossrank._manifest import read_manifest
 from crossrank.models import load_registry
 
 from ._api import export_model
+from ._report import terminal_report
 from ._targets import PRECISIONS, VARIANTS
 
 
@@ -61,13 +61,6 @@ def _print_registry(*, as_json: bool) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _report(name: str, seconds: float | None) -> None:
-    """A stage on standard error: its name while it runs, its time when it is done."""
-    end = "..." if seconds is None else f"{seconds:6.2f} s\n"
-    sys.stderr.write(f"\r{name:<34} {end}")
-    sys.stderr.flush()
-
-
 def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -85,7 +78,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         revision=options.revision,
         local_files_only=options.offline,
         force=options.force,
-        report=_report if sys.stderr.isatty() else None,
+        report=terminal_report(),
     )
     manifest = read_manifest(folder)
     if options.json:

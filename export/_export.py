@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata, resources
 from pathlib import Path
@@ -27,14 +25,12 @@ from ._checkpoint import TOKENIZER_FILES, Checkpoint, read_checkpoint
 from ._graph import save_model
 from ._int8 import Int8Dense, calibrate
 from ._reference import reference_logits
+from ._report import Report, stage
 from ._targets import Target, target_file
 from ._write import new_folder, swap_in
 
 # Ranges settle within a few thousand tokens: on a real MiniLM the whole pairs give no smaller error than their starts.
 _CALIBRATION_LENGTH = 48
-
-# Told the name of a stage and, when it is done, its seconds.
-Report = Callable[[str, float | None], None]
 
 
 def load_pairs(name: str) -> list[tuple[str, str]]:
@@ -51,7 +47,7 @@ def make_artifact(
     max_length: int | None,
     local_files_only: bool,
     token: str | bool | None,
-    report: Report,
+    report: Report | None,
 ) -> None:
     """Write the artifact of a checkpoint to ``target_folder``, replacing what is there. Call with the lock held.
 
@@ -59,18 +55,18 @@ def make_artifact(
         ModelNotFoundError: If the checkpoint cannot be had.
         ModelError: If it is unusable or unsupported, or a graph leaves its error bound; nothing is written then.
     """
-    with _stage(report, "find the checkpoint"):
+    with stage(report, "find the checkpoint"):
         folder, commit = fetch_checkpoint(source, local_files_only=local_files_only, token=token)
-    with _stage(report, "read config, tokenizer, weights"):
+    with stage(report, "read config, tokenizer, weights"):
         relevant = source.registered.relevant_label if source.registered else None
         checkpoint = read_checkpoint(folder, max_length=max_length, relevant_label=relevant)
     with new_folder(target_folder) as work:
         (work / "onnx").mkdir()
         for target in targets:
-            with _stage(report, f"build {' '.join(target)}"):
+            with stage(report, f"build {' '.join(target)}"):
                 save_model(_build(checkpoint, target), work / target_file(target))
         variants = _prove(checkpoint, work, targets, report)
-        with _stage(report, "write"):
+        with stage(report, "write"):
             for name in ("config.json", *TOKENIZER_FILES):
                 if (folder / name).exists():
                     shutil.copyfile(folder / name, work / name)
@@ -111,10 +107,10 @@ def _calibration_pairs(checkpoint: Checkpoint) -> PairSource:
     return PairSource(tokenizer.template, queries, documents, np.arange(len(pairs)), room)
 
 
-def _prove(checkpoint: Checkpoint, work: Path, targets: Sequence[Target], report: Report) -> tuple[Variant, ...]:
+def _prove(checkpoint: Checkpoint, work: Path, targets: Sequence[Target], report: Report | None) -> tuple[Variant, ...]:
     """Parity of each graph, or of its CPU-runnable twin, with the reference; writes proof.json."""
     inputs, pairs = checkpoint.inputs, load_pairs("proof")
-    with _stage(report, "reference logits"):
+    with stage(report, "reference logits"):
         name, logits = reference_logits(
             checkpoint.folder, pairs, max_length=inputs.max_length, token_types=inputs.token_types
         )
@@ -123,7 +119,7 @@ def _prove(checkpoint: Checkpoint, work: Path, targets: Sequence[Target], report
     variants, problems = [], []
     for target in targets:
         variant = Variant(*target, file=target_file(target))
-        with _stage(report, f"prove {variant.name}"):
+        with stage(report, f"prove {variant.name}"):
             parity = _measure(checkpoint, proof, work, variant)
         variants.append(replace(variant, parity=parity))
         problems += [f"{variant.name}: {text}" for text in parity.problems(BOUNDS[variant.precision])]
@@ -146,11 +142,3 @@ def _measure(checkpoint: Checkpoint, proof: Proof, work: Path, variant: Variant)
     for twin in work.glob("twin.onnx*"):
         twin.unlink()
     return parity
-
-
-@contextmanager
-def _stage(report: Report, name: str) -> Iterator[None]:
-    report(name, None)
-    start = time.perf_counter()
-    yield
-    report(name, time.perf_counter() - start)

@@ -49,9 +49,16 @@ def transformers_logits(folder: Path, pairs: Pairs, max_length: int) -> Floats:
     """Logits of transformers' own model and tokenizer, float32 [pairs, labels]."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # the exporter reports its own stages, and nothing when piped
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     model.eval()
 
     def score(index: list[int]) -> Floats:
@@ -144,7 +151,9 @@ class _NumpyEncoder:
         return self.read[name]
 
     def linear(self, x: Floats, name: str) -> Floats:
-        return x @ self.tensor(f"{name}.weight").T + self.tensor(f"{name}.bias")
+        weight = self.tensor(f"{name}.weight")  # [out, in]
+        flat = x.reshape(-1, x.shape[-1]) @ weight.T + self.tensor(f"{name}.bias")  # one large product, not one a pair
+        return flat.reshape(*x.shape[:-1], len(weight))
 
     def norm(self, x: Floats, name: str) -> Floats:
         centred = x - x.mean(axis=-1, keepdims=True)

@@ -132,7 +132,10 @@ def open_tensors(folder: Path) -> dict[str, ReadTensor]:
         elif index.exists():
             files = {str(name) for name in read_json_object(index)["weight_map"].values()}
         else:
-            raise CheckpointError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
+            raise CheckpointError(
+                f"{folder}: no model.safetensors and no model.safetensors.index.json; transformers writes them: "
+                f"AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            )
         outside = sorted(name for name in files if Path(name).name != name)
         if outside:
             raise CheckpointError(f"{index}: {outside[0]!r} leaves the folder")

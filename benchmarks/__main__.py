@@ -1,0 +1,72 @@
+"""``python -m benchmarks COMMAND``: parse, run one command, print.
+
+A command is a module of this folder with `add_arguments` and `run`. Only the one that runs is imported,
+since each has dependencies of its own.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol, cast
+
+COMMANDS = {
+    "quality": "nDCG@10 and MRR@10 of an artifact on a folder of judged queries",
+    "throughput": "documents per second of whole calls, ours and others', with the quality of the same calls",
+}
+
+
+class Command(Protocol):
+    """What a module in `COMMANDS` offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+
+    def run(self, options: argparse.Namespace) -> None:
+        """Measure and print."""
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure crossrank and its peers. See benchmarks/README.md.",
+        epilog="python -m benchmarks COMMAND --help prints a command's options.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = None
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name in arguments[:1]:
+            chosen = cast(Command, import_module(f"benchmarks.{name}"))
+            chosen.add_arguments(command)
+    options = parser.parse_args(arguments)
+    assert chosen is not None, "argparse ends the program where no command was given"
+    return chosen, options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns 0, 1 for a failure, 2 for wrong usage."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command, options = _parse(given)
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; the benchmarks need: pip install --group test", file=sys.stderr)
+        return 1
+    # Not at the top: worker processes import this module again, also those of engines not ours.
+    from crossrank import CrossrankError
+
+    from ._worker import WorkerError
+
+    try:
+        command.run(options)
+    except (CrossrankError, WorkerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
