@@ -56,3 +56,11 @@ def minilm_checkpoint(test_data: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no checkpoint at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def minilm_artifact(minilm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That checkpoint exported: cpu in fp32 and int8, portable in fp32."""
+    from crossrank.export import export_model  # not at the top: pytest_configure must be able to say "not installed"
+
+    return export_model(minilm_checkpoint, tmp_path_factory.mktemp("minilm") / "artifact", variants=["cpu", "portable"])

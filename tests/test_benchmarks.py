@@ -310,7 +310,7 @@ def test_scifact_is_read_and_searched(test_data: Path) -> None:
     collection = read_collection(test_data / "data" / "scifact")
     assert (len(collection.candidates), len(collection.qrels), collection.relevant_grade) == (300, 300, 1)
     # Anserini's BM25, with stemming, has 0.679 (BEIR's table).
-    assert measure_first_stage(collection).ndcg_at_10 == pytest.approx(0.662, abs=0.001)
+    assert measure_first_stage(collection).ndcg_at_10 == pytest.approx(0.657, abs=0.001)
 
 
 @pytest.mark.slow

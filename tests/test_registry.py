@@ -66,9 +66,7 @@ def test_the_nine_are_found_by_old_short_and_new_name(old_name: str, hub_id: str
     assert found(hub_id.split("/")[1]) is new
 
 
-@pytest.mark.parametrize(
-    "size", ["TinyBERT-L2", "MiniLM-L2", "MiniLM-L4", "MiniLM-L6", "MiniLM-L12"]
-)
+@pytest.mark.parametrize("size", ["TinyBERT-L2", "MiniLM-L2", "MiniLM-L4", "MiniLM-L6", "MiniLM-L12"])
 def test_v2_models_are_found_with_and_without_the_dash(size: str) -> None:
     today = f"cross-encoder/ms-marco-{size}-v2"
     dashed = today.replace("-L", "-L-")
@@ -181,8 +179,7 @@ def test_all_problems_of_a_text_are_reported_at_once() -> None:
         f"{where} hidden = '128', must be a whole number from 1 up",
         f"{where} heads = True, must be a whole number from 1 up",
         f"{where} activation = 'Softmax', must be Sigmoid or Identity",
-        f"{where} revision = 'main', must be 40 lower-case hexadecimal digits"
-        " (leave it out where it is not known)",
+        f"{where} revision = 'main', must be 40 lower-case hexadecimal digits (leave it out where it is not known)",
         f"{where} relevant_label is missing, must be 0 or 1 where labels = 2",
         "- the name someone/ranker stands 2 times, must stand once",
     ]
