@@ -83,6 +83,20 @@ def default_activation(
     return ("Sigmoid" if labels == 1 else "Identity"), f"default for {labels} label{'s'[: labels != 1]}"
 
 
+def apply_activation(activation: ActivationFunction, logits: Floats) -> Floats:
+    """``activation(logits)`` as float32.
+
+    Raises:
+        InputError: If the function gives another shape than it got.
+    """
+    scores = np.asarray(activation(logits), np.float32)
+    if scores.shape != logits.shape:
+        raise InputError(
+            f"activation_fn gives shape {scores.shape} for logits of shape {logits.shape}; the same is needed"
+        )
+    return scores
+
+
 def resolve_activation(activation: Activation) -> ActivationFunction:
     """What a caller passed as ``activation_fn``, as a function on arrays.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ._cross_encoder import CrossEncoder
 from ._errors import CrossrankError, InputError
 from ._info import format_parity_table
-from ._manifest import MANIFEST_NAME
+from ._manifest import MANIFEST_NAME, PRECISIONS
 from ._verify import verify_artifact
 
 
@@ -27,7 +27,8 @@ def read_documents(text: str) -> list[str]:
     Raises:
         InputError: If a line of JSONL is neither; the message gives its number.
     """
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not splitlines: it would also cut at characters that JSON may hold, such as U+2028.
+    lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines or lines[0][1].lstrip()[0] not in '{"':
         return [line for _, line in lines]
     documents: list[str] = []
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="show what a model is and runs on")
     info.add_argument("model", metavar="MODEL", help=model_help)
     for command in (rank, info):
-        command.add_argument("--precision", default="auto", choices=["auto", "fp32", "fp16", "int8"])
+        command.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS])
         command.add_argument("--device", help="cpu, cuda or cuda:N (default: the best that runs here)")
         command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all this process may use)")
         command.add_argument("--max-length", type=int, metavar="N", help="most tokens of a pair")
@@ -86,7 +87,7 @@ def _load(options: argparse.Namespace) -> CrossEncoder:
 def _rank(options: argparse.Namespace) -> None:
     try:
         raw = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
-        documents = read_documents(raw.decode("utf-8"))
+        documents = read_documents(raw.decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{options.file}: documents cannot be read: {error}") from error
     model = _load(options)
@@ -138,6 +139,9 @@ def run_command(command: Callable[[Sequence[str] | None], int], arguments: Seque
     except BrokenPipeError:  # the reader, such as head, has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

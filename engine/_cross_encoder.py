@@ -7,7 +7,7 @@ from typing import Any, Literal, NotRequired, TypedDict, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ._activation import Activation, ActivationFunction, resolve_activation, softmax
+from ._activation import Activation, ActivationFunction, apply_activation, resolve_activation, softmax
 from ._errors import InputError, MissingDependencyError
 from ._info import ModelInfo
 from ._inputs import PairInputs, either, one_query, split_pairs
@@ -16,7 +16,7 @@ from ._manifest import read_manifest
 from ._progress import Progress
 from ._runtime import ort
 from ._scoring import Scorer, check_max_length
-from ._session import open_session, parse_device
+from ._session import check_device, check_precision, open_session, parse_device
 from ._threads import resolve_threads
 from ._tokenize import PairTokenizer
 
@@ -72,15 +72,20 @@ class CrossEncoder:
         local_files_only: bool = False,
         token: str | bool | None = None,
     ) -> None:
+        # What can be refused is refused before a model is downloaded or exported.
         thread_count = resolve_threads(threads)
+        check_precision(precision)
         asked = None if device is None else parse_device(device)
+        if asked is not None:
+            check_device(asked)
+        given = None if activation_fn is None else resolve_activation(activation_fn)
         self._folder = locate_artifact(
             name_or_folder,
             cache_folder=None if cache_folder is None else Path(cache_folder),
             revision=revision,
             local_files_only=local_files_only,
             token=token,
-        )
+        ).resolve()  # a forked child that changed its folder opens it again
         self._manifest = read_manifest(self._folder)
         head, inputs = self._manifest.head, self._manifest.inputs
         tokenizer = PairTokenizer(self._folder / "tokenizer.json")
@@ -88,9 +93,11 @@ class CrossEncoder:
         if max_length is not None and check_max_length(max_length, tokenizer) < inputs.max_length:
             length, self._max_length_origin = max_length, "as asked"
         self._activation_name, self._activation_origin = head.activation, head.activation_origin
-        if activation_fn is not None:
+        if given is not None:
             self._activation_name, self._activation_origin = str(activation_fn), "as asked"
-        self._activation = resolve_activation(head.activation if activation_fn is None else activation_fn)
+        self._activation = given or resolve_activation(head.activation)
+        # With several labels, one of which means "relevant", a score is a probability unless asked otherwise.
+        self._relevance_activation = given or (self._activation if head.labels == 1 else softmax)
         self._variant, session = open_session(self._folder, self._manifest, asked, precision, thread_count)
         self._scorer = Scorer(tokenizer, session, length, head.labels)
 
@@ -109,7 +116,7 @@ class CrossEncoder:
             InputError: If a text is no string, or the model has several labels and none means "relevant".
         """
         self._require_relevance("score")
-        return self._relevance(self._logits(one_query(query, documents)), self._activation)
+        return self._relevance(self._logits(one_query(query, documents)), self._relevance_activation)
 
     def rank(
         self,
@@ -143,10 +150,10 @@ class CrossEncoder:
                 labels and none means "relevant" (use `predict`).
         """
         self._require_relevance("rank")
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0):
+        if top_k is not None and (isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k < 0):
             raise InputError(f"top_k={top_k!r}: how many to return, 0 or more, or None for all")
         pairs = one_query(query, documents)
-        activation = self._choose_activation(activation_fn, activation_fct)
+        activation = self._choose_activation(activation_fn, activation_fct, self._relevance_activation)
         scores = self._relevance(self._logits(pairs, batch_size, show_progress_bar), activation)
         ranking: list[RankedDocument] = []
         for i in np.argsort(-scores, kind="stable")[:top_k].tolist():
@@ -223,9 +230,8 @@ class CrossEncoder:
         if given is None:
             raise InputError("predict needs inputs: a pair (query, document) or a list of pairs")
         pairs = split_pairs(given)
-        scores = self._choose_activation(activation_fn, activation_fct)(
-            self._logits(pairs, batch_size, show_progress_bar)
-        )
+        activation = self._choose_activation(activation_fn, activation_fct, self._activation)
+        scores = apply_activation(activation, self._logits(pairs, batch_size, show_progress_bar))
         if self._manifest.head.labels == 1:
             scores = scores.reshape(-1)
         elif apply_softmax:
@@ -264,9 +270,11 @@ class CrossEncoder:
             pairs.queries, pairs.documents, pairs.query_index, max_pairs=batch_size, progress=progress
         )
 
-    def _choose_activation(self, given: Activation | None, alias: Activation | None) -> ActivationFunction:
+    def _choose_activation(
+        self, given: Activation | None, alias: Activation | None, default: ActivationFunction
+    ) -> ActivationFunction:
         chosen = either("activation_fn", given, "activation_fct", alias)
-        return self._activation if chosen is None else resolve_activation(chosen)
+        return default if chosen is None else resolve_activation(chosen)
 
     def _require_relevance(self, call: str) -> None:
         head = self._manifest.head
@@ -277,8 +285,7 @@ class CrossEncoder:
             )
 
     def _relevance(self, logits: Floats, activation: ActivationFunction) -> Floats:
-        head = self._manifest.head
-        return activation(logits).reshape(-1) if head.labels == 1 else softmax(logits)[:, head.relevant_label]
+        return apply_activation(activation, logits)[:, self._manifest.head.relevant_label or 0]
 
 
 def _to_tensor(values: Any) -> Any:

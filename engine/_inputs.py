@@ -35,6 +35,8 @@ def one_query(query: str, documents: Iterable[str]) -> PairInputs:
     """
     if isinstance(documents, str | bytes):
         raise InputError(f"documents is one {type(documents).__name__}; pass a list: [{documents!r:.60}]")
+    if not hasattr(documents, "__iter__"):
+        raise InputError(f"documents is {documents!r:.60}: a list of strings is needed")
     texts = documents if isinstance(documents, list | tuple) else list(documents)
     return PairInputs([query], texts, np.zeros(len(texts), np.intp), single=False)
 

@@ -12,6 +12,7 @@ from ._pairs import PackedPairs
 
 Feed: TypeAlias = dict[str, NDArray[Any]]
 Layout: TypeAlias = Callable[[PackedPairs], Feed]
+Makers: TypeAlias = dict[str, Callable[[PackedPairs], NDArray[Any]]]
 
 
 def padded_ids(values: NDArray[np.int32], lengths: NDArray[np.int32], fill: int) -> NDArray[np.int32]:
@@ -47,29 +48,21 @@ def packed_positions(batch: PackedPairs, pad_id: int, offset: int) -> NDArray[np
     return np.where(counted == 1, positions, pad_id).astype(np.int32)
 
 
-def packed_feed(batch: PackedPairs, inputs: Inputs) -> Feed:
-    """Inputs of a packed graph: no padding, and the offsets that its attention wants.
+def _token_offset(batch: PackedPairs) -> NDArray[np.int32]:
+    """int32 [pairs, longest]: where the tokens lie in a padded batch, then where the padding lies."""
+    valid = np.arange(int(batch.lengths.max())) < batch.lengths[:, None]
+    return np.argsort(~valid.ravel(), kind="stable").astype(np.int32).reshape(valid.shape)
 
-    ``token_offset`` int32 [pairs, longest] lists where the tokens lie in a padded batch, then where the
-    padding lies; ``cumulative_sequence_length`` int32 [pairs + 1] is where each pair starts
-    (onnxruntime's contrib operator PackedMultiHeadAttention).
-    """
-    lengths = batch.lengths
-    valid = (np.arange(int(lengths.max())) < lengths[:, None]).ravel()
-    token_offset = np.argsort(~valid, kind="stable").astype(np.int32)
-    cumulative = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum(lengths, out=cumulative[1:])
-    return {
-        "input_ids": batch.ids,
-        "position_ids": packed_positions(batch, inputs.pad_id, inputs.position_offset),
-        "token_type_ids": batch.types,
-        "token_offset": token_offset.reshape(len(lengths), -1),
-        "cumulative_sequence_length": cumulative,
-    }
+
+def _mask(batch: PackedPairs) -> NDArray[np.int64]:
+    return (np.arange(int(batch.lengths.max())) < batch.lengths[:, None]).astype(np.int64)
 
 
 def choose_layout(names: Iterable[str], inputs: Inputs) -> Layout:
     """The layout for a graph with these inputs.
+
+    The packed one is that of onnxruntime's contrib operator PackedMultiHeadAttention: no padding, and
+    ``cumulative_sequence_length`` int32 [pairs + 1] says where each pair starts.
 
     Args:
         names: The graph's declared inputs.
@@ -80,36 +73,31 @@ def choose_layout(names: Iterable[str], inputs: Inputs) -> Layout:
     """
     declared = set(names)
 
-    def with_lengths(batch: PackedPairs) -> Feed:
-        return {
-            "input_ids": padded_ids(batch.ids, batch.lengths, inputs.pad_id),
-            "token_type_ids": padded_ids(batch.types, batch.lengths, 0),
-            "lengths": batch.lengths,
-        }
+    def padded_types(batch: PackedPairs) -> NDArray[np.int32]:
+        return padded_ids(batch.types, batch.lengths, 0)
 
-    def with_mask(batch: PackedPairs) -> Feed:
-        ids = padded_ids(batch.ids, batch.lengths, inputs.pad_id)
-        mask = np.arange(ids.shape[1]) < batch.lengths[:, None]
-        return {
-            "input_ids": ids.astype(np.int64),
-            "attention_mask": mask.astype(np.int64),
-            "token_type_ids": padded_ids(batch.types, batch.lengths, 0).astype(np.int64),
-        }
-
-    def packed(batch: PackedPairs) -> Feed:
-        return packed_feed(batch, inputs)
-
-    layouts: dict[frozenset[str], Layout] = {
-        frozenset({"input_ids", "lengths"}): with_lengths,
-        frozenset({"input_ids", "attention_mask"}): with_mask,
-        frozenset({"input_ids", "position_ids", "token_offset", "cumulative_sequence_length"}): packed,
+    with_lengths: Makers = {
+        "input_ids": lambda batch: padded_ids(batch.ids, batch.lengths, inputs.pad_id),
+        "token_type_ids": padded_types,
+        "lengths": lambda batch: batch.lengths,
     }
-    layout = layouts.get(frozenset(declared - {"token_type_ids"}))
-    if layout is None:
-        raise ArtifactError(
-            f"the graph's inputs are {', '.join(sorted(declared))}; known are input_ids, optionally "
-            "token_type_ids, and lengths, attention_mask, or position_ids, token_offset and "
-            "cumulative_sequence_length"
-        )
-    chosen = layout
-    return lambda batch: {name: array for name, array in chosen(batch).items() if name in declared}
+    with_mask: Makers = {
+        "input_ids": lambda batch: padded_ids(batch.ids, batch.lengths, inputs.pad_id).astype(np.int64),
+        "token_type_ids": lambda batch: padded_types(batch).astype(np.int64),
+        "attention_mask": _mask,
+    }
+    packed: Makers = {
+        "input_ids": lambda batch: batch.ids,
+        "token_type_ids": lambda batch: batch.types,
+        "position_ids": lambda batch: packed_positions(batch, inputs.pad_id, inputs.position_offset),
+        "token_offset": _token_offset,
+        "cumulative_sequence_length": lambda batch: np.append(0, np.cumsum(batch.lengths)).astype(np.int32),
+    }
+    for makers in (with_lengths, with_mask, packed):
+        if makers.keys() - {"token_type_ids"} <= declared <= makers.keys():
+            chosen = {name: makers[name] for name in declared}
+            return lambda batch: {name: make(batch) for name, make in chosen.items()}
+    raise ArtifactError(
+        f"the graph's inputs are {', '.join(sorted(declared))}; known are input_ids, optionally token_type_ids, and "
+        "lengths, attention_mask, or position_ids, token_offset and cumulative_sequence_length"
+    )

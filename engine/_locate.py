@@ -5,28 +5,14 @@ package offers to make artifacts (entry point group ``crossrank.artifacts``; cro
 registers there), so that the engine itself knows no exporter.
 """
 
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol, cast
 
 from ._errors import InputError, MissingDependencyError
 from ._manifest import MANIFEST_NAME
 
 _GROUP = "crossrank.artifacts"
-
-
-class ArtifactMaker(Protocol):
-    """Finds the artifact of a name or a checkpoint folder in its cache, or makes it."""
-
-    def __call__(
-        self,
-        name_or_folder: str,
-        *,
-        cache_folder: Path | None,
-        revision: str | None,
-        local_files_only: bool,
-        token: str | bool | None,
-    ) -> Path: ...
 
 
 def locate_artifact(
@@ -59,7 +45,7 @@ def locate_artifact(
     makers = list(metadata.entry_points(group=_GROUP))
     if not makers:
         raise MissingDependencyError(f"{name_or_folder} is no artifact, and no exporter is installed ({_GROUP})")
-    make = cast(ArtifactMaker, makers[0].load())
+    make: Callable[..., Path] = makers[0].load()
     return make(
         str(name_or_folder),
         cache_folder=cache_folder,

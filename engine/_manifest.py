@@ -24,11 +24,19 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The checkpoint that an artifact was made of."""
+    """The checkpoint that an artifact was made of.
+
+    Attributes:
+        name: The hub id, or the folder's name.
+        revision: The hub's commit.
+        architecture: transformers' model_type.
+        fingerprint: Equal for two exports of the same checkpoint with the same length limit.
+    """
 
     name: str
     revision: str | None
     architecture: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +148,7 @@ def read_manifest(folder: Path) -> Manifest:
     if manifest is not None:
         problems = _value_problems(manifest) or _file_problems(folder, manifest)
     if manifest is None or problems:
-        raise ArtifactError(join_problems(str(path), problems))
+        raise ArtifactError(join_problems(str(path), problems) + "\nExport the model again with export-model --force.")
     return manifest
 
 
@@ -169,7 +177,7 @@ def _file_problems(folder: Path, manifest: Manifest) -> list[str]:
             problems.append(f"{name!r:.80} leaves the folder")
             continue
         path = folder / pure
-        if not path.is_file():
+        if len(name) > 200 or not path.is_file():
             problems.append(f"{name} is missing")
         elif not path.resolve().is_relative_to(root):
             problems.append(f"{name} is a link that leaves the folder")

@@ -34,8 +34,8 @@ def plan_batches(
     """
     if max_tokens < 1:
         raise InputError(f"max_tokens={max_tokens}: at least 1")
-    if max_pairs is not None and max_pairs < 1:
-        raise InputError(f"batch_size={max_pairs}: at least 1, or None for the planner's own batches")
+    if max_pairs is not None and (not isinstance(max_pairs, int) or max_pairs < 1):
+        raise InputError(f"batch_size={max_pairs!r}: an integer of at least 1, or None for the planner's own batches")
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     batches = []
     start = 0

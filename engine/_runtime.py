@@ -4,8 +4,11 @@ onnxruntime and onnxruntime-gpu install the same import name, so crossrank can r
 extra brings one. With two of them installed, their files overwrite each other and what loads is luck.
 """
 
+import os
 from collections.abc import Iterable
-from importlib import metadata, util
+from importlib import import_module, metadata, util
+from types import ModuleType
+from typing import Any
 
 from ._errors import MissingDependencyError
 
@@ -61,4 +64,23 @@ def check_runtime(distributions: Iterable[str], *, importable: bool) -> None:
 
 check_runtime(installed_runtimes(), importable=util.find_spec("onnxruntime") is not None)
 
-import onnxruntime as ort  # noqa: E402  (only after the check, so that its message comes first)
+
+def _import_onnxruntime() -> ModuleType:
+    """Import onnxruntime without its telemetry.
+
+    Its builds since 1.29 start a thread at import that reports to a collector, which no embedding service asked
+    for, and which makes every forked child hang at its exit. The variable is read at import and then put back.
+    """
+    name = "ORT_DISABLE_TELEMETRY"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        return import_module("onnxruntime")
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+ort: Any = _import_onnxruntime()

@@ -1,9 +1,12 @@
 """One graph on one device. The only module that talks to onnxruntime's sessions."""
 
+import ctypes
 import logging
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,15 @@ from numpy.typing import NDArray
 
 from ._errors import ArtifactError, DeviceError, InputError
 from ._layout import choose_layout
-from ._manifest import Inputs, Manifest, Variant
+from ._manifest import PRECISIONS, Inputs, Manifest, Variant
 from ._pairs import PackedPairs
 from ._runtime import INSTALL_HINT, ort
 from ._threads import ThreadCount
 
 logger = logging.getLogger(__name__)
+
+# onnxruntime's sessions of this process that are still alive.
+_live: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -44,12 +50,28 @@ def parse_device(device: str) -> Device:
     Raises:
         InputError: For anything else.
     """
-    kind, _, index = str(device).partition(":")
-    if kind == "cpu" and not index:
+    kind, colon, index = str(device).partition(":")
+    if kind == "cpu" and not colon:
         return Device("cpu")
-    if kind == "cuda" and (not index or index.isdecimal()):
+    if kind == "cuda" and (not colon or (index.isascii() and index.isdecimal())):
         return Device("cuda", int(index or 0))
     raise InputError(f"device={device!r}: 'cpu', 'cuda', 'cuda:N', or None for the best that runs here")
+
+
+def check_precision(precision: str) -> None:
+    """Raise `InputError` unless ``precision`` is "auto" or one that an artifact can have."""
+    if precision not in ("auto", *PRECISIONS):
+        raise InputError(f"precision={precision!r}: one of auto, {', '.join(PRECISIONS)}")
+
+
+def check_device(device: Device) -> None:
+    """Raise `DeviceError` if the installed onnxruntime has no provider for the device."""
+    available = ort.get_available_providers()
+    if device.provider not in available:
+        raise DeviceError(
+            f"device {device}: the installed onnxruntime {ort.__version__} has no {device.provider} "
+            f"(only {', '.join(available)}): pip uninstall -y onnxruntime, then {INSTALL_HINT}"
+        )
 
 
 def choose_variant(variants: Sequence[Variant], device: Device, precision: str) -> Variant:
@@ -62,9 +84,7 @@ def choose_variant(variants: Sequence[Variant], device: Device, precision: str) 
         ArtifactError: If the artifact holds no such graph.
     """
     orders = {"cpu": ("fp32", "int8", "fp16"), "cuda": ("fp16", "fp32")}
-    allowed = ("auto", "fp32", "fp16", "int8")
-    if precision not in allowed:
-        raise InputError(f"precision={precision!r}: one of {', '.join(allowed)}")
+    check_precision(precision)
     wanted = orders[device.kind] if precision == "auto" else (precision,)
     for candidate in wanted:
         for kind in (device.kind, "portable"):
@@ -94,17 +114,23 @@ class Session:
 
     def __init__(self, path: Path, inputs: Inputs, device: Device, threads: ThreadCount) -> None:
         self.path, self.device, self.threads = path, device, threads
-        # A session's threads do not survive a fork, so each process has its own. The parent's stays
-        # referenced in the child: its destructor would wait for threads that are gone.
+        # A session's threads do not survive a fork, so each process has its own.
         self._by_process: dict[int, Any] = {}
         session = self._session()
         self._layout = choose_layout((node.name for node in session.get_inputs()), inputs)
         self.provider: str = session.get_providers()[0]
+        last = session.get_outputs()[0].shape[-1:]
+        self.labels: int | None = last[0] if last and isinstance(last[0], int) else None  # None: not declared
 
     def run(self, batch: PackedPairs) -> NDArray[np.float32]:
         """Logits of joined pairs, float32 [pairs, labels]."""
-        logits: NDArray[np.float32] = self._session().run(["logits"], self._layout(batch))[0]
+        logits: NDArray[np.float32] = self.outputs(batch, ["logits"])[0]
         return logits
+
+    def outputs(self, batch: PackedPairs, names: list[str]) -> list[NDArray[Any]]:
+        """Outputs of the graph by name, for joined pairs."""
+        results: list[NDArray[Any]] = self._session().run(names, self._layout(batch))
+        return results
 
     def _session(self) -> Any:
         process = os.getpid()
@@ -114,34 +140,49 @@ class Session:
         return session
 
     def _open(self) -> Any:
-        provider = self.device.provider
-        if provider not in ort.get_available_providers():
-            raise DeviceError(
-                f"device {self.device}: the installed onnxruntime {ort.__version__} has no {provider} "
-                f"(only {', '.join(ort.get_available_providers())}): pip uninstall -y onnxruntime, then {INSTALL_HINT}"
-            )
+        check_device(self.device)
+        provider, on_cpu = self.device.provider, self.device.kind == "cpu"
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors; warnings about fallback are errors of ours below
+        options.log_severity_level = 3  # errors; a provider that does not start is an error of ours below
         options.intra_op_num_threads = self.threads.count
         options.inter_op_num_threads = 1
-        provider_options = {"device_id": str(self.device.index)} if self.device.kind == "cuda" else {}
-        # onnxruntime's CPU kernel of SkipLayerNormalization takes 2.5 times as long as Add and LayerNormalization.
-        disabled = ["SkipLayerNormFusion"] if self.device.kind == "cpu" else []
+        # Without VNNI, products of unsigned and signed int8 saturate: onnxruntime then takes unsigned weights.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             session = ort.InferenceSession(
                 self.path,
                 sess_options=options,
-                providers=[(provider, provider_options)],
-                disabled_optimizers=disabled,
+                providers=[(provider, {} if on_cpu else {"device_id": str(self.device.index)})],
+                # onnxruntime's CPU kernel of SkipLayerNormalization takes 2.5 times as long as Add and
+                # LayerNormalization.
+                disabled_optimizers=["SkipLayerNormFusion"] if on_cpu else [],
+                enable_fallback=0,  # it would print to standard output and go on on the CPU
             )
         except Exception as error:  # the binding's exceptions share no base of their own
-            raise ArtifactError(f"{self.path}: onnxruntime {ort.__version__} cannot load it: {error}") from error
+            kind = ArtifactError if on_cpu else DeviceError
+            raise kind(
+                f"{self.path}: onnxruntime {ort.__version__} cannot load it on {self.device}: {error}"
+            ) from error
         if session.get_providers()[0] != provider:
             raise DeviceError(
                 f"device {self.device}: {provider} did not start, onnxruntime {ort.__version__} fell back to "
                 f"{session.get_providers()[0]}: check the driver and CUDA libraries (nvidia-smi), or {INSTALL_HINT}"
             )
+        _keep_in_forks()
+        _live.add(session)
         return session
+
+
+@cache
+def _keep_in_forks() -> None:
+    """Let a forked child never destroy its parent's sessions: it would wait for threads that it does not have."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_leak_sessions)
+
+
+def _leak_sessions() -> None:
+    for session in _live:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
 
 
 def open_session(
@@ -151,8 +192,13 @@ def open_session(
     if asked is None and Device("cuda").provider in ort.get_available_providers():
         try:
             return open_session(folder, manifest, Device("cuda"), precision, threads)
-        except DeviceError as error:
+        except (DeviceError, ArtifactError) as error:  # no driver, or no graph of that precision for it
             logger.warning("running on the CPU: %s", error)
     device = asked or Device("cpu")
     variant = choose_variant(manifest.variants, device, precision)
-    return variant, Session(folder / variant.file, manifest.inputs, device, threads)
+    session = Session(folder / variant.file, manifest.inputs, device, threads)
+    if session.labels not in (None, manifest.head.labels):
+        raise ArtifactError(
+            f"{session.path} gives {session.labels} labels, the manifest says {manifest.head.labels}: export it again"
+        )
+    return variant, session

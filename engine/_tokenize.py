@@ -76,8 +76,8 @@ class PairTokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """Ids that the tokenizer can give, added tokens included."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        """Rows that an embedding table needs for it: its largest id and one, added tokens included."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @property
     def kind(self) -> str:
@@ -93,7 +93,7 @@ class PairTokenizer:
             first: The caller's index of the first text, for messages.
 
         Raises:
-            InputError: If one of them is no string; the message gives its index.
+            InputError: If one of them is no string or holds a lone surrogate; the message gives its index.
         """
         for index, text in enumerate(texts):
             if not isinstance(text, str):
@@ -101,9 +101,15 @@ class PairTokenizer:
         ids: list[np.ndarray[tuple[int], np.dtype[np.int32]]] = []
         lengths = np.zeros(len(texts), np.int64)
         for start in range(0, len(texts), _TEXTS_PER_CALL):
-            encodings: list[Encoding] = self._tokenizer.encode_batch_fast(
-                list(texts[start : start + _TEXTS_PER_CALL]), add_special_tokens=False
-            )
+            some = list(texts[start : start + _TEXTS_PER_CALL])
+            try:
+                encodings: list[Encoding] = self._tokenizer.encode_batch_fast(some, add_special_tokens=False)
+            except TypeError as error:  # what the binding says of a str that has no UTF-8
+                bad = next(i for i, text in enumerate(some) if any("\ud800" <= letter <= "\udfff" for letter in text))
+                raise InputError(
+                    f"{what} {first + start + bad} holds a lone surrogate: {some[bad]!r:.80}; "
+                    f"text.encode('utf-8', 'replace').decode() puts a question mark in its place"
+                ) from error
             chunk = lengths[start : start + len(encodings)]
             chunk[:] = [len(encoding) for encoding in encodings]
             flat = chain.from_iterable(encoding.ids for encoding in encodings)

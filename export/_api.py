@@ -6,7 +6,7 @@ from pathlib import Path
 from crossrank._errors import MissingDependencyError
 from crossrank._manifest import MANIFEST_NAME, read_manifest
 
-from ._cache import CheckpointSource, cache_root, describe_source
+from ._cache import CheckpointSource, cache_root, describe_source, fingerprint
 from ._report import Report, terminal_report
 from ._targets import Target, choose_targets
 
@@ -52,7 +52,7 @@ def export_model(
     targets = choose_targets(variants, precisions)
     source = describe_source(str(name_or_folder), revision)
     in_cache = output is None
-    target = _cached(source, cache_folder) if output is None else Path(output)
+    target = _cached(source, cache_folder) if output is None else Path(output).resolve()
     try:
         from ._export import make_artifact
         from ._write import check_replaceable, locked
@@ -61,12 +61,12 @@ def export_model(
             f"exporting {source.name} needs: pip install 'crossrank[export]' ({error})"
         ) from error
     with locked(target):
-        present = _present_targets(target, max_length)
-        if present >= set(targets) and not force:
+        present = set() if force else _present_targets(target, fingerprint(source, max_length))
+        if present >= set(targets):
             return target
         # The cache is ours to complete: what it holds of this model is made again with what is asked for.
         check_replaceable(target, force=force or (in_cache and bool(present)))
-        if in_cache and not force:
+        if in_cache:
             targets = sorted({*targets, *present})
         make_artifact(
             source,
@@ -113,11 +113,11 @@ def _cached(source: CheckpointSource, cache_folder: str | Path | None) -> Path:
     return cache_root(None if cache_folder is None else Path(cache_folder)) / source.cache_key
 
 
-def _present_targets(target: Path, max_length: int | None) -> set[Target]:
-    """The graphs of an artifact that is already there and has the length asked for."""
+def _present_targets(target: Path, wanted: str) -> set[Target]:
+    """The graphs of an artifact that is already there and is of the same checkpoint."""
     if not (target / MANIFEST_NAME).exists():
         return set()
     manifest = read_manifest(target)
-    if max_length not in (None, manifest.inputs.max_length):
+    if manifest.source.fingerprint != wanted:
         return set()
     return {(variant.variant, variant.precision) for variant in manifest.variants}

@@ -81,18 +81,15 @@ def cls_attention(graph: Graph, hidden: str, row: str, valid: str, layer: Layer,
     return graph.add("Add", context, graph.weight(f"{layer.value.name}.bias", layer.value.bias))
 
 
-def pad_head_size(layer: Layer, config: EncoderConfig, multiple: int = 8) -> tuple[Layer, int]:
+def pad_head_size(layer: Layer, config: EncoderConfig) -> Layer:
     """Zero columns that bring each head to a multiple of 8, as CUDA's fused kernels need it.
 
     Exact with the scale of the true head size: zeros add nothing to the scores or to the output.
-
-    Returns:
-        The layer with padded query, key, value and output, and the padded head size.
     """
     n, d = config.heads, config.head_size
-    padded = -(-d // multiple) * multiple
+    padded = -(-d // 8) * 8
     if padded == d:
-        return layer, d
+        return layer
 
     def columns(linear: Linear) -> Linear:
         weight = np.pad(linear.weight.reshape(-1, n, d), ((0, 0), (0, 0), (0, padded - d)))
@@ -100,15 +97,12 @@ def pad_head_size(layer: Layer, config: EncoderConfig, multiple: int = 8) -> tup
         return replace(linear, weight=weight.reshape(len(weight), -1), bias=bias.ravel())
 
     rows = np.pad(layer.output.weight.reshape(n, d, -1), ((0, 0), (0, padded - d), (0, 0)))
-    return (
-        replace(
-            layer,
-            query=columns(layer.query),
-            key=columns(layer.key),
-            value=columns(layer.value),
-            output=replace(layer.output, weight=rows.reshape(n * padded, -1)),
-        ),
-        padded,
+    return replace(
+        layer,
+        query=columns(layer.query),
+        key=columns(layer.key),
+        value=columns(layer.value),
+        output=replace(layer.output, weight=rows.reshape(n * padded, -1)),
     )
 
 

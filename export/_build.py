@@ -100,7 +100,7 @@ def build_cuda(
     types = "token_type_ids" if token_types else None
     hidden = embed(graph, weights.embeddings, config, types=types, positions="position_ids")
     for i, plain in enumerate(weights.layers):
-        layer, _ = pad_head_size(plain, config)
+        layer = pad_head_size(plain, config)
         query, key, value = float_dense(graph, hidden, (layer.query, layer.key, layer.value), "")
         context = attention(graph, query, key, value, config)
         if i == len(weights.layers) - 1:

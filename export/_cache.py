@@ -11,7 +11,11 @@ from crossrank.models import RegisteredModel, find_model, nearest_names
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # What an export reads; nothing else is downloaded.
-_PATTERNS = ["*.json", "vocab.txt", "model*.safetensors"]
+_FILES = [
+    *("config.json", "config_sentence_transformers.json", "modules.json", "sentence_bert_config.json", "vocab.txt"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class CheckpointSource:
         folder: The folder, or None for a hub id.
         revision: Hub revision to take.
         registered: The registry's entry, if it has one.
-        cache_key: Name of the artifact's folder in the cache.
+        cache_key: Name of the artifact's folder in the cache; another checkpoint has another one.
     """
 
     name: str
@@ -49,7 +53,7 @@ def describe_source(name_or_folder: str, revision: str | None) -> CheckpointSour
         ModelNotFoundError: If it is no folder, no registered name and no hub id.
     """
     folder = Path(name_or_folder)
-    if folder.is_dir():
+    if name_or_folder and folder.is_dir():
         return CheckpointSource(folder.resolve().name, folder, None, None, _folder_key(folder))
     registered = find_model(name_or_folder)
     if registered is None and not _HUB_ID.fullmatch(name_or_folder):
@@ -64,10 +68,15 @@ def describe_source(name_or_folder: str, revision: str | None) -> CheckpointSour
     return CheckpointSource(name, None, revision, registered, key)
 
 
+def fingerprint(source: CheckpointSource, max_length: int | None) -> str:
+    """What tells an export of this checkpoint with this length limit from any other."""
+    return f"{source.cache_key}, {f'at most {max_length} tokens' if max_length else 'full length'}"
+
+
 def _folder_key(folder: Path) -> str:
     """Name, and a hash of place, sizes and times, so that changed weights are exported anew."""
     resolved = folder.resolve()
-    files = sorted(path for path in resolved.iterdir() if path.suffix in (".json", ".safetensors", ".txt"))
+    files = sorted(p for p in resolved.iterdir() if p.suffix in (".json", ".safetensors", ".txt") and p.is_file())
     facts = [str(resolved), *(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)]
     return f"local--{resolved.name}--{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:16]}"
 
@@ -91,7 +100,7 @@ def fetch_checkpoint(
         path = snapshot_download(
             source.name,
             revision=source.revision,
-            allow_patterns=_PATTERNS,
+            allow_patterns=_FILES,
             local_files_only=local_files_only,
             token=token,
         )

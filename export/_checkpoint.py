@@ -21,6 +21,8 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "vocab.txt",
     "config_sentence_transformers.json",
+    "modules.json",
+    "sentence_bert_config.json",
 )
 # Tokenizer classes whose transformers wrapper gives no token_type_ids unless the configuration asks for them.
 _WITHOUT_TYPES = ("Roberta", "XLMRoberta", "Camembert", "DistilBert")
@@ -69,12 +71,21 @@ def read_checkpoint(folder: Path, *, max_length: int | None, relevant_label: int
         )
     limits = [(config.positions - config.position_offset, "the model's positions")]
     stated = settings.get("model_max_length")
-    if isinstance(stated, int | float) and stated >= 1:
+    if isinstance(stated, int | float) and not isinstance(stated, bool):
         limits.append((int(min(stated, 2**31)), "tokenizer_config.json model_max_length"))
     if max_length is not None:
         limits.append((check_max_length(max_length, tokenizer), "as asked at export"))
     length, origin = min(limits, key=lambda limit: limit[0])
+    if length <= tokenizer.template.special_count:
+        raise CheckpointError(
+            f"{folder}: {origin} leaves {length} tokens for a pair, fewer than its special tokens need"
+        )
     sentence_transformers = _read_json(folder / "config_sentence_transformers.json", optional=True)
+    if sentence_transformers.get("default_prompt_name"):
+        name = sentence_transformers["default_prompt_name"]
+        raise UnsupportedModelError(
+            f"config_sentence_transformers.json: default_prompt_name is {name!r}; no prompts only"
+        )
     activation, activation_origin = default_activation(raw, sentence_transformers, config.labels)
     if relevant_label is not None and relevant_label >= config.labels:
         relevant_label = None

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from crossrank._cli import comma_list, run_command
+from crossrank._errors import InputError
 from crossrank._info import format_parity_table
-from crossrank._manifest import read_manifest
+from crossrank._manifest import PRECISIONS, VARIANTS, read_manifest
 from crossrank.models import load_registry
 
 from ._api import export_model
 from ._report import terminal_report
-from ._targets import PRECISIONS, VARIANTS
+from ._targets import choose_targets
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +70,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         return 0
     if options.model is None:
         parser.error("a model is needed: a registered name (export-model --list), a hub id or a folder")
+    try:
+        choose_targets(options.variants, options.precision)
+    except InputError as error:
+        parser.error(str(error))
     folder = export_model(
         options.model,
         options.output,

@@ -16,6 +16,8 @@ ARCHITECTURES = {
     "camembert": "roberta",
     "distilbert": "distilbert",
 }
+# Far above any published encoder; a config beyond it is damaged, and would be followed for hours.
+_LARGEST = {"layers": 1000, "labels": 10_000}
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
 
 
@@ -85,7 +87,7 @@ class _DistilBertFields:
 
 def _refuse_unsupported(config: Mapping[str, Any], architecture: Any) -> None:
     problems = []
-    if architecture not in ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         problems.append(f"model_type is {architecture!r}; supported are {', '.join(ARCHITECTURES)}")
     activation = config.get("hidden_act", config.get("activation", "gelu"))
     if activation not in ACTIVATIONS:
@@ -148,7 +150,9 @@ def read_config(config: Mapping[str, Any]) -> EncoderConfig:
         labels=labels,
     )
     counts = ("vocabulary", "embedding", "hidden", "layers", "heads", "intermediate", "positions", "labels")
-    problems += [f"{name} is {getattr(result, name)}; at least 1" for name in counts if getattr(result, name) < 1]
+    for name in counts:
+        if not 1 <= getattr(result, name) <= _LARGEST.get(name, 10**7):
+            problems.append(f"{name} is {getattr(result, name)}; 1 to {_LARGEST.get(name, 10**7)} expected")
     if not problems and result.hidden % result.heads:
         problems.append(f"the hidden size {result.hidden} is no multiple of the {result.heads} heads")
     if not 0 <= pad_id < max(1, result.vocabulary):

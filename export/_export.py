@@ -20,7 +20,7 @@ from crossrank._session import Device, Session
 from crossrank._threads import available_threads
 
 from ._build import build_cpu, build_cuda, build_portable
-from ._cache import CheckpointSource, fetch_checkpoint
+from ._cache import CheckpointSource, fetch_checkpoint, fingerprint
 from ._checkpoint import TOKENIZER_FILES, Checkpoint, read_checkpoint
 from ._graph import save_model
 from ._int8 import Int8Dense, calibrate
@@ -35,8 +35,8 @@ _CALIBRATION_LENGTH = 48
 
 def load_pairs(name: str) -> list[tuple[str, str]]:
     """Texts shipped with the exporter: "proof" or "calibration", as (query, document)."""
-    lines = (resources.files("crossrank.export") / "texts" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [(pair["query"], pair["document"]) for pair in map(json.loads, lines)]
+    lines = (resources.files("crossrank.export") / "texts" / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
+    return [(pair["query"], pair["document"]) for pair in map(json.loads, filter(None, lines))]
 
 
 def make_artifact(
@@ -64,7 +64,7 @@ def make_artifact(
         (work / "onnx").mkdir()
         for target in targets:
             with stage(report, f"build {' '.join(target)}"):
-                save_model(_build(checkpoint, target), work / target_file(target))
+                save_model(_build(checkpoint, target, work), work / target_file(target))
         variants = _prove(checkpoint, work, targets, report)
         with stage(report, "write"):
             for name in ("config.json", *TOKENIZER_FILES):
@@ -72,7 +72,7 @@ def make_artifact(
                     shutil.copyfile(folder / name, work / name)
             files = sorted(path for path in work.rglob("*") if path.is_file())
             manifest = Manifest(
-                source=Source(source.name, commit, checkpoint.config.architecture),
+                source=Source(source.name, commit, checkpoint.config.architecture, fingerprint(source, max_length)),
                 head=checkpoint.head,
                 inputs=checkpoint.inputs,
                 variants=variants,
@@ -83,7 +83,7 @@ def make_artifact(
             swap_in(work, target_folder)
 
 
-def _build(checkpoint: Checkpoint, target: Target) -> onnx.ModelProto:
+def _build(checkpoint: Checkpoint, target: Target, work: Path) -> onnx.ModelProto:
     weights, config, types = checkpoint.weights, checkpoint.config, checkpoint.inputs.token_types
     match target:
         case ("portable", precision):
@@ -92,7 +92,7 @@ def _build(checkpoint: Checkpoint, target: Target) -> onnx.ModelProto:
         case ("cuda", _):
             return build_cuda(weights, config, token_types=types)
         case ("cpu", "int8"):
-            ranges = calibrate(weights, config, checkpoint.inputs, _calibration_pairs(checkpoint))
+            ranges = calibrate(weights, config, checkpoint.inputs, _calibration_pairs(checkpoint), work)
             return build_cpu(weights, config, token_types=types, apply=Int8Dense(ranges))
         case _:
             return build_cpu(weights, config, token_types=types)
@@ -126,6 +126,7 @@ def _prove(checkpoint: Checkpoint, work: Path, targets: Sequence[Target], report
     if problems:
         raise ProofError(
             join_problems(f"{checkpoint.folder} is not exported, its graphs leave the bounds against {name}", problems)
+            + f"\n{_advice(problems, variants, name)}"
         )
     return tuple(variants)
 
@@ -142,3 +143,13 @@ def _measure(checkpoint: Checkpoint, proof: Proof, work: Path, variant: Variant)
     for twin in work.glob("twin.onnx*"):
         twin.unlink()
     return parity
+
+
+def _advice(problems: Sequence[str], variants: Sequence[Variant], reference: str) -> str:
+    """What to do about graphs that left their bounds."""
+    good = [variant.name for variant in variants if not any(text.startswith(f"{variant.name}:") for text in problems)]
+    if good:
+        return f"Leave them out with --variants and --precision; within their bounds are {', '.join(good)}"
+    if reference.startswith("transformers"):
+        return "If all are off, tokenizer_config.json may contradict tokenizer.json, as with do_lower_case."
+    return "If all are off, the checkpoint may not be what its config.json says."

@@ -7,27 +7,25 @@ to float rounding between shapes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossrank._layout import choose_layout
 from crossrank._manifest import Inputs
 from crossrank._pairs import PairSource
 from crossrank._plan import plan_batches
-from crossrank._runtime import ort
+from crossrank._session import Device, Session
 from crossrank._threads import available_threads
 
 from ._build import write_cpu
 from ._config import EncoderConfig
-from ._graph import Graph
+from ._graph import Graph, save_model
 from ._layers import dense
 from ._weights import EncoderWeights, Linear
 
 # The smallest and largest value of the input of each quantized product, by its point's name.
 Ranges = dict[str, tuple[float, float]]
-
-_BATCH_TOKENS = 1024
 
 
 def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -87,7 +85,7 @@ class _Watch:
         return [dense(graph, hidden, linear) for linear in linears]
 
 
-def calibrate(weights: EncoderWeights, config: EncoderConfig, inputs: Inputs, pairs: PairSource) -> Ranges:
+def calibrate(weights: EncoderWeights, config: EncoderConfig, inputs: Inputs, pairs: PairSource, work: Path) -> Ranges:
     """Ranges of the quantized inputs: per batch the smallest and largest value, then their mean over batches.
 
     The mean clips rare outliers, whose range would cost the other values resolution.
@@ -97,23 +95,19 @@ def calibrate(weights: EncoderWeights, config: EncoderConfig, inputs: Inputs, pa
         config: Its sizes.
         inputs: What its graphs expect.
         pairs: The calibration text.
+        work: A folder for a graph that is removed again.
     """
     watch, graph = _Watch(), Graph()
     write_cpu(graph, weights, config, token_types=inputs.token_types, apply=watch)
     if not watch.points:
         return {}
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = available_threads().count
-    session = ort.InferenceSession(
-        graph.model().SerializeToString(),
-        sess_options=options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=["SkipLayerNormFusion"],
-    )
-    layout = choose_layout((node.name for node in session.get_inputs()), inputs)
+    save_model(graph.model(), work / "calibration.onnx")
+    session = Session(work / "calibration.onnx", inputs, Device("cpu"), available_threads())
     names = [f"{op}:{point}" for op in ("ReduceMin", "ReduceMax") for point in watch.points]
-    batches = plan_batches(pairs.lengths, max_tokens=_BATCH_TOKENS)
-    values = np.mean([session.run(names, layout(pairs.batch(index))) for index in batches], axis=0)
+    batches = plan_batches(pairs.lengths)
+    values = np.mean([session.outputs(pairs.batch(index), names) for index in batches], axis=0)
+    for file in work.glob("calibration.onnx*"):
+        file.unlink()
     lows, highs = np.split(values, 2)
     return {
         point: (min(0.0, float(low)), max(0.0, float(high)))

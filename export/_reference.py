@@ -1,7 +1,8 @@
 """What a graph is held against: transformers where it is installed, else a plain forward pass in numpy.
 
-Neither shares code with the graph builder or with the engine: names, structure, tokenizing of pairs and
-padding are written here once more, straight from config.json and transformers' modelling code.
+Neither shares code with the graph builder or with the engine, but for reading tensors from files: names,
+structure, tokenizing of pairs and padding are written here once more, from config.json and transformers'
+modelling code.
 """
 
 import json
@@ -55,11 +56,11 @@ def transformers_logits(folder: Path, pairs: Pairs, max_length: int) -> Floats:
     logging.disable_progress_bar()  # the exporter reports its own stages, and nothing when piped
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)
     finally:
         if bars:
             logging.enable_progress_bar()
-    model.eval()
+    model.float().eval()
 
     def score(index: list[int]) -> Floats:
         texts = [[pairs[i][side] for i in index] for side in (0, 1)]
@@ -102,7 +103,7 @@ def numpy_logits(folder: Path, pairs: Pairs, *, max_length: int, token_types: bo
 
 
 def erf(x: Floats) -> Floats:
-    """The error function to 1.5e-7 (Abramowitz and Stegun 1964, formula 7.1.26); numpy has none."""
+    """The error function to 5e-7 in float32 (Abramowitz and Stegun 1964, formula 7.1.26); numpy has none."""
     z = np.abs(x)
     t = 1 / (1 + np.float32(0.3275911) * z)
     series = t * np.float32(1.061405429) - np.float32(1.453152027)

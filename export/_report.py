@@ -16,9 +16,11 @@ def stage(report: Report | None, name: str) -> Iterator[None]:
     start = time.perf_counter()
     if report is not None:
         report(name, None)
-    yield
-    if report is not None:
-        report(name, time.perf_counter() - start)
+    try:
+        yield
+    finally:
+        if report is not None:
+            report(name, time.perf_counter() - start)
 
 
 def terminal_report() -> Report | None:

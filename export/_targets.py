@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 from crossrank._errors import InputError
+from crossrank._manifest import PRECISIONS, VARIANTS
 
 # A variant and a precision.
 Target = tuple[str, str]
 
 _ALLOWED = {"cpu": ("fp32", "int8"), "cuda": ("fp16",), "portable": ("fp32", "fp16")}
 _DEFAULT = {"cpu": ("fp32", "int8"), "cuda": ("fp16",), "portable": ("fp32",)}
-VARIANTS = tuple(_ALLOWED)
-PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def choose_targets(variants: Sequence[str] | None, precisions: Sequence[str] | None) -> list[Target]:

@@ -24,14 +24,19 @@ def locked(target: Path) -> Iterator[None]:
     Raises:
         InputError: If the folder above cannot be written.
     """
+    lock = FileLock(target.parent / f".{target.name}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / f".{target.name}.lock"):
-            yield
-    except PermissionError as error:
+        lock.acquire()
+    except OSError as error:
         raise InputError(
-            f"{target.parent} cannot be written: {error.strerror}; choose another folder with -o"
+            f"{target.parent} cannot be written: {error.strerror or error}; "
+            f"choose another folder: -o, cache_folder or $CROSSRANK_HOME"
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_replaceable(target: Path, *, force: bool) -> None:
@@ -52,11 +57,10 @@ def check_replaceable(target: Path, *, force: bool) -> None:
 def new_folder(target: Path) -> Iterator[Path]:
     """An empty folder beside ``target``, removed at the end unless `swap_in` moved it.
 
-    What a killed export left behind is removed first; call it with the lock held.
+    Call it with the lock held: what a killed export left at its place is removed.
     """
-    for stale in target.parent.glob(f".{target.name}.*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
-    folder = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    folder = target.parent / f".{target.name}.tmp"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
         yield folder
@@ -69,7 +73,8 @@ def swap_in(folder: Path, target: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
     if target.exists() and not _exchange(folder, target):
-        old = folder.with_suffix(".old.tmp")
+        old = target.parent / f".{target.name}.old"
+        shutil.rmtree(old, ignore_errors=True)
         target.rename(old)  # without an atomic exchange there is a moment with neither
         folder.rename(target)
         shutil.rmtree(old, ignore_errors=True)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,6 +19,8 @@ FOLDERS = {"engine": "", "export": "export", "models": "models"}  # folder -> pl
 
 def pytest_configure() -> None:
     """Stop where the installed package is not this checkout's: it would fail less clearly later."""
+    hypothesis.settings.register_profile("crossrank", deadline=None)  # the machines are noisy
+    hypothesis.settings.load_profile("crossrank")
     spec = importlib.util.find_spec("crossrank")
     if spec is None or not spec.submodule_search_locations:
         raise pytest.UsageError("not installed: crossrank; run make install")

@@ -1,0 +1,316 @@
+"""``crossrank rank|info|verify``: what goes to standard output, what to standard error, and the exit status."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossrank import CrossEncoder, InputError
+from crossrank._cli import main, read_documents
+from crossrank._manifest import hash_file
+from tests.artifacts import edit_manifest, make_artifact
+
+QUERY = "Why is the sky red in the evening?"
+DOCUMENTS = [
+    "The sea is blue.",
+    "Sunlight travels a longer way through the air.",
+    "Bread dough rises.",
+    "東京の天気 🙂",
+]
+SCRIPT = [sys.executable, "-c", "import sys; from crossrank._cli import main; sys.exit(main())"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_artifact(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def ranking(folder: Path) -> list[Any]:
+    """The ranking as the library gives it."""
+    return list(CrossEncoder(folder).rank(QUERY, DOCUMENTS, return_documents=True))
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> str:
+    path = tmp_path / "documents.txt"
+    path.write_text("\n".join(DOCUMENTS) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of ``crossrank``."""
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as error:  # argparse's way out
+        status = int(error.code or 0)
+    return status, *capsys.readouterr()
+
+
+def test_rank_prints_place_score_and_text(
+    folder: Path, lines: str, ranking: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = _run(capsys, "rank", folder, QUERY, lines)
+    assert (status, err) == (0, "")
+    rows = [line.split(maxsplit=2) for line in out.splitlines()]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    assert [row[1] for row in rows] == [f"{entry['score']:.4f}" for entry in ranking]
+    assert [row[2] for row in rows] == [entry["text"] for entry in ranking]
+
+
+def test_rank_as_json_prints_an_object_a_line(
+    folder: Path, lines: str, ranking: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = _run(capsys, "rank", folder, QUERY, lines, "--json")
+    assert (status, err) == (0, "")
+    assert [json.loads(line) for line in out.splitlines()] == ranking
+    assert "東京" in out  # readable, not escaped
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 2, 100])
+def test_rank_prints_the_best_only(
+    folder: Path, lines: str, ranking: list[Any], capsys: pytest.CaptureFixture[str], top_k: int
+) -> None:
+    status, out, _ = _run(capsys, "rank", folder, QUERY, lines, "--json", "--top-k", top_k)
+    assert status == 0
+    assert [json.loads(line) for line in out.splitlines()] == ranking[:top_k]
+
+
+@pytest.mark.parametrize("named", [["-"], []])
+def test_rank_reads_standard_input(
+    folder: Path,
+    ranking: list[Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    named: list[str],
+) -> None:
+    # Bytes, decoded as UTF-8 whatever the locale says.
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(DOCUMENTS).encode()), encoding="ascii"))
+    status, out, _ = _run(capsys, "rank", folder, QUERY, *named, "--json")
+    assert status == 0
+    assert [json.loads(line) for line in out.splitlines()] == ranking
+
+
+def test_rank_reads_jsonl(folder: Path, tmp_path: Path, ranking: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "documents.jsonl"
+    path.write_text("\n".join(json.dumps({"id": i, "text": text}) for i, text in enumerate(DOCUMENTS)), "utf-8")
+    status, out, _ = _run(capsys, "rank", folder, QUERY, path, "--json")
+    assert status == 0
+    assert [json.loads(line) for line in out.splitlines()] == ranking
+
+
+def test_rank_of_no_documents_prints_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").write_text("\n\n", "utf-8")
+    assert _run(capsys, "rank", folder, QUERY, tmp_path / "empty") == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "documents"),
+    [
+        ("a\nb\n", ["a", "b"]),
+        ("a\r\nb", ["a", "b"]),
+        ("\n a \n\n\t\nb", [" a ", "b"]),
+        ("", []),
+        ('"a"\n"b\\nc"\n', ["a", "b\nc"]),
+        ('{"text": "a"}\n\n{"text": "", "id": 7}\n', ["a", ""]),
+        ('"quoted" words begin this line\nplain', ['"quoted" words begin this line', "plain"]),
+        ("{curly} plain\nb", ["{curly} plain", "b"]),
+        ("[1, 2]\n3", ["[1, 2]", "3"]),
+    ],
+)
+def test_documents_are_lines_or_jsonl(text: str, documents: list[str]) -> None:
+    assert read_documents(text) == documents
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
+def test_only_line_feeds_end_a_document(separator: str) -> None:
+    text = f"before{separator}after"
+    assert read_documents(f"{text}\nnext") == [text, "next"]
+    # JSON leaves these as they are within a string, save control characters, which it escapes.
+    line = json.dumps({"text": text}, ensure_ascii=False)
+    assert read_documents(f"{line}\n{line}\n") == [text, text]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"text": "a"}\nplain', "line 2 is no JSON"),
+        ('"a"\n\n{"text": 7}', "line 3 is"),
+        ('"a"\n{"title": "no text"}', "line 2 is"),
+        ('"a"\n["b"]', "line 2 is"),
+        ('{"body": "no text"}', "line 1 is"),
+    ],
+)
+def test_a_bad_line_of_jsonl_is_named_with_its_number(text: str, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        read_documents(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rank", "no-such-model", "q", "FILE"], ["'no-such-model'", "Nearest names"]),
+        (["rank", "FOLDER", "q", "absent.txt"], ["absent.txt: documents cannot be read", "No such file"]),
+        (["rank", "FOLDER", "q", "FILE", "--top-k", "-1"], ["top_k=-1", "0 or more"]),
+        (["rank", "FOLDER", "q", "FILE", "--threads", "0"], ["threads=0", "a positive integer"]),
+        (["rank", "FOLDER", "q", "FILE", "--max-length", "2"], ["max_length=2", "at least 4"]),
+        (["rank", "FOLDER", "q", "FILE", "--device", "gpu"], ["device='gpu'", "'cuda:N'"]),
+        (["rank", "FOLDER", "q", "FILE", "--precision", "int8"], ["int8", "the artifact holds cpu fp32"]),
+        (["info", "no-such-model"], ["'no-such-model'", "export-model --list"]),
+        (["verify", "."], ["is no artifact folder", "crossrank.json"]),
+    ],
+)
+def test_failures_are_one_message_on_standard_error_and_status_1(
+    folder: Path, lines: str, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    real = [{"FOLDER": str(folder), "FILE": lines}.get(argument, argument) for argument in arguments]
+    status, out, err = _run(capsys, *real)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def test_documents_that_are_no_utf8_are_a_failure(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "latin").write_bytes("naïve".encode("latin-1"))
+    status, out, err = _run(capsys, "rank", folder, QUERY, tmp_path / "latin")
+    assert (status, out) == (1, "")
+    assert "documents cannot be read" in err
+    assert "utf-8" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["rank"],
+        ["rank", "model"],
+        ["sort", "model"],
+        ["rank", "model", "q", "-", "--top-k", "many"],
+        ["info", "model", "--precision", "fp64"],
+        ["verify"],
+        ["info", "model", "--unknown"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_status_2_and_says_how(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    status, out, err = _run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert "usage: crossrank" in err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["rank", "--help"], ["info", "--help"], ["verify", "--help"]])
+def test_help_is_printed(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    status, out, err = _run(capsys, *arguments)
+    assert (status, err) == (0, "")
+    assert out.startswith("usage: crossrank")
+
+
+def test_info_prints_every_fact(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = _run(capsys, "info", folder, "--threads", 1, "--max-length", 20)
+    assert (status, err) == (0, "")
+    for fact in (
+        str(folder),
+        "bert",
+        "cpu, CPUExecutionProvider, onnxruntime",
+        "cpu fp32",
+        "1 (as asked)",
+        "1 label, Sigmoid (default for 1 label)",
+        "20 tokens (as asked)",
+        "WordPiece",
+        "max |Δlogit|",
+        "against transformers",
+    ):
+        assert fact in out
+
+
+def test_info_as_json_is_the_librarys(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = _run(capsys, "info", folder, "--json")
+    assert (status, err) == (0, "")
+    facts = json.loads(out)
+    info = CrossEncoder(folder).info()
+    assert facts["folder"] == str(folder)
+    assert (facts["variant"], facts["precision"], facts["provider"]) == ("cpu", "fp32", "CPUExecutionProvider")
+    assert (facts["threads"], facts["threads_reason"]) == (info.threads, info.threads_reason)
+    assert info.parity is not None
+    assert facts["parity"]["max_abs"] == info.parity.max_abs
+    assert facts["parity"]["max_abs"] <= 1e-4  # the exporter's bound of fp32
+
+
+def test_verify_prints_the_figures_of_this_machine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = _run(capsys, "verify", folder)
+    assert (status, err) == (0, "")
+    assert "files with the right sha256" in out
+    assert "cpu fp32" in out
+
+
+def test_verify_as_json_holds_the_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = _run(capsys, "verify", folder, "--json")
+    assert status == 0
+    result = json.loads(out)
+    assert result["skipped"] == []
+    assert result["variants"][0]["parity"]["max_abs"] <= 1e-4
+
+
+def test_verify_of_changed_bytes_is_status_1_and_names_the_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = shutil.copytree(folder, tmp_path / "artifact")
+    path = changed / "onnx" / "model_cpu_fp32.onnx"
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    status, out, err = _run(capsys, "verify", changed)
+    assert (status, out) == (1, "")
+    assert "onnx/model_cpu_fp32.onnx does not have the sha256 of the manifest" in err
+
+
+def test_verify_of_a_graph_outside_its_bound_is_status_1(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = shutil.copytree(folder, tmp_path / "artifact")
+    path = changed / "proof.json"
+    proof = json.loads(path.read_text("utf-8"))
+    proof["logits"][0][0] += 0.5
+    path.write_text(json.dumps(proof), "utf-8")
+    record = {"size_bytes": path.stat().st_size, "sha256": hash_file(path)}
+    edit_manifest(changed, lambda manifest: manifest["files"].update({"proof.json": record}))
+    status, _, err = _run(capsys, "verify", changed)
+    assert status == 1
+    assert "cpu fp32: max |Δlogit| 0.5, allowed 0.0001" in err
+
+
+@pytest.mark.parametrize("count", [3, 3000])  # less and more than what standard output buffers
+def test_a_reader_that_leaves_is_no_failure(folder: Path, tmp_path: Path, count: int) -> None:
+    path = tmp_path / "documents.txt"
+    path.write_text("".join(f"sea {i}\n" for i in range(count)), encoding="utf-8")
+    command = [*SCRIPT, "rank", str(folder), "sky", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # before the first line is printed, as `| true` does
+        err = process.stderr.read()
+        status = process.wait(timeout=60)
+    assert (status, err) == (0, "")
+
+
+def test_standard_output_holds_results_only_when_piped(folder: Path, lines: str) -> None:
+    command = [*SCRIPT, "rank", str(folder), QUERY, lines, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert len(done.stdout.splitlines()) == len(DOCUMENTS)
+    assert done.stderr == ""
+
+
+def test_the_installed_command_runs(folder: Path) -> None:
+    command = shutil.which("crossrank", path=str(Path(sys.executable).parent))
+    assert command is not None
+    done = subprocess.run([command, "info", str(folder)], capture_output=True, text=True, check=True, timeout=60)
+    assert "CPUExecutionProvider" in done.stdout

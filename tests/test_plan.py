@@ -1,0 +1,91 @@
+"""Which pairs run together: nothing lost, the budget kept, batches full, and the order restored."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from crossrank import InputError
+from crossrank._plan import DEFAULT_MAX_TOKENS, plan_batches
+
+Lengths = NDArray[np.int32]
+
+lengths_of_pairs = st.lists(st.integers(1, 600), max_size=80).map(lambda values: np.array(values, np.int32))
+budgets = st.integers(1, 5000)
+pair_limits = st.none() | st.integers(1, 40)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(lengths_of_pairs, budgets, pair_limits)
+def test_every_pair_is_in_exactly_one_batch(lengths: Lengths, max_tokens: int, max_pairs: int | None) -> None:
+    batches = plan_batches(lengths, max_tokens=max_tokens, max_pairs=max_pairs)
+    assert sorted(i for batch in batches for i in batch.tolist()) == list(range(len(lengths)))
+    assert all(len(batch) for batch in batches)
+
+
+@settings(deadline=None)
+@given(lengths_of_pairs, budgets, pair_limits)
+def test_a_batch_keeps_its_budget_unless_one_pair_alone_is_longer(
+    lengths: Lengths, max_tokens: int, max_pairs: int | None
+) -> None:
+    for batch in plan_batches(lengths, max_tokens=max_tokens, max_pairs=max_pairs):
+        assert len(batch) * int(lengths[batch].max()) <= max_tokens or len(batch) == 1
+        assert max_pairs is None or len(batch) <= max_pairs
+
+
+@settings(deadline=None)
+@given(lengths_of_pairs, budgets, pair_limits)
+def test_a_batch_ends_only_where_a_limit_or_the_pairs_end(
+    lengths: Lengths, max_tokens: int, max_pairs: int | None
+) -> None:
+    batches = plan_batches(lengths, max_tokens=max_tokens, max_pairs=max_pairs)
+    for batch in batches[:-1]:
+        one_more = (len(batch) + 1) * int(lengths[batch[0]])
+        assert one_more > max_tokens or len(batch) == max_pairs
+
+
+@settings(deadline=None)
+@given(lengths_of_pairs, budgets, pair_limits)
+def test_pairs_run_longest_first_and_equal_lengths_keep_their_order(
+    lengths: Lengths, max_tokens: int, max_pairs: int | None
+) -> None:
+    batches = plan_batches(lengths, max_tokens=max_tokens, max_pairs=max_pairs)
+    order = [i for batch in batches for i in batch.tolist()]
+    assert order == sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+
+
+@settings(deadline=None)
+@given(lengths_of_pairs, budgets, pair_limits)
+def test_order_is_restored_when_results_are_put_back_by_index(
+    lengths: Lengths, max_tokens: int, max_pairs: int | None
+) -> None:
+    restored = np.zeros(len(lengths), np.int64)
+    for batch in plan_batches(lengths, max_tokens=max_tokens, max_pairs=max_pairs):
+        restored[batch] = lengths[batch] * 1000 + batch  # a result that tells which pair it is of
+    assert restored.tolist() == [int(length) * 1000 + i for i, length in enumerate(lengths)]
+
+
+def test_lengths_stay_as_they_were() -> None:
+    lengths = np.array([3, 9, 3, 8], np.int32)
+    plan_batches(lengths, max_tokens=10)
+    assert lengths.tolist() == [3, 9, 3, 8]
+
+
+def test_no_pairs_make_no_batches() -> None:
+    assert plan_batches(np.zeros(0, np.int32)) == []
+
+
+def test_the_default_budget_is_one_that_was_measured_good() -> None:
+    assert 1024 <= DEFAULT_MAX_TOKENS <= 2048
+    quarter = DEFAULT_MAX_TOKENS // 4
+    assert [len(batch) for batch in plan_batches(np.full(10, quarter, np.int32))] == [4, 4, 2]
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_limits_below_one_are_refused_with_their_value(limit: int) -> None:
+    lengths = np.ones(3, np.int32)
+    with pytest.raises(InputError, match=f"max_tokens={limit}: at least 1"):
+        plan_batches(lengths, max_tokens=limit)
+    with pytest.raises(InputError, match=f"batch_size={limit}: an integer of at least 1, or None"):
+        plan_batches(lengths, max_pairs=limit)

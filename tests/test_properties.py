@@ -1,0 +1,126 @@
+"""What must hold whatever the model: documents do not know each other, and batches do not show.
+
+Tolerances: 1e-5 in fp32, where the kernels order the same sums by the shape of the batch (seen: 4e-6 on the tiny
+models' logits of up to 9, 5e-7 on the real model's); 2e-3 in int8, where a quantizer can turn the last bit of a
+float into a step (seen: 1e-6).
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crossrank import CrossEncoder
+from tests.artifacts import make_artifact
+from tests.random_texts import random_text
+from tests.tiny_models import ARCHITECTURES, PAIRS
+
+FP32_ATOL = 1e-5
+INT8_ATOL = 2e-3
+
+QUERY = "Why is the sky red in the evening?"
+DOCUMENTS = [document for _, document in PAIRS] + [random_text(random.Random(seed), 20) for seed in range(20)]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CrossEncoder:
+    folder = make_artifact(tmp_path_factory.mktemp(request.param), request.param)
+    return CrossEncoder(folder, device="cpu", activation_fn="identity")
+
+
+@pytest.fixture(scope="module")
+def web_texts(test_data: Path) -> tuple[str, list[str]]:
+    """A query and 24 passages of web text, one of them longer than the model reads."""
+    run = json.loads((test_data / "data" / "trec-dl19" / "bm25-top100.json").read_text("utf-8"))
+    passages = [hit["content"] for hit in run[0]["hits"][:20]]
+    return run[0]["query"], [*passages, "", "🙂", "flea", " ".join(passages[:8])]
+
+
+@settings(deadline=None, max_examples=15)
+@given(order=st.permutations(range(len(DOCUMENTS))))
+def test_permuting_documents_permutes_scores(model: CrossEncoder, order: list[int]) -> None:
+    scores = model.score(QUERY, DOCUMENTS)
+    permuted = model.score(QUERY, [DOCUMENTS[i] for i in order])
+    np.testing.assert_allclose(permuted, scores[order], atol=FP32_ATOL)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 16, 1000])
+def test_batch_size_changes_nothing(model: CrossEncoder, batch_size: int) -> None:
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    np.testing.assert_allclose(
+        model.predict(pairs, batch_size=batch_size), model.score(QUERY, DOCUMENTS), atol=FP32_ATOL
+    )
+
+
+def test_a_score_does_not_depend_on_batch_mates(model: CrossEncoder) -> None:
+    together = model.score(QUERY, DOCUMENTS)
+    alone = np.array([model.score(QUERY, [document])[0] for document in DOCUMENTS])
+    np.testing.assert_allclose(together, alone, atol=FP32_ATOL)
+
+
+def test_queries_do_not_mix(model: CrossEncoder) -> None:
+    queries = [QUERY, "", "[SEP] </s>", "knife " * 80, "日本"]
+    pairs = [(query, document) for query in queries for document in DOCUMENTS[:12]]
+    shuffled = random.Random(5).sample(range(len(pairs)), len(pairs))
+    scores = model.predict([pairs[i] for i in shuffled])
+    expected = np.concatenate([model.score(query, DOCUMENTS[:12]) for query in queries])
+    np.testing.assert_allclose(scores, expected[shuffled], atol=FP32_ATOL)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "",
+        " ",
+        "\n\t",
+        "sea",
+        "🙂",
+        "👩‍👩‍👧‍👦" * 50,
+        "日" * 5000,
+        "overlong " * 5000,
+        "\x00",
+        "[SEP]" * 40,
+        "<pad>" * 40,
+    ],
+    ids=lambda document: ascii(document)[:24],
+)
+def test_every_document_has_a_finite_score(model: CrossEncoder, document: str) -> None:
+    scores = model.score(QUERY, [document])
+    assert scores.shape == (1,)
+    assert scores.dtype == np.float32
+    assert np.isfinite(scores).all()
+    with_others = model.score(QUERY, [*DOCUMENTS[:3], document, *DOCUMENTS[3:6]])
+    np.testing.assert_allclose(with_others[3:4], scores, atol=FP32_ATOL)
+
+
+def test_what_lies_beyond_the_limit_does_not_count(model: CrossEncoder) -> None:
+    start = "the blue part is scattered first " * 60
+    scores = model.score("sky", [start + "sea", start + "knife knife knife"])
+    assert scores[0] == scores[1]
+
+
+def test_no_documents_no_scores(model: CrossEncoder) -> None:
+    assert model.score(QUERY, []).shape == (0,)
+
+
+def test_the_same_call_gives_the_same_scores(model: CrossEncoder) -> None:
+    np.testing.assert_array_equal(model.score(QUERY, DOCUMENTS), model.score(QUERY, DOCUMENTS))
+
+
+@pytest.mark.parametrize(("precision", "atol"), [("fp32", FP32_ATOL), ("int8", INT8_ATOL)])
+def test_batches_do_not_show_on_the_real_model(
+    minilm_artifact: Path, web_texts: tuple[str, list[str]], precision: Literal["fp32", "int8"], atol: float
+) -> None:
+    query, documents = web_texts
+    model = CrossEncoder(minilm_artifact, device="cpu", precision=precision)
+    together = model.score(query, documents)
+    alone = np.array([model.score(query, [document])[0] for document in documents])
+    backwards = model.score(query, documents[::-1])[::-1]
+    np.testing.assert_allclose(together, alone, atol=atol)
+    np.testing.assert_allclose(together, backwards, atol=atol)
+    assert np.std(together) > 1  # scores that are far apart, so that the tolerance says something

@@ -1,0 +1,193 @@
+"""The nine shapes that crossrank must serve first, in their true sizes with random weights.
+
+Each is exported to the CPU graph in float32 and the portable ones in float32 and float16, which proves them, and
+then scores pairs on the oldest onnxruntime that pyproject.toml allows and on the installed one. A run takes a
+quarter of an hour on 2 cores and needs 8 GB of memory and a package index.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import transformers
+from safetensors.numpy import save_file
+
+from crossrank import CrossEncoder
+from crossrank._info import format_parity_table
+from crossrank._manifest import read_manifest
+from crossrank.export import export_model
+from tests.tiny_models import BERT_TOKENS, draw_parameter, make_wordpiece, write_json
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent
+ENGLISH, MULTILINGUAL = 30_522, 105_879
+PAIRS = (
+    ("how do lighthouses work", "A lens turns around the lamp and gathers its light into beams."),
+    ("how do lighthouses work", "Whisk the eggs with sugar until the mixture is pale."),
+    ("how do lighthouses work", ""),
+    ("price of a violin", "A violin for students costs a few hundred euros. " * 8),
+    ("price of a violin", "🎻 скрипка стоит дорого, 小提琴很贵"),
+    ("why is the sky red in the evening " * 12, "The blue part of the light is scattered on its longer way."),
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a published model."""
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    labels: int
+    architecture: str = "bert"
+    vocabulary: int = ENGLISH
+
+    def config(self) -> Any:
+        kind = transformers.ElectraConfig if self.architecture == "electra" else transformers.BertConfig
+        return kind(
+            vocab_size=self.vocabulary,
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            intermediate_size=self.intermediate,
+            num_labels=self.labels,
+            **({"embedding_size": self.hidden} if self.architecture == "electra" else {}),
+        )
+
+
+SHAPES = (
+    Shape("TinyBERT-L-2", 2, 128, 2, 512, 1),
+    Shape("TinyBERT-L-4", 4, 312, 12, 1200, 1),
+    Shape("TinyBERT-L-6", 6, 768, 12, 3072, 1),
+    Shape("electra-base", 12, 768, 12, 3072, 1, "electra"),
+    Shape("pt-tinybert", 4, 312, 12, 1200, 2),
+    Shape("pt-bert-base", 12, 768, 12, 3072, 2),
+    Shape("pt-bert-large", 24, 1024, 16, 4096, 2),
+    Shape("Capreolus-electra-base", 12, 768, 12, 3072, 2, "electra"),
+    Shape("amberoad-multilingual", 12, 768, 12, 3072, 2, vocabulary=MULTILINGUAL),
+)
+
+
+def make_full_checkpoint(folder: Path, shape: Shape, test_data: Path, minilm: Path) -> None:
+    """A checkpoint of this shape: tensors drawn one by one, so that no torch model is ever built."""
+    folder.mkdir()
+    if shape.vocabulary == ENGLISH:
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+            shutil.copyfile(minilm / name, folder / name)
+    else:
+        source = test_data / "tokenizers" / "bert-base-multilingual-cased" / "vocab.txt"
+        entries = source.read_text(encoding="utf-8").splitlines()[: shape.vocabulary]
+        make_wordpiece(entries).save(str(folder / "tokenizer.json"))
+        settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+        write_json(folder / "tokenizer_config.json", settings | BERT_TOKENS)
+    config = shape.config()
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    rng = np.random.default_rng(0)
+    tensors = {name: draw_parameter(name, meta.shape, rng) for name, meta in model.named_parameters()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def oldest_onnxruntime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The python of an environment with crossrank, as users install it, and the oldest onnxruntime it allows."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (requirement,) = project["optional-dependencies"]["cpu"]
+    folder = tmp_path_factory.mktemp("oldest")
+    source = folder / "source"  # a copy, so that the build leaves nothing in the checkout and finds nothing old there
+    kept = ("engine", "export", "models", "pyproject.toml", "setup.cfg", "README.md", "LICENSE", "MANIFEST.in")
+    source.mkdir()
+    for name in kept:
+        copy: Any = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        copy(ROOT / name, source / name)
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv" / "bin" / "python"
+    oldest = requirement.replace(">=", "==")
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(source), oldest]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"{oldest} could not be installed: {done.stderr[-500:]}")
+    return python
+
+
+_SCORE = """
+import json, sys
+import onnxruntime
+from crossrank import CrossEncoder
+folder, precision, pairs = json.load(sys.stdin)
+logits = CrossEncoder(folder, precision=precision).predict(pairs, activation_fn="identity")
+print(json.dumps([onnxruntime.__version__, logits.tolist()]))
+"""
+
+
+def score_on(python: Path, artifact: Path, precision: str) -> tuple[str, np.ndarray[Any, Any]]:
+    """The version of a python's onnxruntime and the logits that it gives for `PAIRS`."""
+    request = json.dumps([str(artifact), precision, PAIRS])
+    done = subprocess.run([python, "-c", _SCORE], input=request, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    version, logits = json.loads(done.stdout)
+    return version, np.array(logits, np.float32)
+
+
+def keep_portable(artifact: Path, folder: Path) -> Path:
+    """The same artifact with its portable graphs alone, so that a CPU chooses those."""
+    shutil.copytree(artifact, folder, copy_function=os.link)
+    manifest = json.loads((artifact / "crossrank.json").read_text(encoding="utf-8"))
+    manifest["variants"] = [variant for variant in manifest["variants"] if variant["variant"] == "portable"]
+    (folder / "crossrank.json").unlink()
+    write_json(folder / "crossrank.json", manifest)
+    return folder
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_shape_is_proven_and_scores_on_old_and_new_onnxruntime(
+    shape: Shape, oldest_onnxruntime: Path, test_data: Path, minilm_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Tolerance between two onnxruntimes: the exporter's own bound against the reference, 1e-4 and 0.01."""
+    make_full_checkpoint(tmp_path / "checkpoint", shape, test_data, minilm_checkpoint)
+    artifact = export_model(
+        tmp_path / "checkpoint", tmp_path / "artifact", variants=["cpu", "portable"], precisions=["fp32", "fp16"]
+    )
+    shutil.rmtree(tmp_path / "checkpoint")  # up to 1.3 GB
+    manifest = read_manifest(artifact)
+    print(f"\n{shape.name}\n{format_parity_table(manifest)}")
+    assert [variant.name for variant in manifest.variants] == ["cpu fp32", "portable fp32", "portable fp16"]
+    reference = np.array(json.loads((artifact / "proof.json").read_text(encoding="utf-8"))["logits"])
+    assert reference.std(axis=0).min() > 0.1  # a thousand times the bound, so that it says something
+
+    portable = keep_portable(artifact, tmp_path / "portable")
+    graphs = [
+        (artifact, "cpu", "fp32", 1e-4),
+        (portable, "portable", "fp32", 1e-4),
+        (portable, "portable", "fp16", 0.01),
+    ]
+    for folder, variant, precision, tolerance in graphs:
+        model = CrossEncoder(folder, precision=precision)  # type: ignore[arg-type]  # a name of the tuple above
+        assert (model.info().variant, model.info().precision) == (variant, precision)
+        newest = model.predict(list(PAIRS), activation_fn="identity")
+        del model
+        version, oldest = score_on(oldest_onnxruntime, folder, precision)
+        assert version != onnxruntime.__version__
+        assert newest.shape == ((len(PAIRS), shape.labels) if shape.labels > 1 else (len(PAIRS),))
+        assert np.abs(newest - oldest).max() <= tolerance
+        print(
+            f"{variant} {precision}: onnxruntime {version} against {onnxruntime.__version__}: "
+            f"{np.abs(newest - oldest).max():.1e}"
+        )
+    shutil.rmtree(portable)
+    shutil.rmtree(artifact)

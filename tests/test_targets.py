@@ -1,0 +1,62 @@
+"""Which graphs an export makes of the variants and precisions that were asked for."""
+
+import pytest
+
+from crossrank import InputError
+from crossrank.export._targets import choose_targets, target_file
+
+EVERY = [("cpu", "fp32"), ("cpu", "int8"), ("cuda", "fp16"), ("portable", "fp32"), ("portable", "fp16")]
+
+
+def test_defaults_are_what_each_device_runs_best() -> None:
+    assert choose_targets(None, None) == [("cpu", "fp32"), ("cpu", "int8"), ("cuda", "fp16"), ("portable", "fp32")]
+
+
+@pytest.mark.parametrize(
+    ("variants", "precisions", "expected"),
+    [
+        (["cpu"], None, [("cpu", "fp32"), ("cpu", "int8")]),
+        (["cuda"], None, [("cuda", "fp16")]),
+        (["portable"], None, [("portable", "fp32")]),
+        (["portable", "cpu"], None, [("cpu", "fp32"), ("cpu", "int8"), ("portable", "fp32")]),
+        (None, ["fp32"], [("cpu", "fp32"), ("portable", "fp32")]),
+        (None, ["fp16"], [("cuda", "fp16"), ("portable", "fp16")]),
+        (None, ["int8"], [("cpu", "int8")]),
+        (["cpu"], ["fp32"], [("cpu", "fp32")]),
+        (["portable"], ["fp16", "fp32"], [("portable", "fp32"), ("portable", "fp16")]),
+        (["cpu", "cuda"], ["fp16", "int8"], [("cpu", "int8"), ("cuda", "fp16")]),
+        (["cpu", "cpu"], ["fp32", "fp32"], [("cpu", "fp32")]),
+        (["cpu", "cuda", "portable"], ["fp32", "fp16", "int8"], EVERY),
+    ],
+)
+def test_variants_and_precisions_choose_graphs(
+    variants: list[str] | None, precisions: list[str] | None, expected: list[tuple[str, str]]
+) -> None:
+    assert sorted(choose_targets(variants, precisions)) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("variants", "precisions", "message"),
+    [
+        (["gpu"], None, "variants gpu: known are cpu, cuda, portable"),
+        (["cpu", "CPU"], None, "variants cpu, CPU: known are"),
+        (None, ["fp8"], "precisions fp8: known are fp32, fp16, int8"),
+        ([], None, r"variants \(none\): known are"),
+        (None, [], r"precisions \(none\): known are"),
+        (["cpu"], ["fp16"], "cpu, fp16 leads to no graph; .*cpu: fp32, int8; cuda: fp16; portable: fp32, fp16"),
+        (["cpu", "cuda"], ["fp32"], "cuda leads to no graph"),
+        (["cuda"], ["fp16", "int8"], "int8 leads to no graph"),
+    ],
+)
+def test_what_leads_to_no_graph_is_refused(
+    variants: list[str] | None, precisions: list[str] | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        choose_targets(variants, precisions)
+
+
+def test_files_have_the_names_that_others_look_for_and_differ() -> None:
+    assert target_file(("portable", "fp32")) == "onnx/model.onnx"
+    assert target_file(("portable", "fp16")) == "onnx/model_fp16.onnx"
+    assert target_file(("cpu", "int8")) == "onnx/model_cpu_int8.onnx"
+    assert len({target_file(target) for target in EVERY}) == len(EVERY)
