@@ -15,7 +15,7 @@ from ._parity import Parity, compare_logits
 from ._scoring import Scorer
 
 # Pairs that are scored alone too, against themselves in a batch: the first, which are short.
-_ALONE = 16
+_ALONE = 8
 
 
 @dataclass(frozen=True, slots=True)

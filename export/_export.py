@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata, resources
 from pathlib import Path
@@ -13,11 +14,11 @@ import onnx
 from crossrank._errors import ProofError, join_problems
 from crossrank._manifest import FileRecord, Manifest, Source, Variant, hash_file, write_manifest
 from crossrank._pairs import PairSource
-from crossrank._parity import BOUNDS, Parity
+from crossrank._parity import BOUNDS
 from crossrank._proof import Proof, measure_parity, write_proof
 from crossrank._scoring import Scorer
 from crossrank._session import Device, Session
-from crossrank._threads import available_threads
+from crossrank._threads import ThreadCount, available_threads
 
 from ._build import build_cpu, build_cuda, build_portable
 from ._cache import CheckpointSource, fetch_checkpoint, fingerprint
@@ -30,7 +31,7 @@ from ._targets import Target, target_file
 from ._write import new_folder, swap_in
 
 # Ranges settle within a few thousand tokens: on a real MiniLM the whole pairs give no smaller error than their starts.
-_CALIBRATION_LENGTH = 48
+_CALIBRATION_LENGTH = 20
 
 
 def load_pairs(name: str) -> list[tuple[str, str]]:
@@ -71,16 +72,24 @@ def make_artifact(
                 if (folder / name).exists():
                     shutil.copyfile(folder / name, work / name)
             files = sorted(path for path in work.rglob("*") if path.is_file())
+            with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
+                records = {
+                    p.relative_to(work).as_posix(): r for p, r in zip(files, pool.map(_record, files), strict=True)
+                }
             manifest = Manifest(
                 source=Source(source.name, commit, checkpoint.config.architecture, fingerprint(source, max_length)),
                 head=checkpoint.head,
                 inputs=checkpoint.inputs,
                 variants=variants,
-                files={p.relative_to(work).as_posix(): FileRecord(p.stat().st_size, hash_file(p)) for p in files},
+                files=records,
                 crossrank=metadata.version("crossrank"),
             )
             write_manifest(work, manifest)
             swap_in(work, target_folder)
+
+
+def _record(path: Path) -> FileRecord:
+    return FileRecord(path.stat().st_size, hash_file(path))
 
 
 def _build(checkpoint: Checkpoint, target: Target, work: Path) -> onnx.ModelProto:
@@ -116,33 +125,39 @@ def _prove(checkpoint: Checkpoint, work: Path, targets: Sequence[Target], report
         )
     proof = Proof(name, pairs, logits)
     write_proof(work, proof)
-    variants, problems = [], []
-    for target in targets:
-        variant = Variant(*target, file=target_file(target))
-        with stage(report, f"prove {variant.name}"):
-            parity = _measure(checkpoint, proof, work, variant)
-        variants.append(replace(variant, parity=parity))
-        problems += [f"{variant.name}: {text}" for text in parity.problems(BOUNDS[variant.precision])]
+    # Side by side, each on its share of the threads: loading a graph keeps one core busy at most.
+    workers = min(len(targets), available_threads().count)
+    threads = ThreadCount(available_threads().count // workers, "a share of the proof's")
+    with stage(report, "prove the graphs"), ThreadPoolExecutor(workers) as pool:
+        variants = tuple(pool.map(lambda target: _measure(checkpoint, proof, work, target, threads), targets))
+    problems = [
+        f"{variant.name}: {text}"
+        for variant in variants
+        if variant.parity is not None
+        for text in variant.parity.problems(BOUNDS[variant.precision])
+    ]
     if problems:
         raise ProofError(
             join_problems(f"{checkpoint.folder} is not exported, its graphs leave the bounds against {name}", problems)
             + f"\n{_advice(problems, variants, name)}"
         )
-    return tuple(variants)
+    return variants
 
 
-def _measure(checkpoint: Checkpoint, proof: Proof, work: Path, variant: Variant) -> Parity:
+def _measure(checkpoint: Checkpoint, proof: Proof, work: Path, target: Target, threads: ThreadCount) -> Variant:
+    variant = Variant(*target, file=target_file(target))
     path, graph = work / variant.file, "graph"
     if variant.variant == "cuda":
         path, graph = work / "twin.onnx", "twin"
         weights, types = checkpoint.weights, checkpoint.inputs.token_types
         save_model(build_cuda(weights, checkpoint.config, token_types=types, twin=True), path)
-    session = Session(path, checkpoint.inputs, Device("cpu"), available_threads())
+    session = Session(path, checkpoint.inputs, Device("cpu"), threads)
     scorer = Scorer(checkpoint.tokenizer, session, checkpoint.inputs.max_length, checkpoint.config.labels)
     parity = measure_parity(proof, scorer, graph=graph)
-    for twin in work.glob("twin.onnx*"):
-        twin.unlink()
-    return parity
+    if graph == "twin":
+        for file in work.glob("twin.onnx*"):
+            file.unlink()
+    return replace(variant, parity=parity)
 
 
 def _advice(problems: Sequence[str], variants: Sequence[Variant], reference: str) -> str:

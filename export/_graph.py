@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 # LayerNormalization came with opset 17; onnxruntime, OpenVINO and TensorRT have all had it for years.
 _OPSET = 17
@@ -25,27 +25,28 @@ class Graph:
 
     def __init__(self, dtype: type[np.float32 | np.float16] = np.float32) -> None:
         self.dtype = np.dtype(dtype)
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, TensorProto] = {}
-        self._inputs: list[onnx.ValueInfoProto] = []
-        self._outputs: list[onnx.ValueInfoProto] = []
+        # Filled in place: onnx.helper's make_graph and make_model would each copy all the weights.
+        self._model = onnx.ModelProto(ir_version=_IR_VERSION, producer_name="crossrank")
+        self._model.opset_import.add(domain="", version=_OPSET)
+        self._graph = self._model.graph
+        self._graph.name = "crossrank"
+        self._names: set[str] = set()
 
     def input(self, name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> str:
         """Declare an input; names in ``shape`` are free dimensions."""
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        self._graph.input.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
     def output(self, value: str, name: str, shape: Sequence[int | str]) -> None:
         """Declare a float32 output."""
-        self._nodes.append(helper.make_node("Cast", [value], [name], name=name, to=TensorProto.FLOAT))
-        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        self._graph.node.append(helper.make_node("Cast", [value], [name], name=name, to=TensorProto.FLOAT))
+        self._graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def add(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Append a node with one output and return the output's name."""
-        name = f"{op}_{len(self._nodes)}"
-        node = helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes)
-        self._nodes.append(node)
+        name = f"{op}_{len(self._graph.node)}"
+        self._graph.node.append(helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes))
         return name
 
     def contrib(self, op: str, *inputs: str, **attributes: Any) -> str:
@@ -54,8 +55,10 @@ class Graph:
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """A constant as it is; the same name gives the same constant."""
-        if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
+        if name not in self._names:
+            self._names.add(name)
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            self._graph.initializer.add(name=name, data_type=kind, dims=value.shape, raw_data=value.tobytes())
         return name
 
     def weight(self, name: str, value: NDArray[np.float32]) -> str:
@@ -72,12 +75,9 @@ class Graph:
 
     def model(self) -> onnx.ModelProto:
         """The finished model."""
-        graph = helper.make_graph(self._nodes, "crossrank", self._inputs, self._outputs, list(self._constants.values()))
-        used = {node.domain for node in self._nodes}
-        opsets = [helper.make_opsetid("", _OPSET)]
-        if "com.microsoft" in used:
-            opsets.append(helper.make_opsetid("com.microsoft", 1))
-        return helper.make_model(graph, producer_name="crossrank", opset_imports=opsets, ir_version=_IR_VERSION)
+        if len(self._model.opset_import) == 1 and any(node.domain for node in self._graph.node):
+            self._model.opset_import.add(domain="com.microsoft", version=1)
+        return self._model
 
 
 def save_model(model: onnx.ModelProto, path: Path, *, limit_bytes: int = EXTERNAL_DATA_BYTES) -> list[Path]:

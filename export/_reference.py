@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 Pairs = Sequence[tuple[str, str]]
 
 # Length of a batch, its padding included, in whatever unit the caller measures.
-_BATCH_LENGTH = 1024
+_BATCH_LENGTH = 512
 
 
 def reference_logits(folder: Path, pairs: Pairs, *, max_length: int, token_types: bool) -> tuple[str, Floats]:

@@ -285,7 +285,7 @@ def test_each_stage_is_reported_with_its_seconds(bert: Path, tmp_path: Path) -> 
         "read config, tokenizer, weights",
         "build cpu fp32",
         "reference logits",
-        "prove cpu fp32",
+        "prove the graphs",
         "write",
     ]
     assert [name for name, seconds in stages if seconds is not None] == started
@@ -544,7 +544,7 @@ def test_failed_proof_keeps_the_older_artifact(artifact_copy: Path, checkpoint: 
     assert leftovers(artifact_copy.parent) == []
 
 
-@pytest.mark.parametrize("stage", ["build cpu fp32", "reference logits", "prove cpu fp32", "write"])
+@pytest.mark.parametrize("stage", ["build cpu fp32", "reference logits", "prove the graphs", "write"])
 @pytest.mark.parametrize("ended", [False, True])
 def test_interruption_leaves_nothing(bert: Path, tmp_path: Path, stage: str, ended: bool) -> None:
     def stop(name: str, seconds: float | None) -> None:

@@ -1,5 +1,7 @@
 """Which pairs run together: nothing lost, the budget kept, batches full, and the order restored."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,13 +38,16 @@ def test_a_batch_keeps_its_budget_unless_one_pair_alone_is_longer(
 
 @settings(deadline=None)
 @given(lengths_of_pairs, budgets, pair_limits)
-def test_a_batch_ends_only_where_a_limit_or_the_pairs_end(
+def test_a_batch_ends_only_where_a_limit_or_the_lengths_say_so(
     lengths: Lengths, max_tokens: int, max_pairs: int | None
 ) -> None:
+    """The next pair would break a limit, or it is too short for a batch that is no longer small."""
     batches = plan_batches(lengths, max_tokens=max_tokens, max_pairs=max_pairs)
-    for batch in batches[:-1]:
-        one_more = (len(batch) + 1) * int(lengths[batch[0]])
-        assert one_more > max_tokens or len(batch) == max_pairs
+    for batch, following in pairwise(batches):
+        longest, waiting = int(lengths[batch[0]]), int(lengths[following[0]])
+        one_more = (len(batch) + 1) * longest
+        too_short = waiting < 0.85 * longest and one_more > 256
+        assert one_more > max_tokens or len(batch) == max_pairs or too_short
 
 
 @settings(deadline=None)
