@@ -4,12 +4,12 @@ Shared by the exporter, which proves a graph before it writes it, and by ``cross
 proves it again on the machine at hand.
 """
 
-import platform
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._processor import processor_name
 from ._runtime import ort
 
 Floats = NDArray[np.float32]
@@ -109,18 +109,6 @@ def kendall_tau(first: Floats, second: Floats) -> float:
     return float(np.sum(a * b, dtype=np.float64)) / norm if norm else 1.0
 
 
-def machine_name() -> str:
-    """The processor's name, as well as the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def compare_logits(
     reference: Floats,
     batched: Floats,
@@ -151,7 +139,7 @@ def compare_logits(
         graph=graph,
         provider=provider,
         onnxruntime=ort.__version__,
-        machine=machine_name(),
+        machine=processor_name(),
         pairs=len(reference),
         max_abs=float(error.max()),
         mean_abs=float(error.mean()),

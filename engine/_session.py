@@ -17,6 +17,7 @@ from ._errors import ArtifactError, DeviceError, InputError
 from ._layout import choose_layout
 from ._manifest import PRECISIONS, Inputs, Manifest, Variant
 from ._pairs import PackedPairs
+from ._processor import int8_products_saturate
 from ._runtime import INSTALL_HINT, ort
 from ._threads import ThreadCount
 
@@ -146,8 +147,8 @@ class Session:
         options.log_severity_level = 3  # errors; a provider that does not start is an error of ours below
         options.intra_op_num_threads = self.threads.count
         options.inter_op_num_threads = 1
-        # Without VNNI, products of unsigned and signed int8 saturate: onnxruntime then takes unsigned weights.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if int8_products_saturate():  # then unsigned weights, which are exact and take nearly twice as long
+            options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             session = ort.InferenceSession(
                 self.path,

@@ -1,0 +1,30 @@
+"""Facts about the processor that results depend on."""
+
+import platform
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def _cpuinfo(field: str, path: Path) -> str:
+    """A field's value for the first processor, empty where the system does not tell."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")
+
+
+def processor_name(path: Path = _CPUINFO) -> str:
+    """The processor's name, as well as the system tells it."""
+    return _cpuinfo("model name", path) or platform.processor() or platform.machine()
+
+
+def int8_products_saturate(path: Path = _CPUINFO) -> bool:
+    """Whether products of unsigned and signed int8 may saturate: on x86-64 without VNNI, or where that is unknown.
+
+    Such a processor adds two products in 16 bits, which 255 * 127 * 2 leaves
+    (https://github.com/microsoft/onnxruntime/issues/14642).
+    """
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and not {"avx512_vnni", "avx_vnni"} & set(_cpuinfo("flags", path).split())
