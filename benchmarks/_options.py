@@ -44,3 +44,15 @@ def open_collection(options: argparse.Namespace) -> Collection:
         InputError: If it cannot be read.
     """
     return cut_collection(read_collection(options.data), queries=options.queries, documents=options.documents)
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """The command as a reader would type it: every option, and of paths the last part only."""
+    words = [f"python -m benchmarks {options.command}"]
+    for name, value in vars(options).items():
+        if name in ("command", "output") or value is None or value is False:
+            continue
+        is_path = isinstance(value, str | Path) and Path(value).exists()
+        shown = " ".join(value) if isinstance(value, list) else Path(value).resolve().name if is_path else value
+        words.append(f"--{name.replace('_', '-')}{'' if value is True else f' {shown}'}")
+    return " ".join(words)

@@ -3,11 +3,14 @@
 import argparse
 import json
 from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
 
 from crossrank import CrossEncoder
 
+from ._machine import describe_machine
 from ._measures import Quality, measure_first_stage, measure_scores
-from ._options import add_collection_arguments, open_collection, positive
+from ._options import add_collection_arguments, command_line, open_collection, positive
 from ._text import format_table, progress
 
 
@@ -40,11 +43,15 @@ def run(options: argparse.Namespace) -> None:
             tick()
         found[f"{info.variant} {info.precision}, {info.provider}"] = measure_scores(collection, scores)
     facts = {
+        "benchmark": "quality",
+        "command": command_line(options),
+        "machine": describe_machine(),
+        "versions": {name: metadata.version(name) for name in ("crossrank", "onnxruntime", "numpy", "tokenizers")},
         "data": collection.name,
         "queries": len(collection.candidates),
         "documents": sum(len(entry.documents) for entry in collection.candidates),
         "mrr_counts_grades_from": collection.relevant_grade,
-        "model": str(options.model),
+        "model": Path(options.model).name,
     }
     if options.json:
         print(json.dumps(facts | {"results": {name: asdict(quality) for name, quality in found.items()}}, indent=2))

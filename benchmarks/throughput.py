@@ -18,7 +18,7 @@ from ._engines import PEERS, Opener, Precision, our_engines
 from ._interleave import Summary, interleave, summarize
 from ._machine import describe_machine
 from ._measures import measure_first_stage
-from ._options import add_collection_arguments, open_collection, positive
+from ._options import add_collection_arguments, command_line, open_collection, positive
 from ._text import format_table, progress
 from ._worker import Worker
 
@@ -84,7 +84,7 @@ def _report(
     return {
         "benchmark": "throughput",
         "date": datetime.now(UTC).date().isoformat(),
-        "command": _command(options),
+        "command": command_line(options),
         "timed": _TIMED,
         "machine": machine,
         "threads": options.threads,
@@ -132,13 +132,3 @@ def format_report(summaries: Mapping[str, Summary], collection: Collection, *, b
 
 def _start(openers: Mapping[str, Opener], threads: int, stack: ExitStack) -> dict[str, Worker]:
     return {name: stack.enter_context(Worker(opener, threads=threads)) for name, opener in openers.items()}
-
-
-def _command(options: argparse.Namespace) -> str:
-    """The command as a reader would type it: every option, and of paths the last part only."""
-    words = ["python -m benchmarks throughput"]
-    for name, value in vars(options).items():
-        if name not in ("command", "output") and value is not None:
-            shown = value.resolve().name if isinstance(value, Path) else value
-            words.append(f"--{name.replace('_', '-')} {shown}")
-    return " ".join(words)

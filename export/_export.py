@@ -31,7 +31,7 @@ from ._targets import Target, target_file
 from ._write import new_folder, swap_in
 
 # Ranges settle within a few thousand tokens: on a real MiniLM the whole pairs give no smaller error than their starts.
-_CALIBRATION_LENGTH = 20
+_CALIBRATION_LENGTH = 32
 
 
 def load_pairs(name: str) -> list[tuple[str, str]]:
