@@ -2,7 +2,8 @@
 
 import os
 import platform
-from pathlib import Path
+
+from crossrank._processor import processor_name, read_cpuinfo
 
 # What decides which kernels run; /proc/cpuinfo's words.
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp")
@@ -10,22 +11,13 @@ _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16"
 
 def describe_machine() -> dict[str, object]:
     """CPU, its cores and instruction sets, the system, and how busy it was (1-minute load average)."""
-    info = _read_cpuinfo()
+    info = read_cpuinfo()
     flags = info.get("flags", info.get("Features", "")).split()
     return {
-        "cpu": info.get("model name", platform.processor() or platform.machine()),
+        "cpu": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
-
-
-def _read_cpuinfo(path: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """The first processor's entries; empty where there is no such file."""
-    if not path.exists():
-        return {}
-    first, _, _ = path.read_text(encoding="utf-8").partition("\n\n")
-    lines = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in lines}

@@ -1,5 +1,6 @@
 """What a loaded model is and runs on, as data and as text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,17 @@ class ModelInfo:
         return "\n".join(f"{name:<13} {value}" for name, value in rows)
 
 
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines with their cells one below the other.
+
+    >>> print(align_columns([("a", "bc"), ("def", "g")]))
+    a    bc
+    def  g
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
 def format_parity_table(manifest: Manifest) -> str:
     """The parity figures of an artifact's graphs, a line each, and what they were taken against and on."""
     rows = [("graph", "MB", "max |Δ|", "mean |Δ|", "tau", "top-10", "NaN", "alone |Δ|", "proven")]
@@ -87,11 +99,10 @@ def format_parity_table(manifest: Manifest) -> str:
         errors = (f"{parity.max_abs:.2e}", f"{parity.mean_abs:.2e}", f"{parity.kendall_tau:.4f}")
         counts = (f"{parity.top10_overlap:.2f}", str(parity.nan_count), f"{parity.alone_max_abs:.1e}")
         rows.append((variant.name, size, *errors, *counts, "by its CPU twin" if parity.graph == "twin" else "yes"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    if first is not None:
-        lines.append(
-            f"{first.pairs} pairs against {first.reference} (standard deviation of its logits {first.spread:.2f}), "
-            f"onnxruntime {first.onnxruntime}, {first.machine}"
-        )
-    return "\n".join(lines)
+    if first is None:
+        return align_columns(rows)
+    return (
+        f"{align_columns(rows)}\n"
+        f"{first.pairs} pairs against {first.reference} (standard deviation of its logits {first.spread:.2f}), "
+        f"onnxruntime {first.onnxruntime}, {first.machine}"
+    )

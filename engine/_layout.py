@@ -29,9 +29,15 @@ def padded_ids(values: NDArray[np.int32], lengths: NDArray[np.int32], fill: int)
     >>> padded_ids(np.array([5, 6, 7], np.int32), np.array([1, 2], np.int32), 0).tolist()
     [[5, 0], [6, 7]]
     """
-    grid = np.full((len(lengths), int(lengths.max())), fill, np.int32)
-    grid[np.arange(grid.shape[1]) < lengths[:, None]] = values
+    valid = _valid(lengths)
+    grid = np.full(valid.shape, fill, np.int32)
+    grid[valid] = values
     return grid
+
+
+def _valid(lengths: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """What of a right-padded batch is a token, bool [pairs, longest]."""
+    return np.arange(int(lengths.max())) < lengths[:, None]
 
 
 def packed_positions(batch: PackedPairs, pad_id: int, offset: int) -> NDArray[np.int32]:
@@ -50,12 +56,8 @@ def packed_positions(batch: PackedPairs, pad_id: int, offset: int) -> NDArray[np
 
 def _token_offset(batch: PackedPairs) -> NDArray[np.int32]:
     """int32 [pairs, longest]: where the tokens lie in a padded batch, then where the padding lies."""
-    valid = np.arange(int(batch.lengths.max())) < batch.lengths[:, None]
+    valid = _valid(batch.lengths)
     return np.argsort(~valid.ravel(), kind="stable").astype(np.int32).reshape(valid.shape)
-
-
-def _mask(batch: PackedPairs) -> NDArray[np.int64]:
-    return (np.arange(int(batch.lengths.max())) < batch.lengths[:, None]).astype(np.int64)
 
 
 def choose_layout(names: Iterable[str], inputs: Inputs) -> Layout:
@@ -84,7 +86,7 @@ def choose_layout(names: Iterable[str], inputs: Inputs) -> Layout:
     with_mask: Makers = {
         "input_ids": lambda batch: padded_ids(batch.ids, batch.lengths, inputs.pad_id).astype(np.int64),
         "token_type_ids": lambda batch: padded_types(batch).astype(np.int64),
-        "attention_mask": _mask,
+        "attention_mask": lambda batch: _valid(batch.lengths).astype(np.int64),
     }
     packed: Makers = {
         "input_ids": lambda batch: batch.ids,

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from ._activation import ACTIVATIONS
 from ._errors import ArtifactError, join_problems
 from ._fields import parse_dataclass, read_json_object
-from ._parity import Parity
+from ._parity import BOUNDS, Parity
 
 FORMAT = 1
 MANIFEST_NAME = "crossrank.json"
@@ -88,6 +88,11 @@ class Variant:
     def name(self) -> str:
         """Variant and precision as people write them, such as ``cpu int8``."""
         return f"{self.variant} {self.precision}"
+
+    def problems(self) -> list[str]:
+        """Where its parity leaves its precision's bound, one sentence each; empty if it holds or was not measured."""
+        found = [] if self.parity is None else self.parity.problems(BOUNDS[self.precision])
+        return [f"{self.name}: {text}" for text in found]
 
 
 @dataclass(frozen=True, slots=True)

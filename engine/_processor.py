@@ -6,18 +6,19 @@ from pathlib import Path
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def _cpuinfo(field: str, path: Path) -> str:
-    """A field's value for the first processor, empty where the system does not tell."""
+def read_cpuinfo(path: Path = _CPUINFO) -> dict[str, str]:
+    """The first processor's fields, empty where the system does not tell."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        first, _, _ = path.read_text(encoding="utf-8").partition("\n\n")
     except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")
+        return {}
+    lines = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}
 
 
 def processor_name(path: Path = _CPUINFO) -> str:
     """The processor's name, as well as the system tells it."""
-    return _cpuinfo("model name", path) or platform.processor() or platform.machine()
+    return read_cpuinfo(path).get("model name") or platform.processor() or platform.machine()
 
 
 def int8_products_saturate(path: Path = _CPUINFO) -> bool:
@@ -27,4 +28,4 @@ def int8_products_saturate(path: Path = _CPUINFO) -> bool:
     (https://github.com/microsoft/onnxruntime/issues/14642).
     """
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return x86 and not {"avx512_vnni", "avx_vnni"} & set(_cpuinfo("flags", path).split())
+    return x86 and not {"avx512_vnni", "avx_vnni"} & set(read_cpuinfo(path).get("flags", "").split())

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ._errors import DeviceError, ProofError, join_problems
 from ._manifest import Manifest, hash_file, read_manifest
-from ._parity import BOUNDS
 from ._proof import measure_parity, read_proof
 from ._scoring import Scorer
 from ._session import Device, Session
@@ -48,7 +47,7 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
             continue
         parity = measure_parity(proof, Scorer(tokenizer, session, manifest.inputs.max_length, manifest.head.labels))
         variants.append(replace(variant, parity=parity))
-        problems += [f"{variant.name}: {text}" for text in parity.problems(BOUNDS[variant.precision])]
+    problems = [text for variant in variants for text in variant.problems()]
     if problems:
         raise ProofError(join_problems(str(folder), problems))
     return replace(manifest, variants=tuple(variants)), skipped

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from crossrank._cli import comma_list, run_command
 from crossrank._errors import InputError
-from crossrank._info import format_parity_table
+from crossrank._info import align_columns, format_parity_table
 from crossrank._manifest import PRECISIONS, VARIANTS, read_manifest
 from crossrank.models import load_registry
 
@@ -57,9 +57,7 @@ def _print_registry(*, as_json: bool) -> None:
         short = min(m.names, key=len, default="-")
         sizes = (str(m.layers), str(m.hidden), str(m.labels), str(m.max_length))
         rows.append((m.id, m.architecture, *sizes, m.activation, m.licence, speed, short))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(align_columns(rows))
 
 
 def _main(arguments: Sequence[str] | None) -> int:

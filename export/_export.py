@@ -14,7 +14,6 @@ import onnx
 from crossrank._errors import ProofError, join_problems
 from crossrank._manifest import FileRecord, Manifest, Source, Variant, hash_file, write_manifest
 from crossrank._pairs import PairSource
-from crossrank._parity import BOUNDS
 from crossrank._proof import Proof, measure_parity, write_proof
 from crossrank._scoring import Scorer
 from crossrank._session import Device, Session
@@ -130,16 +129,11 @@ def _prove(checkpoint: Checkpoint, work: Path, targets: Sequence[Target], report
     threads = ThreadCount(available_threads().count // workers, "a share of the proof's")
     with stage(report, "prove the graphs"), ThreadPoolExecutor(workers) as pool:
         variants = tuple(pool.map(lambda target: _measure(checkpoint, proof, work, target, threads), targets))
-    problems = [
-        f"{variant.name}: {text}"
-        for variant in variants
-        if variant.parity is not None
-        for text in variant.parity.problems(BOUNDS[variant.precision])
-    ]
+    problems = [text for variant in variants for text in variant.problems()]
     if problems:
         raise ProofError(
             join_problems(f"{checkpoint.folder} is not exported, its graphs leave the bounds against {name}", problems)
-            + f"\n{_advice(problems, variants, name)}"
+            + f"\n{_advice(variants, name)}"
         )
     return variants
 
@@ -160,9 +154,9 @@ def _measure(checkpoint: Checkpoint, proof: Proof, work: Path, target: Target, t
     return replace(variant, parity=parity)
 
 
-def _advice(problems: Sequence[str], variants: Sequence[Variant], reference: str) -> str:
+def _advice(variants: Sequence[Variant], reference: str) -> str:
     """What to do about graphs that left their bounds."""
-    good = [variant.name for variant in variants if not any(text.startswith(f"{variant.name}:") for text in problems)]
+    good = [variant.name for variant in variants if not variant.problems()]
     if good:
         return f"Leave them out with --variants and --precision; within their bounds are {', '.join(good)}"
     if reference.startswith("transformers"):
