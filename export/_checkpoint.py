@@ -12,7 +12,8 @@ from crossrank._scoring import check_max_length
 from crossrank._tokenize import PairTokenizer
 
 from ._config import EncoderConfig, read_config
-from ._weights import EncoderWeights, open_tensors, read_weights
+from ._tensors import open_tensors
+from ._weights import EncoderWeights, read_weights
 
 # What is copied into an artifact, where it exists: sentence-transformers and transformers read it there.
 TOKENIZER_FILES = (

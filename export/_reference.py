@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ._weights import open_tensors
+from ._tensors import open_tensors
 
 Floats = NDArray[np.float32]
 Pairs = Sequence[tuple[str, str]]

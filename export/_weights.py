@@ -1,22 +1,17 @@
 """The tensors of a checkpoint under one set of names, whatever family they come from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from crossrank._errors import CheckpointError, join_problems
-from crossrank._fields import read_json_object
 
 from ._config import EncoderConfig
+from ._tensors import ReadTensor
 
 Floats = NDArray[np.float32]
-ReadTensor = Callable[[], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,40 +109,6 @@ _NAMES = {
         "head": "pre_classifier relu classifier",
     },
 }
-
-
-def open_tensors(folder: Path) -> dict[str, ReadTensor]:
-    """The tensors of a folder's safetensors files, single or sharded, each read when it is called.
-
-    A name that a writer dropped because its tensor is tied to another one (safetensors' metadata says
-    to which) reads that other one.
-
-    Raises:
-        CheckpointError: If there are no weights, or a file or the index is damaged.
-    """
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    try:
-        if single.exists():
-            files = {single.name}
-        elif index.exists():
-            files = {str(name) for name in read_json_object(index)["weight_map"].values()}
-        else:
-            raise CheckpointError(
-                f"{folder}: no model.safetensors and no model.safetensors.index.json; transformers writes them: "
-                f"AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-            )
-        outside = sorted(name for name in files if Path(name).name != name)
-        if outside:
-            raise CheckpointError(f"{index}: {outside[0]!r} leaves the folder")
-        tensors: dict[str, ReadTensor] = {}
-        for name in sorted(files):
-            file = safe_open(folder / name, framework="numpy")
-            tensors |= {key: partial(file.get_tensor, key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-            metadata = file.metadata() or {}
-            tensors |= {dropped: tensors[kept] for dropped, kept in metadata.items() if kept in tensors}
-        return tensors
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: weights cannot be read: {error}") from error
 
 
 class _Reader:
