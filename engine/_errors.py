@@ -62,7 +62,7 @@ def join_problems(subject: str, problems: Sequence[str]) -> str:
 
     Args:
         subject: What the problems belong to, usually a path.
-        problems: At least one sentence, each without a final full stop.
+        problems: At least one sentence, or such a message, each without a final full stop.
 
     Returns:
         One line for one problem, an indented list for more.
@@ -74,4 +74,5 @@ def join_problems(subject: str, problems: Sequence[str]) -> str:
     """
     if len(problems) == 1:
         return f"{subject}: {problems[0]}"
-    return "\n".join([f"{subject}: {len(problems)} problems", *(f"  - {p}" for p in problems)])
+    lines = (f"  - {problem}".replace("\n", "\n    ") for problem in problems)
+    return "\n".join([f"{subject}: {len(problems)} problems", *lines])

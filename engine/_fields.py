@@ -13,6 +13,21 @@ T = TypeVar("T")
 _MAX_JSON_BYTES = 64 * 1024 * 1024
 
 
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is too large, no UTF-8 or no JSON.
+    """
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise ValueError(f"larger than {_MAX_JSON_BYTES} bytes")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Parse a JSON file that holds one object.
 
@@ -20,12 +35,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         OSError: If the file cannot be read.
         ValueError: If it is too large, no UTF-8, no JSON or no object.
     """
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ValueError(f"larger than {_MAX_JSON_BYTES} bytes")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"a JSON object is needed, this is {type(value).__name__}")
     return value
@@ -72,4 +82,10 @@ def _convert(hint: Any, value: Any, problems: list[str], where: str) -> Any:
         return {
             key: _convert(arguments[1], item, problems, f"{where}[{key!r:.80}]") for key, item in json_value.items()
         }
-    return float(json_value) if hint is float else json_value
+    if hint is not float:
+        return json_value
+    try:
+        return float(json_value)
+    except OverflowError:
+        problems.append(f"{where} is {value!r:.60}; too large for a float")
+        return None

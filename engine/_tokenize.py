@@ -52,6 +52,17 @@ def read_template(tokenizer: Tokenizer) -> PairTemplate:
     )
 
 
+def _read_tokenizer(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.encode("a", "b")  # some contradictions show only in use
+        return tokenizer
+    except BaseException as error:  # bare Exception for a malformed file; a panic in Rust is not even that
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise CheckpointError(f"{path}: not a tokenizer.json that tokenizers can read: {error!s:.300}") from error
+
+
 class PairTokenizer:
     """The tokenizer of one model. Thread-safe.
 
@@ -59,20 +70,21 @@ class PairTokenizer:
     pairs are truncated where they are joined.
 
     Args:
-        path: A ``tokenizer.json``.
+        source: A ``tokenizer.json``, or a tokenizer that was built, which is changed.
 
     Raises:
         CheckpointError: If the file cannot be read or joins pairs in no known way.
     """
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the binding raises bare Exception for a missing or malformed file
-            raise CheckpointError(f"{path}: not a tokenizer.json that tokenizers can read: {error}") from error
+    def __init__(self, source: Path | Tokenizer) -> None:
+        self._tokenizer = source if isinstance(source, Tokenizer) else _read_tokenizer(source)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.template = read_template(self._tokenizer)
+
+    def save(self, path: Path) -> None:
+        """Write it as a ``tokenizer.json``."""
+        self._tokenizer.save(str(path))
 
     @property
     def vocabulary_size(self) -> int:

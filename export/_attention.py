@@ -28,8 +28,10 @@ def _softmax_where(graph: Graph, scores: str, valid: str) -> str:
     return graph.add("Softmax", graph.add("Where", valid, scores, lowest), axis=-1)
 
 
-def plain_attention(graph: Graph, query: str, key: str, value: str, valid: str, config: EncoderConfig) -> str:
-    """Attention in standard operators: [B, S, N*D] each -> [B, S, N*D]."""
+def plain_attention(
+    graph: Graph, query: str, key: str, value: str, valid: str, bias: str, config: EncoderConfig
+) -> str:
+    """Attention in standard operators: [B, S, N*D] each -> [B, S, N*D]; ``bias`` [1, N, S, S] or ""."""
     split = graph.integers(0, 0, config.heads, config.head_size)
 
     def heads(projected: str, perm: list[int]) -> str:
@@ -37,17 +39,21 @@ def plain_attention(graph: Graph, query: str, key: str, value: str, valid: str, 
 
     scaled = graph.add("Mul", heads(query, [0, 2, 1, 3]), graph.scalar(config.head_size**-0.5))
     scores = graph.add("MatMul", scaled, heads(key, [0, 2, 3, 1]))  # [B, N, S, S]
+    if bias:
+        scores = graph.add("Add", scores, bias)
     context = graph.add("MatMul", _softmax_where(graph, scores, valid), heads(value, [0, 2, 1, 3]))
     merged = graph.add("Transpose", context, perm=[0, 2, 1, 3])  # [B, S, N, D]
     return graph.add("Reshape", merged, graph.integers(0, 0, config.hidden))
 
 
-def length_attention(graph: Graph, query: str, key: str, value: str, config: EncoderConfig) -> str:
-    """Onnxruntime's fused attention with ``lengths``: [B, S, N*D] each -> [B, S, N*D]."""
-    return graph.contrib("MultiHeadAttention", query, key, value, "", "lengths", num_heads=config.heads)
+def length_attention(graph: Graph, query: str, key: str, value: str, bias: str, config: EncoderConfig) -> str:
+    """Onnxruntime's fused attention with ``lengths``: [B, S, N*D] each -> [B, S, N*D]; ``bias`` [1, N, S, S] or ""."""
+    return graph.contrib("MultiHeadAttention", query, key, value, "", "lengths", bias, num_heads=config.heads)
 
 
-def cls_attention(graph: Graph, hidden: str, row: str, valid: str, layer: Layer, config: EncoderConfig) -> str:
+def cls_attention(
+    graph: Graph, hidden: str, row: str, valid: str, bias: str, layer: Layer, config: EncoderConfig
+) -> str:
     """Attention of the [CLS] row alone, with keys and values never projected.
 
     q·(W_k h + b_k) = (W_kᵀ q)·h + const, and the constant drops out of the softmax; the values'
@@ -58,6 +64,7 @@ def cls_attention(graph: Graph, hidden: str, row: str, valid: str, layer: Layer,
         hidden: [B, S, H].
         row: [B, H], its first row.
         valid: bool [B, 1, S].
+        bias: [1, N, S, S], of which row 0 is added to the scaled scores, or "".
         layer: The last layer.
         config: The model's sizes.
 
@@ -75,6 +82,8 @@ def cls_attention(graph: Graph, hidden: str, row: str, valid: str, layer: Layer,
     lifted = graph.add("MatMul", by_head, per_head(layer.key, (1, 2, 0)))  # [N, B, D] x [N, D, H]
     probes = graph.add("Transpose", lifted, perm=[1, 0, 2])  # [B, N, H]
     scores = graph.add("MatMul", probes, graph.add("Transpose", hidden, perm=[0, 2, 1]))  # [B, N, S]
+    if bias:
+        scores = graph.add("Add", scores, graph.add("Gather", bias, graph.constant("first_row", np.array(0)), axis=2))
     mixed = graph.add("MatMul", _softmax_where(graph, scores, valid), hidden)  # [B, N, H]
     values = graph.add("MatMul", graph.add("Transpose", mixed, perm=[1, 0, 2]), per_head(layer.value, (1, 0, 2)))
     context = graph.add("Reshape", graph.add("Transpose", values, perm=[1, 0, 2]), graph.integers(-1, h))
@@ -106,17 +115,17 @@ def pad_head_size(layer: Layer, config: EncoderConfig) -> Layer:
     )
 
 
-def packed_attention(graph: Graph, query: str, key: str, value: str, config: EncoderConfig) -> str:
-    """Onnxruntime's attention over packed tokens, CUDA only: [T, N*D] each -> [T, N*D]."""
+def packed_attention(graph: Graph, query: str, key: str, value: str, bias: str, config: EncoderConfig) -> str:
+    """Onnxruntime's attention over packed tokens, CUDA only: [T, N*D] each -> [T, N*D]; ``bias`` [1, N, S, S] or ""."""
     return graph.contrib(
         "PackedMultiHeadAttention",
-        *(query, key, value, "", "token_offset", "cumulative_sequence_length"),
+        *(query, key, value, "", "token_offset", "cumulative_sequence_length", bias),
         num_heads=config.heads,
         scale=config.head_size**-0.5,
     )
 
 
-def packed_attention_twin(graph: Graph, query: str, key: str, value: str, config: EncoderConfig) -> str:
+def packed_attention_twin(graph: Graph, query: str, key: str, value: str, bias: str, config: EncoderConfig) -> str:
     """What `packed_attention` computes, in operators that a CPU runs: unpack, attend, pack."""
     tokens = graph.add("Shape", "input_ids", start=0, end=1)
     flat = graph.add("Reshape", "token_offset", graph.integers(-1))
@@ -137,7 +146,7 @@ def packed_attention_twin(graph: Graph, query: str, key: str, value: str, config
 
     context = graph.contrib(
         "MultiHeadAttention",
-        *(unpack(query), unpack(key), unpack(value), "", lengths),
+        *(unpack(query), unpack(key), unpack(value), "", lengths, bias),
         num_heads=config.heads,
         scale=config.head_size**-0.5,
     )

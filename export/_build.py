@@ -21,6 +21,7 @@ from ._attention import (
 from ._config import EncoderConfig
 from ._graph import Graph
 from ._layers import Dense, add_and_norm, embed, feed_forward, float_dense, head_logits
+from ._relative_position import relative_bias
 from ._weights import EncoderWeights
 
 FloatType = type[np.float32 | np.float16]
@@ -34,11 +35,12 @@ def build_portable(
     for name in ("input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])):
         graph.input(name, np.int64, ["batch_size", "sequence_length"])
     valid = valid_from_mask(graph)
+    bias = relative_bias(graph, weights, config, "input_ids")
     types = "token_type_ids" if token_types else None
     hidden = embed(graph, weights.embeddings, config, types=types, positions=None)
     for layer in weights.layers:
         query, key, value = float_dense(graph, hidden, (layer.query, layer.key, layer.value), "")
-        context = plain_attention(graph, query, key, value, valid, config)
+        context = plain_attention(graph, query, key, value, valid, bias, config)
         (attended,) = float_dense(graph, context, (layer.output,), "")
         hidden = add_and_norm(graph, attended, hidden, layer.attention_norm, config.epsilon)
         hidden = feed_forward(graph, hidden, layer, config, float_dense, "", contrib=False)
@@ -52,18 +54,19 @@ def write_cpu(graph: Graph, weights: EncoderWeights, config: EncoderConfig, *, t
     for name in ("input_ids", *(["token_type_ids"] if token_types else [])):
         graph.input(name, np.int32, ["pairs", "longest"])
     graph.input("lengths", np.int32, ["pairs"])
+    bias = relative_bias(graph, weights, config, "input_ids")
     types = "token_type_ids" if token_types else None
     hidden = embed(graph, weights.embeddings, config, types=types, positions=None)
     *layers, last = weights.layers
     for i, layer in enumerate(layers):
         projections = (layer.query, layer.key, layer.value)
         query, key, value = apply(graph, hidden, projections, f"layer.{i}.attention")
-        context = length_attention(graph, query, key, value, config)
+        context = length_attention(graph, query, key, value, bias, config)
         (attended,) = apply(graph, context, (layer.output,), f"layer.{i}.output")
         hidden = add_and_norm(graph, attended, hidden, layer.attention_norm, config.epsilon)
         hidden = feed_forward(graph, hidden, layer, config, apply, f"layer.{i}", contrib=True)
     row = graph.add("Gather", hidden, graph.constant("first_row", np.array(0)), axis=1)  # [B, H]
-    context = cls_attention(graph, hidden, row, valid_from_lengths(graph), last, config)
+    context = cls_attention(graph, hidden, row, valid_from_lengths(graph), bias, last, config)
     (attended,) = float_dense(graph, context, (last.output,), "")
     row = add_and_norm(graph, attended, row, last.attention_norm, config.epsilon)
     row = feed_forward(graph, row, last, config, float_dense, "", contrib=True)
@@ -94,6 +97,7 @@ def build_cuda(
     graph.input("token_offset", np.int32, ["pairs", "longest"])
     graph.input("cumulative_sequence_length", np.int32, ["pairs_and_one"])
     attention = packed_attention_twin if twin else packed_attention
+    bias = relative_bias(graph, weights, config, "token_offset")
     first_rows = graph.add(
         "Slice", "cumulative_sequence_length", graph.integers(0), graph.integers(-1), graph.integers(0)
     )
@@ -102,7 +106,7 @@ def build_cuda(
     for i, plain in enumerate(weights.layers):
         layer = pad_head_size(plain, config)
         query, key, value = float_dense(graph, hidden, (layer.query, layer.key, layer.value), "")
-        context = attention(graph, query, key, value, config)
+        context = attention(graph, query, key, value, bias, config)
         if i == len(weights.layers) - 1:
             context, hidden = (graph.add("Gather", value, first_rows) for value in (context, hidden))
         (attended,) = float_dense(graph, context, (layer.output,), "")

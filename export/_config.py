@@ -6,6 +6,7 @@ from typing import Any
 
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
 from crossrank._fields import parse_dataclass
+from crossrank._model_folder import count_labels, describe_padding
 
 # transformers' model_type -> the family that gives structure and tensor names.
 ARCHITECTURES = {
@@ -15,7 +16,11 @@ ARCHITECTURES = {
     "xlm-roberta": "roberta",
     "camembert": "roberta",
     "distilbert": "distilbert",
+    "mpnet": "mpnet",
 }
+_DEFAULT_LABELS = 2  # transformers'
+# transformers takes these for MPNet whatever its config says.
+_MPNET_BUCKETS, _MPNET_PAD_ID = 32, 1
 # Far above any published encoder; a config beyond it is damaged, and would be followed for hours.
 _LARGEST = {"layers": 1000, "labels": 10_000}
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
@@ -30,8 +35,9 @@ class EncoderConfig:
         family: A value of `ARCHITECTURES`.
         embedding: Width of the embeddings; ELECTRA projects it to ``hidden``.
         positions: Rows of the position table.
-        position_offset: Position of the first token, ``pad_id + 1`` for RoBERTa's family.
+        position_offset: Position of the first token, ``pad_id + 1`` for RoBERTa's family and MPNet.
         token_types: Rows of the token type table, 0 without one.
+        relative_buckets: Rows of MPNet's relative position table, 0 without one.
     """
 
     architecture: str
@@ -45,6 +51,7 @@ class EncoderConfig:
     positions: int
     position_offset: int
     token_types: int
+    relative_buckets: int
     pad_id: int
     epsilon: float
     activation: str
@@ -58,7 +65,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class _BertFields:
-    """Fields of bert, electra and roberta, with transformers' defaults where it has them."""
+    """Fields of bert, electra, roberta and mpnet, with transformers' defaults where it has them."""
 
     vocab_size: int
     hidden_size: int
@@ -70,7 +77,6 @@ class _BertFields:
     embedding_size: int | None = None
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
-    pad_token_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,6 @@ class _DistilBertFields:
     hidden_dim: int
     max_position_embeddings: int = 512
     activation: str = "gelu"
-    pad_token_id: int | None = None
 
 
 def _refuse_unsupported(config: Mapping[str, Any], architecture: Any) -> None:
@@ -95,17 +100,17 @@ def _refuse_unsupported(config: Mapping[str, Any], architecture: Any) -> None:
     positions = config.get("position_embedding_type") or "absolute"
     if positions != "absolute":
         problems.append(f"position_embedding_type is {positions!r}; supported is absolute")
+    if architecture == "mpnet":
+        required = {"relative_attention_num_buckets": _MPNET_BUCKETS, "pad_token_id": _MPNET_PAD_ID}
+        problems += [
+            f"{name} is {config[name]!r}; transformers' MPNet computes with {value} whatever it says"
+            for name, value in required.items()
+            if config.get(name) not in (None, value)
+        ]
     problems += [f"{name} is set" for name in ("is_decoder", "add_cross_attention") if config.get(name)]
     problems += [f"{name} is not empty" for name in ("pruned_heads", "quantization_config") if config.get(name)]
     if problems:
         raise UnsupportedModelError(join_problems("config.json", problems))
-
-
-def _count_labels(config: Mapping[str, Any]) -> int:
-    if isinstance(config.get("id2label"), Mapping):
-        return len(config["id2label"])
-    labels = config.get("num_labels", 2)  # transformers' default
-    return labels if isinstance(labels, int) else 0
 
 
 def read_config(config: Mapping[str, Any]) -> EncoderConfig:
@@ -119,19 +124,18 @@ def read_config(config: Mapping[str, Any]) -> EncoderConfig:
     _refuse_unsupported(config, architecture)
     family = ARCHITECTURES[str(architecture)]
     problems: list[str] = []
-    pad_default = 1 if family == "roberta" else 0
-    labels = _count_labels(config)
     if family == "distilbert":
         d = parse_dataclass(_DistilBertFields, config, problems)
         fields = None if d is None else _BertFields(
             d.vocab_size, d.dim, d.n_layers, d.n_heads, d.hidden_dim, d.max_position_embeddings,
-            type_vocab_size=0, hidden_act=d.activation, pad_token_id=d.pad_token_id,
+            type_vocab_size=0, hidden_act=d.activation,
         )  # fmt: skip
     else:
         fields = parse_dataclass(_BertFields, config, problems)
     if fields is None:
         raise CheckpointError(join_problems("config.json", problems))
-    pad_id = pad_default if fields.pad_token_id is None else fields.pad_token_id
+    pad_id, position_offset = describe_padding(config)
+    labels = count_labels(config)
     result = EncoderConfig(
         architecture=str(architecture),
         family=family,
@@ -142,20 +146,25 @@ def read_config(config: Mapping[str, Any]) -> EncoderConfig:
         heads=fields.num_attention_heads,
         intermediate=fields.intermediate_size,
         positions=fields.max_position_embeddings,
-        position_offset=pad_id + 1 if family == "roberta" else 0,
-        token_types=fields.type_vocab_size,
+        position_offset=position_offset,
+        token_types=0 if family == "mpnet" else fields.type_vocab_size,
+        relative_buckets=_MPNET_BUCKETS if family == "mpnet" else 0,
         pad_id=pad_id,
         epsilon=fields.layer_norm_eps,
         activation=fields.hidden_act,
-        labels=labels,
+        labels=_DEFAULT_LABELS if labels is None else labels,
     )
     counts = ("vocabulary", "embedding", "hidden", "layers", "heads", "intermediate", "positions", "labels")
     for name in counts:
         if not 1 <= getattr(result, name) <= _LARGEST.get(name, 10**7):
             problems.append(f"{name} is {getattr(result, name)}; 1 to {_LARGEST.get(name, 10**7)} expected")
+    if not 0 <= result.token_types <= 10**4:
+        problems.append(f"type_vocab_size is {result.token_types}; 0 to {10**4} expected")
+    if not 0 < result.epsilon < 1:
+        problems.append(f"layer_norm_eps is {result.epsilon}; between 0 and 1 expected")
     if not problems and result.hidden % result.heads:
         problems.append(f"the hidden size {result.hidden} is no multiple of the {result.heads} heads")
-    if not 0 <= pad_id < max(1, result.vocabulary):
+    if pad_id >= max(1, result.vocabulary):
         problems.append(f"pad_token_id is {pad_id}; the vocabulary has {result.vocabulary}")
     if problems:
         raise CheckpointError(join_problems("config.json", problems))

@@ -1,7 +1,6 @@
 """Checkpoint to artifact: resolve, read, build a graph per target, prove each, write at once."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,11 +20,12 @@ from crossrank._threads import ThreadCount, available_threads
 
 from ._build import build_cpu, build_cuda, build_portable
 from ._cache import CheckpointSource, fetch_checkpoint, fingerprint
-from ._checkpoint import TOKENIZER_FILES, Checkpoint, read_checkpoint
+from ._checkpoint import Checkpoint, read_checkpoint
 from ._graph import save_model
 from ._int8 import Int8Dense, calibrate
 from ._reference import reference_logits
 from ._report import Report, stage
+from ._settings import write_settings, write_tokenizer
 from ._targets import Target, target_file
 from ._write import new_folder, swap_in
 
@@ -62,14 +62,13 @@ def make_artifact(
         checkpoint = read_checkpoint(folder, max_length=max_length, relevant_label=relevant)
     with new_folder(target_folder) as work:
         (work / "onnx").mkdir()
+        write_tokenizer(checkpoint.source, checkpoint.tokenizer, work)
         for target in targets:
             with stage(report, f"build {' '.join(target)}"):
                 save_model(_build(checkpoint, target, work), work / target_file(target))
         variants = _prove(checkpoint, work, targets, report)
         with stage(report, "write"):
-            for name in ("config.json", *TOKENIZER_FILES):
-                if (folder / name).exists():
-                    shutil.copyfile(folder / name, work / name)
+            write_settings(checkpoint.source, work)
             files = sorted(path for path in work.rglob("*") if path.is_file())
             with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
                 records = {
@@ -117,10 +116,15 @@ def _calibration_pairs(checkpoint: Checkpoint) -> PairSource:
 
 def _prove(checkpoint: Checkpoint, work: Path, targets: Sequence[Target], report: Report | None) -> tuple[Variant, ...]:
     """Parity of each graph, or of its CPU-runnable twin, with the reference; writes proof.json."""
-    inputs, pairs = checkpoint.inputs, load_pairs("proof")
+    folder, inputs, pairs = checkpoint.source.folder, checkpoint.inputs, load_pairs("proof")
     with stage(report, "reference logits"):
         name, logits = reference_logits(
-            checkpoint.folder, pairs, max_length=inputs.max_length, token_types=inputs.token_types
+            folder,
+            checkpoint.source.config,
+            work / "tokenizer.json",
+            pairs,
+            max_length=inputs.max_length,
+            token_types=inputs.token_types,
         )
     proof = Proof(name, pairs, logits)
     write_proof(work, proof)
@@ -132,7 +136,7 @@ def _prove(checkpoint: Checkpoint, work: Path, targets: Sequence[Target], report
     problems = [text for variant in variants for text in variant.problems()]
     if problems:
         raise ProofError(
-            join_problems(f"{checkpoint.folder} is not exported, its graphs leave the bounds against {name}", problems)
+            join_problems(f"{folder} is not exported, its graphs leave the bounds against {name}", problems)
             + f"\n{_advice(variants, name)}"
         )
     return variants

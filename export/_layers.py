@@ -114,6 +114,7 @@ def _roberta_positions(graph: Graph, pad_id: int) -> str:
 
 def head_logits(graph: Graph, row: str, head: Head, *, contrib: bool) -> None:
     """The classification head on the [CLS] rows [pairs, hidden]; declares the output ``logits``."""
-    active = activate(graph, dense(graph, row, head.dense), head.activation, contrib=contrib)
-    logits = dense(graph, active, head.classifier)
+    if head.dense is not None:
+        row = activate(graph, dense(graph, row, head.dense), head.activation, contrib=contrib)
+    logits = dense(graph, row, head.classifier)
     graph.output(logits, "logits", ["pairs", len(head.classifier.bias)])

@@ -5,7 +5,6 @@ structure, tokenizing of pairs and padding are written here once more, from conf
 modelling code.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from importlib import metadata, util
@@ -25,11 +24,28 @@ Pairs = Sequence[tuple[str, str]]
 _BATCH_LENGTH = 512
 
 
-def reference_logits(folder: Path, pairs: Pairs, *, max_length: int, token_types: bool) -> tuple[str, Floats]:
-    """The name of the best reference that is installed, and its logits float32 [pairs, labels]."""
-    if util.find_spec("transformers") and util.find_spec("torch"):
-        return f"transformers {metadata.version('transformers')}", transformers_logits(folder, pairs, max_length)
-    return "numpy", numpy_logits(folder, pairs, max_length=max_length, token_types=token_types)
+def reference_logits(
+    folder: Path, config: dict[str, Any], tokenizer: Path, pairs: Pairs, *, max_length: int, token_types: bool
+) -> tuple[str, Floats]:
+    """Logits of the best reference that is installed.
+
+    Args:
+        folder: A checkpoint folder.
+        config: Its config.json, with what that leaves out.
+        tokenizer: A tokenizer.json for the reference that has no tokenizer of its own.
+        pairs: Query and document.
+        max_length: Most tokens of a pair.
+        token_types: Whether the tokenizer's segments reach the model.
+
+    Returns:
+        The reference's name, and float32 [pairs, labels].
+    """
+    # ElectraForSequenceClassification has a layer that checkpoints of a bare projection lack, and draws it at random.
+    bare = config["model_type"] == "electra" and "classifier.dense.weight" not in open_tensors(folder)
+    if not bare and util.find_spec("transformers") and util.find_spec("torch"):
+        name = f"transformers {metadata.version('transformers')}"
+        return name, transformers_logits(folder, config, pairs, max_length)
+    return "numpy", numpy_logits(folder, config, tokenizer, pairs, max_length=max_length, token_types=token_types)
 
 
 def _in_batches(pairs: Pairs, lengths: Sequence[int], score: Callable[[list[int]], Floats]) -> Floats:
@@ -46,17 +62,18 @@ def _in_batches(pairs: Pairs, lengths: Sequence[int], score: Callable[[list[int]
     return logits
 
 
-def transformers_logits(folder: Path, pairs: Pairs, max_length: int) -> Floats:
+def transformers_logits(folder: Path, config: dict[str, Any], pairs: Pairs, max_length: int) -> Floats:
     """Logits of transformers' own model and tokenizer, float32 [pairs, labels]."""
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # the exporter reports its own stages, and nothing when piped
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)
+        known = type(AutoConfig.for_model(config["model_type"])).from_dict(config)
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=known, local_files_only=True)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, config=known, local_files_only=True)
     finally:
         if bars:
             logging.enable_progress_bar()
@@ -73,20 +90,24 @@ def transformers_logits(folder: Path, pairs: Pairs, max_length: int) -> Floats:
     return _in_batches(pairs, [1 + (len(query) + len(document)) // 4 for query, document in pairs], score)
 
 
-def numpy_logits(folder: Path, pairs: Pairs, *, max_length: int, token_types: bool) -> Floats:
+def numpy_logits(
+    folder: Path, config: dict[str, Any], tokenizer: Path, pairs: Pairs, *, max_length: int, token_types: bool
+) -> Floats:
     """Logits of a forward pass in numpy, float32 [pairs, labels].
 
     Args:
         folder: A checkpoint folder.
+        config: Its config.json, with what that leaves out.
+        tokenizer: A tokenizer.json.
         pairs: Query and document.
         max_length: Most tokens of a pair.
         token_types: Whether the tokenizer's segments reach the model.
     """
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length, strategy="longest_first")
-    encodings = tokenizer.encode_batch(list(pairs))
-    model = _NumpyEncoder(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder)
+    joiner = Tokenizer.from_file(str(tokenizer))
+    joiner.no_padding()
+    joiner.enable_truncation(max_length, strategy="longest_first")
+    encodings = joiner.encode_batch(list(pairs))
+    model = _NumpyEncoder(config, folder)
 
     def score(index: list[int]) -> Floats:
         longest = max(len(encodings[i].ids) for i in index)
@@ -132,7 +153,7 @@ def _activate(name: str, x: Floats) -> Floats:
 
 
 class _NumpyEncoder:
-    """BERT, ELECTRA, RoBERTa or DistilBERT with a classification head, after transformers' modelling code."""
+    """BERT, ELECTRA, RoBERTa, DistilBERT or MPNet with a classification head, after transformers' modelling code."""
 
     def __init__(self, config: dict[str, Any], folder: Path) -> None:
         self.kind = {"xlm-roberta": "roberta", "camembert": "roberta"}.get(config["model_type"], config["model_type"])
@@ -142,7 +163,7 @@ class _NumpyEncoder:
         self.activation = config.get("activation" if distil else "hidden_act", "gelu")
         self.epsilon = np.float32(config.get("layer_norm_eps", 1e-12))
         pad_id = config.get("pad_token_id")
-        self.pad_id: int = pad_id if pad_id is not None else int(self.kind == "roberta")
+        self.pad_id: int = pad_id if pad_id is not None else int(self.kind in ("roberta", "mpnet"))
         self.tensors = {name.removeprefix(f"{self.kind}."): read for name, read in open_tensors(folder).items()}
         self.read: dict[str, Floats] = {}
 
@@ -164,14 +185,24 @@ class _NumpyEncoder:
 
     def embed(self, ids: NDArray[np.int64], types: NDArray[np.int64]) -> Floats:
         x = self.tensor("embeddings.word_embeddings.weight")[ids]
-        if self.kind != "distilbert":
+        if self.kind not in ("distilbert", "mpnet"):
             x = x + self.tensor("embeddings.token_type_embeddings.weight")[types]
         positions = np.arange(ids.shape[1])[None, :]
-        if self.kind == "roberta":
+        if self.kind in ("roberta", "mpnet"):
             counted = ids != self.pad_id
             positions = np.cumsum(counted, axis=1) * counted + self.pad_id
         x = self.norm(x + self.tensor("embeddings.position_embeddings.weight")[positions], "embeddings.LayerNorm")
         return self.linear(x, "embeddings_project") if "embeddings_project.weight" in self.tensors else x
+
+    def position_bias(self, length: int) -> Floats:
+        """MPNet's, by the formula of its relative_position_bucket; float32 [heads, length, length]."""
+        positions = np.arange(length)
+        n = positions[:, None] - positions  # query minus key
+        distance = np.abs(n)
+        far = 8 + np.log(np.maximum(distance, 8) / np.float32(8)) / math.log(128 / 8) * 8
+        bucket = np.where(distance < 8, distance, np.minimum(far.astype(np.int64), 15)) + 16 * (n < 0)
+        bias: Floats = self.tensor("encoder.relative_attention_bias.weight")[bucket].transpose(2, 0, 1)
+        return bias
 
     def attend(self, x: Floats, mask: NDArray[np.int64], q: str, k: str, v: str) -> Floats:
         batch, length, hidden = x.shape
@@ -179,6 +210,8 @@ class _NumpyEncoder:
             self.linear(x, name).reshape(batch, length, self.heads, -1).transpose(0, 2, 1, 3) for name in (q, k, v)
         )  # [batch, heads, tokens, dim]
         scores = query @ key.transpose(0, 1, 3, 2) / np.float32(math.sqrt(hidden // self.heads))
+        if self.kind == "mpnet":
+            scores = scores + self.position_bias(length)
         scores = np.where(mask[:, None, None, :] == 1, scores, np.float32(-np.inf))
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         context = (weights / weights.sum(axis=-1, keepdims=True)) @ value
@@ -198,6 +231,9 @@ class _NumpyEncoder:
                 at = f"encoder.layer.{i}."
                 names = [f"{at}attention.self.{part}" for part in ("query", "key", "value")]
                 parts = ("attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense")
+                if self.kind == "mpnet":
+                    names = [f"{at}attention.attn.{part}" for part in ("q", "k", "v")]
+                    parts = ("attention.attn.o", "attention.LayerNorm", "intermediate.dense", "output.dense")
                 after, last = [f"{at}{part}" for part in parts], f"{at}output.LayerNorm"
             x = self.norm(x + self.linear(self.attend(x, mask, *names), after[0]), after[1])
             inner = _activate(self.activation, self.linear(x, after[2]))
@@ -207,5 +243,7 @@ class _NumpyEncoder:
             return self.linear(np.tanh(self.linear(row, "pooler.dense")), "classifier")
         if self.kind == "distilbert":
             return self.linear(np.maximum(self.linear(row, "pre_classifier"), 0), "classifier")
-        activation = "gelu" if self.kind == "electra" else "tanh"
-        return self.linear(_activate(activation, self.linear(row, "classifier.dense")), "classifier.out_proj")
+        if "classifier.dense.weight" in self.tensors:  # else ELECTRA with a bare projection
+            activation = "gelu" if self.kind == "electra" else "tanh"
+            row = _activate(activation, self.linear(row, "classifier.dense"))
+        return self.linear(row, "classifier.out_proj")

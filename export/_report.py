@@ -14,9 +14,9 @@ Report: TypeAlias = Callable[[str, float | None], None]
 def stage(report: Report | None, name: str) -> Iterator[None]:
     """Report the beginning and the end of what runs inside."""
     start = time.perf_counter()
-    if report is not None:
-        report(name, None)
     try:
+        if report is not None:  # inside: a line that is begun is ended, whatever stops it
+            report(name, None)
         yield
     finally:
         if report is not None:
@@ -25,7 +25,7 @@ def stage(report: Report | None, name: str) -> Iterator[None]:
 
 def terminal_report() -> Report | None:
     """A line per stage on standard error, or None where that is no terminal."""
-    return _draw if sys.stderr.isatty() else None
+    return _draw if sys.stderr is not None and sys.stderr.isatty() else None  # a daemon may have closed it
 
 
 def _draw(name: str, seconds: float | None) -> None:

@@ -1,48 +1,137 @@
 """The tensors in a checkpoint's files, each read when it is asked for."""
 
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import ml_dtypes  # noqa: F401  (numpy knows bfloat16 by name once it is imported, and safetensors asks by name)
+import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from crossrank._errors import CheckpointError
+from crossrank._errors import CheckpointError, MissingDependencyError
 from crossrank._fields import read_json_object
 
 ReadTensor: TypeAlias = Callable[[], NDArray[Any]]
 
+# The files that hold weights, alone or listed by an index, in the order in which they are taken.
+_KINDS = ("model.safetensors", "pytorch_model.bin")
+# Names of TensorFlow's checkpoints that old conversions kept; transformers reads them the same way.
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the folder holds weights in a form that `open_tensors` reads."""
+    return any((folder / f"{name}{end}").exists() for name in _KINDS for end in ("", ".index.json"))
+
 
 def open_tensors(folder: Path) -> dict[str, ReadTensor]:
-    """The tensors of a folder's safetensors files, single or sharded, each read when it is called.
+    """The tensors of a folder's safetensors or PyTorch files, single or sharded, each read when it is called.
 
-    A name that a writer dropped because its tensor is tied to another one (safetensors' metadata says
-    to which) reads that other one.
+    A name that a safetensors writer dropped because its tensor is tied to another one (the file's metadata
+    says to which) reads that other one.
+
+    Args:
+        folder: Holds model.safetensors or pytorch_model.bin, or an index of either.
+
+    Returns:
+        Name to reader; a reader gives an array of the type that is stored, float32 for bfloat16 of PyTorch files.
 
     Raises:
         CheckpointError: If there are no weights, or a file or the index is damaged.
+        MissingDependencyError: If only PyTorch files are there and torch is not installed.
     """
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    try:
-        if single.exists():
-            files = {single.name}
-        elif index.exists():
-            files = {str(name) for name in read_json_object(index)["weight_map"].values()}
-        else:
+    for kind in _KINDS:
+        single, index = folder / kind, folder / f"{kind}.index.json"
+        if single.exists() or index.exists():
+            break
+    else:
+        raise CheckpointError(
+            f"{folder}: no weights: neither {' nor '.join(_KINDS)}, nor an index of one; transformers writes them: "
+            f"AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    open_file = _open_safetensors if kind == _KINDS[0] else _open_pytorch
+    tensors: dict[str, ReadTensor] = {}
+    for path in [single] if single.exists() else _shards(index):
+        try:
+            tensors |= open_file(path)
+        except MissingDependencyError:
+            raise
+        except Exception as error:  # what the readers of untrusted files raise has no common base
             raise CheckpointError(
-                f"{folder}: no model.safetensors and no model.safetensors.index.json; transformers writes them: "
-                f"AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-            )
-        outside = sorted(name for name in files if Path(name).name != name)
-        if outside:
-            raise CheckpointError(f"{index}: {outside[0]!r} leaves the folder")
-        tensors: dict[str, ReadTensor] = {}
-        for name in sorted(files):
-            file = safe_open(folder / name, framework="numpy")
-            tensors |= {key: partial(file.get_tensor, key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-            metadata = file.metadata() or {}
-            tensors |= {dropped: tensors[kept] for dropped, kept in metadata.items() if kept in tensors}
-        return tensors
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: weights cannot be read: {error}") from error
+                f"{path}: weights cannot be read: {type(error).__name__}: {error!s:.300}; download it again"
+            ) from error
+    return {_today(name): read for name, read in tensors.items()}
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted({str(name) for name in read_json_object(index)["weight_map"].values()})
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{index}: no index of weights: {error!r:.200}") from error
+    outside = [name for name in names if Path(name).name != name or "\\" in name]
+    if outside:
+        raise CheckpointError(f"{index}: {outside[0]!r:.80} leaves the folder")
+    absent = [name for name in names if not (index.parent / name).is_file()]
+    if absent:
+        raise CheckpointError(f"{index}: {', '.join(absent[:5])} {'is' if len(absent) == 1 else 'are'} missing")
+    return [index.parent / name for name in names]
+
+
+def _open_safetensors(path: Path) -> dict[str, ReadTensor]:
+    file = safe_open(path, framework="numpy")
+    tensors: dict[str, ReadTensor] = {key: partial(file.get_tensor, key) for key in file.keys()}  # noqa: SIM118
+    metadata = file.metadata() or {}
+    return tensors | {dropped: tensors[kept] for dropped, kept in metadata.items() if kept in tensors}
+
+
+def _open_pytorch(path: Path) -> dict[str, ReadTensor]:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{path} is a PyTorch file, which only torch reads: pip install 'crossrank[torch]'; or use a revision "
+            f"of the model that has model.safetensors"
+        ) from error
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:  # torch stores without compression; anything else could be a bomb
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("its entries are compressed, which torch never does")
+    # weights_only: plain tensors, nothing that the file could make us run
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    if not isinstance(state, Mapping):
+        raise ValueError(f"a mapping of names to tensors is expected, this is {type(state).__name__}")
+    return {str(name): partial(_to_numpy, tensor) for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _to_numpy(tensor: Any) -> NDArray[Any]:
+    array: NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).detach().numpy()
+    return array
+
+
+def _today(name: str) -> str:
+    for old, new in _OLD_NAMES.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def read_floats(read: ReadTensor) -> NDArray[np.float32]:
+    """A stored tensor as float32, exactly.
+
+    Raises:
+        ValueError: If it is of another type than float32, float16 and bfloat16, or holds NaN or infinity.
+    """
+    try:
+        value = read()
+    except Exception as error:  # a type that numpy does not have, a sparse tensor
+        raise ValueError(f"cannot be read: {type(error).__name__}: {error!s:.100}") from error
+    if value.dtype not in ("float32", "float16", "bfloat16"):
+        raise ValueError(f"is {value.dtype}; float32, float16 or bfloat16 expected")
+    floats = value.astype(np.float32, copy=False)
+    bad = floats.size - int(np.isfinite(floats).sum())
+    if bad:
+        raise ValueError(f"holds {bad} values that are NaN or infinite")
+    return floats

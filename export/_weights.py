@@ -1,5 +1,6 @@
 """The tensors of a checkpoint under one set of names, whatever family they come from."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 from crossrank._errors import CheckpointError, join_problems
 
 from ._config import EncoderConfig
-from ._tensors import ReadTensor
+from ._tensors import ReadTensor, read_floats
+
+logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
@@ -59,9 +62,9 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What turns the [CLS] row into logits: dense, activation, classifier."""
+    """What turns the [CLS] row into logits: dense, activation, classifier; or with dense None the classifier alone."""
 
-    dense: Linear
+    dense: Linear | None
     activation: str
     classifier: Linear
 
@@ -73,6 +76,8 @@ class EncoderWeights:
     embeddings: Embeddings
     layers: tuple[Layer, ...]
     head: Head
+    # Float32 [buckets, heads], added to the attention scores by distance; None where the model has none.
+    relative_bias: Floats | None
 
 
 _BERT = {
@@ -108,6 +113,16 @@ _NAMES = {
         "output_norm": "transformer.layer.{i}.output_layer_norm",
         "head": "pre_classifier relu classifier",
     },
+    "mpnet": _BERT
+    | {
+        "query": "encoder.layer.{i}.attention.attn.q",
+        "key": "encoder.layer.{i}.attention.attn.k",
+        "value": "encoder.layer.{i}.attention.attn.v",
+        "output": "encoder.layer.{i}.attention.attn.o",
+        "attention_norm": "encoder.layer.{i}.attention.LayerNorm",
+        "relative_bias": "encoder.relative_attention_bias",
+        "head": "classifier.dense tanh classifier.out_proj",
+    },
 }
 
 
@@ -120,16 +135,28 @@ class _Reader:
         self.problems: list[str] = []
 
     def tensor(self, name: str, *shape: int) -> Floats:
+        absent: Floats = np.broadcast_to(np.float32(0), shape)  # takes no memory, whatever a damaged config asks for
         if name not in self._tensors:
             self.problems.append(f"{name} is missing")
-            return np.zeros(shape, np.float32)
-        value = self._tensors[name]()
-        if value.shape != shape or value.dtype not in (np.float32, np.float16):
-            self.problems.append(
-                f"{name} is {value.dtype} {list(value.shape)}; float32 or float16 {list(shape)} expected"
-            )
-            return np.zeros(shape, np.float32)
-        return value.astype(np.float32, copy=False)
+            return absent
+        try:
+            value = read_floats(self._tensors[name])
+        except ValueError as error:
+            self.problems.append(f"{name} {error}")
+            return absent
+        if value.shape != shape:
+            self.problems.append(f"{name} has shape {list(value.shape)}; {list(shape)} expected")
+            return absent
+        return value
+
+    def numbers_after(self, stem: str) -> set[int]:
+        """The numbers in the names of tensors behind ``stem``, such as those of layers."""
+        parts = {name.removeprefix(stem).partition(".")[0] for name in self._tensors if name.startswith(stem)}
+        return {int(part) for part in parts if part.isdecimal() and len(part) < 10}
+
+    def has(self, name: str) -> bool:
+        """Whether there is any part of a linear layer of this name."""
+        return f"{name}.weight" in self._tensors or f"{name}.bias" in self._tensors
 
     def linear(self, label: str, name: str, inputs: int, outputs: int) -> Linear:
         weight = self.tensor(f"{name}.weight", outputs, inputs)
@@ -152,8 +179,8 @@ def read_weights(tensors: Mapping[str, ReadTensor], config: EncoderConfig) -> En
     names, reader = _NAMES[config.family], _Reader(tensors, config.family)
     hidden, inner = config.hidden, config.intermediate
 
-    def table(part: str, rows: int) -> Floats:
-        return reader.tensor(f"{names[part]}.weight", rows, config.embedding)
+    def table(part: str, rows: int, width: int = config.embedding) -> Floats:
+        return reader.tensor(f"{names[part]}.weight", rows, width)
 
     def layer(i: int) -> Layer:
         def linear(part: str, inputs: int, outputs: int) -> Linear:
@@ -173,8 +200,19 @@ def read_weights(tensors: Mapping[str, ReadTensor], config: EncoderConfig) -> En
             output_norm=norm("output_norm"),
         )
 
+    held = reader.numbers_after(names["query"].partition("{i}")[0])
+    lost = [str(i) for i in range(config.layers) if i not in held]
+    if lost:
+        what = ", ".join(lost) if len(lost) <= 10 else f"{lost[0]} to {lost[-1]}"
+        reader.problems.append(
+            f"of {config.layers} layers the weights hold {config.layers - len(lost)}; missing: {what}"
+        )
     projected = config.embedding != hidden
     dense, activation, classifier = names["head"].split()
+    # Capreolus trained ELECTRA with the output projection alone. transformers would draw the rest at random.
+    bare = config.family == "electra" and not reader.has(dense) and reader.has(classifier)
+    if bare:
+        logger.warning("the weights have no %s: the head is %s alone", dense, classifier)
     weights = EncoderWeights(
         Embeddings(
             words=table("words", config.vocabulary),
@@ -185,12 +223,13 @@ def read_weights(tensors: Mapping[str, ReadTensor], config: EncoderConfig) -> En
             if projected
             else None,
         ),
-        tuple(layer(i) for i in range(config.layers)),
+        tuple(layer(i) for i in range(config.layers) if i in held),
         Head(
-            reader.linear("head.dense", dense, hidden, hidden),
+            None if bare else reader.linear("head.dense", dense, hidden, hidden),
             activation,
             reader.linear("head.classifier", classifier, hidden, config.labels),
         ),
+        table("relative_bias", config.relative_buckets, config.heads) if config.relative_buckets else None,
     )
     if reader.problems:
         raise CheckpointError(join_problems("the weights do not fit config.json", reader.problems))

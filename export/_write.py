@@ -2,41 +2,64 @@
 
 import ctypes
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from crossrank._errors import InputError
-from crossrank._manifest import MANIFEST_NAME
+from crossrank._manifest import MANIFEST_NAME, PROOF_NAME
+
+from ._report import Report, stage
+from ._settings import SETTINGS_FILES
+
+logger = logging.getLogger(__name__)
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+# Everything at the top of an artifact folder.
+_OURS = {MANIFEST_NAME, PROOF_NAME, "onnx", *SETTINGS_FILES}
+# Errors that only writing gives. Python gives them without a path when they come from write() or fsync().
+_ONLY_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Hold the lock of an artifact, so that two exports of one model do not collide.
+def locked(target: Path, report: Report | None = None) -> Iterator[None]:
+    """Hold the place of an artifact: one export at a time, and what a killed one left is put right first.
+
+    The system drops the lock of a process that ends, however it ends. The lock's file, hidden and empty, stays:
+    without it another process could lock a file that is gone.
+
+    Args:
+        target: The artifact folder.
+        report: Told when another export must be waited for.
 
     Raises:
-        InputError: If the folder above cannot be written.
+        InputError: If ``target`` or what is beside it cannot be written, here or inside the block.
     """
-    lock = FileLock(target.parent / f".{target.name}.lock")
+    lock = FileLock(_lock_file(target))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        _lock_file(target).touch()  # where no file can be made, as in /proc, filelock may wait for ever
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            logger.info("waiting for another export of %s", target)
+            with stage(report, "wait for another export"):
+                lock.acquire()
+        try:
+            _put_right(target)
+            yield
+        finally:
+            lock.release()
     except OSError as error:
-        raise InputError(
-            f"{target.parent} cannot be written: {error.strerror or error}; "
-            f"choose another folder: -o, cache_folder or $CROSSRANK_HOME"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+        if not _is_of_writing(error, target):
+            raise
+        raise InputError(_unwritable(target, error)) from error
 
 
 def check_replaceable(target: Path, *, force: bool) -> None:
@@ -45,42 +68,91 @@ def check_replaceable(target: Path, *, force: bool) -> None:
     Raises:
         InputError: If ``target`` exists and may not be replaced.
     """
+    if os.path.ismount(target):
+        raise InputError(f"{target} is a mount point, which cannot be replaced: choose a folder inside it with -o")
+    if target.exists() and target.samefile("."):
+        raise InputError(f"{target} is the current folder, which cannot be replaced: choose a folder inside it with -o")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / MANIFEST_NAME).exists():
         raise InputError(f"{target} exists and is no crossrank artifact: choose another folder with -o")
+    if others := sorted(path.name for path in target.iterdir() if path.name not in _OURS):
+        raise InputError(
+            f"{target} holds what is no part of an artifact and would be lost: {', '.join(others)}; "
+            f"move it away or choose another folder with -o"
+        )
     if not force:
         raise InputError(f"{target} holds another export: pass --force (force=True) to replace it")
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """An empty folder beside ``target``, removed at the end unless `swap_in` moved it.
+    """An empty folder on the file system of ``target``, removed at the end unless `swap_in` moved it.
 
-    Call it with the lock held: what a killed export left at its place is removed.
+    Call it with the lock held.
     """
-    folder = target.parent / f".{target.name}.tmp"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder = _work_area(target) / "new"
     try:
+        folder.mkdir(parents=True)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _put_right(target)
 
 
 def swap_in(folder: Path, target: Path) -> None:
-    """Sync ``folder`` to disk and put it in the place of ``target``, atomically where the system can."""
+    """Sync what `new_folder` gave to disk and put it in the place of ``target``, in one step where the system can."""
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
-    if target.exists() and not _exchange(folder, target):
-        old = target.parent / f".{target.name}.old"
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)  # without an atomic exchange there is a moment with neither
+    if not target.exists():
         folder.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    elif folder.exists() and not target.exists():
-        folder.rename(target)
+    elif not _exchange(folder, target):
+        swap_in_two_steps(folder, target)
     _sync(target.parent)
+
+
+def swap_in_two_steps(folder: Path, target: Path) -> None:
+    """Between the steps nothing is at ``target``; should it end there, `locked` puts the older one back."""
+    target.rename(_moved_aside(target))
+    folder.rename(target)
+
+
+def _put_right(target: Path) -> None:
+    """Remove what an export leaves beside ``target``, once the older artifact is back in its place."""
+    if _moved_aside(target).exists() and not target.exists():
+        _moved_aside(target).rename(target)
+    shutil.rmtree(_work_area(target), ignore_errors=True)
+
+
+def _lock_file(target: Path) -> Path:
+    return target.parent / f".{target.name}.lock"
+
+
+def _work_area(target: Path) -> Path:
+    return target.parent / f".{target.name}.crossrank-tmp"  # nobody else's name: it is removed unseen
+
+
+def _moved_aside(target: Path) -> Path:
+    return _work_area(target) / "old"
+
+
+def _is_of_writing(error: OSError, target: Path) -> bool:
+    """Whether an error is about ``target`` or what we keep beside it, and not about the checkpoint that is read."""
+    paths = [Path(str(path)) for path in (error.filename, error.filename2) if path is not None]
+    if not paths:
+        return error.errno in _ONLY_OF_WRITING
+    places = (target, _work_area(target), _lock_file(target))
+    return any(path in target.parents or any(path.is_relative_to(place) for place in places) for path in paths)
+
+
+def _unwritable(target: Path, error: OSError) -> str:
+    remedy, detail = "choose another folder: -o, cache_folder or $CROSSRANK_HOME", ""
+    if error.errno == errno.ENOSPC:
+        place = next(path for path in target.parents if path.exists())
+        free_mb = shutil.disk_usage(place).free / 1e6  # what was half written is gone by now
+        remedy, detail = f"make room or {remedy}", f", it needs more than the {free_mb:.1f} MB that are free"
+    elif error.filename is not None:
+        detail = f" ({error.filename})"
+    return f"{target} cannot be written: {error.strerror or error}{detail}; {remedy}"
 
 
 def _sync(path: Path) -> None:
@@ -89,6 +161,9 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # a disk that fails says so here
+        error.filename = str(path)
+        raise
     finally:
         os.close(descriptor)
 

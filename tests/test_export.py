@@ -1,6 +1,5 @@
 """From a checkpoint folder to an artifact: what is written, what is refused, and that nothing is half done."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,18 +15,14 @@ import onnxruntime
 import pytest
 import transformers
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer
 
 import crossrank
 from crossrank import (
     ArtifactError,
-    CheckpointError,
     CrossEncoder,
     InputError,
     ModelNotFoundError,
     ProofError,
-    UnsupportedModelError,
 )
 from crossrank._cli import main as crossrank_main
 from crossrank._manifest import read_manifest
@@ -37,13 +32,12 @@ from crossrank.export._checkpoint import read_checkpoint
 from crossrank.export._cli import main as export_main
 from crossrank.export._graph import save_model
 from crossrank.models import load_registry
-from tests.tiny_models import ARCHITECTURES, MAX_LENGTH, PAIRS, config_of, make_checkpoint, write_json
+from tests.checkpoint_files import files_of, read_tensors, sha256_of, write_tensors
+from tests.tiny_models import ARCHITECTURES, MAX_LENGTH, PAIRS, make_checkpoint, write_json
 
 # Scores of one graph loaded twice, or in another batch: float32 rounding at logits of standard deviation 1.5.
 TOLERANCE = 2e-5
 CPU_FP32 = "onnx/model_cpu_fp32.onnx"
-
-Tensors = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -82,27 +76,6 @@ def export_fp32(source: Path, output: Path, **options: Any) -> Path:
 
 def logits_of(artifact: Path) -> NDArray[np.float32]:
     return CrossEncoder(artifact, precision="fp32").predict(list(PAIRS), activation_fn="identity")
-
-
-def change_config(folder: Path, **fields: Any) -> None:
-    write_json(folder / "config.json", config_of(folder) | fields)
-
-
-def read_tensors(folder: Path) -> Tensors:
-    return {name: value.copy() for name, value in load_file(folder / "model.safetensors").items()}
-
-
-def write_tensors(folder: Path, tensors: Tensors, **metadata: str) -> None:
-    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", **metadata})
-
-
-def files_of(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -291,201 +264,7 @@ def test_each_stage_is_reported_with_its_seconds(bert: Path, tmp_path: Path) -> 
     assert [name for name, seconds in stages if seconds is not None] == started
 
 
-# Other ways to store the same checkpoint: the same graph, byte for byte.
-
-
-def without_prefix(folder: Path) -> None:
-    write_tensors(folder, {name.removeprefix("bert."): value for name, value in read_tensors(folder).items()})
-
-
-def sharded(folder: Path) -> None:
-    tensors = read_tensors(folder)
-    (folder / "model.safetensors").unlink()
-    names = sorted(tensors)
-    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-    for shard, part in shards.items():
-        save_file({name: tensors[name] for name in part}, folder / shard, metadata={"format": "pt"})
-    weight_map = {name: shard for shard, part in shards.items() for name in part}
-    write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
-
-
-def with_padding_and_truncation(folder: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_padding(length=128)
-    tokenizer.enable_truncation(7)
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-
-def with_tensors_of_no_use(folder: Path) -> None:
-    extra: Tensors = {
-        "bert.embeddings.position_ids": np.arange(MAX_LENGTH)[None],
-        "cls.predictions.bias": np.zeros(9, np.float32),
-    }
-    write_tensors(folder, read_tensors(folder) | extra)
-
-
-@pytest.mark.parametrize(
-    "store", [without_prefix, sharded, with_padding_and_truncation, with_tensors_of_no_use], ids=lambda f: f.__name__
-)
-def test_way_of_storing_changes_nothing(artifact: Path, checkpoint: Path, tmp_path: Path, store: Any) -> None:
-    store(checkpoint)
-    again = export_fp32(checkpoint, tmp_path / "again")
-    assert sha256_of(again / CPU_FP32) == sha256_of(artifact / CPU_FP32)
-    assert np.array_equal(logits_of(again), logits_of(artifact))
-
-
-def test_tensor_that_is_tied_to_another_is_read_from_there(checkpoint: Path, tmp_path: Path) -> None:
-    """safetensors' metadata names what `save_model` dropped because it shared another tensor's memory."""
-    tensors = read_tensors(checkpoint)
-    dropped, kept = (f"bert.encoder.layer.1.attention.self.{part}.weight" for part in ("key", "query"))
-    tensors[dropped] = tensors[kept]
-    write_tensors(checkpoint, tensors)
-    whole = read_checkpoint(checkpoint, max_length=None, relevant_label=None).weights.layers[1]
-    del tensors[dropped]
-    write_tensors(checkpoint, tensors, **{dropped: kept})
-    tied = read_checkpoint(checkpoint, max_length=None, relevant_label=None).weights.layers[1]
-    assert np.array_equal(tied.key.weight, whole.key.weight)
-    assert np.array_equal(tied.key.weight, tied.query.weight)
-
-
-def test_float16_weights_are_read_exactly(checkpoint: Path, tmp_path: Path) -> None:
-    tensors = {name: value.astype(np.float16) for name, value in read_tensors(checkpoint).items()}
-    write_tensors(checkpoint, tensors)
-    halves = export_fp32(checkpoint, tmp_path / "halves")
-    write_tensors(checkpoint, {name: value.astype(np.float32) for name, value in tensors.items()})
-    wholes = export_fp32(checkpoint, tmp_path / "wholes")
-    assert sha256_of(halves / CPU_FP32) == sha256_of(wholes / CPU_FP32)
-
-
-# What is refused, by name and with nothing written.
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"model_type": "deberta-v2"}, "model_type is 'deberta-v2'; supported are bert, electra, roberta"),
-        ({"model_type": None}, "model_type is None"),
-        ({"hidden_act": "gelu_fast"}, "the activation is 'gelu_fast'; supported are gelu, gelu_new, relu, silu"),
-        (
-            {"position_embedding_type": "relative_key"},
-            "position_embedding_type is 'relative_key'; supported is absolute",
-        ),
-        ({"is_decoder": True}, "is_decoder is set"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is not empty"),
-    ],
-)
-def test_unknown_setting_is_refused_by_name(
-    checkpoint: Path, tmp_path: Path, fields: dict[str, Any], message: str
-) -> None:
-    change_config(checkpoint, **fields)
-    with pytest.raises(UnsupportedModelError, match=message):
-        export_fp32(checkpoint, tmp_path / "out" / "artifact")
-    assert files_of(tmp_path / "out") <= {".artifact.lock"}
-
-
-def test_all_unknown_settings_are_named_at_once(checkpoint: Path, tmp_path: Path) -> None:
-    change_config(checkpoint, model_type="t5", hidden_act="mish", position_embedding_type="rotary")
-    with pytest.raises(UnsupportedModelError) as caught:
-        export_fp32(checkpoint, tmp_path / "artifact")
-    assert all(name in str(caught.value) for name in ("'t5'", "'mish'", "'rotary'"))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"hidden_size": "32"}, "hidden_size is '32'; int expected"),
-        ({"hidden_size": 33}, "33 is no multiple of the 4 heads"),
-        ({"num_hidden_layers": 0}, "layers is 0; 1 to 1000 expected"),
-        ({"pad_token_id": -1}, "pad_token_id is -1"),
-        ({"vocab_size": 50}, "tokenizer.json has .* tokens, the model.* 50"),
-    ],
-)
-def test_contradicting_config_is_refused(
-    checkpoint: Path, tmp_path: Path, fields: dict[str, Any], message: str
-) -> None:
-    change_config(checkpoint, **fields)
-    with pytest.raises(CheckpointError, match=message):
-        export_fp32(checkpoint, tmp_path / "artifact")
-
-
-def test_every_missing_tensor_is_named(checkpoint: Path, tmp_path: Path) -> None:
-    tensors = read_tensors(checkpoint)
-    gone = ["bert.embeddings.LayerNorm.bias", "bert.encoder.layer.1.output.dense.weight", "classifier.bias"]
-    write_tensors(checkpoint, {name: value for name, value in tensors.items() if name not in gone})
-    with pytest.raises(CheckpointError, match="3 problems") as caught:
-        export_fp32(checkpoint, tmp_path / "artifact")
-    assert all(f"{name.removeprefix('bert.')} is missing" in str(caught.value) for name in gone)
-
-
-def test_every_tensor_of_another_shape_is_named(checkpoint: Path, tmp_path: Path) -> None:
-    tensors = read_tensors(checkpoint)
-    tensors["bert.pooler.dense.weight"] = tensors["bert.pooler.dense.weight"][:, :31]
-    tensors["classifier.weight"] = np.zeros((2, 32), np.float32)
-    write_tensors(checkpoint, tensors)
-    with pytest.raises(CheckpointError, match="2 problems") as caught:
-        export_fp32(checkpoint, tmp_path / "artifact")
-    assert "pooler.dense.weight is float32 [32, 31]; float32 or float16 [32, 32] expected" in str(caught.value)
-    assert "classifier.weight is float32 [2, 32]; float32 or float16 [1, 32] expected" in str(caught.value)
-
-
-def test_bfloat16_weights_are_refused_by_name(checkpoint: Path, tmp_path: Path) -> None:
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype="bfloat16")
-    model.save_pretrained(checkpoint)
-    with pytest.raises(CheckpointError, match="bfloat16"):
-        export_fp32(checkpoint, tmp_path / "artifact")
-
-
-def test_tensor_of_integers_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    tensors = read_tensors(checkpoint)
-    tensors["classifier.bias"] = np.zeros(1, np.int32)
-    write_tensors(checkpoint, tensors)
-    with pytest.raises(CheckpointError, match=r"classifier.bias is int32 \[1\]"):
-        export_fp32(checkpoint, tmp_path / "artifact")
-
-
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_missing_file_is_named(checkpoint: Path, tmp_path: Path, name: str) -> None:
-    (checkpoint / name).unlink()
-    with pytest.raises(CheckpointError, match=name):
-        export_fp32(checkpoint, tmp_path / "artifact")
-
-
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"\x00\xff garbage", b"[1, 2]"])
-def test_damaged_file_is_named(checkpoint: Path, tmp_path: Path, name: str, content: bytes) -> None:
-    (checkpoint / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=name.partition(".")[0] if name != "model.safetensors" else "weights"):
-        export_fp32(checkpoint, tmp_path / "artifact")
-
-
-def test_truncated_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    path = checkpoint / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="weights cannot be read"):
-        export_fp32(checkpoint, tmp_path / "artifact")
-
-
-def test_shard_index_cannot_leave_the_folder(checkpoint: Path, tmp_path: Path) -> None:
-    sharded(checkpoint)
-    index = json.loads((checkpoint / "model.safetensors.index.json").read_text(encoding="utf-8"))
-    index["weight_map"]["classifier.bias"] = "../elsewhere.safetensors"
-    write_json(checkpoint / "model.safetensors.index.json", index)
-    with pytest.raises(CheckpointError, match="leaves the folder"):
-        export_fp32(checkpoint, tmp_path / "artifact")
-
-
-def test_shard_that_is_absent_is_named(checkpoint: Path, tmp_path: Path) -> None:
-    sharded(checkpoint)
-    (checkpoint / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"weights cannot be read.*model-00002-of-00002"):
-        export_fp32(checkpoint, tmp_path / "artifact")
-
-
-def test_truncation_on_the_left_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    path = checkpoint / "tokenizer_config.json"
-    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"truncation_side": "left"})
-    with pytest.raises(UnsupportedModelError, match="truncation_side 'left'"):
-        export_fp32(checkpoint, tmp_path / "artifact")
+# What is refused before a checkpoint is read.
 
 
 def test_unknown_name_is_refused_with_the_nearest(tmp_path: Path) -> None:

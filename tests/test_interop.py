@@ -86,7 +86,7 @@ def test_sentence_transformers_5_scores_the_real_model_as_we_do(python_of_5: Pat
 @pytest.mark.slow
 def test_sentence_transformers_5_scores_every_architecture_as_we_do(python_of_5: Path, tmp_path: Path) -> None:
     folders = []
-    for architecture in ("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert"):
+    for architecture in ("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet"):
         for labels in (1, 2):
             checkpoint = make_checkpoint(tmp_path / f"{architecture}-{labels}", architecture, labels=labels)
             folders.append(
@@ -109,7 +109,7 @@ def test_the_activation_that_sentence_transformers_saved_reaches_version_5(pytho
     np.testing.assert_allclose(CrossEncoder(folder, device="cpu").predict(PAIRS), theirs, atol=ATOL)
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "mpnet"])
 def test_plain_onnxruntime_runs_the_portable_graph_on_transformers_inputs(tmp_path: Path, architecture: str) -> None:
     transformers = pytest.importorskip("transformers")
     checkpoint = make_checkpoint(tmp_path / "checkpoint", architecture)

@@ -14,10 +14,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 import transformers
 from numpy.typing import NDArray
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from crossrank import CrossEncoder
+from crossrank._manifest import read_manifest
 from crossrank._scoring import Scorer
 from crossrank._session import Device, Session
 from crossrank._threads import resolve_threads
@@ -26,6 +29,7 @@ from crossrank.export._build import build_cpu, build_cuda, build_portable
 from crossrank.export._checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._config import EncoderConfig
 from crossrank.export._graph import save_model
+from crossrank.export._relative_position import distance_buckets
 from crossrank.export._weights import EncoderWeights, Layer, Linear, Norm
 from tests.tiny_models import ARCHITECTURES, MAX_LENGTH, PAIRS, make_checkpoint, transformers_logits
 
@@ -49,9 +53,10 @@ MakeCase = Callable[..., Case]
 @pytest.fixture(scope="module")
 def make_case(tmp_path_factory: pytest.TempPathFactory) -> MakeCase:
     @cache
-    def make(architecture: str, labels: int = 1, **overrides: Any) -> Case:
-        folder = make_checkpoint(tmp_path_factory.mktemp(architecture), architecture, labels=labels, **overrides)
-        reference = transformers_logits(folder, PAIRS)
+    def make(architecture: str, labels: int = 1, max_length: int = MAX_LENGTH, **overrides: Any) -> Case:
+        folder = tmp_path_factory.mktemp(architecture)
+        make_checkpoint(folder, architecture, labels=labels, max_length=max_length, **overrides)
+        reference = transformers_logits(folder, PAIRS, max_length=max_length)
         # On logits close to each other an absolute tolerance would prove nothing.
         assert reference.std(axis=0).min() >= 1
         return Case(folder, read_checkpoint(folder, max_length=None, relevant_label=None), reference)
@@ -109,6 +114,7 @@ def test_every_activation_equals_transformers(
     [
         pytest.param("electra", {"embedding_size": 32}, id="electra without a projection"),
         pytest.param("bert", {"num_hidden_layers": 1}, id="one layer"),
+        pytest.param("mpnet", {"num_hidden_layers": 1}, id="one layer, relative positions"),
         pytest.param("bert", {"num_attention_heads": 1}, id="one head"),
         pytest.param("bert", {"layer_norm_eps": 1e-3}, id="large epsilon"),
         pytest.param("roberta", {"type_vocab_size": 2}, id="token types that the tokenizer does not give"),
@@ -152,11 +158,12 @@ def build_and_score(
 
 
 @pytest.mark.parametrize("variant", BUILDERS)
+@pytest.mark.parametrize("architecture", ["bert", "mpnet"])
 def test_head_size_that_is_no_multiple_of_8_equals_transformers(
-    make_case: MakeCase, tmp_path: Path, variant: str
+    make_case: MakeCase, tmp_path: Path, architecture: str, variant: str
 ) -> None:
     """26, TinyBERT-L-4's, which the CUDA graph pads to 32."""
-    case = make_case("bert", hidden_size=52, num_attention_heads=2)
+    case = make_case(architecture, hidden_size=52, num_attention_heads=2)
     weights, config, types = case.checkpoint.weights, case.checkpoint.config, case.checkpoint.inputs.token_types
     assert config.head_size == 26
     logits = build_and_score(case, BUILDERS[variant], weights, config, types, tmp_path / "model.onnx")
@@ -213,6 +220,15 @@ def in_head(**changes: Callable[[Any], Any]) -> Fault:
     return fault
 
 
+def in_relative_bias(change: Callable[[Floats], Floats]) -> Fault:
+    def fault(given: Given) -> Given:
+        table = given.weights.relative_bias
+        assert table is not None
+        return replace(given, weights=replace(given.weights, relative_bias=change(table)))
+
+    return fault
+
+
 def in_config(**changes: Any) -> Fault:
     return lambda given: replace(given, config=replace(given.config, **changes))
 
@@ -245,6 +261,15 @@ IN_A_LAYER: dict[str, Callable[[Layer], Layer]] = {
     "attention without its scale": with_part("query", scaled(HEAD_SIZE**0.5)),
     "attention with a scale 10% off": with_part("query", scaled(0.9)),
 }
+# Buckets 0 to 15 are those of keys before the query, 17 to 31 of keys behind it, farther ones higher; 16 is not used.
+OPPOSITE = [0, *range(17, 32), 16, *range(1, 16)]
+IN_THE_RELATIVE_BIAS: dict[str, Callable[[Floats], Floats]] = {
+    "no relative bias": np.zeros_like,
+    "relative bias scaled as the scores are": lambda table: table * np.float32(HEAD_SIZE**-0.5),
+    "relative bias of the opposite distance": lambda table: table[OPPOSITE],
+    "relative bias one bucket off": lambda table: np.roll(table, 1, axis=0),
+    "relative bias of another head": lambda table: np.roll(table, 1, axis=1),
+}
 # What goes wrong, in which architecture.
 FAULTS: dict[str, tuple[str, Fault]] = {
     **{f"{name}, first layer": ("bert", in_layer(0, change)) for name, change in IN_A_LAYER.items()},
@@ -266,6 +291,11 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "head with tanh": ("electra", in_head(activation=lambda name: "tanh")),
     "head with gelu in place of relu": ("distilbert", in_head(activation=lambda name: "gelu")),
     "no bias: pre_classifier": ("distilbert", in_head(dense=without_bias)),
+    **{name: ("mpnet", in_relative_bias(change)) for name, change in IN_THE_RELATIVE_BIAS.items()},
+    "one bucket for all distances from 8 on": (
+        "mpnet",
+        in_relative_bias(lambda table: table[[*range(9), *[8] * 7, *range(16, 25), *[24] * 7]]),
+    ),
 }
 
 
@@ -281,6 +311,15 @@ def test_every_builder_equals_transformers(
     assert error(logits, case.reference) <= TOLERANCE
 
 
+def error_with(fault: Fault, case: Case, variant: str, folder: Path) -> float:
+    checkpoint = case.checkpoint
+    given = fault(Given(checkpoint.weights, checkpoint.config, checkpoint.inputs.token_types))
+    logits = build_and_score(
+        case, BUILDERS[variant], given.weights, given.config, given.token_types, folder / "model.onnx"
+    )
+    return error(logits, case.reference)
+
+
 @pytest.mark.parametrize(
     ("fault", "variant"),
     [
@@ -293,10 +332,52 @@ def test_every_builder_equals_transformers(
 def test_fault_in_the_graph_is_seen(make_case: MakeCase, tmp_path: Path, fault: str, variant: str) -> None:
     architecture, change = FAULTS[fault]
     case = make_case(architecture)
-    checkpoint = case.checkpoint
-    assert architecture != "bert" or checkpoint.config.head_size == HEAD_SIZE
-    given = change(Given(checkpoint.weights, checkpoint.config, checkpoint.inputs.token_types))
-    logits = build_and_score(
-        case, BUILDERS[variant], given.weights, given.config, given.token_types, tmp_path / "model.onnx"
-    )
-    assert error(logits, case.reference) > 10 * TOLERANCE
+    assert architecture not in ("bert", "mpnet") or case.checkpoint.config.head_size == HEAD_SIZE
+    assert error_with(change, case, variant, tmp_path) > 10 * TOLERANCE
+
+
+# MPNet's relative positions, where `FAULTS` on two layers and short texts would not see them all.
+
+
+@pytest.mark.parametrize("fault", IN_THE_RELATIVE_BIAS)
+def test_fault_in_the_relative_bias_of_the_one_row_is_seen(make_case: MakeCase, tmp_path: Path, fault: str) -> None:
+    """The CPU graph of one layer computes no attention but that of the [CLS] row."""
+    case = make_case("mpnet", num_hidden_layers=1)
+    assert error_with(in_relative_bias(IN_THE_RELATIVE_BIAS[fault]), case, "cpu", tmp_path) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("variant", BUILDERS)
+def test_long_texts_equal_transformers_with_relative_positions(
+    make_case: MakeCase, tmp_path: Path, variant: str
+) -> None:
+    """200 tokens; distances from 91 on share a bucket, and 128 is where their logarithm would leave the table."""
+    case = make_case("mpnet", max_length=200)
+    assert error_with(lambda given: given, case, variant, tmp_path) <= TOLERANCE
+    without_last = in_relative_bias(lambda table: table * (np.arange(len(table)) % 16 < 15)[:, None])
+    assert error_with(without_last, case, variant, tmp_path) > 10 * TOLERANCE
+
+
+def test_default_export_with_relative_positions_holds_every_bound(make_case: MakeCase, tmp_path: Path) -> None:
+    """int8 too, whose scales are calibrated with the bias in the scores."""
+    folder = export_model(make_case("mpnet").folder, tmp_path / "artifact")
+    names = [variant.name for variant in read_manifest(folder).variants]
+    assert names == ["cpu fp32", "cpu int8", "cuda fp16", "portable fp32"]
+
+
+def test_buckets_of_distances_are_those_of_transformers() -> None:
+    distances = np.arange(-600, 601)
+    expected = MPNetEncoder.relative_position_bucket(torch.from_numpy(distances))
+    np.testing.assert_array_equal(distance_buckets(distances), expected.numpy())
+
+
+def test_packed_attention_gets_the_relative_bias_that_its_twin_gets(make_case: MakeCase) -> None:
+    """The twin proves the packed graph, so what it is given must be given to both."""
+    checkpoint = make_case("mpnet").checkpoint
+    biases = []
+    for op, index, twin in (("PackedMultiHeadAttention", 6, False), ("MultiHeadAttention", 5, True)):
+        nodes = build_cuda(checkpoint.weights, checkpoint.config, token_types=False, twin=twin).graph.node
+        biases.append([node.input[index] for node in nodes if node.op_type == op])
+    packed, mirrored = biases
+    assert len(packed) == 2
+    assert all(packed)
+    assert packed == mirrored

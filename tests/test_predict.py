@@ -313,7 +313,7 @@ def test_input_errors_are_value_errors(tiny: CrossEncoder) -> None:
     assert issubclass(InputError, crossrank.CrossrankError)
 
 
-@pytest.mark.parametrize("architecture", ["roberta", "xlm-roberta", "electra", "distilbert", "camembert"])
+@pytest.mark.parametrize("architecture", ["roberta", "xlm-roberta", "electra", "distilbert", "camembert", "mpnet"])
 def test_other_architectures_score_as_sentence_transformers(tmp_path: Path, architecture: str) -> None:
     folder = make_artifact(tmp_path, architecture, labels=2)
     theirs = sentence_transformers.CrossEncoder(str(tmp_path / "checkpoint"), device="cpu")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crossrank.export._reference import erf, numpy_logits, transformers_logits
-from tests.tiny_models import ARCHITECTURES, MAX_LENGTH, PAIRS, make_checkpoint
+from tests.tiny_models import ARCHITECTURES, MAX_LENGTH, PAIRS, config_of, make_checkpoint
 from tests.tiny_models import transformers_logits as one_by_one
 
 # Float32 rounding of two layers at logits of standard deviation 1.5, and erf's own 5e-7.
@@ -23,13 +23,18 @@ CASES = [
 ]
 
 
+def _numpy_logits(folder: Path, max_length: int, *, token_types: bool) -> Any:
+    tokenizer = folder / "tokenizer.json"
+    return numpy_logits(folder, config_of(folder), tokenizer, PAIRS, max_length=max_length, token_types=token_types)
+
+
 @pytest.mark.parametrize(("architecture", "overrides"), CASES)
 def test_numpy_reference_equals_transformers(tmp_path: Path, architecture: str, overrides: dict[str, Any]) -> None:
     folder = make_checkpoint(tmp_path, architecture, labels=2, **overrides)
     expected = one_by_one(folder, PAIRS)
     token_types = architecture in ("bert", "electra")
-    ours = numpy_logits(folder, PAIRS, max_length=MAX_LENGTH, token_types=token_types)
-    theirs = transformers_logits(folder, PAIRS, MAX_LENGTH)
+    ours = _numpy_logits(folder, MAX_LENGTH, token_types=token_types)
+    theirs = transformers_logits(folder, config_of(folder), PAIRS, MAX_LENGTH)
     assert expected.std(axis=0).min() >= 1
     assert np.abs(ours - expected).max() <= TOLERANCE
     assert np.abs(theirs - expected).max() <= TOLERANCE
@@ -37,17 +42,21 @@ def test_numpy_reference_equals_transformers(tmp_path: Path, architecture: str, 
 
 def test_numpy_reference_sees_token_types(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, "bert")
-    with_types, without = (
-        numpy_logits(folder, PAIRS, max_length=MAX_LENGTH, token_types=types) for types in (True, False)
-    )
+    with_types, without = (_numpy_logits(folder, MAX_LENGTH, token_types=types) for types in (True, False))
     assert np.abs(with_types - without).max() > 0.1
 
 
 def test_references_leave_a_shorter_max_length_to_the_caller(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, "xlm-roberta")
     expected = one_by_one(folder, PAIRS, max_length=20)
-    assert np.abs(numpy_logits(folder, PAIRS, max_length=20, token_types=False) - expected).max() <= TOLERANCE
-    assert np.abs(transformers_logits(folder, PAIRS, 20) - expected).max() <= TOLERANCE
+    assert np.abs(_numpy_logits(folder, 20, token_types=False) - expected).max() <= TOLERANCE
+    assert np.abs(transformers_logits(folder, config_of(folder), PAIRS, 20) - expected).max() <= TOLERANCE
+
+
+def test_numpy_reference_equals_transformers_where_distances_share_the_last_bucket(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "mpnet", max_length=200)
+    expected = one_by_one(folder, PAIRS, max_length=200)
+    assert np.abs(_numpy_logits(folder, 200, token_types=False) - expected).max() <= TOLERANCE
 
 
 def test_erf_is_right_to_float32_rounding() -> None:

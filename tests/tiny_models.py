@@ -33,7 +33,7 @@ __all__ = [
     "write_json",
 ]
 
-ARCHITECTURES = ("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert")
+ARCHITECTURES = ("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet")
 MAX_LENGTH = 48
 # Standard deviation of the logits of `PAIRS`.
 SPREAD = 1.5
@@ -90,7 +90,7 @@ class _Family:
     tokenizer: str
     build_tokenizer: Callable[[], Tokenizer]
     special: dict[str, str]
-    # Position rows that no token uses: RoBERTa counts from its padding id plus one.
+    # Position rows that no token uses: RoBERTa and MPNet count from their padding id plus one.
     offset: int = 0
 
 
@@ -110,14 +110,20 @@ _ROBERTA_TOKENS = {
     "sep_token": "</s>",
     "mask_token": "<mask>",
 }
+_MPNET_TOKENS = _ROBERTA_TOKENS | {"unk_token": "[UNK]"}
 
 
-def make_wordpiece(entries: Sequence[str]) -> Tokenizer:
-    """Lower-cased WordPiece as BERT has it, with these entries."""
+def _lowercase_wordpiece(entries: Sequence[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece({entry: i for i, entry in enumerate(entries)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer
+
+
+def make_wordpiece(entries: Sequence[str]) -> Tokenizer:
+    """Lower-cased WordPiece as BERT has it, with these entries."""
+    tokenizer = _lowercase_wordpiece(entries)
     tokenizer.add_special_tokens(list(BERT_TOKENS.values()))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
@@ -127,13 +133,30 @@ def make_wordpiece(entries: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
-def _wordpiece() -> Tokenizer:
-    """The texts' words of up to six letters, and all their letters."""
+def _wordpiece_entries(specials: Sequence[str]) -> list[str]:
+    """The special tokens, the texts' letters, and their words of up to six letters."""
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     words = [word for text in _TEXTS for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
     letters = sorted({letter for word in words for letter in word})
-    entries = [*BERT_TOKENS.values(), *letters, *(f"##{letter}" for letter in letters)]
-    return make_wordpiece([*entries, *sorted({word for word in words if 1 < len(word) <= 6})])
+    entries = [*specials, *letters, *(f"##{letter}" for letter in letters)]
+    return [*entries, *sorted({word for word in words if 1 < len(word) <= 6})]
+
+
+def _wordpiece() -> Tokenizer:
+    return make_wordpiece(_wordpiece_entries([*BERT_TOKENS.values()]))
+
+
+def _mpnet_wordpiece() -> Tokenizer:
+    """BERT's WordPiece between RoBERTa's special tokens, as MPNet has it."""
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "[UNK]"]
+    tokenizer = _lowercase_wordpiece([*_wordpiece_entries(specials), "<mask>"])
+    tokenizer.add_special_tokens([*specials, AddedToken("<mask>", lstrip=True, special=True)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s>:0 $A:0 </s>:0",
+        pair="<s>:0 $A:0 </s>:0 </s>:0 $B:1 </s>:1",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    return tokenizer
 
 
 def _byte_bpe() -> Tokenizer:
@@ -191,6 +214,9 @@ _FAMILIES = {
     "distilbert": _Family(
         "DistilBertConfig", "DistilBertForSequenceClassification", "DistilBertTokenizer", _wordpiece, BERT_TOKENS
     ),
+    "mpnet": _Family(
+        "MPNetConfig", "MPNetForSequenceClassification", "MPNetTokenizer", _mpnet_wordpiece, _MPNET_TOKENS, 2
+    ),
     "roberta": _Family(
         "RobertaConfig", "RobertaForSequenceClassification", "RobertaTokenizer", _byte_bpe, _ROBERTA_TOKENS, 2
     ),
@@ -213,7 +239,15 @@ _FAMILIES = {
 }
 
 
-def make_checkpoint(folder: Path, architecture: str, *, labels: int = 1, seed: int = 0, **overrides: Any) -> Path:
+def make_checkpoint(
+    folder: Path,
+    architecture: str,
+    *,
+    labels: int = 1,
+    seed: int = 0,
+    max_length: int = MAX_LENGTH,
+    **overrides: Any,
+) -> Path:
     """Write a small random checkpoint as its authors would publish it.
 
     Args:
@@ -221,6 +255,7 @@ def make_checkpoint(folder: Path, architecture: str, *, labels: int = 1, seed: i
         architecture: Of `ARCHITECTURES`.
         labels: Outputs of the head.
         seed: Another seed gives other weights.
+        max_length: Most tokens of a pair.
         overrides: Fields of the architecture's transformers config.
 
     Returns:
@@ -231,7 +266,7 @@ def make_checkpoint(folder: Path, architecture: str, *, labels: int = 1, seed: i
     tokenizer = family.build_tokenizer()
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": family.tokenizer, "model_max_length": MAX_LENGTH, **family.special}
+    settings = {"tokenizer_class": family.tokenizer, "model_max_length": max_length, **family.special}
     write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "special_tokens_map.json", family.special)
 
@@ -239,7 +274,7 @@ def make_checkpoint(folder: Path, architecture: str, *, labels: int = 1, seed: i
         **_sizes(architecture)
         | {
             "vocab_size": tokenizer.get_vocab_size(with_added_tokens=True),
-            "max_position_embeddings": MAX_LENGTH + family.offset,
+            "max_position_embeddings": max_length + family.offset,
             "num_labels": labels,
             "pad_token_id": tokenizer.token_to_id(family.special["pad_token"]),
         }
@@ -248,7 +283,7 @@ def make_checkpoint(folder: Path, architecture: str, *, labels: int = 1, seed: i
     model = getattr(transformers, family.model)(config).eval()
     _randomize(model, np.random.default_rng([seed, labels]))
     model.save_pretrained(folder)
-    _spread_logits(model, transformers_logits(folder, PAIRS))
+    _spread_logits(model, transformers_logits(folder, PAIRS, max_length=max_length))
     model.save_pretrained(folder)
     return folder
 
@@ -263,7 +298,10 @@ def _sizes(architecture: str) -> dict[str, Any]:
 # Of linear layers by a part of their name, the first that fits. Attention that chooses, and a residual that
 # outweighs the feed-forward layer, carry the text into the [CLS] row through 24 layers; else all texts would
 # score alike, and what tells them apart would be rounding.
-_GAINS = {"query": 1.4, "key": 1.4, "q_lin": 1.4, "k_lin": 1.4, "attention": 1.0, "output.dense": 0.5, "lin2": 0.5}
+_GAINS = {
+    **dict.fromkeys(("query", "key", "q_lin", "k_lin", "attn.q", "attn.k"), 1.4),
+    **{"attention": 1.0, "output.dense": 0.5, "lin2": 0.5},
+}
 
 
 def draw_parameter(name: str, shape: Sequence[int], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -275,6 +313,8 @@ def draw_parameter(name: str, shape: Sequence[int], rng: np.random.Generator) ->
         return draw * np.float32(0.1)
     if "embeddings." in name:
         return draw * np.float32(1 if "word" in name else 0.5)
+    if "relative" in name:
+        return draw
     gain = next((gain for part, gain in _GAINS.items() if part in name), 1.0)
     return draw * np.float32(gain / shape[1] ** 0.5)  # a gain of 1 keeps the width of what flows through
 

@@ -1,0 +1,204 @@
+"""A folder in Hugging Face's layout: what it says of its model, whatever holds the weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ._activation import default_activation
+from ._errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, join_problems
+from ._fields import read_json, read_json_object
+from ._manifest import Head, Inputs
+from ._scoring import check_max_length
+from ._tokenize import PairTokenizer
+
+# transformers' model types that count positions from their padding id plus one.
+_COUNT_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """The settings of a model.
+
+    Attributes:
+        root: The folder that was named.
+        folder: Where config.json, the tokenizer and the weights lie: the root, or below it where its
+            modules.json says so.
+        config: config.json.
+        tokenizer: tokenizer_config.json, or empty.
+        sentence_transformers: config_sentence_transformers.json, or empty.
+        transformer: sentence_bert_config.json, or empty.
+    """
+
+    root: Path
+    folder: Path
+    config: dict[str, Any]
+    tokenizer: dict[str, Any]
+    sentence_transformers: dict[str, Any]
+    transformer: dict[str, Any]
+
+
+def read_model_folder(folder: Path) -> ModelFolder:
+    """Read the settings of a model and refuse by name what a cross-encoder here cannot honour.
+
+    Args:
+        folder: Holds config.json, or a modules.json that says where it is.
+
+    Raises:
+        ModelNotFoundError: If there is neither.
+        CheckpointError: For files that are damaged, all at once.
+        UnsupportedModelError: For another kind of model or a setting that would change scores, all at once.
+    """
+    modules = _read_modules(folder)
+    inner = folder / modules if modules is not None else folder
+    if not (inner / "config.json").is_file():
+        raise ModelNotFoundError(f"{folder} holds no model: there is no {inner / 'config.json'}")
+    damaged: list[str] = []
+
+    def read(path: Path) -> dict[str, Any]:
+        try:
+            return read_json_object(path) if path.exists() else {}
+        except (OSError, ValueError) as error:
+            damaged.append(f"{path.name}: {error}")
+            return {}
+
+    result = ModelFolder(
+        folder,
+        inner,
+        read(inner / "config.json"),
+        read(inner / "tokenizer_config.json"),
+        read(folder / "config_sentence_transformers.json"),
+        read(inner / "sentence_bert_config.json"),
+    )
+    if damaged:
+        raise CheckpointError(join_problems(str(inner), damaged))
+    refused = _refused_settings(result, has_modules=modules is not None)
+    if refused:
+        raise UnsupportedModelError(join_problems(str(folder), refused))
+    return result
+
+
+def _read_modules(folder: Path) -> PurePosixPath | None:
+    """Where modules.json says that the transformer lies, relative to ``folder``; None without the file.
+
+    sentence-transformers lists there what a text runs through. A cross-encoder as it is meant here is one
+    transformer with a classification head.
+    """
+    path = folder / "modules.json"
+    if not path.exists():
+        return None
+    try:
+        modules = read_json(path)
+        if not isinstance(modules, list):
+            raise TypeError(f"this is {type(modules).__name__}")
+        types = [str(module["type"]).rpartition(".")[2] for module in modules]
+        places = [PurePosixPath(module["path"]) for module in modules]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: a list of modules with type and path is expected: {error!s:.200}") from error
+    for place in map(str, places):
+        if PurePosixPath(place).is_absolute() or ".." in place.split("/") or "\\" in place or len(place) > 200:
+            raise CheckpointError(f"{path}: {place!r:.80} is no folder inside this one")
+    if types == ["Transformer"]:
+        return places[0]
+    if "LogitScore" in types:
+        kind = "a causal language model scored by the logit of a token (LogitScore)"
+    elif "Pooling" in types and "Dense" in types:
+        kind = "a reranker of pooled token embeddings and a dense layer (Pooling, Dense)"
+    elif "Pooling" in types:
+        kind = "an embedding model (Pooling), which encodes queries and documents apart"
+    else:
+        kind = f"a chain of {', '.join(types) or 'no modules'}"
+    raise UnsupportedModelError(
+        f"{path}: this is {kind}; supported is one Transformer with a sequence classification head"
+    )
+
+
+def _refused_settings(model: ModelFolder, *, has_modules: bool) -> list[str]:
+    refused = []
+    task = model.transformer.get("transformer_task", "feature-extraction")
+    if has_modules and task != "sequence-classification":
+        refused.append(f"sentence_bert_config.json: transformer_task is {task!r}; only 'sequence-classification'")
+    if model.transformer.get("do_lower_case"):
+        refused.append("sentence_bert_config.json: do_lower_case is set; set it in the tokenizer instead")
+    side = model.tokenizer.get("truncation_side", "right")
+    if side != "right":
+        refused.append(f"tokenizer_config.json: truncation_side {side!r}; only right")
+    prompt = model.sentence_transformers.get("default_prompt_name")
+    if prompt:
+        refused.append(f"config_sentence_transformers.json: default_prompt_name is {prompt!r}; no prompts only")
+    return refused
+
+
+def count_labels(config: Mapping[str, Any]) -> int | None:
+    """The labels that a config.json speaks of, or None if it does not; what is no count gives 0."""
+    if isinstance(config.get("id2label"), Mapping):
+        return len(config["id2label"])
+    labels = config.get("num_labels")
+    return labels if labels is None or (isinstance(labels, int) and not isinstance(labels, bool)) else 0
+
+
+def describe_head(model: ModelFolder, labels: int, relevant_label: int | None) -> Head:
+    """The head of a model with so many labels, of which ``relevant_label`` means "relevant" if it is known.
+
+    Raises:
+        UnsupportedModelError: If the configuration names an activation that crossrank does not have.
+    """
+    activation, origin = default_activation(model.config, model.sentence_transformers, labels)
+    known = relevant_label is not None and relevant_label < labels
+    return Head(labels, relevant_label if known else None, activation, origin)
+
+
+def describe_padding(config: Mapping[str, Any]) -> tuple[int, int]:
+    """The id that fills a batch, and the position of the first token, as transformers has them for a config.json.
+
+    Raises:
+        CheckpointError: If ``pad_token_id`` is no id.
+    """
+    from_padding = config.get("model_type") in _COUNT_FROM_PADDING
+    pad_id = config.get("pad_token_id")
+    if pad_id is None:
+        pad_id = int(from_padding)  # the default there; elsewhere a mask hides whatever fills a batch
+    if isinstance(pad_id, bool) or not isinstance(pad_id, int) or not 0 <= pad_id < 2**31:
+        raise CheckpointError(f"config.json: pad_token_id is {pad_id!r:.60}; an id, 0 or more, is expected")
+    return pad_id, pad_id + 1 if from_padding else 0
+
+
+def describe_inputs(
+    model: ModelFolder, tokenizer: PairTokenizer, *, token_types: bool, max_length: int | None = None
+) -> Inputs:
+    """What a graph of this model wants to know of its inputs.
+
+    Args:
+        model: The model's settings.
+        tokenizer: Its tokenizer.
+        token_types: Whether the tokenizer's segments reach the model.
+        max_length: Most tokens of a pair as the caller asks, or None for all that model and tokenizer allow.
+
+    Raises:
+        InputError: If ``max_length`` leaves no room for text.
+        CheckpointError: If the model's own limit leaves none, or its padding id is none.
+    """
+    pad_id, offset = describe_padding(model.config)
+    # As in sentence-transformers, a length beside modules.json takes the place of the tokenizer's.
+    own, stated = model.transformer.get("max_seq_length"), model.tokenizer.get("model_max_length")
+    limits = [
+        (_whole(model.config.get("max_position_embeddings"), less=offset), "the model's positions"),
+        (None if max_length is None else check_max_length(max_length, tokenizer), "as asked at export"),
+        (_whole(own), "sentence_bert_config.json max_seq_length")
+        if own is not None
+        else (_whole(stated), "tokenizer_config.json model_max_length"),
+    ]
+    known = [(limit, origin) for limit, origin in limits if limit is not None]
+    length, origin = min(known or [(512, "default where nothing says it")], key=lambda limit: limit[0])
+    if length <= tokenizer.template.special_count:
+        raise CheckpointError(
+            f"{model.folder}: {origin} leaves {length} tokens for a pair, fewer than its special tokens need"
+        )
+    return Inputs(length, origin, pad_id, offset, token_types)
+
+
+def _whole(value: Any, *, less: int = 0) -> int | None:
+    """A limit as JSON has it, perhaps 1e30 for none, as an int; None if it is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return None
+    return int(min(value, 2**31)) - less

@@ -1,0 +1,48 @@
+"""What an old config.json leaves out and the weights know: the architecture, and how many labels there are."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from crossrank._errors import CheckpointError
+from crossrank._model_folder import count_labels
+
+from ._config import ARCHITECTURES
+from ._tensors import ReadTensor, read_floats
+
+logger = logging.getLogger(__name__)
+
+# The last layer of a classification head, in the spellings of all families.
+_HEADS = ("classifier.out_proj.weight", "classifier.weight")
+
+
+def complete_config(config: Mapping[str, Any], tensors: Mapping[str, ReadTensor]) -> dict[str, Any]:
+    """A config.json with ``model_type`` and ``num_labels``, taken from the weights where it does not say them.
+
+    What was filled in is logged as a warning. transformers gives a checkpoint without ``num_labels`` two
+    labels; its weights know better.
+
+    Args:
+        config: As it was read.
+        tensors: The checkpoint's tensors by name.
+
+    Raises:
+        CheckpointError: If the head is no matrix of numbers.
+    """
+    completed = dict(config)
+    if completed.get("model_type") is None:
+        families = {name.partition(".")[0] for name in tensors} & set(ARCHITECTURES)
+        if len(families) == 1:
+            completed["model_type"] = families.pop()
+            logger.warning(
+                "config.json has no model_type: the weights are named as those of %r", completed["model_type"]
+            )
+    head = next((name for name in _HEADS if name in tensors), None)
+    if count_labels(completed) is None and head is not None:
+        try:
+            (labels, _) = read_floats(tensors[head]).shape
+        except ValueError as error:
+            raise CheckpointError(f"{head}: no matrix of numbers: {error}") from error
+        completed["num_labels"] = labels
+        logger.warning("config.json has neither id2label nor num_labels: the head has %d outputs", labels)
+    return completed

@@ -1,0 +1,58 @@
+"""The files of an artifact that describe the model to other tools, and its tokenizer."""
+
+import json
+import shutil
+from pathlib import Path
+
+from crossrank._fields import read_json
+from crossrank._model_folder import ModelFolder
+from crossrank._tokenize import PairTokenizer
+
+# Copied as they are, where they exist: transformers and sentence-transformers read them beside config.json.
+_BESIDE_CONFIG = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "sentence_bert_config.json",
+)
+# The same for what lies where the whole model does.
+_AT_THE_ROOT = ("config_sentence_transformers.json", "modules.json")
+# All that this module may write into an artifact.
+SETTINGS_FILES = ("config.json", "tokenizer.json", *_BESIDE_CONFIG, *_AT_THE_ROOT)
+
+
+def write_tokenizer(source: ModelFolder, tokenizer: PairTokenizer, folder: Path) -> None:
+    """Write tokenizer.json into an artifact: the checkpoint's own file, else the one that was built for it."""
+    own = source.folder / "tokenizer.json"
+    if own.exists():
+        shutil.copyfile(own, folder / own.name)
+    else:
+        tokenizer.save(folder / own.name)
+
+
+def write_settings(source: ModelFolder, folder: Path) -> None:
+    """Write config.json and what stands beside it into an artifact.
+
+    Args:
+        source: The checkpoint's folder, its config completed.
+        folder: The artifact. A model that lay in a subfolder lies in the artifact's own folder.
+    """
+    own = source.folder / "config.json"
+    if read_json(own) == source.config:
+        shutil.copyfile(own, folder / own.name)
+    else:
+        _write_json(folder / own.name, source.config)
+    for name in _BESIDE_CONFIG:
+        if (source.folder / name).exists():
+            shutil.copyfile(source.folder / name, folder / name)
+    for name in _AT_THE_ROOT:
+        if (source.root / name).exists():
+            shutil.copyfile(source.root / name, folder / name)
+    if (folder / "modules.json").exists() and source.folder != source.root:
+        modules = read_json(folder / "modules.json")
+        _write_json(folder / "modules.json", [module | {"path": ""} for module in modules])
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,169 @@
+"""WordPiece tokenizers of checkpoints older than tokenizer.json: vocab.txt, and what stands beside it.
+
+The result is the tokenizer that ``BertTokenizerFast.from_pretrained`` of transformers 4 makes of the same folder,
+with which such checkpoints were trained and published. Where transformers 5 differs: it cuts spaces off the ends of
+vocabulary lines, takes no added token of added_tokens.json as special, and gives MPNet other token types (which that
+model does not read). ``do_basic_tokenize`` and ``never_split`` are read by the slow tokenizers only.
+"""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
+from crossrank._fields import read_json_object
+
+from ._special_tokens import SpecialDefaults, add_special_tokens, read_special_tokens
+
+_BERT = SpecialDefaults(
+    {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    }
+)
+_MPNET = SpecialDefaults(
+    {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "[UNK]",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "cls_token": "<s>",
+        "mask_token": "<mask>",
+    },
+    mask_strips=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    defaults: SpecialDefaults
+    separators: int  # between query and document
+
+
+# By model type, which begins the class's name; other classes read a vocab.txt in ways of their own.
+_FAMILIES = {
+    "bert": _Family(_BERT, 1),
+    "electra": _Family(_BERT, 1),
+    "distilbert": _Family(_BERT, 1),
+    "mpnet": _Family(_MPNET, 2),
+}
+
+
+def build_wordpiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a checkpoint that has a vocab.txt.
+
+    Args:
+        folder: Holds vocab.txt; may hold special_tokens_map.json and added_tokens.json, and a config.json, which says
+            whose vocab.txt this is where ``settings`` do not.
+        settings: tokenizer_config.json, or empty.
+
+    Raises:
+        CheckpointError: If vocab.txt or a setting is damaged, or special tokens are missing.
+        UnsupportedModelError: If vocab.txt is that of another tokenizer class.
+    """
+    kind = tokenizer_kind(folder, settings, default="bert")
+    if kind not in _FAMILIES:
+        raise UnsupportedModelError(
+            f"{folder}: vocab.txt of {kind} without a tokenizer.json; read are those of {', '.join(_FAMILIES)}; "
+            f"transformers may convert it:\n  {conversion_command(folder)}"
+        )
+    family = _FAMILIES[kind]
+    vocabulary = _read_vocabulary(folder / "vocab.txt")
+    tokens = read_special_tokens(folder, settings, family.defaults)
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=tokens.named["unk_token"]))
+    tokenizer.normalizer = _normalizer(folder, settings)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    special = add_special_tokens(tokenizer, tokens, folder, "vocab.txt")
+    cls, sep = special["cls_token"], special["sep_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[f"{cls[0]}:0", "$A:0", f"{sep[0]}:0"],
+        pair=[f"{cls[0]}:0", "$A:0", *[f"{sep[0]}:0"] * family.separators, "$B:1", f"{sep[0]}:1"],
+        special_tokens=[cls, sep],
+    )
+    return tokenizer
+
+
+def missing_tokenizer_message(folder: Path) -> str:
+    """What to say of a folder with neither tokenizer.json nor vocab.txt."""
+    found = sorted(path.name for path in folder.glob("*.model"))
+    if found:
+        return (
+            f"{folder}: no tokenizer.json; {', '.join(found)} is a sentencepiece model, which transformers converts:\n"
+            f"  pip install transformers sentencepiece protobuf\n  {conversion_command(folder)}"
+        )
+    return (
+        f"{folder}: no tokenizer: none of tokenizer.json, vocab.txt, a sentencepiece *.model, or vocab.json with "
+        f"merges.txt; take it from the model that this one was fine-tuned from"
+    )
+
+
+def conversion_command(folder: Path) -> str:
+    """The command with which transformers writes a tokenizer.json beside an older tokenizer."""
+    code = (
+        "import sys; from transformers import AutoTokenizer; "
+        "AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])"
+    )
+    return f"python -c {shlex.quote(code)} {shlex.quote(str(folder))}"
+
+
+def tokenizer_kind(folder: Path, settings: Mapping[str, Any], *, default: str) -> str:
+    """Whose tokenizer this is, as transformers finds it: by either file's tokenizer class, else the model type.
+
+    Args:
+        folder: May hold a config.json.
+        settings: tokenizer_config.json, or empty.
+        default: Taken where nothing says it.
+
+    Returns:
+        The class's name in lower case without what follows the model, such as "distilbert".
+    """
+    path = folder / "config.json"
+    try:
+        config = read_json_object(path) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    name = settings.get("tokenizer_class") or config.get("tokenizer_class") or config.get("model_type") or default
+    return str(name).removesuffix("Fast").removesuffix("Tokenizer").lower()
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    """One token a line, its number is the id; of equal lines the last counts, and the others' ids stay empty."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: one token a line in UTF-8 is expected: {error}") from error
+    if text.startswith("\ufeff"):
+        raise CheckpointError(
+            f"{path}: begins with a byte order mark, which would belong to its first token; remove it"
+        )
+    return {token: i for i, token in enumerate(text.removesuffix("\n").split("\n"))}
+
+
+def _normalizer(folder: Path, settings: Mapping[str, Any]) -> normalizers.Normalizer:
+    values = {
+        "do_lower_case": settings.get("do_lower_case", True),
+        "tokenize_chinese_chars": settings.get("tokenize_chinese_chars", True),
+        "strip_accents": settings.get("strip_accents"),  # None: as do_lower_case
+    }
+    problems = [
+        f"tokenizer_config.json: {name} is {value!r:.60}; true or false expected"
+        for name, value in values.items()
+        if not isinstance(value, bool) and (value is not None or name != "strip_accents")
+    ]
+    if problems:
+        raise CheckpointError(join_problems(str(folder), problems))
+    return normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=values["tokenize_chinese_chars"],
+        strip_accents=values["strip_accents"],
+        lowercase=values["do_lower_case"],
+    )

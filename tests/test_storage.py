@@ -1,0 +1,280 @@
+"""Ways in which people find the same checkpoint stored: each gives the same graph, byte for byte."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import sentence_transformers
+import torch
+import transformers
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from crossrank import CrossEncoder
+from crossrank._manifest import read_manifest
+from crossrank.export import export_model
+from crossrank.export._checkpoint import read_checkpoint
+from tests.checkpoint_files import Tensors, read_tensors, sha256_of, write_tensors
+from tests.tiny_models import MAX_LENGTH, PAIRS, config_of, make_checkpoint, transformers_logits, write_json
+
+CPU_FP32 = "onnx/model_cpu_fp32.onnx"
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-bert", "bert", labels=2)
+
+
+@pytest.fixture(scope="module")
+def artifact(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_fp32(bert, tmp_path_factory.mktemp("artifacts") / "tiny-bert")
+
+
+@pytest.fixture
+def checkpoint(bert: Path, tmp_path: Path) -> Path:
+    """A copy of `bert` to change."""
+    return Path(shutil.copytree(bert, tmp_path / "checkpoint"))
+
+
+def export_fp32(source: Path, output: Path) -> Path:
+    return export_model(source, output, variants=["cpu"], precisions=["fp32"])
+
+
+def logits_of(artifact: Path) -> Any:
+    return CrossEncoder(artifact, precision="fp32").predict(list(PAIRS), activation_fn="identity")
+
+
+def change_state(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def without_prefix(folder: Path) -> None:
+    write_tensors(folder, {name.removeprefix("bert."): value for name, value in read_tensors(folder).items()})
+
+
+def sharded(folder: Path) -> None:
+    tensors = read_tensors(folder)
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for shard, part in shards.items():
+        save_arrays({name: tensors[name] for name in part}, folder / shard, metadata={"format": "pt"})
+    weight_map = {name: shard for shard, part in shards.items() for name in part}
+    write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+
+
+def with_padding_and_truncation(folder: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_padding(length=128)
+    tokenizer.enable_truncation(7)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def with_tensors_of_no_use(folder: Path) -> None:
+    extra: Tensors = {
+        "bert.embeddings.position_ids": np.arange(MAX_LENGTH)[None],
+        "cls.predictions.bias": np.zeros(9, np.float32),
+    }
+    write_tensors(folder, read_tensors(folder) | extra)
+
+
+def as_pytorch(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def as_old_pytorch(folder: Path) -> None:
+    """The format of torch before 1.6, which is no zip archive."""
+    state = load_file(folder / "model.safetensors")
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    (folder / "model.safetensors").unlink()
+
+
+def as_sharded_pytorch(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    weight_map = {name: f"pytorch_model-{1 + i % 2:05}-of-00002.bin" for i, name in enumerate(sorted(state))}
+    for shard in set(weight_map.values()):
+        torch.save({name: state[name] for name in state if weight_map[name] == shard}, folder / shard)
+    write_json(folder / "pytorch_model.bin.index.json", {"metadata": {}, "weight_map": weight_map})
+
+
+def with_names_of_tensorflow(folder: Path) -> None:
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+    def rename(name: str) -> str:
+        for new, old in names.items():
+            name = name.replace(new, old)
+        return name
+
+    change_state(folder, lambda state: {rename(name): value for name, value in state.items()})
+
+
+def without_model_type(folder: Path) -> None:
+    config = config_of(folder)
+    del config["model_type"]
+    write_json(folder / "config.json", config)
+
+
+def without_labels(folder: Path) -> None:
+    config = config_of(folder)
+    for name in ("id2label", "label2id", "num_labels"):
+        config.pop(name, None)
+    write_json(folder / "config.json", config)
+
+
+def with_vocabulary_alone(folder: Path) -> None:
+    vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)) + "\n", "utf-8")
+    (folder / "tokenizer.json").unlink()
+
+
+def as_modules(folder: Path) -> None:
+    saved = folder.with_name("saved")
+    sentence_transformers.CrossEncoder(str(folder), device="cpu").save_pretrained(str(saved))
+    assert (saved / "modules.json").exists()
+    shutil.rmtree(folder)
+    saved.rename(folder)
+
+
+def as_modules_with_a_folder(folder: Path) -> None:
+    as_modules(folder)
+    inner = folder / "0_Transformer"
+    inner.mkdir()
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in ("modules.json", "config_sentence_transformers.json", "README.md"):
+            path.rename(inner / path.name)
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    write_json(folder / "modules.json", [module | {"path": "0_Transformer"} for module in modules])
+
+
+ALL = [
+    without_prefix,
+    sharded,
+    with_padding_and_truncation,
+    with_tensors_of_no_use,
+    as_pytorch,
+    as_old_pytorch,
+    as_sharded_pytorch,
+    with_names_of_tensorflow,
+    without_model_type,
+    without_labels,
+    with_vocabulary_alone,
+    as_modules,
+    as_modules_with_a_folder,
+]
+
+
+@pytest.mark.parametrize("store", ALL, ids=lambda store: store.__name__)
+def test_way_of_storing_changes_nothing(artifact: Path, checkpoint: Path, tmp_path: Path, store: Any) -> None:
+    store(checkpoint)
+    again = export_fp32(checkpoint, tmp_path / "again")
+    assert sha256_of(again / CPU_FP32) == sha256_of(artifact / CPU_FP32)
+    assert np.array_equal(logits_of(again), logits_of(artifact))
+
+
+@pytest.mark.parametrize("store", ALL, ids=lambda store: store.__name__)
+def test_artifact_is_a_whole_folder_for_transformers(bert: Path, checkpoint: Path, tmp_path: Path, store: Any) -> None:
+    """Config and tokenizer as an artifact holds them, with the weights put back, score as the checkpoint does."""
+    store(checkpoint)
+    again = export_fp32(checkpoint, tmp_path / "again")
+    shutil.copyfile(bert / "model.safetensors", again / "model.safetensors")
+    np.testing.assert_allclose(transformers_logits(again, PAIRS), transformers_logits(bert, PAIRS), atol=2e-5)
+    if (again / "modules.json").exists():
+        model = sentence_transformers.CrossEncoder(str(again), device="cpu")
+        np.testing.assert_allclose(model.predict(list(PAIRS)), CrossEncoder(again).predict(list(PAIRS)), atol=2e-5)
+
+
+@pytest.mark.parametrize("architecture", ["electra", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet"])
+def test_names_of_the_weights_tell_the_architecture(
+    tmp_path: Path, architecture: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", architecture)
+    expected = transformers_logits(checkpoint, PAIRS)
+    without_model_type(checkpoint)
+    with caplog.at_level(logging.WARNING):
+        again = export_fp32(checkpoint, tmp_path / "again")
+    assert "config.json has no model_type: the weights are named as those of" in caplog.text
+    np.testing.assert_allclose(logits_of(again), expected[:, 0], atol=2e-5)
+
+
+def test_labels_are_counted_in_the_weights_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """transformers takes two for granted where config.json is silent."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "bert", labels=3)
+    expected = transformers_logits(checkpoint, PAIRS)
+    without_labels(checkpoint)
+    with caplog.at_level(logging.WARNING):
+        again = export_fp32(checkpoint, tmp_path / "again")
+    assert "config.json has neither id2label nor num_labels: the head has 3 outputs" in caplog.text
+    np.testing.assert_allclose(logits_of(again), expected, atol=2e-5)
+
+
+def test_tensor_that_is_tied_to_another_is_read_from_there(checkpoint: Path) -> None:
+    """safetensors' metadata names what `save_model` dropped because it shared another tensor's memory."""
+    tensors = read_tensors(checkpoint)
+    dropped, kept = (f"bert.encoder.layer.1.attention.self.{part}.weight" for part in ("key", "query"))
+    tensors[dropped] = tensors[kept]
+    write_tensors(checkpoint, tensors)
+    whole = read_checkpoint(checkpoint, max_length=None, relevant_label=None).weights.layers[1]
+    del tensors[dropped]
+    write_tensors(checkpoint, tensors, **{dropped: kept})
+    tied = read_checkpoint(checkpoint, max_length=None, relevant_label=None).weights.layers[1]
+    assert np.array_equal(tied.key.weight, whole.key.weight)
+    assert np.array_equal(tied.key.weight, tied.query.weight)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("store", [None, as_pytorch], ids=["safetensors", "pytorch"])
+def test_short_floats_are_read_exactly(checkpoint: Path, tmp_path: Path, dtype: Any, store: Any) -> None:
+    rounded = {name: value.astype(dtype).astype(np.float32) for name, value in read_tensors(checkpoint).items()}
+    write_tensors(checkpoint, rounded)
+    wholes = export_fp32(checkpoint, tmp_path / "wholes")
+    torch_type = torch.float16 if dtype is np.float16 else torch.bfloat16
+    change_state(checkpoint, lambda state: {name: value.to(torch_type) for name, value in state.items()})
+    if store is not None:
+        store(checkpoint)
+    halves = export_fp32(checkpoint, tmp_path / "halves")
+    assert sha256_of(halves / CPU_FP32) == sha256_of(wholes / CPU_FP32)
+
+
+def test_length_beside_modules_takes_the_place_of_the_tokenizers(checkpoint: Path, tmp_path: Path) -> None:
+    """As sentence-transformers does it."""
+    as_modules(checkpoint)
+    change = checkpoint / "sentence_bert_config.json"
+    write_json(change, json.loads(change.read_text(encoding="utf-8")) | {"max_seq_length": 20})
+    artifact = export_fp32(checkpoint, tmp_path / "artifact")
+    inputs = read_manifest(artifact).inputs
+    assert (inputs.max_length, inputs.max_length_origin) == (20, "sentence_bert_config.json max_seq_length")
+    theirs = sentence_transformers.CrossEncoder(str(checkpoint), device="cpu")
+    assert theirs.max_seq_length == 20
+    np.testing.assert_allclose(CrossEncoder(artifact).predict(list(PAIRS)), theirs.predict(list(PAIRS)), atol=2e-5)
+
+
+def test_electra_with_a_bare_projection_scores_as_its_authors_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Capreolus' head is one linear layer on the [CLS] row; ElectraForSequenceClassification has another before it."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "electra", labels=2)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    model.classifier.dense = torch.nn.Identity()
+    model.classifier.activation = torch.nn.Identity()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    expected = []
+    with torch.inference_mode():
+        for query, document in PAIRS:
+            batch = tokenizer([query], [document], truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+            expected.append(model(**batch).logits[0].numpy())
+    tensors = read_tensors(checkpoint)
+    write_tensors(checkpoint, {name: v for name, v in tensors.items() if not name.startswith("classifier.dense")})
+    with caplog.at_level(logging.WARNING):
+        artifact = export_model(checkpoint, tmp_path / "artifact")
+    assert "the weights have no classifier.dense: the head is classifier.out_proj alone" in caplog.text
+    assert {variant.parity.reference for variant in read_manifest(artifact).variants if variant.parity} == {"numpy"}
+    np.testing.assert_allclose(logits_of(artifact), np.stack(expected), atol=2e-5)
