@@ -3,13 +3,14 @@
 
 PYTHON ?= python3
 MODEL ?=
+OPTIONS ?=
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check clean
+.PHONY: help install demo test test-all test-hub check clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -40,6 +41,9 @@ test: $(TESTABLE) ## Run the tests, except those marked slow or hub.
 
 test-all: $(TESTABLE) ## Run the tests marked slow too.
 	@$(BIN)/python -m pytest -m 'not hub'
+
+test-hub: $(TESTABLE) ## Compare published models with their scores (downloads 11 GB): make test-hub OPTIONS='-k TinyBERT'
+	@$(BIN)/python -m pytest tests/test_hub.py -m hub $(OPTIONS)
 
 check: $(CHECKABLE) build/wheel/venv/installed ## Check format, lint and types (of the sources and of the built wheel).
 	@$(BIN)/ruff format --check .

@@ -10,7 +10,7 @@ from pathlib import Path
 from ._cross_encoder import CrossEncoder
 from ._errors import CrossrankError, InputError
 from ._info import format_parity_table
-from ._manifest import MANIFEST_NAME, PRECISIONS
+from ._manifest import PRECISIONS
 from ._verify import verify_artifact
 
 
@@ -49,7 +49,7 @@ def read_documents(text: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crossrank", description="Score and rank documents with a cross-encoder.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    model_help = "an artifact folder, a checkpoint folder, a registered name or a hub id"
+    model_help = "an artifact, checkpoint or ONNX folder, an ONNX file, a registered name or a hub id"
 
     rank = commands.add_parser("rank", help="rank documents for a query")
     rank.add_argument("model", metavar="MODEL", help=model_help)
@@ -91,8 +91,9 @@ def _rank(options: argparse.Namespace) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{options.file}: documents cannot be read: {error}") from error
     model = _load(options)
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()  # a daemon may have closed it
     ranking = model.rank(
-        options.query, documents, top_k=options.top_k, return_documents=True, show_progress_bar=sys.stderr.isatty()
+        options.query, documents, top_k=options.top_k, return_documents=True, show_progress_bar=on_terminal
     )
     for place, entry in enumerate(ranking, 1):
         line = (
@@ -109,8 +110,6 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    if not (options.folder / MANIFEST_NAME).exists():
-        raise InputError(f"{options.folder} is no artifact folder: it has no {MANIFEST_NAME}")
     manifest, skipped = verify_artifact(options.folder)
     if options.json:
         print(json.dumps({"skipped": skipped, **asdict(manifest)}, indent=2, ensure_ascii=False))

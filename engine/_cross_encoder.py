@@ -11,14 +11,13 @@ from ._activation import Activation, ActivationFunction, apply_activation, resol
 from ._errors import InputError, MissingDependencyError
 from ._info import ModelInfo
 from ._inputs import PairInputs, either, one_query, split_pairs
-from ._locate import locate_artifact
-from ._manifest import read_manifest
+from ._locate import locate_model
+from ._open import open_model
 from ._progress import Progress
 from ._runtime import ort
 from ._scoring import Scorer, check_max_length
-from ._session import check_device, check_precision, open_session, parse_device
+from ._session import check_device, check_precision, parse_device
 from ._threads import resolve_threads
-from ._tokenize import PairTokenizer
 
 Floats = NDArray[np.float32]
 
@@ -38,7 +37,8 @@ class CrossEncoder:
 
     Args:
         name_or_folder: An artifact folder; a checkpoint folder or a hub name, which is exported once into
-            the cache (needs ``crossrank[export]`` the first time).
+            the cache (needs ``crossrank[export]`` the first time); a folder of config.json, tokenizer.json and
+            ONNX files without weights, or one ONNX file in such a folder, which are used as they are.
         max_length: Most tokens of a joined pair; the model's own limit holds where it is smaller.
         precision: "fp32", "fp16", "int8", or "auto": fp32 on a CPU, fp16 on CUDA.
         device: "cpu", "cuda", "cuda:1", or None for CUDA where it really runs, else the CPU.
@@ -79,18 +79,18 @@ class CrossEncoder:
         if asked is not None:
             check_device(asked)
         given = None if activation_fn is None else resolve_activation(activation_fn)
-        self._folder = locate_artifact(
+        place = locate_model(
             name_or_folder,
             cache_folder=None if cache_folder is None else Path(cache_folder),
             revision=revision,
             local_files_only=local_files_only,
             token=token,
-        ).resolve()  # a forked child that changed its folder opens it again
-        self._manifest = read_manifest(self._folder)
+        )
+        model = open_model(place, asked, precision, thread_count)
+        self._folder, self._manifest, self._variant = model.folder, model.manifest, model.variant
         head, inputs = self._manifest.head, self._manifest.inputs
-        tokenizer = PairTokenizer(self._folder / "tokenizer.json")
         length, self._max_length_origin = inputs.max_length, inputs.max_length_origin
-        if max_length is not None and check_max_length(max_length, tokenizer) < inputs.max_length:
+        if max_length is not None and check_max_length(max_length, model.tokenizer) < inputs.max_length:
             length, self._max_length_origin = max_length, "as asked"
         self._activation_name, self._activation_origin = head.activation, head.activation_origin
         if given is not None:
@@ -98,8 +98,7 @@ class CrossEncoder:
         self._activation = given or resolve_activation(head.activation)
         # With several labels, one of which means "relevant", a score is a probability unless asked otherwise.
         self._relevance_activation = given or (self._activation if head.labels == 1 else softmax)
-        self._variant, session = open_session(self._folder, self._manifest, asked, precision, thread_count)
-        self._scorer = Scorer(tokenizer, session, length, head.labels)
+        self._scorer = Scorer(model.tokenizer, model.session, length, head.labels)
 
     def score(self, query: str, documents: Iterable[str]) -> Floats:
         """Relevance scores of documents for a query: the lean call, and what `rank` sorts by.
@@ -253,6 +252,8 @@ class CrossEncoder:
             onnxruntime=ort.__version__,
             variant=self._variant.variant,
             precision=self._variant.precision,
+            file=self._variant.file,
+            exporter=self._manifest.exporter,
             threads=scorer.session.threads.count,
             threads_reason=scorer.session.threads.reason,
             labels=head.labels,

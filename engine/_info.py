@@ -14,13 +14,15 @@ class ModelInfo:
 
     Attributes:
         source: The checkpoint's name and revision.
-        folder: The artifact.
+        folder: The artifact, or the folder of a foreign graph's settings.
         architecture: transformers' model_type.
         device: The device that runs.
         provider: The execution provider that runs.
         onnxruntime: Its version.
         variant: The graph's shape: cpu, cuda or portable.
-        precision: fp32, fp16 or int8.
+        precision: fp32, fp16 or int8; of a foreign graph what its file's name says.
+        file: The graph's file in ``folder``.
+        exporter: What wrote the graph: native, optimum, or foreign for an ONNX file that crossrank did not make.
         threads: Intra-op threads.
         threads_reason: Why so many.
         labels: Logits per pair.
@@ -29,7 +31,7 @@ class ModelInfo:
         max_length: Most tokens of a pair.
         max_length_origin: Where that comes from.
         tokenizer: The tokenizer's model and vocabulary size.
-        parity: Error of this graph against the reference when it was exported.
+        parity: Error of this graph against the reference when it was exported, None for a foreign graph.
     """
 
     source: str
@@ -40,6 +42,8 @@ class ModelInfo:
     onnxruntime: str
     variant: str
     precision: str
+    file: str
+    exporter: str
     threads: int
     threads_reason: str
     labels: int
@@ -53,23 +57,22 @@ class ModelInfo:
     def __str__(self) -> str:
         rows = [
             ("model", self.source),
-            ("artifact", str(self.folder)),
+            ("folder", str(self.folder)),
             ("architecture", self.architecture),
             ("runs on", f"{self.device}, {self.provider}, onnxruntime {self.onnxruntime}"),
-            ("graph", f"{self.variant} {self.precision}"),
+            ("graph", f"{self.variant} {self.precision}, {self.file} ({self.exporter})"),
             ("threads", f"{self.threads} ({self.threads_reason})"),
             ("head", f"{self.labels} label{'s'[: self.labels != 1]}, {self.activation} ({self.activation_origin})"),
             ("max length", f"{self.max_length} tokens ({self.max_length_origin})"),
             ("tokenizer", self.tokenizer),
         ]
+        proof = "not proven by crossrank"
         if self.parity is not None:
-            rows.append(
-                (
-                    "parity",
-                    f"max |Δlogit| {self.parity.max_abs:.2g}, mean {self.parity.mean_abs:.2g}, "
-                    f"Kendall tau {self.parity.kendall_tau:.4f} against {self.parity.reference}",
-                )
+            proof = (
+                f"max |Δlogit| {self.parity.max_abs:.2g}, mean {self.parity.mean_abs:.2g}, "
+                f"Kendall tau {self.parity.kendall_tau:.4f} against {self.parity.reference}"
             )
+        rows.append(("parity", proof))
         return "\n".join(f"{name:<13} {value}" for name, value in rows)
 
 

@@ -1,21 +1,23 @@
-"""From what a caller names a model to an artifact folder.
+"""From what a caller names a model to the place of its graphs.
 
-An artifact folder is used as it is. Anything else, a checkpoint folder or a hub name, goes to whatever
-package offers to make artifacts (entry point group ``crossrank.artifacts``; crossrank's own exporter
-registers there), so that the engine itself knows no exporter.
+An artifact folder, a folder that holds ONNX files but no weights, and an ONNX file are used as they are.
+Anything else, a checkpoint folder or a hub name, goes to whatever package offers to make artifacts (entry
+point group ``crossrank.artifacts``; crossrank's own exporter registers there), so that the engine itself
+knows no exporter.
 """
 
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from ._errors import InputError, MissingDependencyError
+from ._errors import InputError, MissingDependencyError, ModelNotFoundError
+from ._foreign import is_foreign
 from ._manifest import MANIFEST_NAME
 
 _GROUP = "crossrank.artifacts"
 
 
-def locate_artifact(
+def locate_model(
     name_or_folder: str | Path,
     *,
     cache_folder: Path | None,
@@ -23,10 +25,11 @@ def locate_artifact(
     local_files_only: bool,
     token: str | bool | None,
 ) -> Path:
-    """The artifact folder of a model.
+    """The folder of a model's graphs, or the ONNX file that was named.
 
     Args:
-        name_or_folder: An artifact folder, a checkpoint folder, or a name that the exporter knows.
+        name_or_folder: An artifact folder, a folder of ONNX files, an ONNX file, a checkpoint folder, or a name that
+            the exporter knows.
         cache_folder: Where exported models lie, or None for the user's cache.
         revision: Hub revision, or None.
         local_files_only: Whether the hub must not be asked.
@@ -35,16 +38,23 @@ def locate_artifact(
     Raises:
         InputError: If the name is empty.
         ModelNotFoundError: If there is no such model.
+        ModelError: If it must be exported and cannot be.
         MissingDependencyError: If no exporter is installed.
     """
     if not str(name_or_folder):
         raise InputError("the model's name is empty: an artifact folder, a checkpoint folder or a hub name is needed")
-    folder = Path(name_or_folder)
-    if (folder / MANIFEST_NAME).exists():
-        return folder
+    place = Path(name_or_folder)
+    if place.is_dir() and ((place / MANIFEST_NAME).exists() or is_foreign(place)):
+        return place
+    if place.suffix == ".onnx" and not place.is_dir():
+        if not place.is_file():
+            raise ModelNotFoundError(f"{place}: no such file")
+        return place
     makers = list(metadata.entry_points(group=_GROUP))
     if not makers:
-        raise MissingDependencyError(f"{name_or_folder} is no artifact, and no exporter is installed ({_GROUP})")
+        raise MissingDependencyError(
+            f"{name_or_folder} is no artifact and holds no ONNX graph, and no exporter is installed ({_GROUP})"
+        )
     make: Callable[..., Path] = makers[0].load()
     return make(
         str(name_or_folder),

@@ -20,6 +20,7 @@ MANIFEST_NAME = "crossrank.json"
 PROOF_NAME = "proof.json"
 VARIANTS = ("cpu", "cuda", "portable")
 PRECISIONS = ("fp32", "fp16", "int8")
+EXPORTERS = ("native", "optimum")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,18 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All of crossrank.json."""
+    """All of crossrank.json.
+
+    Attributes:
+        source: What it was made of.
+        head: What the logits mean.
+        inputs: What the graphs expect.
+        variants: The graphs.
+        files: Every other file of the folder.
+        crossrank: Version that wrote it.
+        format: Version of the manifest's format.
+        exporter: Of `EXPORTERS`, what wrote the graphs; "foreign" in the memory of one that reads others' graphs.
+    """
 
     source: Source
     head: Head
@@ -114,6 +126,7 @@ class Manifest:
     files: dict[str, FileRecord]
     crossrank: str
     format: int = FORMAT
+    exporter: str = "native"
 
 
 def hash_file(path: Path) -> str:
@@ -159,7 +172,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _value_problems(manifest: Manifest) -> list[str]:
     head, inputs = manifest.head, manifest.inputs
-    known = [("head.activation", head.activation, tuple(ACTIVATIONS))]
+    known = [("head.activation", head.activation, tuple(ACTIVATIONS)), ("exporter", manifest.exporter, EXPORTERS)]
     for i, variant in enumerate(manifest.variants):
         known.append((f"variants[{i}].variant", variant.variant, VARIANTS))
         known.append((f"variants[{i}].precision", variant.precision, PRECISIONS))

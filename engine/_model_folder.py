@@ -12,6 +12,8 @@ from ._manifest import Head, Inputs
 from ._scoring import check_max_length
 from ._tokenize import PairTokenizer
 
+# The files that hold weights, alone or listed by an index, in the order in which they are taken.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # transformers' model types that count positions from their padding id plus one.
 _COUNT_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"})
 
@@ -49,8 +51,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
         CheckpointError: For files that are damaged, all at once.
         UnsupportedModelError: For another kind of model or a setting that would change scores, all at once.
     """
-    modules = _read_modules(folder)
-    inner = folder / modules if modules is not None else folder
+    inner = transformer_folder(folder)
     if not (inner / "config.json").is_file():
         raise ModelNotFoundError(f"{folder} holds no model: there is no {inner / 'config.json'}")
     damaged: list[str] = []
@@ -72,21 +73,30 @@ def read_model_folder(folder: Path) -> ModelFolder:
     )
     if damaged:
         raise CheckpointError(join_problems(str(inner), damaged))
-    refused = _refused_settings(result, has_modules=modules is not None)
+    refused = _refused_settings(result, has_modules=(folder / "modules.json").exists())
     if refused:
         raise UnsupportedModelError(join_problems(str(folder), refused))
     return result
 
 
-def _read_modules(folder: Path) -> PurePosixPath | None:
-    """Where modules.json says that the transformer lies, relative to ``folder``; None without the file.
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds weights, in any of the forms that the exporter knows."""
+    return any((folder / f"{name}{end}").exists() for name in WEIGHT_FILES for end in ("", ".index.json"))
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Where a model's transformer lies: where its modules.json says, else in ``folder`` itself.
 
     sentence-transformers lists there what a text runs through. A cross-encoder as it is meant here is one
     transformer with a classification head.
+
+    Raises:
+        CheckpointError: If modules.json is damaged.
+        UnsupportedModelError: If it is of another kind of model.
     """
     path = folder / "modules.json"
     if not path.exists():
-        return None
+        return folder
     try:
         modules = read_json(path)
         if not isinstance(modules, list):
@@ -99,7 +109,7 @@ def _read_modules(folder: Path) -> PurePosixPath | None:
         if PurePosixPath(place).is_absolute() or ".." in place.split("/") or "\\" in place or len(place) > 200:
             raise CheckpointError(f"{path}: {place!r:.80} is no folder inside this one")
     if types == ["Transformer"]:
-        return places[0]
+        return folder / places[0]
     if "LogitScore" in types:
         kind = "a causal language model scored by the logit of a token (LogitScore)"
     elif "Pooling" in types and "Dense" in types:

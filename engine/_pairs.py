@@ -102,6 +102,24 @@ def truncate_longest_first(query_lengths: Int32, document_lengths: Int32, room: 
     )
 
 
+def enough_document_tokens(query_lengths: Int32, room: int) -> int:
+    """How many tokens of a document can matter to any of these queries: with no more of them, every pair is the same.
+
+    Let n be this number, larger than the room and than every query's length q, and let a document of d tokens be known
+    by its first min(d, n). If d < n, nothing is missing. Else `truncate_longest_first` decides the same on n as on d:
+    both are beyond the room (nothing fits), both are longer than q (which side is the longer one, and the length of the
+    shorter), and it keeps at most the room, which are among the first n.
+
+    Args:
+        query_lengths: int32 [queries], in full.
+        room: Tokens that fit beside the special tokens.
+
+    >>> enough_document_tokens(np.array([4, 9], np.int32), 509)
+    510
+    """
+    return max(room, int(query_lengths.max(initial=0))) + 1
+
+
 class PairSource:
     """Pairs that are not joined yet: their lengths now, any batch of them on demand.
 

@@ -19,7 +19,9 @@ class Progress:
 
     def __init__(self, total: int, unit: str, *, show: bool | None = None, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._show = self._stream.isatty() if show is None else show
+        if show is None or self._stream is None:  # a daemon may have closed it
+            show = self._stream is not None and self._stream.isatty()
+        self._show = show
         self._total, self._unit = total, unit
         self._done = 0
         self._start = time.perf_counter()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import InputError
-from ._pairs import PairSource
+from ._pairs import PairSource, enough_document_tokens
 from ._plan import plan_batches
 from ._progress import Progress
 from ._session import Session
@@ -69,9 +69,10 @@ class Scorer:
         tokenizer, template = self.tokenizer, self.tokenizer.template
         logits = np.empty((len(documents), self.labels), np.float32)
         query_tokens = tokenizer.encode(queries, "query")
+        enough = enough_document_tokens(query_tokens.lengths, self.max_length - template.special_count)
         for start in range(0, len(documents), _WINDOW):
             stop = min(start + _WINDOW, len(documents))
-            document_tokens = tokenizer.encode(documents[start:stop], "document", first=start)
+            document_tokens = tokenizer.encode(documents[start:stop], "document", first=start, enough=enough)
             pairs = PairSource(template, query_tokens, document_tokens, query_index[start:stop], self.max_length)
             for index in plan_batches(pairs.lengths, max_pairs=max_pairs):
                 logits[start + index] = self.session.run(pairs.batch(index))

@@ -4,7 +4,7 @@ import ctypes
 import logging
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import ArtifactError, DeviceError, InputError
-from ._layout import choose_layout
-from ._manifest import PRECISIONS, Inputs, Manifest, Variant
+from ._layout import choose_layout, choose_logits
+from ._manifest import PRECISIONS, Inputs, Variant
 from ._pairs import PackedPairs
 from ._processor import int8_products_saturate
 from ._runtime import INSTALL_HINT, ort
@@ -110,7 +110,7 @@ class Session:
 
     Raises:
         DeviceError: If the device cannot run here.
-        ArtifactError: If onnxruntime cannot load the file.
+        ArtifactError: If onnxruntime cannot load the file, or its inputs or outputs are none that can be used.
     """
 
     def __init__(self, path: Path, inputs: Inputs, device: Device, threads: ThreadCount) -> None:
@@ -118,19 +118,30 @@ class Session:
         # A session's threads do not survive a fork, so each process has its own.
         self._by_process: dict[int, Any] = {}
         session = self._session()
-        self._layout = choose_layout((node.name for node in session.get_inputs()), inputs)
         self.provider: str = session.get_providers()[0]
-        last = session.get_outputs()[0].shape[-1:]
-        self.labels: int | None = last[0] if last and isinstance(last[0], int) else None  # None: not declared
+        self.input_names = [node.name for node in session.get_inputs()]
+        try:
+            self._layout = choose_layout(session.get_inputs(), inputs)
+            # Name of the output, and logits per pair, None if it is not declared.
+            self._logits, self.labels = choose_logits(session.get_outputs())
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from error
 
     def run(self, batch: PackedPairs) -> NDArray[np.float32]:
         """Logits of joined pairs, float32 [pairs, labels]."""
-        logits: NDArray[np.float32] = self.outputs(batch, ["logits"])[0]
+        logits: NDArray[np.float32] = self.outputs(batch, [self._logits])[0]
         return logits
 
     def outputs(self, batch: PackedPairs, names: list[str]) -> list[NDArray[Any]]:
-        """Outputs of the graph by name, for joined pairs."""
-        results: list[NDArray[Any]] = self._session().run(names, self._layout(batch))
+        """Outputs of the graph by name, for joined pairs.
+
+        Raises:
+            ArtifactError: If onnxruntime fails in it, as in a graph that was made for another model.
+        """
+        try:
+            results: list[NDArray[Any]] = self._session().run(names, self._layout(batch))
+        except Exception as error:  # the binding's exceptions share no base of their own
+            raise ArtifactError(f"{self.path}: onnxruntime {ort.__version__} fails in it: {error}") from error
         return results
 
     def _session(self) -> Any:
@@ -187,19 +198,22 @@ def _leak_sessions() -> None:
 
 
 def open_session(
-    folder: Path, manifest: Manifest, asked: Device | None, precision: str, threads: ThreadCount
+    folder: Path, inputs: Inputs, choose: Callable[[Device], Variant], asked: Device | None, threads: ThreadCount
 ) -> tuple[Variant, Session]:
-    """The session asked for; with no device asked, CUDA where it really runs, else the CPU."""
+    """The session asked for; with no device asked, CUDA where it really runs, else the CPU.
+
+    Args:
+        folder: The model's folder.
+        inputs: What its graphs expect.
+        choose: Gives the graph for a device.
+        asked: Where to run, or None for the best that runs.
+        threads: Intra-op threads on a CPU.
+    """
     if asked is None and Device("cuda").provider in ort.get_available_providers():
         try:
-            return open_session(folder, manifest, Device("cuda"), precision, threads)
+            return open_session(folder, inputs, choose, Device("cuda"), threads)
         except (DeviceError, ArtifactError) as error:  # no driver, or no graph of that precision for it
             logger.warning("running on the CPU: %s", error)
     device = asked or Device("cpu")
-    variant = choose_variant(manifest.variants, device, precision)
-    session = Session(folder / variant.file, manifest.inputs, device, threads)
-    if session.labels not in (None, manifest.head.labels):
-        raise ArtifactError(
-            f"{session.path} gives {session.labels} labels, the manifest says {manifest.head.labels}: export it again"
-        )
-    return variant, session
+    variant = choose(device)
+    return variant, Session(folder / variant.file, inputs, device, threads)

@@ -1,17 +1,24 @@
 """Texts to token ids, with the Rust tokenizer; the pair's special tokens, read off that tokenizer."""
 
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from ._cut import find_cuts
 from ._errors import CheckpointError, InputError
 from ._pairs import PairTemplate, Tokens
 
-# A Rust Encoding holds offsets and strings, many times its ids: they are dropped every so many texts.
+# A Rust Encoding holds offsets and strings, many times its ids: they are dropped every so many texts. A longer text
+# goes there in parts, the first with the other texts, the others so many at a time and only as far as they are needed.
 _TEXTS_PER_CALL = 512
+_PART_CHARACTERS = 8192
+_PARTS_PER_CALL = 8
+
+Ids = NDArray[np.int32]
 
 
 def read_template(tokenizer: Tokenizer) -> PairTemplate:
@@ -81,6 +88,7 @@ class PairTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.template = read_template(self._tokenizer)
+        self._cuts = find_cuts(self._tokenizer)
 
     def save(self, path: Path) -> None:
         """Write it as a ``tokenizer.json``."""
@@ -96,13 +104,14 @@ class PairTokenizer:
         """The tokenizer's model: WordPiece, BPE, Unigram or WordLevel."""
         return type(self._tokenizer.model).__name__
 
-    def encode(self, texts: Sequence[str], what: str, *, first: int = 0) -> Tokens:
+    def encode(self, texts: Sequence[str], what: str, *, first: int = 0, enough: int | None = None) -> Tokens:
         """Token ids of each text, without special tokens and without truncation.
 
         Args:
             texts: Any strings; an empty one has no tokens.
             what: What the texts are, for messages: "query" or "document".
             first: The caller's index of the first text, for messages.
+            enough: Of a text's ids, those after so many may be left out, and are where that saves time; None for all.
 
         Raises:
             InputError: If one of them is no string or holds a lone surrogate; the message gives its index.
@@ -110,22 +119,43 @@ class PairTokenizer:
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(f"{what} {first + index} is {type(text).__name__}, not str: {text!r:.80}")
-        ids: list[np.ndarray[tuple[int], np.dtype[np.int32]]] = []
+        ids: list[Ids] = []
         lengths = np.zeros(len(texts), np.int64)
         for start in range(0, len(texts), _TEXTS_PER_CALL):
-            some = list(texts[start : start + _TEXTS_PER_CALL])
+            some = texts[start : start + _TEXTS_PER_CALL]
             try:
-                encodings: list[Encoding] = self._tokenizer.encode_batch_fast(some, add_special_tokens=False)
-            except TypeError as error:  # what the binding says of a str that has no UTF-8
+                rows = self._encode_some(some, enough)
+            except (TypeError, UnicodeEncodeError) as error:  # TypeError: what the binding says of such a text
                 bad = next(i for i, text in enumerate(some) if any("\ud800" <= letter <= "\udfff" for letter in text))
                 raise InputError(
                     f"{what} {first + start + bad} holds a lone surrogate: {some[bad]!r:.80}; "
                     f"text.encode('utf-8', 'replace').decode() puts a question mark in its place"
                 ) from error
-            chunk = lengths[start : start + len(encodings)]
-            chunk[:] = [len(encoding) for encoding in encodings]
-            flat = chain.from_iterable(encoding.ids for encoding in encodings)
-            ids.append(np.fromiter(flat, np.int32, count=int(chunk.sum())))
+            lengths[start : start + len(rows)] = [len(row) for row in rows]
+            ids.append(np.concatenate(rows))
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         return Tokens(ids=np.concatenate(ids) if ids else np.zeros(0, np.int32), offsets=offsets)
+
+    def _encode_some(self, texts: Sequence[str], enough: int | None) -> list[Ids]:
+        whole = list(texts)
+        rests: dict[int, Iterator[str]] = {}
+        if self._cuts is not None:
+            for i, text in enumerate(whole):
+                if len(text) > _PART_CHARACTERS:
+                    text.encode()  # what is left out could hold a lone surrogate too
+                    rests[i] = self._cuts.parts(text, _PART_CHARACTERS)
+                    whole[i] = next(rests[i])
+        rows = self._call(whole)
+        for i, rest in rests.items():
+            found = [rows[i]]
+            count = len(rows[i])
+            while (enough is None or count < enough) and (parts := list(islice(rest, _PARTS_PER_CALL))):
+                found += self._call(parts)
+                count = sum(len(row) for row in found)
+            rows[i] = np.concatenate(found)[:enough]
+        return rows
+
+    def _call(self, texts: list[str]) -> list[Ids]:
+        encodings: list[Encoding] = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ._errors import DeviceError, ProofError, join_problems
-from ._manifest import Manifest, hash_file, read_manifest
+from ._errors import DeviceError, InputError, ProofError, join_problems
+from ._manifest import MANIFEST_NAME, Manifest, hash_file, read_manifest
 from ._proof import measure_parity, read_proof
 from ._scoring import Scorer
 from ._session import Device, Session
@@ -23,9 +23,15 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
         that could not run here (a CUDA graph without a GPU).
 
     Raises:
+        InputError: If it is no artifact folder.
         ArtifactError: If the manifest or a file is damaged.
         ProofError: If a hash differs or a graph leaves its bound; the message has all of them.
     """
+    if not (folder / MANIFEST_NAME).exists():
+        raise InputError(
+            f"{folder} is no artifact folder: it has no {MANIFEST_NAME}. Only exported artifacts hold a proof: "
+            f"export-model CHECKPOINT -o DIR, from a folder with weights or a hub id"
+        )
     manifest = read_manifest(folder)
     problems = [
         f"{name} does not have the sha256 of the manifest"

@@ -1,10 +1,12 @@
 """`export_model` and `ensure_artifact`: light to import, the exporter's packages are loaded when it works."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from crossrank._errors import MissingDependencyError
-from crossrank._manifest import MANIFEST_NAME, read_manifest
+from crossrank._manifest import MANIFEST_NAME, Manifest, read_manifest
 
 from ._cache import CheckpointSource, cache_root, describe_source, fingerprint
 from ._report import Report, terminal_report
@@ -15,6 +17,7 @@ def export_model(
     name_or_folder: str | Path,
     output: str | Path | None = None,
     *,
+    exporter: Literal["auto", "native", "optimum"] = "auto",
     variants: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     max_length: int | None = None,
@@ -30,6 +33,8 @@ def export_model(
     Args:
         name_or_folder: A checkpoint folder, a registered name, or a hub id.
         output: The artifact folder to write; by default one in the cache, where `CrossEncoder` finds it.
+        exporter: "native", "optimum" for architectures that it does not know (needs ``crossrank[optimum]`` and makes
+            portable fp32 only), or "auto" for the first that can.
         variants: Of "cpu", "cuda" and "portable"; by default all.
         precisions: Of "fp32", "fp16" and "int8"; by default cpu fp32 and int8, cuda fp16, portable fp32.
         max_length: Most tokens of a pair, below the model's own limit.
@@ -47,12 +52,12 @@ def export_model(
         ModelNotFoundError: If there is no such model.
         ModelError: If it is damaged or unsupported, or a graph is not equal to the reference within its bound.
         InputError: If an option is not what it can be, or ``output`` may not be replaced.
-        MissingDependencyError: If ``crossrank[export]`` is not installed.
+        MissingDependencyError: If ``crossrank[export]``, or the exporter that was asked for, is not installed.
     """
-    targets = choose_targets(variants, precisions)
+    choose_targets(variants, precisions, exporter)  # what can be refused is refused before anything is read
     source = describe_source(str(name_or_folder), revision)
     in_cache = output is None
-    target = _cached(source, cache_folder) if output is None else Path(output).resolve()
+    target = _cached(source, cache_folder) if output is None else Path(os.path.realpath(output))
     try:
         from ._export import make_artifact
         from ._write import check_replaceable, locked
@@ -60,18 +65,20 @@ def export_model(
         raise MissingDependencyError(
             f"exporting {source.name} needs: pip install 'crossrank[export]' ({error})"
         ) from error
-    with locked(target):
-        present = set() if force else _present_targets(target, fingerprint(source, max_length))
-        if present >= set(targets):
+    with locked(target, report):
+        present = None if force else _present(target, fingerprint(source, max_length), exporter)
+        keep = set() if present is None else _targets_of(present)
+        if present is not None and keep >= set(choose_targets(variants, precisions, present.exporter)):
             return target
         # The cache is ours to complete: what it holds of this model is made again with what is asked for.
-        check_replaceable(target, force=force or (in_cache and bool(present)))
-        if in_cache:
-            targets = sorted({*targets, *present})
+        check_replaceable(target, force=force or (in_cache and present is not None))
         make_artifact(
             source,
             target,
-            targets,
+            exporter=exporter,
+            variants=variants,
+            precisions=precisions,
+            keep=keep if in_cache else (),
             max_length=max_length,
             local_files_only=local_files_only,
             token=token,
@@ -113,11 +120,13 @@ def _cached(source: CheckpointSource, cache_folder: str | Path | None) -> Path:
     return cache_root(None if cache_folder is None else Path(cache_folder)) / source.cache_key
 
 
-def _present_targets(target: Path, wanted: str) -> set[Target]:
-    """The graphs of an artifact that is already there and is of the same checkpoint."""
+def _present(target: Path, wanted: str, exporter: str) -> Manifest | None:
+    """The manifest of an artifact that is already there, if it is of the same checkpoint and the exporter asked for."""
     if not (target / MANIFEST_NAME).exists():
-        return set()
+        return None
     manifest = read_manifest(target)
-    if manifest.source.fingerprint != wanted:
-        return set()
+    return manifest if manifest.source.fingerprint == wanted and exporter in ("auto", manifest.exporter) else None
+
+
+def _targets_of(manifest: Manifest) -> set[Target]:
     return {(variant.variant, variant.precision) for variant in manifest.variants}

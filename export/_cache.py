@@ -6,16 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossrank._errors import CrossrankError, MissingDependencyError, ModelNotFoundError
+from crossrank._errors import MissingDependencyError, ModelNotFoundError
+from crossrank._manifest import MANIFEST_NAME
 from crossrank.models import RegisteredModel, find_model, nearest_names
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-# What an export reads; nothing else is downloaded.
-_FILES = [
-    *("config.json", "config_sentence_transformers.json", "modules.json", "sentence_bert_config.json", "vocab.txt"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
-]
+# What a checkpoint folder is recognized by.
+_SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".bin", ".onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +71,14 @@ def fingerprint(source: CheckpointSource, max_length: int | None) -> str:
 
 
 def _folder_key(folder: Path) -> str:
-    """Name, and a hash of place, sizes and times, so that changed weights are exported anew."""
+    """Name, and a hash of place, sizes and times, so that changed files are exported anew."""
     resolved = folder.resolve()
-    files = sorted(p for p in resolved.iterdir() if p.suffix in (".json", ".safetensors", ".txt") and p.is_file())
-    facts = [str(resolved), *(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)]
+    # Also one level down, where modules.json may put the transformer; an artifact there is no part of it.
+    below = [place for place in resolved.iterdir() if place.is_dir() and not (place / MANIFEST_NAME).exists()]
+    files = sorted(
+        path for place in [resolved, *below] for path in place.iterdir() if path.suffix in _SUFFIXES and path.is_file()
+    )
+    facts = [str(resolved), *(f"{p.relative_to(resolved)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)]
     return f"local--{resolved.name}--{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:16]}"
 
 
@@ -87,31 +88,14 @@ def fetch_checkpoint(
     """The checkpoint's folder, downloaded if need be, and the commit it is at.
 
     Raises:
-        ModelNotFoundError: If the hub does not have it, does not answer, or must not be asked.
+        ModelNotFoundError: If it cannot be had from the hub.
         MissingDependencyError: If huggingface-hub is not installed.
     """
     if source.folder is not None:
         return source.folder, None
     try:
-        from huggingface_hub import snapshot_download
+        from ._hub import download_checkpoint
     except ImportError as error:
         raise MissingDependencyError("downloading a model needs: pip install 'crossrank[export]'") from error
-    try:
-        path = snapshot_download(
-            source.name,
-            revision=source.revision,
-            allow_patterns=_FILES,
-            local_files_only=local_files_only,
-            token=token,
-        )
-    except CrossrankError:
-        raise
-    except Exception as error:  # network, HTTP and cache errors share no base
-        offline = " (offline: only the hub's local cache was searched)" if local_files_only else ""
-        at = f" at revision {source.revision}" if source.revision else ""
-        near = "" if source.registered else ", ".join(nearest_names(source.name))
-        raise ModelNotFoundError(
-            f"{source.name}{at} could not be had from the hub{offline}: {type(error).__name__}: {error}. "
-            f"Pass a checkpoint folder instead, or check the name{f' (nearest registered: {near})' if near else ''}"
-        ) from error
-    return Path(path), Path(path).name
+    folder = download_checkpoint(source.name, source.revision, local_files_only=local_files_only, token=token)
+    return folder, folder.name

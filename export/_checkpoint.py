@@ -43,13 +43,16 @@ class Checkpoint:
     inputs: Inputs
 
 
-def read_checkpoint(folder: Path, *, max_length: int | None, relevant_label: int | None) -> Checkpoint:
+def read_checkpoint(
+    folder: Path, *, max_length: int | None = None, relevant_label: int | None = None, bare_projection: bool = False
+) -> Checkpoint:
     """Read a checkpoint folder.
 
     Args:
         folder: Holds config.json, a tokenizer and weights, or a modules.json that says where they are.
         max_length: Most tokens of a pair, or None for all that model and tokenizer allow.
         relevant_label: For a known relevance model with several labels, the one that means "relevant".
+        bare_projection: As `read_weights`.
 
     Raises:
         ModelNotFoundError: If there is no config.json.
@@ -71,7 +74,7 @@ def read_checkpoint(folder: Path, *, max_length: int | None, relevant_label: int
     tensors = attempt(lambda: open_tensors(source.folder))
     completed = attempt(lambda: complete_config(source.config, tensors or {}))
     config = None if completed is None else attempt(lambda: read_config(completed))
-    weights = None if tensors is None or config is None else attempt(lambda: read_weights(tensors, config))
+    weights = None if tensors is None or config is None else attempt(lambda: read_weights(tensors, config, bare_projection=bare_projection))
     if tokenizer is not None and config is not None and tokenizer.vocabulary_size > config.vocabulary:
         problems.append(f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model {config.vocabulary}")
     if problems or tokenizer is None or completed is None or config is None or weights is None:

@@ -13,7 +13,7 @@ from crossrank.models import load_registry
 
 from ._api import export_model
 from ._report import terminal_report
-from ._targets import choose_targets
+from ._targets import EXPORTERS, choose_targets
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,6 +26,12 @@ def _parser() -> argparse.ArgumentParser:
         "model", nargs="?", metavar="NAME-OR-FOLDER", help="a registered name, a hub id or a checkpoint folder"
     )
     parser.add_argument("-o", "--output", metavar="DIR", help="the artifact folder to write")
+    parser.add_argument(
+        "--exporter",
+        choices=EXPORTERS,
+        default="auto",
+        help="native; optimum, for architectures that it does not know (portable fp32 only); auto: native where it can",
+    )
     parser.add_argument("--variants", type=comma_list, metavar="LIST", help=f"of {','.join(VARIANTS)} (default: all)")
     parser.add_argument(
         "--precision",
@@ -69,12 +75,13 @@ def _main(arguments: Sequence[str] | None) -> int:
     if options.model is None:
         parser.error("a model is needed: a registered name (export-model --list), a hub id or a folder")
     try:
-        choose_targets(options.variants, options.precision)
+        choose_targets(options.variants, options.precision, options.exporter)
     except InputError as error:
         parser.error(str(error))
     folder = export_model(
         options.model,
         options.output,
+        exporter=options.exporter,
         variants=options.variants,
         precisions=options.precision,
         max_length=options.max_length,

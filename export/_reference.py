@@ -25,7 +25,14 @@ _BATCH_LENGTH = 512
 
 
 def reference_logits(
-    folder: Path, config: dict[str, Any], tokenizer: Path, pairs: Pairs, *, max_length: int, token_types: bool
+    folder: Path,
+    config: dict[str, Any],
+    tokenizer: Path,
+    pairs: Pairs,
+    *,
+    max_length: int,
+    token_types: bool,
+    bare_projection: bool,
 ) -> tuple[str, Floats]:
     """Logits of the best reference that is installed.
 
@@ -36,16 +43,23 @@ def reference_logits(
         pairs: Query and document.
         max_length: Most tokens of a pair.
         token_types: Whether the tokenizer's segments reach the model.
+        bare_projection: Whether the head is its last layer alone, as no model of transformers has it.
 
     Returns:
         The reference's name, and float32 [pairs, labels].
     """
-    # ElectraForSequenceClassification has a layer that checkpoints of a bare projection lack, and draws it at random.
-    bare = config["model_type"] == "electra" and "classifier.dense.weight" not in open_tensors(folder)
-    if not bare and util.find_spec("transformers") and util.find_spec("torch"):
+    if not bare_projection and util.find_spec("transformers") and util.find_spec("torch"):
         name = f"transformers {metadata.version('transformers')}"
         return name, transformers_logits(folder, config, pairs, max_length)
-    return "numpy", numpy_logits(folder, config, tokenizer, pairs, max_length=max_length, token_types=token_types)
+    return "numpy", numpy_logits(
+        folder,
+        config,
+        tokenizer,
+        pairs,
+        max_length=max_length,
+        token_types=token_types,
+        bare_projection=bare_projection,
+    )
 
 
 def _in_batches(pairs: Pairs, lengths: Sequence[int], score: Callable[[list[int]], Floats]) -> Floats:
@@ -91,7 +105,14 @@ def transformers_logits(folder: Path, config: dict[str, Any], pairs: Pairs, max_
 
 
 def numpy_logits(
-    folder: Path, config: dict[str, Any], tokenizer: Path, pairs: Pairs, *, max_length: int, token_types: bool
+    folder: Path,
+    config: dict[str, Any],
+    tokenizer: Path,
+    pairs: Pairs,
+    *,
+    max_length: int,
+    token_types: bool,
+    bare_projection: bool = False,
 ) -> Floats:
     """Logits of a forward pass in numpy, float32 [pairs, labels].
 
@@ -102,12 +123,13 @@ def numpy_logits(
         pairs: Query and document.
         max_length: Most tokens of a pair.
         token_types: Whether the tokenizer's segments reach the model.
+        bare_projection: Whether the head is its last layer alone.
     """
     joiner = Tokenizer.from_file(str(tokenizer))
     joiner.no_padding()
     joiner.enable_truncation(max_length, strategy="longest_first")
     encodings = joiner.encode_batch(list(pairs))
-    model = _NumpyEncoder(config, folder)
+    model = _NumpyEncoder(config, folder, bare_projection=bare_projection)
 
     def score(index: list[int]) -> Floats:
         longest = max(len(encodings[i].ids) for i in index)
@@ -155,7 +177,8 @@ def _activate(name: str, x: Floats) -> Floats:
 class _NumpyEncoder:
     """BERT, ELECTRA, RoBERTa, DistilBERT or MPNet with a classification head, after transformers' modelling code."""
 
-    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+    def __init__(self, config: dict[str, Any], folder: Path, *, bare_projection: bool) -> None:
+        self.bare_projection = bare_projection
         self.kind = {"xlm-roberta": "roberta", "camembert": "roberta"}.get(config["model_type"], config["model_type"])
         distil = self.kind == "distilbert"
         self.heads = config["n_heads" if distil else "num_attention_heads"]
@@ -243,7 +266,7 @@ class _NumpyEncoder:
             return self.linear(np.tanh(self.linear(row, "pooler.dense")), "classifier")
         if self.kind == "distilbert":
             return self.linear(np.maximum(self.linear(row, "pre_classifier"), 0), "classifier")
-        if "classifier.dense.weight" in self.tensors:  # else ELECTRA with a bare projection
+        if not self.bare_projection:
             activation = "gelu" if self.kind == "electra" else "tanh"
             row = _activate(activation, self.linear(row, "classifier.dense"))
         return self.linear(row, "classifier.out_proj")

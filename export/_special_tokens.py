@@ -86,7 +86,8 @@ def read_special_tokens(folder: Path, settings: Mapping[str, Any], defaults: Spe
         strips = defaults.mask_strips and name == "mask_token"
         plain = {"content": value, "normalized": defaults.normalized and not strips, "lstrip": strips}
         tokens.append(_token(plain if isinstance(value, str) else value, special=True))
-    tokens += [_token(value, special=True) for value in extra]
+    # Of equal texts among these the last counts, elsewhere the first.
+    tokens += [_token(value, special=True) for value in {_text(value): value for value in extra}.values()]
     first: dict[str, AddedToken] = {}
     for token in tokens:
         first.setdefault(token.content, token)
@@ -164,9 +165,10 @@ def _listed(value: Any) -> Iterable[Any]:
 
 
 def _text(token: Any) -> str:
-    """The text of a token, a string or an object with ``content``; empty if it is neither."""
+    """The text of a token, a string or an object with ``content``; empty if it is neither, or has no UTF-8."""
     content = token.get("content") if isinstance(token, Mapping) else token
-    return content if isinstance(content, str) else ""
+    lone = isinstance(content, str) and any("\ud800" <= letter <= "\udfff" for letter in content)
+    return content if isinstance(content, str) and not lone else ""
 
 
 def _flag(token: Any, name: str) -> bool:

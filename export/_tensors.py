@@ -1,5 +1,6 @@
 """The tensors in a checkpoint's files, each read when it is asked for."""
 
+import io
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,18 +14,12 @@ from safetensors import safe_open
 
 from crossrank._errors import CheckpointError, MissingDependencyError
 from crossrank._fields import read_json_object
+from crossrank._model_folder import WEIGHT_FILES
 
 ReadTensor: TypeAlias = Callable[[], NDArray[Any]]
 
-# The files that hold weights, alone or listed by an index, in the order in which they are taken.
-_KINDS = ("model.safetensors", "pytorch_model.bin")
 # Names of TensorFlow's checkpoints that old conversions kept; transformers reads them the same way.
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-
-
-def has_weights(folder: Path) -> bool:
-    """Whether the folder holds weights in a form that `open_tensors` reads."""
-    return any((folder / f"{name}{end}").exists() for name in _KINDS for end in ("", ".index.json"))
 
 
 def open_tensors(folder: Path) -> dict[str, ReadTensor]:
@@ -43,16 +38,16 @@ def open_tensors(folder: Path) -> dict[str, ReadTensor]:
         CheckpointError: If there are no weights, or a file or the index is damaged.
         MissingDependencyError: If only PyTorch files are there and torch is not installed.
     """
-    for kind in _KINDS:
+    for kind in WEIGHT_FILES:
         single, index = folder / kind, folder / f"{kind}.index.json"
         if single.exists() or index.exists():
             break
     else:
         raise CheckpointError(
-            f"{folder}: no weights: neither {' nor '.join(_KINDS)}, nor an index of one; transformers writes them: "
-            f"AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            f"{folder}: no weights: neither {' nor '.join(WEIGHT_FILES)}, nor an index of one; transformers writes "
+            f"them: AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
-    open_file = _open_safetensors if kind == _KINDS[0] else _open_pytorch
+    open_file = _open_safetensors if kind == WEIGHT_FILES[0] else _open_pytorch
     tensors: dict[str, ReadTensor] = {}
     for path in [single] if single.exists() else _shards(index):
         try:
@@ -71,9 +66,9 @@ def _shards(index: Path) -> list[Path]:
         names = sorted({str(name) for name in read_json_object(index)["weight_map"].values()})
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{index}: no index of weights: {error!r:.200}") from error
-    outside = [name for name in names if Path(name).name != name or "\\" in name]
+    outside = [name for name in names if Path(name).name != name or "\\" in name or len(name) > 200]
     if outside:
-        raise CheckpointError(f"{index}: {outside[0]!r:.80} leaves the folder")
+        raise CheckpointError(f"{index}: {outside[0]!r:.80} is no file of this folder")
     absent = [name for name in names if not (index.parent / name).is_file()]
     if absent:
         raise CheckpointError(f"{index}: {', '.join(absent[:5])} {'is' if len(absent) == 1 else 'are'} missing")
@@ -95,12 +90,15 @@ def _open_pytorch(path: Path) -> dict[str, ReadTensor]:
             f"{path} is a PyTorch file, which only torch reads: pip install 'crossrank[torch]'; or use a revision "
             f"of the model that has model.safetensors"
         ) from error
-    if zipfile.is_zipfile(path):
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
         with zipfile.ZipFile(path) as archive:  # torch stores without compression; anything else could be a bomb
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("its entries are compressed, which torch never does")
+    # The format of torch before 1.6 states lengths, for which a read of the file itself would make room first.
+    content = path if zipped else io.BytesIO(path.read_bytes())
     # weights_only: plain tensors, nothing that the file could make us run
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    state = torch.load(content, map_location="cpu", weights_only=True, mmap=zipped)
     if not isinstance(state, Mapping):
         raise ValueError(f"a mapping of names to tensors is expected, this is {type(state).__name__}")
     return {str(name): partial(_to_numpy, tensor) for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}

@@ -166,12 +166,15 @@ class _Reader:
         return Norm(label, self.tensor(f"{name}.weight", width), self.tensor(f"{name}.bias", width))
 
 
-def read_weights(tensors: Mapping[str, ReadTensor], config: EncoderConfig) -> EncoderWeights:
+def read_weights(
+    tensors: Mapping[str, ReadTensor], config: EncoderConfig, *, bare_projection: bool = False
+) -> EncoderWeights:
     """All the weights that a model of this config needs.
 
     Args:
         tensors: As `open_tensors` gives them, with or without the family's prefix.
         config: The sizes that the tensors must have.
+        bare_projection: Whether the head is its last layer alone, whatever the weights hold before it.
 
     Raises:
         CheckpointError: Naming every tensor that is missing or has another shape or type.
@@ -210,9 +213,9 @@ def read_weights(tensors: Mapping[str, ReadTensor], config: EncoderConfig) -> En
     projected = config.embedding != hidden
     dense, activation, classifier = names["head"].split()
     # Capreolus trained ELECTRA with the output projection alone. transformers would draw the rest at random.
-    bare = config.family == "electra" and not reader.has(dense) and reader.has(classifier)
+    bare = bare_projection or (config.family == "electra" and not reader.has(dense) and reader.has(classifier))
     if bare:
-        logger.warning("the weights have no %s: the head is %s alone", dense, classifier)
+        logger.warning("the head is %s alone, without %s", classifier, dense)
     weights = EncoderWeights(
         Embeddings(
             words=table("words", config.vocabulary),

@@ -93,16 +93,17 @@ def build_wordpiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
 
 
 def missing_tokenizer_message(folder: Path) -> str:
-    """What to say of a folder with neither tokenizer.json nor vocab.txt."""
+    """What to say of a folder without tokenizer.json, vocab.txt, or vocab.json with merges.txt."""
     found = sorted(path.name for path in folder.glob("*.model"))
     if found:
+        # transformers 5 leaves out parts of what sentencepiece does before it splits (DeBERTa), or fails (ALBERT).
         return (
-            f"{folder}: no tokenizer.json; {', '.join(found)} is a sentencepiece model, which transformers converts:\n"
-            f"  pip install transformers sentencepiece protobuf\n  {conversion_command(folder)}"
+            f"{folder}: no tokenizer.json; {', '.join(found)} is for sentencepiece, which transformers 4 converts:\n"
+            f"  pip install 'transformers<5' sentencepiece protobuf\n  {conversion_command(folder)}"
         )
     return (
-        f"{folder}: no tokenizer: none of tokenizer.json, vocab.txt, a sentencepiece *.model, or vocab.json with "
-        f"merges.txt; take it from the model that this one was fine-tuned from"
+        f"{folder}: no tokenizer: neither tokenizer.json, vocab.txt, vocab.json with merges.txt nor a sentencepiece "
+        f"*.model; take it from the model that this one was fine-tuned from"
     )
 
 

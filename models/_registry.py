@@ -36,6 +36,7 @@ class RegisteredModel:
     vocabulary: int
     labels: int
     relevant_label: int | None = None
+    bare_projection: bool | None = None
     activation: Activation
     max_length: int
     licence: str
@@ -87,6 +88,7 @@ _OPTIONAL = {
         lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{40}", value) is not None,
     ),
     "relevant_label": _Rule("0 or 1", lambda v: _is_number(v, least=0) and v in (0, 1)),
+    "bare_projection": _Rule("true (leave it out otherwise)", lambda value: value is True),
     "docs_per_sec_v100": _NUMBER,
     "docs_per_sec_v100_python": _NUMBER,
     "note": _TEXT,

@@ -23,7 +23,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (work / "bases").mkdir()
     for architecture in ("bert", "roberta", "distilbert", "xlm-roberta", "mpnet"):
         make_checkpoint(work / "bases" / architecture, architecture)
-    for store in (sharded, as_pytorch, as_modules_with_a_folder):
+    for store in (sharded, as_pytorch, with_vocabulary_alone, as_modules_with_a_folder):
         store(Path(shutil.copytree(work / "bases" / "bert", work / "bases" / store.__name__)))
     return work
 

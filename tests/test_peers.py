@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from crossrank import CrossEncoder
-from crossrank.export._export import load_pairs
+from crossrank.export._texts import load_pairs
 
 SCRIPT = Path(__file__).with_name("peer_scores.py")
 

@@ -122,7 +122,7 @@ def test_every_known_field_names_its_source(model: RegisteredModel) -> None:
 def test_sizes_fit_together(model: RegisteredModel) -> None:
     assert model.hidden % model.heads == 0
     assert model.intermediate > model.hidden
-    assert model.architecture in {"bert", "electra", "xlm-roberta", "deberta-v2"}
+    assert model.architecture in {"bert", "electra", "roberta", "xlm-roberta", "distilbert", "deberta-v2"}
 
 
 @pytest.mark.parametrize(

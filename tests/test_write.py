@@ -1,6 +1,8 @@
 """An artifact folder appears whole or not at all."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from crossrank import InputError
-from crossrank.export._write import check_replaceable, locked, new_folder, swap_in
+from crossrank.export._write import check_replaceable, locked, new_folder, swap_in, swap_in_two_steps
 
 
 def fill(folder: Path, **files: str) -> Path:
@@ -27,7 +29,7 @@ def names(folder: Path) -> list[str]:
 def test_new_folder_becomes_the_target(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
     with new_folder(target) as work:
-        assert work.parent == tmp_path  # a rename must not cross file systems
+        assert tmp_path in work.parents  # a rename must not cross file systems
         fill(work, a="new")
         (work / "onnx").mkdir()
         swap_in(work, target)
@@ -95,23 +97,41 @@ def test_nothing_stays_after_an_exception(tmp_path: Path) -> None:
 def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
     code = (
-        "import os, signal, pathlib; from crossrank.export._write import new_folder\n"
-        f"with new_folder(pathlib.Path({str(target)!r})) as work:\n"
+        "import os, signal, pathlib; from crossrank.export._write import locked, new_folder\n"
+        f"target = pathlib.Path({str(target)!r})\n"
+        "with locked(target), new_folder(target) as work:\n"
         "    (work / 'half').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
-    assert len(names(tmp_path)) == 1  # the killed process could not remove it
-    with new_folder(target) as work:
-        assert names(tmp_path) == [work.name]
-        assert names(work) == []
-    assert names(tmp_path) == []
+    assert len(names(tmp_path)) == 2  # the killed process could not remove its folder; its lock file stays
+    with locked(target):
+        assert names(tmp_path) == [".artifact.lock"]
+        with new_folder(target) as work:
+            assert names(work) == []
+    assert names(tmp_path) == [".artifact.lock"]
+
+
+def test_older_folder_comes_back_when_the_second_of_two_steps_fails(tmp_path: Path) -> None:
+    """A system that cannot exchange two folders moves the older one aside first."""
+    target = fill(tmp_path / "artifact", a="old")
+
+    def stop_half_way() -> None:
+        with locked(target), new_folder(target) as work:
+            shutil.rmtree(work)
+            swap_in_two_steps(work, target)
+
+    with pytest.raises(InputError, match=f"{target} cannot be written: No such file"):
+        stop_half_way()
+    assert names(tmp_path) == [".artifact.lock", "artifact"]
+    assert (target / "a").read_text(encoding="utf-8") == "old"
 
 
 def test_folders_of_other_targets_are_left_alone(tmp_path: Path) -> None:
-    other = fill(tmp_path / ".artifact2.1.tmp", a="another export at work")
-    with new_folder(tmp_path / "artifact"):
-        pass
-    assert names(tmp_path) == [other.name]
+    with new_folder(tmp_path / "artifact2") as other:
+        fill(other, a="another export at work")
+        with locked(tmp_path / "artifact"), new_folder(tmp_path / "artifact"):
+            pass
+        assert names(other) == ["a"]
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -140,6 +160,14 @@ def test_artifact_is_replaced_only_when_forced(tmp_path: Path) -> None:
     check_replaceable(folder, force=True)
 
 
+def test_artifact_with_files_of_others_is_refused_even_when_forced(tmp_path: Path) -> None:
+    """A clone of a hub repository, weights beside the artifact: all of it would be lost."""
+    folder = fill(tmp_path / "artifact", **{"crossrank.json": "{}", "config.json": "{}", "README.md": "mine"})
+    (folder / ".git").mkdir()
+    with pytest.raises(InputError, match=r"would be lost: \.git, README\.md; move it away or choose another folder"):
+        check_replaceable(folder, force=True)
+
+
 def test_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     inside, most = 0, 0
     guard = threading.Lock()
@@ -159,6 +187,57 @@ def test_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert most == 1
+
+
+def test_waiting_for_another_export_is_told(tmp_path: Path) -> None:
+    told: list[tuple[str, float | None]] = []
+    waits = threading.Event()
+
+    def report(stage: str, seconds: float | None) -> None:
+        told.append((stage, seconds))
+        waits.set()
+
+    def wait() -> None:
+        with locked(tmp_path / "artifact", report):
+            pass
+
+    wait()
+    assert told == []  # nothing to wait for
+    waiter = threading.Thread(target=wait)
+    with locked(tmp_path / "artifact"):
+        waiter.start()
+        assert waits.wait(10)
+        assert told == [("wait for another export", None)]
+    waiter.join()
+    assert [stage for stage, _ in told] == ["wait for another export"] * 2
+    assert told[1][1] is not None
+
+
+def raise_in_block(target: Path, error: OSError) -> None:
+    with locked(target), new_folder(target):
+        raise error
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+def test_error_that_only_writing_gives_names_the_folder(tmp_path: Path, code: int) -> None:
+    with pytest.raises(InputError, match=f"{tmp_path}/artifact cannot be written: {os.strerror(code)}.*choose another"):
+        raise_in_block(tmp_path / "artifact", OSError(code, os.strerror(code)))
+    assert names(tmp_path) == [".artifact.lock"]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ENOENT])
+def test_error_belongs_to_the_export_or_to_what_it_reads_by_its_path(tmp_path: Path, code: int) -> None:
+    target, checkpoint = tmp_path / "artifact", tmp_path / "checkpoint" / "model.safetensors"
+    with new_folder(target) as work:
+        ours = work / "onnx" / "model.onnx"
+    with pytest.raises(InputError, match=f"cannot be written: {os.strerror(code)} \\({ours}\\)"):
+        raise_in_block(target, OSError(code, os.strerror(code), str(ours)))
+    with pytest.raises(InputError, match="cannot be written"):  # a copy names both
+        raise_in_block(target, OSError(code, os.strerror(code), str(checkpoint), None, str(ours)))
+    for error in (OSError(code, os.strerror(code), str(checkpoint)), OSError(code, os.strerror(code))):
+        with pytest.raises(OSError, match=os.strerror(code)) as caught:
+            raise_in_block(target, error)
+        assert caught.value is error
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")

@@ -1,0 +1,197 @@
+"""Graphs that other exporters wrote: an ONNX folder of optimum or sentence-transformers, used as it is.
+
+Nothing is known of them but what their names, their declared inputs and the model's settings say. Where
+the folder holds weights too, the exporter is the better road, since it proves what it makes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from ._errors import ArtifactError, CheckpointError, ModelNotFoundError, join_problems
+from ._manifest import PRECISIONS, Inputs, Manifest, Source, Variant
+from ._model_folder import (
+    ModelFolder,
+    count_labels,
+    describe_head,
+    describe_inputs,
+    has_weights,
+    read_model_folder,
+    transformer_folder,
+)
+from ._pairs import PackedPairs
+from ._session import Session
+from ._tokenize import PairTokenizer
+
+T = TypeVar("T")
+
+# What optimum and sentence-transformers append to "model", in the order in which files of one precision are taken:
+# from O3 on the GELU is an approximation.
+_SUFFIXES = {"": "fp32", "_O1": "fp32", "_O2": "fp32", "_O3": "fp32", "_fp16": "fp16", "_O4": "fp16"}
+_INT8 = ("_qint8", "_quint8", "_quantized", "_int8", "_uint8")
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder holds ONNX files and no weights that the exporter could start from.
+
+    Raises:
+        ModelError: If its modules.json is damaged or of another kind of model.
+    """
+    inner = transformer_folder(folder)
+    return bool(_onnx_files(inner)) and not has_weights(inner)
+
+
+def settings_folder(file: Path) -> Path:
+    """The folder of the model that an ONNX file belongs to: the one beside it, or else above it.
+
+    Raises:
+        ModelNotFoundError: If neither holds a model's settings.
+    """
+    folders = (file.parent, file.parent.parent)
+    for folder in folders:
+        if any((folder / name).is_file() for name in ("config.json", "modules.json")):
+            return folder
+    raise ModelNotFoundError(f"{file}: no config.json beside it in {folders[0]}, nor in {folders[1]}")
+
+
+def name_precision(file: Path) -> str:
+    """The precision that a file's name speaks of: one of `PRECISIONS`, another such as "q4", or "unknown".
+
+    >>> [name_precision(Path(f"{name}.onnx")) for name in ("model", "model_O4", "model_qint8_avx2", "model_q4", "m")]
+    ['fp32', 'fp16', 'int8', 'q4', 'unknown']
+    """
+    model, underscore, rest = file.stem.partition("_")
+    if model != "model":
+        return "unknown"
+    suffix = underscore + rest
+    return _SUFFIXES.get(suffix) or ("int8" if suffix.startswith(_INT8) else rest)
+
+
+def _onnx_files(folder: Path) -> list[Path]:
+    """The ONNX files of a folder, in the order of preference among those of one precision."""
+    known = list(_SUFFIXES)
+
+    def order(file: Path) -> tuple[int, str, int]:
+        suffix = file.stem.removeprefix("model")
+        place = known.index(suffix) if suffix in known else len(known)
+        return place, file.name, len(file.parts)  # beside config.json before onnx/, as sentence-transformers does
+
+    return sorted((f for glob in ("*.onnx", "onnx/*.onnx") for f in folder.glob(glob) if f.is_file()), key=order)
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignModel:
+    """Foreign graphs of one model, and what its folder says of it.
+
+    Attributes:
+        source: The model's settings.
+        tokenizer: The model's tokenizer.
+        inputs: What the graphs expect, as far as it is known before one is loaded.
+        labels: Logits per pair as config.json says, None where it does not.
+        variants: The graphs, those of one precision in the order of preference.
+    """
+
+    source: ModelFolder
+    tokenizer: PairTokenizer
+    inputs: Inputs
+    labels: int | None
+    variants: tuple[Variant, ...]
+
+    def manifest(self, session: Session) -> Manifest:
+        """What an artifact's manifest would say, in memory.
+
+        Args:
+            session: The graph that was chosen.
+
+        Raises:
+            ArtifactError: If the graph does not run, or gives another number of labels than config.json says.
+            UnsupportedModelError: If the configuration names an unknown activation.
+        """
+        labels = self._count_logits(session)
+        if self.labels not in (None, labels):
+            raise ArtifactError(
+                f"{session.path} gives {labels} labels, {self.source.folder / 'config.json'} says {self.labels}: "
+                "they are not of one model"
+            )
+        return Manifest(
+            source=Source(self.source.root.name, None, str(self.source.config.get("model_type", "unknown")), ""),
+            head=describe_head(self.source, labels, None),
+            inputs=replace(self.inputs, token_types="token_type_ids" in session.input_names),
+            variants=self.variants,
+            files={},
+            crossrank="",
+            exporter="foreign",
+        )
+
+    def _count_logits(self, session: Session) -> int:
+        """Logits per pair in a batch of three, of different lengths: a graph that cannot take it is refused now."""
+        template = self.tokenizer.template
+        ids, types = (np.concatenate(parts, dtype=np.int32) for parts in (template.special_ids, template.special_types))
+        lengths = np.minimum(len(ids) + np.arange(3, dtype=np.int32), self.inputs.max_length)
+        which = np.concatenate([np.arange(length) % len(ids) for length in lengths])
+        shape = session.run(PackedPairs(ids[which], types[which], lengths)).shape
+        if len(shape) != 2 or shape[0] != len(lengths):
+            raise ArtifactError(f"{session.path} gives logits of shape {shape} for 3 pairs; [3, labels] expected")
+        return int(shape[1])
+
+
+def read_foreign(folder: Path, file: Path | None) -> ForeignModel:
+    """Read what a folder with foreign graphs says of its model.
+
+    Args:
+        folder: Holds config.json and tokenizer.json, or a modules.json that says where they are.
+        file: The graph to use, or None for all whose names say a known precision.
+
+    Raises:
+        ModelNotFoundError: If there is no config.json.
+        CheckpointError: For what is missing, damaged or does not fit, all at once.
+        UnsupportedModelError: For another kind of model, or a setting that would change scores.
+    """
+    source = read_model_folder(folder)
+    problems: list[str] = []
+
+    def attempt(read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except CheckpointError as error:
+            problems.append(str(error))
+            return None
+
+    variants = attempt(lambda: _variants(source, file))
+    labels, vocabulary = count_labels(source.config), source.config.get("vocab_size")
+    if labels is not None and labels < 1:
+        problems.append("config.json: num_labels or id2label gives no number of labels")
+    tokenizer = attempt(lambda: _read_tokenizer(source.folder))
+    inputs = None if tokenizer is None else attempt(partial(describe_inputs, source, tokenizer, token_types=False))
+    if tokenizer is not None and isinstance(vocabulary, int) and tokenizer.vocabulary_size > vocabulary:
+        problems.append(f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model {vocabulary}")
+    if problems or variants is None or tokenizer is None or inputs is None:
+        raise CheckpointError(join_problems(str(folder), problems))
+    return ForeignModel(source, tokenizer, inputs, labels, variants)
+
+
+def _variants(source: ModelFolder, file: Path | None) -> tuple[Variant, ...]:
+    files = _onnx_files(source.folder) if file is None else [file]
+    found = [Variant("portable", name_precision(f), f.relative_to(source.root).as_posix()) for f in files]
+    known = tuple(variant for variant in found if file is not None or variant.precision in PRECISIONS)
+    if not known:
+        raise CheckpointError(
+            f"no ONNX file is named as one of {', '.join(PRECISIONS)} (model.onnx, model_fp16.onnx, "
+            f"model_quantized.onnx and the like): there is {', '.join(variant.file for variant in found)}; "
+            "name the file itself to take it"
+        )
+    return known
+
+
+def _read_tokenizer(folder: Path) -> PairTokenizer:
+    path = folder / "tokenizer.json"
+    if path.exists():
+        return PairTokenizer(path)
+    raise CheckpointError(
+        "there is no tokenizer.json; transformers writes one of the tokenizer's other files: "
+        "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+    )

@@ -1,0 +1,201 @@
+"""The optimum exporter: PyTorch's tracing, for the architectures that the native builder does not know.
+
+`optimum.exporters.onnx` writes the graph and transformers is what it is proven against. Both live in
+an environment of their own (extra ``optimum``), since they want an older transformers; what is written
+here runs anywhere. Code that comes with a checkpoint is never run.
+"""
+
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from functools import partial
+from importlib import metadata
+from io import StringIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossrank._errors import CheckpointError, MissingDependencyError, UnsupportedModelError, join_problems
+from crossrank._model_folder import ModelFolder, describe_head, describe_inputs, read_model_folder
+from crossrank.models import RegisteredModel
+
+from ._blueprint import Blueprint
+from ._checkpoint import read_tokenizer
+from ._complete import complete_config
+from ._reference import transformers_logits
+from ._targets import Target
+from ._tensors import open_tensors
+
+T = TypeVar("T")
+
+INSTALL_OPTIMUM = (
+    "pip install 'crossrank[cpu,export,optimum]' in an environment of its own, since it needs an older transformers; "
+    "an artifact that is exported there runs anywhere"
+)
+_TASK = "text-classification"
+
+
+def optimum_version() -> str | None:
+    """The version of the optimum exporter that is installed, or None."""
+    try:
+        return metadata.version("optimum-onnx")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def read_optimum(folder: Path, registered: RegisteredModel | None, *, max_length: int | None) -> Blueprint:
+    """Read a checkpoint for a graph that PyTorch traces.
+
+    Args:
+        folder: The checkpoint.
+        registered: What the registry knows of it.
+        max_length: Most tokens of a pair, or None for all that model and tokenizer allow.
+
+    Raises:
+        MissingDependencyError: If the optimum exporter is not installed.
+        ModelNotFoundError: If there is no config.json.
+        CheckpointError: For files that are missing, damaged or do not fit each other, all at once.
+        UnsupportedModelError: For an architecture or setting that optimum does not know either.
+    """
+    if optimum_version() is None:
+        raise MissingDependencyError(f"the optimum exporter is not installed: {INSTALL_OPTIMUM}")
+    source = read_model_folder(folder)
+    problems: list[str] = []
+
+    def attempt(read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except CheckpointError as error:
+            problems.append(str(error))
+            return None
+
+    tokenizer = attempt(partial(read_tokenizer, source))
+    tensors = attempt(partial(open_tensors, source.folder))
+    completed = attempt(partial(complete_config, source.config, tensors or {}))
+    if problems or tokenizer is None or completed is None:
+        raise CheckpointError(join_problems(str(folder), problems))
+    config, names = _describe(completed)
+    vocabulary = getattr(config, "vocab_size", tokenizer.vocabulary_size)
+    if tokenizer.vocabulary_size > vocabulary:
+        raise CheckpointError(f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, the model {vocabulary}")
+    # Whatever config.json leaves to transformers' defaults is said from here on.
+    defaults = {name: getattr(config, name, None) for name in ("max_position_embeddings", "pad_token_id")}
+    inputs = describe_inputs(
+        replace(source, config=completed | defaults),
+        tokenizer,
+        token_types="token_type_ids" in names,
+        max_length=max_length,
+    )
+    relevant = registered.relevant_label if registered else None
+    source = replace(source, config=completed)
+    return Blueprint(
+        "optimum",
+        source,
+        tokenizer,
+        describe_head(source, config.num_labels, relevant),
+        inputs,
+        build=partial(_build, source, config),
+        build_twin=lambda target, path: False,
+        reference=partial(_reference, source, inputs.max_length),
+    )
+
+
+def _describe(config: dict[str, Any]) -> tuple[Any, list[str]]:
+    """A config.json as transformers' own object, and the inputs that its graph will have."""
+    architecture = config.get("model_type")
+    version = optimum_version()
+    try:
+        with _quiet():
+            from optimum.exporters.onnx import model_configs  # noqa: F401  (registers the architectures)
+            from optimum.exporters.tasks import TasksManager
+            from transformers import AutoConfig
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"optimum-onnx {version} cannot be imported ({error}): {INSTALL_OPTIMUM}"
+        ) from error
+    try:
+        known = type(AutoConfig.for_model(architecture)).from_dict(config)
+        constructor = TasksManager.get_exporter_config_constructor(
+            "onnx", model_type=architecture, task=_TASK, library_name="transformers"
+        )
+        return known, list(constructor(known).inputs)
+    except Exception as error:  # theirs, of no common kind: an unknown architecture or task, a field of another type
+        raise UnsupportedModelError(
+            f"model_type is {architecture!r}, which optimum-onnx {version} does not export with a head for sequence "
+            f"classification: {type(error).__name__}: {error!s:.300}"
+        ) from error
+
+
+def _build(source: ModelFolder, config: Any, target: Target, path: Path) -> None:
+    """Trace the model; weights beyond 2 GB go to ``NAME.onnx_data`` beside the graph."""
+    from optimum.exporters.onnx import onnx_export_from_model
+
+    model = _load(source.folder, config)
+    work = path.parent / "optimum"  # it also writes settings, of which the artifact has its own
+    try:
+        with _quiet():
+            onnx_export_from_model(model, work, task=_TASK, do_validation=False)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # theirs and torch's, of no common kind
+        raise UnsupportedModelError(
+            f"optimum-onnx {optimum_version()} cannot export {source.root}, a {config.model_type}: "
+            f"{type(error).__name__}: {error!s:.500}"
+        ) from error
+    for file in work.glob("model.onnx*"):
+        file.rename(path.with_name(file.name))
+    shutil.rmtree(work)
+
+
+def _load(folder: Path, config: Any) -> Any:
+    """The model in transformers, all of its weights from the checkpoint, in float32."""
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        with _quiet():
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=config,
+                attn_implementation="eager",  # plain operators, which every architecture has
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # theirs, of no common kind: weights of other shapes, another kind of model
+        raise CheckpointError(
+            f"{folder}: transformers cannot load it: {type(error).__name__}: {error!s:.500}"
+        ) from error
+    if absent := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{folder}: the weights lack {', '.join(absent[:5])}{' and more' if len(absent) > 5 else ''}, which "
+            "transformers would draw at random: a model with a trained head for sequence classification is needed"
+        )
+    return model.float().eval()
+
+
+def _reference(
+    source: ModelFolder, max_length: int, pairs: Sequence[tuple[str, str]], tokenizer: Path
+) -> tuple[str, NDArray[np.float32]]:
+    with _quiet():
+        logits = transformers_logits(source.folder, source.config, pairs, max_length)
+    return f"transformers {metadata.version('transformers')}", logits
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what these packages print, warn and log off the terminal: standard output is for results."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

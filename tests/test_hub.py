@@ -1,0 +1,541 @@
+"""Models by name: the hub library's cache, downloads, what goes wrong, and what the published models score.
+
+The last part downloads (`make test-hub`). The others need no network: they lay out the hub's cache by hand, or
+serve a hub of their own on this machine.
+"""
+
+import hashlib
+import http.server
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from importlib import util
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import constants, get_session
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from crossrank import CrossEncoder, ModelNotFoundError
+from crossrank._manifest import read_manifest
+from crossrank.export import export_model
+from crossrank.export._cache import describe_source, fetch_checkpoint
+from crossrank.export._config import ARCHITECTURES
+from crossrank.models import find_model
+from tests.tiny_models import PAIRS, make_checkpoint, transformers_logits
+
+COMMIT, OTHER_COMMIT, ABSENT_COMMIT = "a" * 40, "b" * 40, "c" * 40
+# Against transformers' float32 logits, as in tests/test_export.py.
+TOLERANCE = 2e-5
+
+
+def logits_of(model: CrossEncoder) -> NDArray[np.float32]:
+    scores: NDArray[np.float32] = model.predict(list(PAIRS), activation_fn="identity")
+    return scores.reshape(len(PAIRS), -1)
+
+
+def lay_out(cache: Path, name: str, commits: dict[str, Path], refs: dict[str, str]) -> None:
+    """A model in the hub's cache as the hub library leaves it: blobs, snapshots of links, refs.
+
+    Args:
+        cache: The cache.
+        name: Hub id.
+        commits: The folder of each commit's files, to which the blobs are links.
+        refs: The commit of each branch or pull request.
+    """
+    root = cache / f"models--{name.replace('/', '--')}"
+    (root / "blobs").mkdir(parents=True)
+    for commit, source in commits.items():
+        snapshot = root / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        for file in filter(Path.is_file, source.iterdir()):
+            blob = hashlib.sha1(f"{commit} {file.name}".encode()).hexdigest()
+            (root / "blobs" / blob).symlink_to(file)
+            (snapshot / file.name).symlink_to(Path("../../blobs", blob))
+    for ref, commit in refs.items():
+        (root / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+        (root / "refs" / ref).write_text(commit, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("tiny"), "bert")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("other"), "bert", seed=1)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the hub library's own; what HF_HUB_CACHE says when it is imported."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+# From the cache, offline.
+
+
+@pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "distilbert"])
+def test_cached_model_is_exported_by_its_name_and_equals_transformers(
+    architecture: str, hub_cache: Path, tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", architecture)
+    lay_out(hub_cache, "someone/tiny-ranker", {COMMIT: checkpoint}, {"main": COMMIT})
+    artifact = export_model(
+        "someone/tiny-ranker", tmp_path / "artifact", variants=["cpu"], precisions=["fp32"], local_files_only=True
+    )
+    source = read_manifest(artifact).source
+    assert (source.name, source.revision) == ("someone/tiny-ranker", COMMIT)
+    ours = logits_of(CrossEncoder(artifact, device="cpu"))
+    np.testing.assert_allclose(ours, transformers_logits(checkpoint, PAIRS), rtol=0, atol=TOLERANCE)
+
+
+def test_registered_model_is_taken_at_its_pinned_commit_by_any_of_its_names(
+    tiny: Path, other: Path, hub_cache: Path, tmp_path: Path
+) -> None:
+    registered = find_model("cross-encoder/ms-marco-TinyBERT-L2")
+    assert registered is not None
+    assert registered.revision is not None
+    lay_out(hub_cache, registered.id, {registered.revision: tiny, OTHER_COMMIT: other}, {"main": OTHER_COMMIT})
+    model = CrossEncoder(
+        "sentence-transformers/ce-ms-marco-TinyBERT-L-2", local_files_only=True, cache_folder=tmp_path, device="cpu"
+    )
+    assert read_manifest(model.info().folder).source.revision == registered.revision
+    np.testing.assert_allclose(logits_of(model), transformers_logits(tiny, PAIRS), rtol=0, atol=TOLERANCE)
+
+
+def test_branches_pull_requests_and_commits_choose_the_revision(tiny: Path, other: Path, hub_cache: Path) -> None:
+    name, folders = "someone/tiny-ranker", {COMMIT: tiny, OTHER_COMMIT: other}
+    lay_out(hub_cache, name, folders, {"main": COMMIT, "experiment": OTHER_COMMIT, "refs/pr/1": OTHER_COMMIT})
+    for revision in (None, "experiment", "refs/pr/1", COMMIT, OTHER_COMMIT):
+        commit = COMMIT if revision in (None, COMMIT) else OTHER_COMMIT
+        folder, found = fetch_checkpoint(describe_source(name, revision), local_files_only=True, token=None)
+        assert found == commit
+        assert (folder / "model.safetensors").resolve().parent == folders[commit]
+
+
+def test_commit_that_is_not_cached_is_refused_offline_with_the_cache_that_was_searched(
+    tiny: Path, hub_cache: Path, tmp_path: Path
+) -> None:
+    lay_out(hub_cache, "someone/tiny-ranker", {COMMIT: tiny}, {"main": COMMIT})
+    with pytest.raises(ModelNotFoundError) as caught:
+        export_model("someone/tiny-ranker", tmp_path / "artifact", revision=ABSENT_COMMIT, local_files_only=True)
+    assert str(caught.value) == (
+        f"someone/tiny-ranker at revision {ABSENT_COMMIT} could not be had from the hub (offline: it is not in its "
+        f"cache {hub_cache}). Allow downloads, or pass a checkpoint folder"
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vocab.txt", "pytorch_model.bin", "spm.model", "0_Transformer/model.safetensors", "onnx/model.onnx"],
+)
+def test_change_of_any_file_that_is_read_gives_a_folder_another_place_in_the_cache(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("one", encoding="utf-8")
+    before = describe_source(str(tmp_path), None).cache_key
+    (tmp_path / name).write_text("another", encoding="utf-8")
+    assert describe_source(str(tmp_path), None).cache_key != before
+
+
+# From a hub of our own.
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """As much of the hub as a download asks for; it logs the files that were fetched.
+
+    Attributes:
+        files: The content of "owner/name/path"; every repository has one commit, `COMMIT`, on the branch main.
+        fetched: The paths whose content was sent.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.fetched: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def add(self, name: str, folder: Path) -> None:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        self.files |= {f"{name}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in files}
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Write nothing."""
+
+    def do_HEAD(self) -> None:
+        self._respond(*self._answer())
+
+    def do_GET(self) -> None:
+        status, headers, body = self._answer()
+        self._respond(status, headers, body)
+        self.wfile.write(body)
+
+    def _respond(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for key, value in ({"Content-Length": str(len(body))} | headers).items():
+            self.send_header(key, value)
+        self.end_headers()
+
+    def _answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body, as huggingface.co gives them."""
+        parts = unquote(urlsplit(self.path).path).strip("/").split("/")
+        if self.headers.get("Authorization") == "Bearer hf_expired":
+            return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b""
+        if parts[0] == "content":  # where large files are redirected to
+            path = "/".join(parts[1:])
+            self.server.fetched += [path] if self.command == "GET" else []
+            return 200, {}, self.server.files[path]
+        if len(parts) < 5:
+            return (200, {}, b"[]") if parts == ["api", "models"] else (404, {}, b"")
+        api = parts[0] == "api"
+        owner, name, what, revision, *rest = parts[2:] if api else parts
+        path, repository = "/".join([owner, name, *rest]), f"{owner}/{name}/"
+        siblings = [file.removeprefix(repository) for file in self.server.files if file.startswith(repository)]
+        if name == "private":
+            return 403, {"X-Error-Message": "Forbidden"}, b""
+        if not siblings:
+            return 404, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b""
+        if revision not in ("main", COMMIT):
+            return 404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"}, b""
+        if what == "revision":
+            info = {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": [{"rfilename": file} for file in siblings]}
+            return 200, {}, json.dumps(info).encode()
+        if what == "tree":
+            entries = [_tree_entry(file, self.server.files[repository + file]) for file in siblings]
+            return 200, {}, json.dumps(entries).encode()
+        if name == "gated":
+            return 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted."}, b""
+        body = self.server.files[path]
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'}
+        if path.endswith((".safetensors", ".bin")):
+            large = {"X-Linked-Etag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Linked-Size": str(len(body))}
+            elsewhere = f"http://localhost:{self.server.server_port}/content/{path}"
+            return 302, headers | large | {"Location": elsewhere}, b""
+        self.server.fetched += [path] if self.command == "GET" else []
+        return 200, headers, body
+
+
+def _tree_entry(path: str, body: bytes) -> dict[str, Any]:
+    return {"type": "file", "path": path, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+_FETCH = """
+import json, sys
+from crossrank import CrossrankError
+from crossrank.export._cache import describe_source, fetch_checkpoint
+name, revision, token = json.loads(sys.argv[1])
+try:
+    print(fetch_checkpoint(describe_source(name, revision), local_files_only=False, token=token)[0])
+except CrossrankError as error:
+    print(error)
+"""
+
+
+def environment(home: Path, endpoint: str) -> dict[str, str]:
+    """What a process needs to see this hub and this cache, and nothing of the user's."""
+    users = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_")
+    mine = {key: value for key, value in os.environ.items() if not key.startswith(users)}
+    direct = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
+    return mine | direct | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def fetch(
+    home: Path, endpoint: str, name: str, revision: str | None = None, *, token: str | None = None, prefix: str = ""
+) -> str:
+    """The folder of a checkpoint, or why it cannot be had, as another process sees a hub and a cache."""
+    command = [*prefix.split(), sys.executable, "-c", _FETCH, json.dumps([name, revision, token])]
+    run = subprocess.run(command, env=environment(home, endpoint), capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+
+def cached_files(folder: str) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def with_torch_weights(checkpoint: Path, folder: Path) -> Path:
+    """A copy of a checkpoint as it was published before there were safetensors."""
+    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(load_file(checkpoint / "model.safetensors"), folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_download_takes_what_an_export_reads_and_the_export_equals_transformers(
+    weights: str, tiny: Path, hub: Hub, hub_cache: Path, tmp_path: Path
+) -> None:
+    name, old = "someone/tiny-ranker", weights == "pytorch_model.bin"
+    hub.add(name, with_torch_weights(tiny, tmp_path / "old") if old else tiny)
+    wanted = set(hub.files)
+    for path in (
+        *("README.md", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "training_args.bin"),
+        *("onnx/model.onnx", "onnx/model_O4.onnx", "openvino/openvino_model.bin", "openvino/openvino_model.xml"),
+    ):
+        hub.files.setdefault(f"{name}/{path}", b"not asked for")
+    folder = fetch(hub_cache.parent, hub.url, name)
+    assert Path(folder) == hub_cache / "models--someone--tiny-ranker" / "snapshots" / COMMIT
+    assert {f"{name}/{path}" for path in cached_files(folder)} == wanted
+    assert sorted(hub.fetched) == sorted(wanted)
+    artifact = export_model(name, tmp_path / "artifact", variants=["cpu"], precisions=["fp32"], local_files_only=True)
+    ours = logits_of(CrossEncoder(artifact, device="cpu"))
+    np.testing.assert_allclose(ours, transformers_logits(tiny, PAIRS), rtol=0, atol=TOLERANCE)
+
+
+def test_sharded_pytorch_files_and_old_vocabularies_are_downloaded(hub: Hub, tmp_path: Path) -> None:
+    wanted = {"config.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json"}
+    wanted |= {"sentencepiece.bpe.model", "spm.model", "spiece.model"}
+    wanted |= {"pytorch_model.bin.index.json", *(f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2))}
+    for path in {*wanted, "tf_model.h5", "onnx/model.onnx", "openvino/openvino_model.bin"}:
+        hub.files[f"someone/old-ranker/{path}"] = b"{}"
+    assert cached_files(fetch(tmp_path, hub.url, "someone/old-ranker")) == wanted
+
+
+def test_transformer_in_a_subfolder_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+    wanted = {"modules.json", "0_Transformer/config.json", "0_Transformer/model.safetensors"}
+    for path in {*wanted, "0_Transformer/pytorch_model.bin", "1_Pooling/config.json"}:
+        hub.files[f"someone/modules/{path}"] = b"{}"
+    assert cached_files(fetch(tmp_path, hub.url, "someone/modules")) == wanted
+
+
+def test_what_was_downloaded_once_is_found_when_the_hub_is_gone(hub: Hub, tmp_path: Path) -> None:
+    for path in ("config.json", "model.safetensors"):
+        hub.files[f"someone/ranker/{path}"] = b"{}"
+    folder = fetch(tmp_path, hub.url, "someone/ranker")
+    fetched = len(hub.fetched)
+    assert fetch(tmp_path, hub.url, "someone/ranker") == folder
+    assert len(hub.fetched) == fetched
+    assert fetch(tmp_path, closed_port(), "someone/ranker") == folder
+
+
+def test_interrupted_download_is_refused_offline(hub: Hub, hub_cache: Path) -> None:
+    for path in ("config.json", "model.safetensors"):
+        hub.files[f"someone/ranker/{path}"] = b"{}"
+    (Path(fetch(hub_cache.parent, hub.url, "someone/ranker")) / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"\(offline: only a part of it is in its cache"):
+        fetch_checkpoint(describe_source("someone/ranker", None), local_files_only=True, token=None)
+
+
+def closed_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "token", "message"),
+    [
+        (
+            "cross-encoder/ms-macro-MiniLM-L6-v2",
+            None,
+            None,
+            "cross-encoder/ms-macro-MiniLM-L6-v2 could not be had from the hub (no such repository, or a private one). "
+            "Check the name (nearest registered: cross-encoder/ms-marco-MiniLM-L6-v2, ",
+        ),
+        (
+            "someone/ranker",
+            "v7",
+            None,
+            "someone/ranker at revision v7 could not be had from the hub (no such revision). "
+            "{hub}/someone/ranker/commits/main lists them; main is the newest",
+        ),
+        (
+            "someone/ranker",
+            ABSENT_COMMIT,
+            None,
+            f"someone/ranker at revision {ABSENT_COMMIT} could not be had from the hub (no such revision). ",
+        ),
+        (
+            "someone/gated",
+            None,
+            None,
+            "someone/gated could not be had from the hub (it is gated). Ask for access at {hub}/someone/gated, then "
+            "log in with hf auth login, or set HF_TOKEN",
+        ),
+        (
+            "someone/private",
+            None,
+            None,
+            "someone/private could not be had from the hub (access refused, HTTP 403). Log in anew with hf auth login, "
+            "or set another HF_TOKEN",
+        ),
+        (
+            "someone/ranker",
+            None,
+            "hf_expired",
+            "someone/ranker could not be had from the hub (access refused, HTTP 401). Log in anew with hf auth login, "
+            "or set another HF_TOKEN",
+        ),
+    ],
+    ids=["absent", "branch", "commit", "gated", "private", "token"],
+)
+def test_each_refusal_of_the_hub_says_what_to_do(
+    name: str, revision: str | None, token: str | None, message: str, hub: Hub, tmp_path: Path
+) -> None:
+    hub.files |= {"someone/ranker/config.json": b"{}", "someone/gated/config.json": b"{}"}
+    assert fetch(tmp_path, hub.url, name, revision, token=token).startswith(message.format(hub=hub.url))
+    assert hub.fetched == []
+
+
+def test_hub_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    endpoint = closed_port()
+    message = fetch(tmp_path, endpoint, "someone/ranker")
+    assert message.startswith(f"someone/ranker could not be had from the hub (no answer from {endpoint}: ")
+    assert message.endswith("Check the connection, or pass a checkpoint folder")
+
+
+def test_full_disk_is_named_with_the_cache(hub: Hub, tmp_path: Path) -> None:
+    """On a file system of 200 KB, which a process may mount for itself where it is allowed to."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "mount.sh").write_text(f'mount -t tmpfs -o size=200k none {tmp_path}/home && exec "$@"\n', "utf-8")
+    apart = f"unshare --mount --map-root-user sh {tmp_path}/mount.sh"
+    if shutil.which("unshare") is None or subprocess.run([*apart.split(), "true"], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs unshare (Linux) and user namespaces")
+    hub.files |= {"someone/ranker/config.json": b"{}", "someone/ranker/model.safetensors": bytes(1_000_000)}
+    message = fetch(tmp_path / "home", hub.url, "someone/ranker", prefix=apart)
+    assert message == (
+        f"someone/ranker could not be had from the hub (no space left in {tmp_path}/home/hub). Free some, or set "
+        f"HF_HOME to a folder on another disk"
+    )
+
+
+# What the published models score.
+
+PUBLISHED = json.loads(Path(__file__).with_name("published_scores.json").read_text(encoding="utf-8"))
+# The tests that the float32 figures come from compare within 0.01; another machine and order of sums add far less.
+FLOAT32_TOLERANCE = 0.02
+
+
+def bfloat16_tolerance(figures: list[float]) -> float:
+    """How far from the bfloat16 figures an exact score may lie: 0.02, of logits a step of bfloat16 more.
+
+    A logit of 9.69 has neighbours at a distance of 0.0625 in 8 bits, and the layers before it are rounded as well:
+    the two sets of figures differ by up to 0.054 where they are logits, by up to 0.0103 where they are probabilities.
+    """
+    largest = max(map(abs, figures))
+    return 0.02 if largest <= 1 else 0.02 + 2.0 ** (math.frexp(largest)[1] - 8)
+
+
+def scores_of(name: str, folder: Path, *, local_files_only: bool = False) -> NDArray[np.float32]:
+    """A published model's scores of the published query and documents, float32 [documents]; leaves nothing behind."""
+    artifact = export_model(
+        name, folder / "artifact", variants=["cpu"], precisions=["fp32"], local_files_only=local_files_only
+    )
+    try:
+        return CrossEncoder(artifact, device="cpu").score(PUBLISHED["query"], PUBLISHED["documents"])
+    finally:
+        shutil.rmtree(artifact)  # the next one may be as large
+
+
+@pytest.fixture(scope="session")
+def a_hub() -> None:
+    """Skip where no hub answers; with HF_HUB_OFFLINE what the cache holds is tested."""
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=10).raise_for_status()
+    except Exception as error:  # of the HTTP library, which is another one in each generation of the hub library
+        pytest.skip(f"no hub answers at {constants.ENDPOINT}: {type(error).__name__}: {error}")
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize("name", PUBLISHED["models"])
+@pytest.mark.usefixtures("a_hub")
+def test_scores_are_the_published_ones(name: str, tmp_path: Path) -> None:
+    figures = PUBLISHED["models"][name]
+    if figures["architecture"] not in ARCHITECTURES and util.find_spec("optimum") is None:
+        pytest.skip(f"{figures['architecture']} needs the exporter of optimum, which is not installed")
+    try:
+        scores = scores_of(name, tmp_path)
+    except ModelNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            pytest.skip(str(error))
+        raise
+    np.testing.assert_allclose(scores, figures["float32"], rtol=0, atol=FLOAT32_TOLERANCE)
+    np.testing.assert_allclose(scores, figures["bfloat16"], rtol=0, atol=bfloat16_tolerance(figures["bfloat16"]))
+
+
+@pytest.mark.parametrize("name", PUBLISHED["models"])
+def test_published_figures_of_two_precisions_are_of_the_same_model(name: str) -> None:
+    exact, coarse = (PUBLISHED["models"][name][precision] for precision in ("float32", "bfloat16"))
+    np.testing.assert_allclose(exact, coarse, rtol=0, atol=bfloat16_tolerance(coarse))
+
+
+def test_published_models_of_known_architectures_are_registered_with_their_activation() -> None:
+    for name, figures in PUBLISHED["models"].items():
+        registered = find_model(name)
+        if registered is None:
+            assert figures["architecture"] not in ARCHITECTURES, name
+            continue
+        assert registered.architecture == figures["architecture"], name
+        probabilities = all(0 <= score <= 1 for score in figures["float32"])
+        assert registered.activation == ("Sigmoid" if probabilities else "Identity"), name
+
+
+@pytest.mark.slow
+def test_hub_tests_fail_by_name_where_a_repository_is_gone_and_skip_where_no_hub_answers(
+    hub: Hub, tmp_path: Path
+) -> None:
+    def run(endpoint: str) -> str:
+        command = [sys.executable, "-m", "pytest", __file__, "-m", "hub", "-k", "MiniLM-L6-v2 or qnli-electra"]
+        root = Path(__file__).parent.parent
+        return subprocess.run(
+            command, env=environment(tmp_path, endpoint), cwd=root, capture_output=True, text=True
+        ).stdout
+
+    gone = run(hub.url)
+    assert "2 failed" in gone
+    for name in ("cross-encoder/ms-marco-MiniLM-L6-v2", "cross-encoder/qnli-electra-base"):
+        assert f"FAILED tests/test_hub.py::test_scores_are_the_published_ones[{name}]" in gone
+        assert f"ModelNotFoundError: {name}" in gone
+    endpoint = closed_port()
+    silent = run(endpoint)
+    assert "2 skipped" in silent
+    assert f"no hub answers at {endpoint}" in silent
+
+
+def test_published_models_are_scored_as_a_hub_test_does_it(
+    minilm_checkpoint: Path, hub_cache: Path, tmp_path: Path
+) -> None:
+    """The real checkpoint in the hub's cache, at the commit that the registry pins, and the code of the hub tests."""
+    name = "cross-encoder/ms-marco-MiniLM-L12-v2"
+    registered = find_model(name)
+    assert registered is not None
+    assert registered.revision is not None
+    lay_out(hub_cache, name, {registered.revision: minilm_checkpoint}, {})
+    scores = scores_of(name, tmp_path, local_files_only=True)
+    pairs = [(PUBLISHED["query"], document) for document in PUBLISHED["documents"]]
+    expected = transformers_logits(minilm_checkpoint, pairs, max_length=512)[:, 0]  # Identity: scores are logits
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
+    # This copy of the weights was rounded to int8 once, which moves its logits by up to 0.75.
+    np.testing.assert_allclose(scores, PUBLISHED["models"][name]["float32"], rtol=0, atol=1)
+    assert not list(tmp_path.rglob("*.onnx*"))
