@@ -14,7 +14,10 @@
 Messages give what was received, what is allowed, and what to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class CrossrankError(Exception):
@@ -76,3 +79,12 @@ def join_problems(subject: str, problems: Sequence[str]) -> str:
         return f"{subject}: {problems[0]}"
     lines = (f"  - {problem}".replace("\n", "\n    ") for problem in problems)
     return "\n".join([f"{subject}: {len(problems)} problems", *lines])
+
+
+def attempt(read: Callable[[], T], problems: list[str]) -> T | None:
+    """What ``read`` gives; a `CheckpointError` becomes one of ``problems`` and gives None."""
+    try:
+        return read()
+    except CheckpointError as error:
+        problems.append(str(error))
+        return None

@@ -4,15 +4,12 @@ Nothing is known of them but what their names, their declared inputs and the mod
 the folder holds weights too, the exporter is the better road, since it proves what it makes.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from ._errors import ArtifactError, CheckpointError, ModelNotFoundError, join_problems
+from ._errors import ArtifactError, CheckpointError, ModelNotFoundError, attempt, join_problems
 from ._manifest import PRECISIONS, Inputs, Manifest, Source, Variant
 from ._model_folder import (
     ModelFolder,
@@ -26,8 +23,6 @@ from ._model_folder import (
 from ._pairs import PackedPairs
 from ._session import Session
 from ._tokenize import PairTokenizer
-
-T = TypeVar("T")
 
 # What optimum and sentence-transformers append to "model", in the order in which files of one precision are taken:
 # from O3 on the GELU is an approximation.
@@ -153,20 +148,14 @@ def read_foreign(folder: Path, file: Path | None) -> ForeignModel:
     """
     source = read_model_folder(folder)
     problems: list[str] = []
-
-    def attempt(read: Callable[[], T]) -> T | None:
-        try:
-            return read()
-        except CheckpointError as error:
-            problems.append(str(error))
-            return None
-
-    variants = attempt(lambda: _variants(source, file))
+    variants = attempt(lambda: _variants(source, file), problems)
     labels, vocabulary = count_labels(source.config), source.config.get("vocab_size")
     if labels is not None and labels < 1:
         problems.append("config.json: num_labels or id2label gives no number of labels")
-    tokenizer = attempt(lambda: _read_tokenizer(source.folder))
-    inputs = None if tokenizer is None else attempt(partial(describe_inputs, source, tokenizer, token_types=False))
+    tokenizer = attempt(lambda: _read_tokenizer(source.folder), problems)
+    inputs = (
+        None if tokenizer is None else attempt(lambda: describe_inputs(source, tokenizer, token_types=False), problems)
+    )
     if tokenizer is not None and isinstance(vocabulary, int) and tokenizer.vocabulary_size > vocabulary:
         problems.append(f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model {vocabulary}")
     if problems or variants is None or tokenizer is None or inputs is None:

@@ -1,7 +1,8 @@
 """Texts to token ids, with the Rust tokenizer; the pair's special tokens, read off that tokenizer."""
 
+from array import array
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,8 @@ from ._pairs import PairTemplate, Tokens
 # A Rust Encoding holds offsets and strings, many times its ids: they are dropped every so many texts. A longer text
 # goes there in parts, the first with the other texts, the others so many at a time and only as far as they are needed.
 _TEXTS_PER_CALL = 512
-_PART_CHARACTERS = 8192
+_PART_CHARACTERS = 4096
 _PARTS_PER_CALL = 8
-
-Ids = NDArray[np.int32]
 
 
 def read_template(tokenizer: Tokenizer) -> PairTemplate:
@@ -119,7 +118,7 @@ class PairTokenizer:
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(f"{what} {first + index} is {type(text).__name__}, not str: {text!r:.80}")
-        ids: list[Ids] = []
+        ids: list[NDArray[np.int32]] = []
         lengths = np.zeros(len(texts), np.int64)
         for start in range(0, len(texts), _TEXTS_PER_CALL):
             some = texts[start : start + _TEXTS_PER_CALL]
@@ -131,31 +130,33 @@ class PairTokenizer:
                     f"{what} {first + start + bad} holds a lone surrogate: {some[bad]!r:.80}; "
                     f"text.encode('utf-8', 'replace').decode() puts a question mark in its place"
                 ) from error
-            lengths[start : start + len(rows)] = [len(row) for row in rows]
-            ids.append(np.concatenate(rows))
+            chunk = lengths[start : start + len(rows)]
+            chunk[:] = [len(row) for row in rows]
+            flat = chain.from_iterable(row.ids if isinstance(row, Encoding) else row for row in rows)
+            ids.append(np.fromiter(flat, np.int32, count=int(chunk.sum())))
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         return Tokens(ids=np.concatenate(ids) if ids else np.zeros(0, np.int32), offsets=offsets)
 
-    def _encode_some(self, texts: Sequence[str], enough: int | None) -> list[Ids]:
-        whole = list(texts)
+    def _encode_some(self, texts: Sequence[str], enough: int | None) -> list[Encoding | Sequence[int]]:
+        heads = list(texts)
         rests: dict[int, Iterator[str]] = {}
         if self._cuts is not None:
-            for i, text in enumerate(whole):
+            for i, text in enumerate(heads):
                 if len(text) > _PART_CHARACTERS:
                     text.encode()  # what is left out could hold a lone surrogate too
                     rests[i] = self._cuts.parts(text, _PART_CHARACTERS)
-                    whole[i] = next(rests[i])
-        rows = self._call(whole)
+                    heads[i] = next(rests[i])
+        encodings = self._call(heads)
+        rows: list[Encoding | Sequence[int]] = [*encodings]
         for i, rest in rests.items():
-            found = [rows[i]]
-            count = len(rows[i])
-            while (enough is None or count < enough) and (parts := list(islice(rest, _PARTS_PER_CALL))):
-                found += self._call(parts)
-                count = sum(len(row) for row in found)
-            rows[i] = np.concatenate(found)[:enough]
+            ids = array("i", encodings[i].ids)
+            while (enough is None or len(ids) < enough) and (parts := list(islice(rest, _PARTS_PER_CALL))):
+                for part in self._call(parts):
+                    ids.extend(part.ids)
+            rows[i] = ids[:enough]
         return rows
 
-    def _call(self, texts: list[str]) -> list[Ids]:
+    def _call(self, texts: list[str]) -> list[Encoding]:
         encodings: list[Encoding] = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return encodings

@@ -1,22 +1,20 @@
 """A checkpoint folder: config, tokenizer and weights, checked together."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from crossrank._errors import CheckpointError, join_problems
+from crossrank._errors import CheckpointError, attempt, join_problems
 from crossrank._manifest import Head, Inputs
 from crossrank._model_folder import ModelFolder, describe_head, describe_inputs, read_model_folder
 from crossrank._tokenize import PairTokenizer
 
+from ._byte_level import build_byte_level
 from ._complete import complete_config
 from ._config import EncoderConfig, read_config
 from ._tensors import open_tensors
 from ._weights import EncoderWeights, read_weights
 from ._wordpiece import build_wordpiece, missing_tokenizer_message
-
-T = TypeVar("T")
 
 # Tokenizer classes whose transformers wrapper gives no token_type_ids unless the configuration asks for them.
 _WITHOUT_TYPES = ("Roberta", "XLMRoberta", "Camembert", "DistilBert")
@@ -62,19 +60,13 @@ def read_checkpoint(
     """
     source = read_model_folder(folder)
     problems: list[str] = []
-
-    def attempt(read: Callable[[], T]) -> T | None:
-        try:
-            return read()
-        except CheckpointError as error:
-            problems.append(str(error))
-            return None
-
-    tokenizer = attempt(lambda: read_tokenizer(source))
-    tensors = attempt(lambda: open_tensors(source.folder))
-    completed = attempt(lambda: complete_config(source.config, tensors or {}))
-    config = None if completed is None else attempt(lambda: read_config(completed))
-    weights = None if tensors is None or config is None else attempt(lambda: read_weights(tensors, config, bare_projection=bare_projection))
+    tokenizer = attempt(lambda: read_tokenizer(source), problems)
+    tensors = attempt(lambda: open_tensors(source.folder), problems)
+    completed = attempt(lambda: complete_config(source.config, tensors or {}), problems)
+    config = None if completed is None else attempt(lambda: read_config(completed), problems)
+    weights = None
+    if tensors is not None and config is not None:
+        weights = attempt(lambda: read_weights(tensors, config, bare_projection=bare_projection), problems)
     if tokenizer is not None and config is not None and tokenizer.vocabulary_size > config.vocabulary:
         problems.append(f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model {config.vocabulary}")
     if problems or tokenizer is None or completed is None or config is None or weights is None:
@@ -92,7 +84,7 @@ def read_checkpoint(
 
 
 def read_tokenizer(source: ModelFolder) -> PairTokenizer:
-    """The tokenizer of a folder: its tokenizer.json, else one built of vocab.txt.
+    """The tokenizer of a folder: its tokenizer.json, else one built of an older form of vocabulary.
 
     Raises:
         CheckpointError: If there is neither, or it is damaged.
@@ -102,6 +94,8 @@ def read_tokenizer(source: ModelFolder) -> PairTokenizer:
         return PairTokenizer(path)
     if (source.folder / "vocab.txt").exists():
         return PairTokenizer(build_wordpiece(source.folder, source.tokenizer))
+    if (source.folder / "vocab.json").exists() and (source.folder / "merges.txt").exists():
+        return PairTokenizer(build_byte_level(source.folder, source.tokenizer))
     raise CheckpointError(missing_tokenizer_message(source.folder))
 
 

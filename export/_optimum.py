@@ -8,19 +8,26 @@ here runs anywhere. Code that comes with a checkpoint is never run.
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossrank._errors import CheckpointError, MissingDependencyError, UnsupportedModelError, join_problems
+from crossrank._errors import (
+    CheckpointError,
+    MissingDependencyError,
+    ModelError,
+    UnsupportedModelError,
+    attempt,
+    join_problems,
+)
 from crossrank._model_folder import ModelFolder, describe_head, describe_inputs, read_model_folder
 from crossrank.models import RegisteredModel
 
@@ -30,8 +37,6 @@ from ._complete import complete_config
 from ._reference import transformers_logits
 from ._targets import Target
 from ._tensors import open_tensors
-
-T = TypeVar("T")
 
 INSTALL_OPTIMUM = (
     "pip install 'crossrank[cpu,export,optimum]' in an environment of its own, since it needs an older transformers; "
@@ -66,17 +71,9 @@ def read_optimum(folder: Path, registered: RegisteredModel | None, *, max_length
         raise MissingDependencyError(f"the optimum exporter is not installed: {INSTALL_OPTIMUM}")
     source = read_model_folder(folder)
     problems: list[str] = []
-
-    def attempt(read: Callable[[], T]) -> T | None:
-        try:
-            return read()
-        except CheckpointError as error:
-            problems.append(str(error))
-            return None
-
-    tokenizer = attempt(partial(read_tokenizer, source))
-    tensors = attempt(partial(open_tensors, source.folder))
-    completed = attempt(partial(complete_config, source.config, tensors or {}))
+    tokenizer = attempt(lambda: read_tokenizer(source), problems)
+    tensors = attempt(lambda: open_tensors(source.folder), problems)
+    completed = attempt(lambda: complete_config(source.config, tensors or {}), problems)
     if problems or tokenizer is None or completed is None:
         raise CheckpointError(join_problems(str(folder), problems))
     config, names = _describe(completed)
@@ -92,23 +89,22 @@ def read_optimum(folder: Path, registered: RegisteredModel | None, *, max_length
         max_length=max_length,
     )
     relevant = registered.relevant_label if registered else None
-    source = replace(source, config=completed)
+    described = replace(source, config=completed)
     return Blueprint(
         "optimum",
-        source,
+        described,
         tokenizer,
-        describe_head(source, config.num_labels, relevant),
+        describe_head(described, config.num_labels, relevant),
         inputs,
-        build=partial(_build, source, config),
+        build=partial(_build, described, config),
         build_twin=lambda target, path: False,
-        reference=partial(_reference, source, inputs.max_length),
+        reference=partial(_reference, described, inputs.max_length),
     )
 
 
 def _describe(config: dict[str, Any]) -> tuple[Any, list[str]]:
     """A config.json as transformers' own object, and the inputs that its graph will have."""
-    architecture = config.get("model_type")
-    version = optimum_version()
+    architecture, version = config.get("model_type"), optimum_version()
     try:
         with _quiet():
             from optimum.exporters.onnx import model_configs  # noqa: F401  (registers the architectures)
@@ -118,17 +114,13 @@ def _describe(config: dict[str, Any]) -> tuple[Any, list[str]]:
         raise MissingDependencyError(
             f"optimum-onnx {version} cannot be imported ({error}): {INSTALL_OPTIMUM}"
         ) from error
-    try:
+    refusal = f"model_type is {architecture!r}, which optimum-onnx {version} does not export with a classification head"
+    with _translated(UnsupportedModelError, refusal):
         known = type(AutoConfig.for_model(architecture)).from_dict(config)
         constructor = TasksManager.get_exporter_config_constructor(
             "onnx", model_type=architecture, task=_TASK, library_name="transformers"
         )
         return known, list(constructor(known).inputs)
-    except Exception as error:  # theirs, of no common kind: an unknown architecture or task, a field of another type
-        raise UnsupportedModelError(
-            f"model_type is {architecture!r}, which optimum-onnx {version} does not export with a head for sequence "
-            f"classification: {type(error).__name__}: {error!s:.300}"
-        ) from error
 
 
 def _build(source: ModelFolder, config: Any, target: Target, path: Path) -> None:
@@ -137,16 +129,9 @@ def _build(source: ModelFolder, config: Any, target: Target, path: Path) -> None
 
     model = _load(source.folder, config)
     work = path.parent / "optimum"  # it also writes settings, of which the artifact has its own
-    try:
-        with _quiet():
-            onnx_export_from_model(model, work, task=_TASK, do_validation=False)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # theirs and torch's, of no common kind
-        raise UnsupportedModelError(
-            f"optimum-onnx {optimum_version()} cannot export {source.root}, a {config.model_type}: "
-            f"{type(error).__name__}: {error!s:.500}"
-        ) from error
+    refusal = f"optimum-onnx {optimum_version()} cannot export {source.root}, a {config.model_type}"
+    with _translated(UnsupportedModelError, refusal, passing=OSError):  # such as a full disk
+        onnx_export_from_model(model, work, task=_TASK, do_validation=False)
     for file in work.glob("model.onnx*"):
         file.rename(path.with_name(file.name))
     shutil.rmtree(work)
@@ -156,22 +141,15 @@ def _load(folder: Path, config: Any) -> Any:
     """The model in transformers, all of its weights from the checkpoint, in float32."""
     from transformers import AutoModelForSequenceClassification
 
-    try:
-        with _quiet():
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                config=config,
-                attn_implementation="eager",  # plain operators, which every architecture has
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # theirs, of no common kind: weights of other shapes, another kind of model
-        raise CheckpointError(
-            f"{folder}: transformers cannot load it: {type(error).__name__}: {error!s:.500}"
-        ) from error
+    with _translated(CheckpointError, f"{folder}: transformers cannot load it"):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=config,
+            attn_implementation="eager",  # plain operators, which every architecture has
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     if absent := sorted(report["missing_keys"]):
         raise CheckpointError(
             f"{folder}: the weights lack {', '.join(absent[:5])}{' and more' if len(absent) > 5 else ''}, which "
@@ -183,9 +161,27 @@ def _load(folder: Path, config: Any) -> Any:
 def _reference(
     source: ModelFolder, max_length: int, pairs: Sequence[tuple[str, str]], tokenizer: Path
 ) -> tuple[str, NDArray[np.float32]]:
-    with _quiet():
+    with _translated(CheckpointError, f"{source.folder}: transformers cannot score with it"):
         logits = transformers_logits(source.folder, source.config, pairs, max_length)
     return f"transformers {metadata.version('transformers')}", logits
+
+
+@contextmanager
+def _translated(kind: type[ModelError], what: str, passing: type[Exception] = MemoryError) -> Iterator[None]:
+    """Run transformers, torch or optimum quietly; what they raise, which has no common kind, becomes ours.
+
+    Args:
+        kind: Our error.
+        what: Begins its message.
+        passing: What is raised as it is, beside `MemoryError`.
+    """
+    try:
+        with _quiet():
+            yield
+    except (MemoryError, passing):
+        raise
+    except Exception as error:
+        raise kind(f"{what}: {type(error).__name__}: {error!s:.500}") from error
 
 
 @contextmanager

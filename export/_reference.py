@@ -82,12 +82,14 @@ def transformers_logits(folder: Path, config: dict[str, Any], pairs: Pairs, max_
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
+    # Without trust_remote_code it may ask on standard input.
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # the exporter reports its own stages, and nothing when piped
     try:
         known = type(AutoConfig.for_model(config["model_type"])).from_dict(config)
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=known, local_files_only=True)
-        model = AutoModelForSequenceClassification.from_pretrained(folder, config=known, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=known, **options)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, config=known, **options)
     finally:
         if bars:
             logging.enable_progress_bar()

@@ -14,6 +14,8 @@ _BESIDE_CONFIG = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
     "sentence_bert_config.json",
 )
 # The same for what lies where the whole model does.

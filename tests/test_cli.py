@@ -13,7 +13,10 @@ import pytest
 from crossrank import CrossEncoder, InputError
 from crossrank._cli import main, read_documents
 from crossrank._manifest import hash_file
+from crossrank.export import export_model
 from tests.artifacts import edit_manifest, make_artifact
+from tests.foreign_graphs import strip_artifact
+from tests.tiny_models import make_checkpoint
 
 QUERY = "Why is the sky red in the evening?"
 DOCUMENTS = [
@@ -28,6 +31,15 @@ SCRIPT = [sys.executable, "-c", "import sys; from crossrank._cli import main; sy
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_artifact(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an ONNX graph that has no manifest."""
+    work = tmp_path_factory.mktemp("foreign")
+    checkpoint = make_checkpoint(work / "checkpoint", "bert")
+    artifact = export_model(checkpoint, work / "artifact", variants=["portable"], precisions=["fp32"])
+    return strip_artifact(artifact, work / "folder")
 
 
 @pytest.fixture(scope="module")
@@ -163,12 +175,21 @@ def test_a_bad_line_of_jsonl_is_named_with_its_number(text: str, problem: str) -
         (["rank", "FOLDER", "q", "FILE", "--precision", "int8"], ["int8", "the artifact holds cpu fp32"]),
         (["info", "no-such-model"], ["'no-such-model'", "export-model --list"]),
         (["verify", "."], ["is no artifact folder", "crossrank.json"]),
+        (["verify", "FOREIGN"], ["Only exported artifacts hold a proof", "export-model CHECKPOINT -o DIR"]),
+        (["verify", "FOREIGN/onnx/model.onnx"], ["is no artifact folder", "export-model CHECKPOINT -o DIR"]),
+        (["rank", "FOREIGN/onnx/absent.onnx", "q", "FILE"], ["onnx/absent.onnx: no such file"]),
     ],
 )
 def test_failures_are_one_message_on_standard_error_and_status_1(
-    folder: Path, lines: str, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+    folder: Path,
+    foreign: Path,
+    lines: str,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: list[str],
 ) -> None:
-    real = [{"FOLDER": str(folder), "FILE": lines}.get(argument, argument) for argument in arguments]
+    places = {"FOLDER": str(folder), "FILE": lines}
+    real = [places.get(argument, argument.replace("FOREIGN", str(foreign))) for argument in arguments]
     status, out, err = _run(capsys, *real)
     assert (status, out) == (1, "")
     assert err.startswith("error: ")
@@ -221,7 +242,7 @@ def test_info_prints_every_fact(folder: Path, capsys: pytest.CaptureFixture[str]
         str(folder),
         "bert",
         "cpu, CPUExecutionProvider, onnxruntime",
-        "cpu fp32",
+        "cpu fp32, onnx/model_cpu_fp32.onnx (native)",
         "1 (as asked)",
         "1 label, Sigmoid (default for 1 label)",
         "20 tokens (as asked)",
@@ -230,6 +251,20 @@ def test_info_prints_every_fact(folder: Path, capsys: pytest.CaptureFixture[str]
         "against transformers",
     ):
         assert fact in out
+
+
+@pytest.mark.parametrize("place", ["", "onnx/model.onnx"])
+def test_a_foreign_graph_is_ranked_with_and_said_to_be_one(
+    folder: Path, foreign: Path, lines: str, ranking: list[Any], capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    status, out, err = _run(capsys, "info", foreign / place)
+    assert (status, err) == (0, "")
+    for fact in (str(foreign), "portable fp32, onnx/model.onnx (foreign)", "not proven by crossrank"):
+        assert fact in out
+    status, out, err = _run(capsys, "rank", foreign / place, QUERY, lines, "--json")
+    assert (status, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["corpus_id"] for row in rows] == [entry["corpus_id"] for entry in ranking]  # the same checkpoint
 
 
 def test_info_as_json_is_the_librarys(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from crossrank._pairs import PackedPairs, PairSource, PairTemplate, Tokens, truncate_longest_first
+from crossrank._pairs import (
+    PackedPairs,
+    PairSource,
+    PairTemplate,
+    Tokens,
+    enough_document_tokens,
+    truncate_longest_first,
+)
 
 LONGEST = 13  # every combination of two lengths up to this one, and every room that can matter to them
 
@@ -54,6 +61,35 @@ def test_truncation_leaves_its_input_alone() -> None:
     kept = truncate_longest_first(query, document, 8)
     assert [side.dtype for side in kept] == [np.int32, np.int32]
     assert (query.tolist(), document.tolist()) == ([9, 1], [9, 30])
+
+
+def _assert_enough(queries: list[int], document: int, room: int) -> None:
+    """Each query's pair with a document keeps the same of both if the document is known only as far as is enough."""
+    query_lengths = np.array(queries, np.int32)
+    enough = enough_document_tokens(query_lengths, room)
+    whole, known = (
+        truncate_longest_first(query_lengths, np.full(len(queries), length, np.int32), room)
+        for length in (document, min(document, enough))
+    )
+    assert [side.tolist() for side in known] == [side.tolist() for side in whole]
+    assert (known[1] <= enough).all()
+
+
+def test_enough_of_a_document_changes_no_pair_of_small_lengths() -> None:
+    for query, document, room in itertools.product(range(LONGEST), range(3 * LONGEST), range(1, LONGEST)):
+        _assert_enough([query], document, room)
+
+
+@given(st.lists(st.integers(0, 3000), max_size=5), st.integers(0, 10_000), st.integers(1, 600))
+def test_enough_of_a_document_changes_no_pair(queries: list[int], document: int, room: int) -> None:
+    _assert_enough(queries, document, room)
+
+
+def test_enough_is_little_more_than_the_room_where_no_query_fills_it() -> None:
+    assert enough_document_tokens(np.array([3, 9], np.int32), 509) == 510
+    assert enough_document_tokens(np.array([], np.int32), 509) == 510
+    # An odd token goes to the longer side: the document's length counts until it is longer than the query.
+    assert enough_document_tokens(np.array([3, 900], np.int32), 509) == 901
 
 
 def _tokens(texts: list[list[int]]) -> Tokens:

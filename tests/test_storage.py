@@ -192,6 +192,16 @@ def test_artifact_is_a_whole_folder_for_transformers(bert: Path, checkpoint: Pat
         np.testing.assert_allclose(model.predict(list(PAIRS)), CrossEncoder(again).predict(list(PAIRS)), atol=2e-5)
 
 
+def test_roberta_with_vocabulary_and_merges_alone_scores_the_same(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "roberta")
+    expected = transformers_logits(checkpoint, PAIRS)
+    Tokenizer.from_file(str(checkpoint / "tokenizer.json")).model.save(str(checkpoint))
+    (checkpoint / "tokenizer.json").unlink()
+    artifact = export_fp32(checkpoint, tmp_path / "again")
+    np.testing.assert_allclose(logits_of(artifact), expected[:, 0], atol=2e-5)
+    assert (artifact / "merges.txt").exists()
+
+
 @pytest.mark.parametrize("architecture", ["electra", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet"])
 def test_names_of_the_weights_tell_the_architecture(
     tmp_path: Path, architecture: str, caplog: pytest.LogCaptureFixture

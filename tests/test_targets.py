@@ -55,6 +55,40 @@ def test_what_leads_to_no_graph_is_refused(
         choose_targets(variants, precisions)
 
 
+@pytest.mark.parametrize(
+    ("variants", "precisions"), [(None, None), (["portable"], None), (None, ["fp32"]), (["portable"], ["fp32"])]
+)
+def test_optimum_makes_portable_fp32(variants: list[str] | None, precisions: list[str] | None) -> None:
+    assert choose_targets(variants, precisions, "optimum") == [("portable", "fp32")]
+
+
+@pytest.mark.parametrize(
+    ("variants", "precisions", "barren"),
+    [
+        (["cpu"], None, "cpu"),
+        (["portable", "cuda"], None, "cuda"),
+        (None, ["fp16"], "fp16"),
+        (["portable"], ["int8", "fp32"], "int8"),
+    ],
+)
+def test_what_optimum_does_not_make_is_refused(
+    variants: list[str] | None, precisions: list[str] | None, barren: str
+) -> None:
+    with pytest.raises(InputError, match=f"^{barren} leads to no graph; the optimum exporter makes portable: fp32$"):
+        choose_targets(variants, precisions, "optimum")
+
+
+def test_auto_refuses_only_what_nobody_makes() -> None:
+    assert choose_targets(None, None, "auto") == choose_targets(None, None, "native")
+    with pytest.raises(InputError, match="cpu, fp16 leads to no graph"):
+        choose_targets(["cpu"], ["fp16"], "auto")
+
+
+def test_an_unknown_exporter_is_refused() -> None:
+    with pytest.raises(InputError, match="exporter='torch': one of auto, native, optimum"):
+        choose_targets(None, None, "torch")
+
+
 def test_files_have_the_names_that_others_look_for_and_differ() -> None:
     assert target_file(("portable", "fp32")) == "onnx/model.onnx"
     assert target_file(("portable", "fp16")) == "onnx/model_fp16.onnx"

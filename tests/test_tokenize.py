@@ -20,7 +20,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from crossrank import CheckpointError, InputError
-from crossrank._pairs import PairSource, PairTemplate
+from crossrank._pairs import PairSource, PairTemplate, enough_document_tokens
 from crossrank._tokenize import PairTokenizer
 from tests.random_texts import EMOJI, MARKS, SCRIPTS, SPACES, SPECIAL, WORDS, random_text
 
@@ -91,10 +91,12 @@ def join(tokenizer: PairTokenizer, pairs: Pairs, max_length: int) -> Joined:
     """Ids and types of each pair, the engine's way: each distinct query tokenized once."""
     queries = list(dict.fromkeys(query for query, _ in pairs))
     index = {query: i for i, query in enumerate(queries)}
+    query_tokens = tokenizer.encode(queries, "query")
+    enough = enough_document_tokens(query_tokens.lengths, max_length - tokenizer.template.special_count)
     source = PairSource(
         tokenizer.template,
-        tokenizer.encode(queries, "query"),
-        tokenizer.encode([document for _, document in pairs], "document"),
+        query_tokens,
+        tokenizer.encode([document for _, document in pairs], "document", enough=enough),
         np.array([index[query] for query, _ in pairs], np.intp),
         max_length,
     )
@@ -195,6 +197,58 @@ def test_named_edge_cases_equal_transformers(kind: Kind, pair: tuple[str, str]) 
             continue
         expected = join_by_transformers(kind.transformers, [pair], max_length)
         assert_equal([pair], max_length, join(kind.ours, [pair], max_length), expected)
+
+
+def _long_text(rng: random.Random, characters: int) -> str:
+    """Random pieces; some of them, now and then with nothing between, over and over."""
+    text = ""
+    while len(text) < characters:
+        text += random_text(rng, 200) + rng.choice((" ", "", "\n", "日本語" * 500, "x" * 3000, " " * 2000, "." * 2000))
+    return text
+
+
+def test_long_texts_join_as_both_references_join_them(kind: Kind) -> None:
+    # Longer than what goes to the tokenizer at once: one side, the other, both.
+    rng = random.Random(5)
+    lengths = [(50, 30_000), (30_000, 50), (4_097, 4_095), (4_200, 6_000), (6_000, 4_200)]
+    pairs = [(_long_text(rng, query), _long_text(rng, document)) for query, document in lengths]
+    pairs += [("word " * 1000, "word " * (1000 + i)) for i in (-1, 0, 1)]  # which is the longer shows at the end
+    for max_length in (511, 512):  # an odd and an even room
+        ours = join(kind.ours, pairs, max_length)
+        assert_equal(pairs, max_length, ours, join_by_rust(kind.rust, pairs, max_length))
+        assert_equal(pairs, max_length, ours, [join(kind.ours, [pair], max_length)[0] for pair in pairs])
+    assert_equal(pairs[::3], 512, ours[::3], join_by_transformers(kind.transformers, pairs[::3], 512))
+
+
+@settings(max_examples=15)
+@given(
+    some=st.lists(pieces, max_size=12).map("".join).filter(len),
+    others=st.lists(pieces, max_size=12).map("".join),
+    times=st.integers(1, 4),
+    enough=st.integers(0, 3000),
+)
+def test_ids_of_long_texts_are_the_rust_tokenizers(kind: Kind, some: str, others: str, times: int, enough: int) -> None:
+    text = some * (times * 4000 // len(some)) + others * 20
+    kind.rust.no_truncation()
+    expected = kind.rust.encode(text, add_special_tokens=False).ids
+    assert kind.ours.encode([text], "query").ids.tolist() == expected
+    tokens = kind.ours.encode(["", text, "a"], "document", enough=enough)
+    known = tokens.ids[tokens.offsets[1] : tokens.offsets[2]].tolist()
+    assert len(known) >= min(enough, len(expected))
+    assert known == expected[: len(known)]
+
+
+def test_a_text_without_a_place_to_cut_gives_all_its_ids(kind: Kind) -> None:
+    kind.rust.no_truncation()
+    text = "unbelievable" * 1000
+    expected = kind.rust.encode(text, add_special_tokens=False).ids
+    assert kind.ours.encode([text], "document", enough=10).ids.tolist()[:10] == expected[:10]
+    assert kind.ours.encode([text], "document").ids.tolist() == expected
+
+
+def test_a_lone_surrogate_is_refused_in_what_is_not_tokenized_too(kind: Kind) -> None:
+    with pytest.raises(InputError, match="document 7 holds a lone surrogate: 'word word"):
+        kind.ours.encode(["fine", "word " * 100_000 + "\udcff"], "document", first=6, enough=10)
 
 
 def test_text_that_spells_a_special_token_becomes_it(minilm_checkpoint: Path) -> None:

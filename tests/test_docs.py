@@ -1,0 +1,26 @@
+"""What the documents show is what the programs do."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.error_messages import error_templates, unexplained
+from tests.readme_outputs import ARTIFACT, README, blocks, mask, run
+
+
+def test_every_error_message_is_explained() -> None:
+    """TROUBLESHOOTING.md quotes each with … for what varies; `python -m tests.error_messages` lists what it lacks."""
+    assert len(error_templates()) > 100
+    assert not unexplained()
+
+
+def test_list_of_models_is_shown_as_it_is(tmp_path: Path) -> None:
+    assert blocks(README.read_text(encoding="utf-8"))["export-model --list"] == run("export-model --list", tmp_path)
+
+
+@pytest.mark.parametrize("command", [f"crossrank {name} {ARTIFACT}" for name in ("info", "verify")])
+def test_output_is_shown_as_it_is(minilm_artifact: Path, tmp_path: Path, command: str) -> None:
+    """But for numbers, which are those of the machine."""
+    (tmp_path / ARTIFACT).symlink_to(minilm_artifact)
+    shown = blocks(README.read_text(encoding="utf-8"))[command]
+    assert mask(shown) == mask(run(command, tmp_path))
