@@ -7,7 +7,7 @@
 from importlib.metadata import version
 
 from ._activation import Activation, ActivationFunction
-from ._cross_encoder import CrossEncoder, RankedDocument
+from ._cross_encoder import CrossEncoder
 from ._errors import (
     ArtifactError,
     CheckpointError,
@@ -21,6 +21,7 @@ from ._errors import (
     UnsupportedModelError,
 )
 from ._info import ModelInfo
+from ._outputs import RankedDocument
 from ._parity import Parity
 
 __version__ = version("crossrank")

@@ -66,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", help="cpu, cuda or cuda:N (default: the best that runs here)")
         command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all this process may use)")
         command.add_argument("--max-length", type=int, metavar="N", help="most tokens of a pair")
+        command.add_argument(
+            "--relevant-label", type=int, metavar="N", help="of several labels the one that means relevant, from 0"
+        )
     info.add_argument("--json", action="store_true", help="print JSON")
 
     verify = commands.add_parser("verify", help="check an artifact's files and prove its graphs on this machine")
@@ -81,6 +84,7 @@ def _load(options: argparse.Namespace) -> CrossEncoder:
         device=options.device,
         threads=options.threads,
         max_length=options.max_length,
+        relevant_label=options.relevant_label,
     )
 
 

@@ -1,18 +1,20 @@
 """`CrossEncoder`: pairs of texts in, scores or a ranking out."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._activation import Activation, ActivationFunction, apply_activation, resolve_activation, softmax
-from ._errors import InputError, MissingDependencyError
+from ._errors import InputError
 from ._info import ModelInfo
 from ._inputs import PairInputs, either, one_query, split_pairs
 from ._locate import locate_model
 from ._open import open_model
+from ._outputs import RankedDocument, check_top_k, rank_scores, to_tensor
 from ._progress import Progress
 from ._runtime import ort
 from ._scoring import Scorer, check_max_length
@@ -20,14 +22,6 @@ from ._session import check_device, check_precision, parse_device
 from ._threads import resolve_threads
 
 Floats = NDArray[np.float32]
-
-
-class RankedDocument(TypedDict):
-    """One entry of a ranking: the document's index in the input, its score, and its text if asked for."""
-
-    corpus_id: int
-    score: float
-    text: NotRequired[str]
 
 
 class CrossEncoder:
@@ -45,6 +39,8 @@ class CrossEncoder:
         threads: CPU threads, or None for as many as this process may use.
         activation_fn: What turns logits into scores, or None for the model's own: a function
             float32 [pairs, labels] -> the same shape, a name such as "sigmoid", or a torch module.
+        relevant_label: Of a model with several labels the one that means "relevant", counted from 0; None for
+            what the artifact says, which knows it of registered models.
         cache_folder: Where exported models lie; by default ``$CROSSRANK_HOME``, else the user's cache.
         revision: Hub revision.
         local_files_only: Never ask the hub.
@@ -67,6 +63,7 @@ class CrossEncoder:
         device: str | None = None,
         threads: int | None = None,
         activation_fn: Activation | None = None,
+        relevant_label: int | None = None,
         cache_folder: str | Path | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
@@ -88,6 +85,8 @@ class CrossEncoder:
         )
         model = open_model(place, asked, precision, thread_count)
         self._folder, self._manifest, self._variant = model.folder, model.manifest, model.variant
+        if relevant_label is not None:
+            self._manifest = replace(self._manifest, head=self._manifest.head.with_relevant(relevant_label))
         head, inputs = self._manifest.head, self._manifest.inputs
         length, self._max_length_origin = inputs.max_length, inputs.max_length_origin
         if max_length is not None and check_max_length(max_length, model.tokenizer) < inputs.max_length:
@@ -149,18 +148,11 @@ class CrossEncoder:
                 labels and none means "relevant" (use `predict`).
         """
         self._require_relevance("rank")
-        if top_k is not None and (isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k < 0):
-            raise InputError(f"top_k={top_k!r}: how many to return, 0 or more, or None for all")
+        check_top_k(top_k)
         pairs = one_query(query, documents)
         activation = self._choose_activation(activation_fn, activation_fct, self._relevance_activation)
         scores = self._relevance(self._logits(pairs, batch_size, show_progress_bar), activation)
-        ranking: list[RankedDocument] = []
-        for i in np.argsort(-scores, kind="stable")[:top_k].tolist():
-            entry: RankedDocument = {"corpus_id": i, "score": float(scores[i])}
-            if return_documents:
-                entry["text"] = pairs.documents[i]
-            ranking.append(entry)
-        return ranking
+        return rank_scores(scores, top_k, pairs.documents if return_documents else None)
 
     @overload
     def predict(
@@ -237,7 +229,7 @@ class CrossEncoder:
             scores = softmax(scores)
         result = scores[0] if pairs.single else scores
         if convert_to_tensor:
-            return _to_tensor(result)
+            return to_tensor(result)
         return result if convert_to_numpy or pairs.single else list(result)
 
     def info(self) -> ModelInfo:
@@ -257,6 +249,7 @@ class CrossEncoder:
             threads=scorer.session.threads.count,
             threads_reason=scorer.session.threads.reason,
             labels=head.labels,
+            relevant_label=head.relevant_label,
             activation=self._activation_name,
             activation_origin=self._activation_origin,
             max_length=scorer.max_length,
@@ -282,16 +275,8 @@ class CrossEncoder:
         if head.labels != 1 and head.relevant_label is None:
             raise InputError(
                 f"{call}() needs a score per document, and {self._manifest.source.name} gives {head.labels} labels "
-                f"of which none is known to mean relevant: use predict()"
+                f"of which none is known to mean relevant: pass relevant_label= to CrossEncoder, or use predict()"
             )
 
     def _relevance(self, logits: Floats, activation: ActivationFunction) -> Floats:
         return apply_activation(activation, logits)[:, self._manifest.head.relevant_label or 0]
-
-
-def _to_tensor(values: Any) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependencyError("convert_to_tensor=True needs torch: pip install torch") from error
-    return torch.as_tensor(values)

@@ -26,6 +26,7 @@ class ModelInfo:
         threads: Intra-op threads.
         threads_reason: Why so many.
         labels: Logits per pair.
+        relevant_label: The one that means "relevant", None where that is not known or there is but one.
         activation: What turns logits into scores.
         activation_origin: Where that comes from.
         max_length: Most tokens of a pair.
@@ -47,6 +48,7 @@ class ModelInfo:
     threads: int
     threads_reason: str
     labels: int
+    relevant_label: int | None
     activation: str
     activation_origin: str
     max_length: int
@@ -55,6 +57,9 @@ class ModelInfo:
     parity: Parity | None
 
     def __str__(self) -> str:
+        head = f"{self.labels} label{'s'[: self.labels != 1]}, {self.activation} ({self.activation_origin})"
+        if self.relevant_label is not None:
+            head += f"; label {self.relevant_label} means relevant"
         rows = [
             ("model", self.source),
             ("folder", str(self.folder)),
@@ -62,7 +67,7 @@ class ModelInfo:
             ("runs on", f"{self.device}, {self.provider}, onnxruntime {self.onnxruntime}"),
             ("graph", f"{self.variant} {self.precision}, {self.file} ({self.exporter})"),
             ("threads", f"{self.threads} ({self.threads_reason})"),
-            ("head", f"{self.labels} label{'s'[: self.labels != 1]}, {self.activation} ({self.activation_origin})"),
+            ("head", head),
             ("max length", f"{self.max_length} tokens ({self.max_length_origin})"),
             ("tokenizer", self.tokenizer),
         ]

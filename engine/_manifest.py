@@ -7,11 +7,11 @@ its figures were taken on. Paths in a manifest stay inside the folder.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ._activation import ACTIVATIONS
-from ._errors import ArtifactError, join_problems
+from ._errors import ArtifactError, InputError, join_problems
 from ._fields import parse_dataclass, read_json_object
 from ._parity import BOUNDS, Parity
 
@@ -55,6 +55,16 @@ class Head:
     relevant_label: int | None
     activation: str
     activation_origin: str
+
+    def with_relevant(self, label: int) -> "Head":
+        """The same head with another label that means "relevant".
+
+        Raises:
+            InputError: If it has no such label.
+        """
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < self.labels:
+            raise InputError(f"relevant_label={label!r}: the model has the labels 0 to {self.labels - 1}")
+        return replace(self, relevant_label=label)
 
 
 @dataclass(frozen=True, slots=True)

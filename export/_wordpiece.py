@@ -2,13 +2,12 @@
 
 The result is the tokenizer that ``BertTokenizerFast.from_pretrained`` of transformers 4 makes of the same folder,
 with which such checkpoints were trained and published. Where transformers 5 differs: it cuts spaces off the ends of
-vocabulary lines, takes no added token of added_tokens.json as special, and gives MPNet other token types (which that
-model does not read). ``do_basic_tokenize`` and ``never_split`` are read by the slow tokenizers only.
+vocabulary lines and takes no added token of added_tokens.json as special. MPNet's token types are those of 5, all 0:
+the model reads none. ``do_basic_tokenize`` and ``never_split`` are read by the slow tokenizers only.
 """
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +41,12 @@ _MPNET = SpecialDefaults(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Family:
-    defaults: SpecialDefaults
-    separators: int  # between query and document
-
-
 # By model type, which begins the class's name; other classes read a vocab.txt in ways of their own.
 _FAMILIES = {
-    "bert": _Family(_BERT, 1),
-    "electra": _Family(_BERT, 1),
-    "distilbert": _Family(_BERT, 1),
-    "mpnet": _Family(_MPNET, 2),
+    "bert": (_BERT, processors.BertProcessing),
+    "electra": (_BERT, processors.BertProcessing),
+    "distilbert": (_BERT, processors.BertProcessing),
+    "mpnet": (_MPNET, processors.RobertaProcessing),  # two separators between query and document
 }
 
 
@@ -75,20 +68,15 @@ def build_wordpiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
             f"{folder}: vocab.txt of {kind} without a tokenizer.json; read are those of {', '.join(_FAMILIES)}; "
             f"transformers may convert it:\n  {conversion_command(folder)}"
         )
-    family = _FAMILIES[kind]
+    defaults, processor = _FAMILIES[kind]
     vocabulary = _read_vocabulary(folder / "vocab.txt")
-    tokens = read_special_tokens(folder, settings, family.defaults)
+    tokens = read_special_tokens(folder, settings, defaults)
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=tokens.named["unk_token"]))
     tokenizer.normalizer = _normalizer(folder, settings)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     special = add_special_tokens(tokenizer, tokens, folder, "vocab.txt")
-    cls, sep = special["cls_token"], special["sep_token"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=[f"{cls[0]}:0", "$A:0", f"{sep[0]}:0"],
-        pair=[f"{cls[0]}:0", "$A:0", *[f"{sep[0]}:0"] * family.separators, "$B:1", f"{sep[0]}:1"],
-        special_tokens=[cls, sep],
-    )
+    tokenizer.post_processor = processor(special["sep_token"], special["cls_token"])
     return tokenizer
 
 

@@ -7,6 +7,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -68,20 +69,15 @@ class _Reader:
                 yield from self.texts(value)
             case ast.Call(func=ast.Name(id="join_problems"), args=[subject, *_]):
                 yield from self.texts(subject)
-            case ast.Call(func=ast.Name(id=name)) if name in self.source.functions:
-                yield from self._at(self.source.functions[name], name).returned()
-            case ast.Name(id=name) if (self.scope, name) not in self.followed:
-                here = self._at(self.scope, name)
-                for value in here._assigned(name):
-                    yield from here.texts(value)
-                for scope, value in here._passed(name):
+            case ast.Call(func=ast.Name(id=name)) | ast.Name(id=name) if (self.scope, name) not in self.followed:
+                here = replace(self, followed=self.followed | {(self.scope, name)})
+                found = (
+                    _returned(self.source.functions.get(name))
+                    if isinstance(node, ast.Call)
+                    else chain(self._assigned(name), self._passed(name))
+                )
+                for scope, value in found:
                     yield from replace(here, scope=scope).texts(value)
-
-    def returned(self) -> Iterator[str]:
-        """The texts that this function gives."""
-        for node in ast.walk(self.scope):
-            if isinstance(node, ast.Return) and node.value is not None:
-                yield from self.texts(node.value)
 
     def messages(self) -> Iterator[str]:
         """The texts that are raised, warned of or collected here."""
@@ -94,22 +90,20 @@ class _Reader:
                 case ast.Assign(targets=[owner], value=message) | ast.AugAssign(target=owner, value=message):
                     yield from self.texts(message) if _collects(owner) else ()
                 case ast.FunctionDef(name=name) if name.endswith(_COLLECTED):
-                    yield from replace(self, scope=node).returned()
+                    for _, value in _returned(node):
+                        yield from self.texts(value)
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="parser"), attr="error"), args=[message]):
                     yield from self.texts(message)
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="logger"), attr="warning"), args=[message, *_]):
                     yield from (re.sub("%[a-z]", "…", text) for text in self.texts(message))
 
-    def _at(self, scope: ast.stmt, name: str) -> "_Reader":
-        return replace(self, scope=scope, followed=self.followed | {(self.scope, name)})
-
-    def _assigned(self, name: str) -> Iterator[ast.expr]:
+    def _assigned(self, name: str) -> Iterator[tuple[ast.stmt, ast.expr]]:
         """What a variable gets here; where several get theirs at once, what any of them gets."""
         for node in ast.walk(self.scope):
             if isinstance(node, ast.Assign):
                 targets = (leaf for target in node.targets for leaf in ast.walk(target))
                 if any(isinstance(leaf, ast.Name) and leaf.id == name for leaf in targets):
-                    yield node.value
+                    yield self.scope, node.value
 
     def _passed(self, name: str) -> Iterator[tuple[ast.stmt, ast.expr]]:
         """What a parameter of this function gets, and where."""
@@ -120,6 +114,15 @@ class _Reader:
             for scope, call in self.source.calls.get(self.scope.name, []):
                 yield from ((scope, value) for value in call.args[parameters.index(name) :][:1])
                 yield from ((scope, keyword.value) for keyword in call.keywords if keyword.arg == name)
+
+
+def _returned(function: ast.FunctionDef | None) -> Iterator[tuple[ast.stmt, ast.expr]]:
+    """What a function gives, and where."""
+    if function is None:
+        return
+    for node in ast.walk(function):
+        if isinstance(node, ast.Return) and node.value is not None:
+            yield function, node.value
 
 
 def _template(values: list[ast.expr]) -> str:

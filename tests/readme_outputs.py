@@ -31,8 +31,9 @@ def run(command: str, folder: Path) -> str:
 
 
 def mask(text: str) -> str:
-    """A text without what differs from machine to machine: numbers, spaces, and the folder it ran in."""
-    text = re.sub(r"(folder\s+)\S+", r"\1…", text)
+    """A text without what differs from machine to machine: numbers, spaces, the folder, threads, the processor."""
+    text = re.sub(r"^((folder|threads) ).*$", r"\1…", text, flags=re.MULTILINE)
+    text = re.sub(r"(logits [\d.]+\), onnxruntime [\d.]+), .*$", r"\1, …", text, flags=re.MULTILINE)
     return re.sub(r"[\s-]+", " ", re.sub(r"[\d.]+(e-?\d+)?", "#", text))
 
 

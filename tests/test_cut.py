@@ -2,6 +2,7 @@
 
 import json
 import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,16 @@ def _xlm_roberta(scheme: str = "always") -> Tokenizer:
     )
 
 
+def _charsmap() -> normalizers.Normalizer:
+    """A Precompiled that maps nothing: a trie of 256 empty units, and no strings."""
+    return normalizers.Precompiled(struct.pack("<I", 1024) + bytes(1025))
+
+
+def _xlm_roberta_of_transformers_4() -> Tokenizer:
+    steps = [_charsmap(), normalizers.Strip(left=False), normalizers.Replace(Regex(" {2,}"), "▁")]
+    return _unigram(normalizers.Sequence(steps), pre_tokenizers.Metaspace(prepend_scheme="always"))
+
+
 def _deberta() -> Tokenizer:
     """Strips both ends, and looks for an added token in normalized text: before it, a space counts."""
     steps = [normalizers.Strip(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), "▁")]
@@ -107,6 +118,7 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     "as ModernBERT": _modernbert,
     "as XLM-R": _xlm_roberta,
     "as XLM-R, nothing before words": lambda: _xlm_roberta("never"),
+    "as XLM-R of transformers 4": _xlm_roberta_of_transformers_4,
     "as DeBERTa": _deberta,
     "as ALBERT": _albert,
 }
@@ -213,6 +225,7 @@ def test_a_text_whose_places_the_normalizer_refuses_is_one_part() -> None:
         lambda: _unigram(normalizers.Replace(Regex("[a-z] "), ""), pre_tokenizers.WhitespaceSplit()),
         lambda: _unigram(normalizers.Replace("b", " "), pre_tokenizers.WhitespaceSplit()),
         lambda: _unigram(normalizers.Replace("a b", "ab"), pre_tokenizers.WhitespaceSplit()),
+        lambda: _unigram(normalizers.Sequence([normalizers.NFKC(), _charsmap()]), pre_tokenizers.WhitespaceSplit()),
         lambda: _unigram(None, pre_tokenizers.Split(Regex("x"), "removed")),
         lambda: _unigram(None, pre_tokenizers.ByteLevel(use_regex=False)),
         lambda: _unigram(normalizers.Strip(), pre_tokenizers.ByteLevel(add_prefix_space=False)),
@@ -229,6 +242,7 @@ def test_a_text_whose_places_the_normalizer_refuses_is_one_part() -> None:
         "another pattern",
         "replaced by a space",
         "a space replaced",
+        "clusters that were changed",
         "another splitter",
         "bytes without splitting",
         "stripped spaces that words begin with",

@@ -208,3 +208,18 @@ def test_order_is_restored_across_windows(tiny: CrossEncoder) -> None:
 def test_a_query_that_is_no_string_is_refused(tiny: CrossEncoder, query: Any) -> None:
     with pytest.raises(InputError, match=f"query 0 is {type(query).__name__}, not str"):
         tiny.rank(query, DOCUMENTS)
+
+
+@pytest.mark.parametrize("relevant", [0, 1])
+def test_caller_may_say_which_label_means_relevant(folders: dict[int, Path], relevant: int) -> None:
+    model = CrossEncoder(folders[2], device="cpu", relevant_label=relevant)
+    logits = torch.from_numpy(model.predict([(QUERY, document) for document in DOCUMENTS]))
+    expected = torch.softmax(logits, dim=1)[:, relevant].numpy()
+    np.testing.assert_allclose(model.score(QUERY, DOCUMENTS), expected, atol=ATOL)
+    assert f"label {relevant} means relevant" in str(model.info())
+
+
+@pytest.mark.parametrize("label", [-1, 2, True, "1"])
+def test_label_that_the_model_does_not_have_is_refused(folders: dict[int, Path], label: Any) -> None:
+    with pytest.raises(InputError, match=r"relevant_label=.*: the model has the labels 0 to 1"):
+        CrossEncoder(folders[2], device="cpu", relevant_label=label)

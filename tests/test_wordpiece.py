@@ -1,7 +1,7 @@
 """Tokenizers built from vocab.txt equal transformers' BertTokenizerFast on the same folder, in ids and token types.
 
 The reference is the transformers of the test environment (5.x). By hand the same was compared with transformers 4.57,
-which the module follows where the two differ: tokens with spaces at their ends, added_tokens.json, MPNet's token types.
+which the module follows where the two differ: tokens with spaces at their ends, special tokens of added_tokens.json.
 Equality is exact: ids and token types are integers.
 """
 
@@ -170,6 +170,15 @@ def test_special_tokens_may_have_other_names(tmp_path: Path) -> None:
         folder = write_folder(tmp_path / str(i), renamed, **files)
         ours = build_wordpiece(folder, files.get("settings", {}))
         assert_equal(ours, BertTokenizerFast.from_pretrained(folder), texts)
+
+
+@pytest.mark.parametrize("name", ["a:b", "$A", "$", "x y", "é"])
+def test_a_special_token_may_have_any_name(tmp_path: Path, name: str) -> None:
+    settings = BERT_TOKENS | {"sep_token": name}
+    folder = write_folder(tmp_path, [name if token == "[SEP]" else token for token in VOCABULARY], settings=settings)
+    encoding = build_wordpiece(folder, settings).encode("fox", "a")
+    assert encoding.tokens == ["[CLS]", "fox", name, "a", name]
+    assert encoding.type_ids == [0, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", "ElectraTokenizer"])
