@@ -62,7 +62,12 @@ def check_runtime(distributions: Iterable[str], *, importable: bool) -> None:
         raise MissingDependencyError(f"crossrank needs one onnxruntime: {INSTALL_HINT}")
 
 
-check_runtime(installed_runtimes(), importable=util.find_spec("onnxruntime") is not None)
+def _is_importable() -> bool:
+    spec = util.find_spec("onnxruntime")
+    return spec is not None and spec.origin is not None  # else the empty folder that uninstalling can leave behind
+
+
+check_runtime(installed_runtimes(), importable=_is_importable())
 
 
 def _import_onnxruntime() -> ModuleType:

@@ -95,7 +95,7 @@ def choose_variant(variants: Sequence[Variant], device: Device, precision: str) 
     have = ", ".join(variant.name for variant in variants)
     raise ArtifactError(
         f"no graph for device {device} with precision {precision!r}: the artifact holds {have}; "
-        f"export it again with export-model --force and the --variants and --precision that you need"
+        f"make it with export-model and its --variants and --precision"
     )
 
 
@@ -174,6 +174,7 @@ class Session:
             kind = ArtifactError if on_cpu else DeviceError
             raise kind(
                 f"{self.path}: onnxruntime {ort.__version__} cannot load it on {self.device}: {error}"
+                + ("" if on_cpu else "; check the driver and CUDA libraries first (nvidia-smi)")
             ) from error
         if session.get_providers()[0] != provider:
             raise DeviceError(
