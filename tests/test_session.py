@@ -118,7 +118,7 @@ def test_a_precision_that_the_artifact_lacks_names_what_it_holds_and_the_command
     message = str(caught.value)
     assert f"no graph for device cpu with precision '{precision}'" in message
     assert "the artifact holds cpu fp32" in message
-    assert "export-model --force" in message
+    assert "make it with export-model and its --variants and --precision" in message
 
 
 def test_precision_chooses_the_graph_that_runs(minilm_artifact: Path) -> None:
