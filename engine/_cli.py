@@ -1,10 +1,12 @@
 """``crossrank rank|info|verify``: parse, call the library, print."""
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 from ._cross_encoder import CrossEncoder
@@ -27,6 +29,13 @@ def read_documents(text: str) -> list[str]:
     Raises:
         InputError: If a line of JSONL is neither; the message gives its number.
     """
+    if text.lstrip().startswith("["):
+        try:
+            whole = json.loads(text)
+        except ValueError:
+            whole = None  # plain text that happens to begin with a bracket
+        if isinstance(whole, list) and all(isinstance(item, str | dict) for item in whole):
+            raise InputError("the documents are one JSON list; JSONL is needed, a document a line: jq -c '.[]' FILE")
     # Not splitlines: it would also cut at characters that JSON may hold, such as U+2028.
     lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines or lines[0][1].lstrip()[0] not in '{"':
@@ -48,21 +57,31 @@ def read_documents(text: str) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crossrank", description="Score and rank documents with a cross-encoder.")
+    parser.add_argument("--version", action="version", version=f"crossrank {metadata.version('crossrank')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     model_help = "an artifact, checkpoint or ONNX folder, an ONNX file, a registered name or a hub id"
 
     rank = commands.add_parser("rank", help="rank documents for a query")
     rank.add_argument("model", metavar="MODEL", help=model_help)
-    rank.add_argument("query", metavar="QUERY")
+    rank.add_argument("query", metavar="QUERY", help="the query")
     rank.add_argument(
-        "file", nargs="?", default="-", metavar="FILE", help="a document a line, or JSONL; - is standard input"
+        "file",
+        nargs="?",
+        default="-",
+        metavar="FILE",
+        help="a document a line, or JSONL; empty lines do not count; - is standard input",
     )
-    rank.add_argument("--top-k", type=int, metavar="N", help="print the best N only")
+    rank.add_argument("--top-k", type=int, metavar="N", help="print the best N only (default: all)")
     rank.add_argument("--json", action="store_true", help="print JSONL: corpus_id, score, text")
     info = commands.add_parser("info", help="show what a model is and runs on")
     info.add_argument("model", metavar="MODEL", help=model_help)
     for command in (rank, info):
-        command.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS])
+        command.add_argument(
+            "--precision",
+            default="auto",
+            choices=["auto", *PRECISIONS],
+            help="the graph's numbers (default: auto, fp32 on a CPU, fp16 on CUDA)",
+        )
         command.add_argument("--device", help="cpu, cuda or cuda:N (default: the best that runs here)")
         command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all this process may use)")
         command.add_argument("--max-length", type=int, metavar="N", help="most tokens of a pair")
@@ -89,13 +108,15 @@ def _load(options: argparse.Namespace) -> CrossEncoder:
 
 
 def _rank(options: argparse.Namespace) -> None:
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()  # a daemon may have closed it
+    if options.file == "-" and on_terminal and sys.stdin.isatty():
+        print("documents from standard input, a line each; end with Ctrl-D", file=sys.stderr)
     try:
         raw = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
         documents = read_documents(raw.decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{options.file}: documents cannot be read: {error}") from error
     model = _load(options)
-    on_terminal = sys.stderr is not None and sys.stderr.isatty()  # a daemon may have closed it
     ranking = model.rank(
         options.query, documents, top_k=options.top_k, return_documents=True, show_progress_bar=on_terminal
     )
@@ -131,6 +152,9 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def run_command(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None) -> int:
     """Run a command line; errors of ours become one message and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal or a pipe may know fewer letters than UTF-8
     try:
         return command(arguments)
     except CrossrankError as error:

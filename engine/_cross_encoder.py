@@ -275,7 +275,8 @@ class CrossEncoder:
         if head.labels != 1 and head.relevant_label is None:
             raise InputError(
                 f"{call}() needs a score per document, and {self._manifest.source.name} gives {head.labels} labels "
-                f"of which none is known to mean relevant: pass relevant_label= to CrossEncoder, or use predict()"
+                f"of which none is known to mean relevant: pass relevant_label= to CrossEncoder (--relevant-label), "
+                f"or use predict()"
             )
 
     def _relevance(self, logits: Floats, activation: ActivationFunction) -> Floats:

@@ -101,6 +101,8 @@ def find_cuts(tokenizer: Tokenizer) -> Cuts | None:
     contents = [token.content for token in added]
     if normalize is not None:
         contents += [normalize(content) for content in contents]
+    if not all(contents):  # one that the normalizer leaves nothing of is found everywhere
+        return None
     if type(tokenizer.model).__name__ not in _WORD_MODELS or any(token.single_word for token in added):
         return None
     kinds = [step["type"] for step in normalizers], [step["type"] for step in splitters]

@@ -16,6 +16,7 @@ from ._model_folder import (
     count_labels,
     describe_head,
     describe_inputs,
+    gives_token_types,
     has_weights,
     read_model_folder,
     transformer_folder,
@@ -49,7 +50,9 @@ def settings_folder(file: Path) -> Path:
     folders = (file.parent, file.parent.parent)
     for folder in folders:
         if any((folder / name).is_file() for name in ("config.json", "modules.json")):
-            return folder
+            # A modules.json above it may have put it there, with settings of its own beside it.
+            above = [place for place in folder.parents[:3] if (place / "modules.json").is_file()]
+            return next((place for place in above if transformer_folder(place) == folder), folder)
     raise ModelNotFoundError(f"{file}: no config.json beside it in {folders[0]}, nor in {folders[1]}")
 
 
@@ -115,7 +118,9 @@ class ForeignModel:
         return Manifest(
             source=Source(self.source.root.name, None, str(self.source.config.get("model_type", "unknown")), ""),
             head=describe_head(self.source, labels, None),
-            inputs=replace(self.inputs, token_types="token_type_ids" in session.input_names),
+            inputs=replace(
+                self.inputs, token_types=self.inputs.token_types and "token_type_ids" in session.input_names
+            ),
             variants=self.variants,
             files={},
             crossrank="",
@@ -153,8 +158,9 @@ def read_foreign(folder: Path, file: Path | None) -> ForeignModel:
     if labels is not None and labels < 1:
         problems.append("config.json: num_labels or id2label gives no number of labels")
     tokenizer = attempt(lambda: _read_tokenizer(source.folder), problems)
+    types = gives_token_types(source.tokenizer)
     inputs = (
-        None if tokenizer is None else attempt(lambda: describe_inputs(source, tokenizer, token_types=False), problems)
+        None if tokenizer is None else attempt(lambda: describe_inputs(source, tokenizer, token_types=types), problems)
     )
     if tokenizer is not None and isinstance(vocabulary, int) and tokenizer.vocabulary_size > vocabulary:
         problems.append(f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model {vocabulary}")

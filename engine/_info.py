@@ -60,6 +60,8 @@ class ModelInfo:
         head = f"{self.labels} label{'s'[: self.labels != 1]}, {self.activation} ({self.activation_origin})"
         if self.relevant_label is not None:
             head += f"; label {self.relevant_label} means relevant"
+        if self.relevant_label is not None and self.labels > 1 and self.activation_origin != "as asked":
+            head += ", by Softmax in score and rank"
         rows = [
             ("model", self.source),
             ("folder", str(self.folder)),

@@ -1,6 +1,6 @@
 """What callers pass to `CrossEncoder`, brought into one form. Bad input is named, with its index."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +31,18 @@ def one_query(query: str, documents: Iterable[str]) -> PairInputs:
     """One query with each of its documents.
 
     Raises:
-        InputError: If one string was passed for a list of strings.
+        InputError: If one string, a mapping or a set was passed for a list of strings.
     """
     if isinstance(documents, str | bytes):
         raise InputError(f"documents is one {type(documents).__name__}; pass a list: [{documents!r:.60}]")
-    if not hasattr(documents, "__iter__"):
-        raise InputError(f"documents is {documents!r:.60}: a list of strings is needed")
-    texts = documents if isinstance(documents, list | tuple) else list(documents)
+    if isinstance(documents, Mapping | Set):
+        raise InputError(
+            f"documents is a {type(documents).__name__}; results count documents in their order: pass a list"
+        )
+    try:
+        texts = documents if isinstance(documents, list | tuple) else list(documents)
+    except TypeError as error:
+        raise InputError(f"documents is {documents!r:.60}: a list of strings is needed") from error
     return PairInputs([query], texts, np.zeros(len(texts), np.intp), single=False)
 
 

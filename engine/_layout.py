@@ -96,7 +96,8 @@ def choose_layout(declared: Iterable[Declared], inputs: Inputs) -> Layout:
     nodes = {node.name: node for node in declared}
 
     def padded_types(batch: PackedPairs) -> NDArray[np.int32]:
-        return padded_ids(batch.types, batch.lengths, 0)
+        # Where the tokenizer's segments do not reach the model, a graph that wants some gets zeros, as in transformers.
+        return padded_ids(batch.types * inputs.token_types, batch.lengths, 0)
 
     def padded(batch: PackedPairs) -> NDArray[np.int32]:
         return padded_ids(batch.ids, batch.lengths, inputs.pad_id)

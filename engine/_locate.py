@@ -41,8 +41,10 @@ def locate_model(
         ModelError: If it must be exported and cannot be.
         MissingDependencyError: If no exporter is installed.
     """
-    if not str(name_or_folder):
-        raise InputError("the model's name is empty: an artifact folder, a checkpoint folder or a hub name is needed")
+    if not isinstance(name_or_folder, str | Path) or not str(name_or_folder):
+        raise InputError(
+            f"the model's name is {name_or_folder!r:.60}: an artifact, a checkpoint folder or a hub name is needed"
+        )
     place = Path(name_or_folder)
     if place.is_dir() and ((place / MANIFEST_NAME).exists() or is_foreign(place)):
         return place

@@ -62,9 +62,9 @@ class Head:
         Raises:
             InputError: If it has no such label.
         """
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < self.labels:
+        if isinstance(label, bool) or not hasattr(label, "__index__") or not 0 <= label < self.labels:
             raise InputError(f"relevant_label={label!r}: the model has the labels 0 to {self.labels - 1}")
-        return replace(self, relevant_label=label)
+        return replace(self, relevant_label=int(label))
 
 
 @dataclass(frozen=True, slots=True)

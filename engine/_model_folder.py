@@ -14,8 +14,13 @@ from ._tokenize import PairTokenizer
 
 # The files that hold weights, alone or listed by an index, in the order in which they are taken.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# Tokenizer classes whose transformers wrapper gives no token_type_ids unless the configuration asks for them.
+_WITHOUT_TYPES = ("Roberta", "XLMRoberta", "Camembert", "DistilBert")
 # transformers' model types that count positions from their padding id plus one.
-_COUNT_FROM_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"})
+_COUNT_FROM_PADDING = frozenset(
+    """roberta xlm-roberta xlm-roberta-xl camembert mpnet roberta-prelayernorm data2vec-text ibert longformer luke lilt
+    markuplm xmod""".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +146,9 @@ def _refused_settings(model: ModelFolder, *, has_modules: bool) -> list[str]:
 
 def count_labels(config: Mapping[str, Any]) -> int | None:
     """The labels that a config.json speaks of, or None if it does not; what is no count gives 0."""
-    if isinstance(config.get("id2label"), Mapping):
-        return len(config["id2label"])
+    names = config.get("id2label")
+    if names is not None:
+        return len(names) if isinstance(names, Mapping) else 0
     labels = config.get("num_labels")
     return labels if labels is None or (isinstance(labels, int) and not isinstance(labels, bool)) else 0
 
@@ -173,6 +179,15 @@ def describe_padding(config: Mapping[str, Any]) -> tuple[int, int]:
     return pad_id, pad_id + 1 if from_padding else 0
 
 
+def gives_token_types(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether transformers gives the model the segments of a tokenizer with this tokenizer_config.json, or zeros."""
+    names = tokenizer.get("model_input_names")
+    if isinstance(names, list):
+        return "token_type_ids" in names
+    kind = str(tokenizer.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
+    return kind not in _WITHOUT_TYPES
+
+
 def describe_inputs(
     model: ModelFolder, tokenizer: PairTokenizer, *, token_types: bool, max_length: int | None = None
 ) -> Inputs:
@@ -187,10 +202,15 @@ def describe_inputs(
     Raises:
         InputError: If ``max_length`` leaves no room for text.
         CheckpointError: If the model's own limit leaves none, or its padding id is none.
+        UnsupportedModelError: If the tokenizer truncates on the left.
     """
+    if "truncation_side" not in model.tokenizer and tokenizer.truncation_side != "right":
+        raise UnsupportedModelError(f"tokenizer.json: truncation direction {tokenizer.truncation_side!r}; only right")
     pad_id, offset = describe_padding(model.config)
     # As in sentence-transformers, a length beside modules.json takes the place of the tokenizer's.
-    own, stated = model.transformer.get("max_seq_length"), model.tokenizer.get("model_max_length")
+    beside_modules = (model.root / "modules.json").exists()
+    own = model.transformer.get("max_seq_length") if beside_modules else None
+    stated = model.tokenizer.get("model_max_length")
     limits = [
         (_whole(model.config.get("max_position_embeddings"), less=offset), "the model's positions"),
         (None if max_length is None else check_max_length(max_length, tokenizer), "as asked at export"),
@@ -208,7 +228,7 @@ def describe_inputs(
 
 
 def _whole(value: Any, *, less: int = 0) -> int | None:
-    """A limit as JSON has it, perhaps 1e30 for none, as an int; None if it is no number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    """A limit as JSON has it as an int; None if it is no number, or one such as 1e30 that stands for none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value >= 1e9:
         return None
-    return int(min(value, 2**31)) - less
+    return int(max(-1, value)) - less

@@ -37,7 +37,7 @@ def plan_batches(
     """
     if max_tokens < 1:
         raise InputError(f"max_tokens={max_tokens}: at least 1")
-    if max_pairs is not None and (not isinstance(max_pairs, int) or max_pairs < 1):
+    if max_pairs is not None and (isinstance(max_pairs, bool) or not hasattr(max_pairs, "__index__") or max_pairs < 1):
         raise InputError(f"batch_size={max_pairs!r}: an integer of at least 1, or None for the planner's own batches")
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     descending = lengths[order].astype(np.int64)

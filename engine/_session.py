@@ -94,8 +94,8 @@ def choose_variant(variants: Sequence[Variant], device: Device, precision: str) 
                     return variant
     have = ", ".join(variant.name for variant in variants)
     raise ArtifactError(
-        f"no graph for device {device} with precision {precision!r}: the artifact holds {have}; "
-        f"make it with export-model and its --variants and --precision"
+        f"no graph for device {device} with precision {precision!r}: there is {have}; "
+        f"make it with export-model and its --variants and --precision, or name the ONNX file itself"
     )
 
 

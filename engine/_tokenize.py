@@ -48,6 +48,8 @@ def read_template(tokenizer: Tokenizer) -> PairTemplate:
     bounds = [0, texts[0], texts[a - 1] + 1, texts[a], texts[-1] + 1, len(special)]
     if texts[a - 1] - texts[0] != a - 1 or texts[-1] - texts[a] != b - 1:
         raise CheckpointError(f"tokenizer.json puts special tokens inside a text: {pair.tokens}")
+    if bounds[0] == bounds[1]:
+        raise CheckpointError("tokenizer.json puts no special token before a pair, whose place a cross-encoder reads")
     parts = [slice(bounds[i], bounds[i + 1]) for i in (0, 2, 4)]
     ids, types = pair.ids, pair.type_ids
     return PairTemplate(
@@ -84,6 +86,8 @@ class PairTokenizer:
 
     def __init__(self, source: Path | Tokenizer) -> None:
         self._tokenizer = source if isinstance(source, Tokenizer) else _read_tokenizer(source)
+        # The side that a tokenizer.json truncates, "right" without a word of it; see `describe_inputs`.
+        self.truncation_side: str = str((self._tokenizer.truncation or {}).get("direction", "right")).lower()
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.template = read_template(self._tokenizer)

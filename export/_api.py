@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from crossrank._errors import MissingDependencyError
+from crossrank._errors import InputError, MissingDependencyError
 from crossrank._manifest import MANIFEST_NAME, Manifest, read_manifest
 
-from ._cache import CheckpointSource, cache_root, describe_source, fingerprint
+from ._cache import CheckpointSource, cache_root, check_folder, describe_source, fingerprint
 from ._report import Report, terminal_report
 from ._targets import Target, choose_targets
 
@@ -34,7 +34,7 @@ def export_model(
         name_or_folder: A checkpoint folder, a registered name, or a hub id.
         output: The artifact folder to write; by default one in the cache, where `CrossEncoder` finds it.
         exporter: "native", "optimum" for architectures that it does not know (needs ``crossrank[optimum]`` and makes
-            portable fp32 only), or "auto" for the first that can.
+            portable fp32 only), or "auto" for the native one where it knows the architecture.
         variants: Of "cpu", "cuda" and "portable"; by default all.
         precisions: Of "fp32", "fp16" and "int8"; by default cpu fp32 and int8, cuda fp16, portable fp32.
         max_length: Most tokens of a pair, below the model's own limit.
@@ -56,6 +56,8 @@ def export_model(
     """
     choose_targets(variants, precisions, exporter)  # what can be refused is refused before anything is read
     source = describe_source(str(name_or_folder), revision)
+    if source.folder is not None:
+        check_folder(source.folder, revision)
     in_cache = output is None
     target = _cached(source, cache_folder) if output is None else Path(os.path.realpath(output))
     try:
@@ -68,7 +70,7 @@ def export_model(
     with locked(target, report):
         present = None if force else _present(target, fingerprint(source, max_length), exporter)
         keep = set() if present is None else _targets_of(present)
-        if present is not None and keep >= set(choose_targets(variants, precisions, present.exporter)):
+        if present is not None and keep >= _wanted(variants, precisions, present.exporter, exporter):
             return target
         # The cache is ours to complete: what it holds of this model is made again with what is asked for.
         check_replaceable(target, force=force or (in_cache and present is not None))
@@ -126,6 +128,16 @@ def _present(target: Path, wanted: str, exporter: str) -> Manifest | None:
         return None
     manifest = read_manifest(target)
     return manifest if manifest.source.fingerprint == wanted and exporter in ("auto", manifest.exporter) else None
+
+
+def _wanted(variants: Sequence[str] | None, precisions: Sequence[str] | None, present: str, asked: str) -> set[Target]:
+    """The graphs asked for, of the exporter of the artifact that is there if it can make them."""
+    try:
+        return set(choose_targets(variants, precisions, present))
+    except InputError:
+        if asked != "auto":
+            raise
+        return set(choose_targets(variants, precisions))
 
 
 def _targets_of(manifest: Manifest) -> set[Target]:

@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossrank._errors import MissingDependencyError, ModelNotFoundError
+from crossrank._errors import InputError, MissingDependencyError, ModelError, ModelNotFoundError
 from crossrank._manifest import MANIFEST_NAME
+from crossrank._model_folder import has_weights, transformer_folder
 from crossrank.models import RegisteredModel, find_model, nearest_names
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -50,6 +51,8 @@ def describe_source(name_or_folder: str, revision: str | None) -> CheckpointSour
         ModelNotFoundError: If it is no folder, no registered name and no hub id.
     """
     folder = Path(name_or_folder)
+    if folder.is_file():
+        raise ModelNotFoundError(f"{name_or_folder} is a file; pass the folder that holds it")
     if name_or_folder and folder.is_dir():
         return CheckpointSource(folder.resolve().name, folder, None, None, _folder_key(folder))
     registered = find_model(name_or_folder)
@@ -65,21 +68,38 @@ def describe_source(name_or_folder: str, revision: str | None) -> CheckpointSour
     return CheckpointSource(name, None, revision, registered, key)
 
 
+def check_folder(folder: Path, revision: str | None) -> None:
+    """Refuse what is no checkpoint at first sight, before packages are imported to read it.
+
+    Raises:
+        ModelNotFoundError: If the folder is an artifact, or holds no model.
+        InputError: If a revision of a folder is asked for.
+    """
+    if (folder / MANIFEST_NAME).exists() and not has_weights(folder):
+        raise ModelNotFoundError(
+            f"{folder} is an exported artifact and no checkpoint: CrossEncoder and crossrank take it as it is"
+        )
+    if not any((folder / name).exists() for name in ("config.json", "modules.json")):
+        raise ModelNotFoundError(f"{folder} holds no model: it has no config.json")
+    if revision is not None:
+        raise InputError(f"revision={revision!r}: {folder} is a folder, which has no revisions")
+
+
 def fingerprint(source: CheckpointSource, max_length: int | None) -> str:
     """What tells an export of this checkpoint with this length limit from any other."""
-    return f"{source.cache_key}, {f'at most {max_length} tokens' if max_length else 'full length'}"
+    return f"{source.cache_key}, {f'at most {max_length} tokens' if max_length is not None else 'full length'}"
 
 
 def _folder_key(folder: Path) -> str:
     """Name, and a hash of place, sizes and times, so that changed files are exported anew."""
     resolved = folder.resolve()
-    # Also one level down, where modules.json may put the transformer; an artifact there is no part of it.
-    below = [place for place in resolved.iterdir() if place.is_dir() and not (place / MANIFEST_NAME).exists()]
-    files = sorted(
-        path for place in [resolved, *below] for path in place.iterdir() if path.suffix in _SUFFIXES and path.is_file()
-    )
+    try:
+        places = {resolved, transformer_folder(resolved)}
+    except ModelError:  # which reading it will say
+        places = {resolved}
+    files = sorted(path for place in places for path in place.iterdir() if path.suffix in _SUFFIXES and path.is_file())
     facts = [str(resolved), *(f"{p.relative_to(resolved)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)]
-    return f"local--{resolved.name}--{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:16]}"
+    return f"local--{resolved.name}--{hashlib.sha256(os.fsencode(chr(10).join(facts))).hexdigest()[:16]}"
 
 
 def fetch_checkpoint(

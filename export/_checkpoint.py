@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from crossrank._errors import CheckpointError, attempt, join_problems
 from crossrank._manifest import Head, Inputs
-from crossrank._model_folder import ModelFolder, describe_head, describe_inputs, read_model_folder
+from crossrank._model_folder import ModelFolder, describe_head, describe_inputs, gives_token_types, read_model_folder
 from crossrank._tokenize import PairTokenizer
 
 from ._byte_level import build_byte_level
@@ -15,9 +14,6 @@ from ._config import EncoderConfig, read_config
 from ._tensors import open_tensors
 from ._weights import EncoderWeights, read_weights
 from ._wordpiece import build_wordpiece, missing_tokenizer_message
-
-# Tokenizer classes whose transformers wrapper gives no token_type_ids unless the configuration asks for them.
-_WITHOUT_TYPES = ("Roberta", "XLMRoberta", "Camembert", "DistilBert")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ def read_checkpoint(
     if problems or tokenizer is None or completed is None or config is None or weights is None:
         raise CheckpointError(join_problems(str(folder), problems))
     described = replace(source, config=completed | {"max_position_embeddings": config.positions})
-    types = _gives_token_types(source.tokenizer, config)
+    types = config.token_types > 1 and gives_token_types(source.tokenizer)
     return Checkpoint(
         replace(source, config=completed),
         config,
@@ -97,13 +93,3 @@ def read_tokenizer(source: ModelFolder) -> PairTokenizer:
     if (source.folder / "vocab.json").exists() and (source.folder / "merges.txt").exists():
         return PairTokenizer(build_byte_level(source.folder, source.tokenizer))
     raise CheckpointError(missing_tokenizer_message(source.folder))
-
-
-def _gives_token_types(settings: dict[str, Any], config: EncoderConfig) -> bool:
-    if config.token_types < 2:
-        return False
-    names = settings.get("model_input_names")
-    if isinstance(names, list):
-        return "token_type_ids" in names
-    kind = str(settings.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
-    return kind not in _WITHOUT_TYPES

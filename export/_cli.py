@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib import metadata
 
 from crossrank._cli import comma_list, run_command
 from crossrank._errors import InputError
@@ -22,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Turn a published cross-encoder into a proven ONNX artifact folder.",
         epilog="Without -o the artifact goes to the cache, where CrossEncoder(NAME) and crossrank rank find it.",
     )
+    parser.add_argument("--version", action="version", version=f"crossrank {metadata.version('crossrank')}")
     parser.add_argument(
         "model", nargs="?", metavar="NAME-OR-FOLDER", help="a registered name, a hub id or a checkpoint folder"
     )

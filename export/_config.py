@@ -94,7 +94,7 @@ def _refuse_unsupported(config: Mapping[str, Any], architecture: Any) -> None:
     problems = []
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         problems.append(f"model_type is {architecture!r}; supported are {', '.join(ARCHITECTURES)}")
-    activation = config.get("hidden_act", config.get("activation", "gelu"))
+    activation = config.get("activation" if architecture == "distilbert" else "hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         problems.append(f"the activation is {activation!r}; supported are {', '.join(ACTIVATIONS)}")
     positions = config.get("position_embedding_type") or "absolute"

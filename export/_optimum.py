@@ -7,6 +7,7 @@ here runs anywhere. Code that comes with a checkpoint is never run.
 
 import logging
 import shutil
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -28,7 +29,7 @@ from crossrank._errors import (
     attempt,
     join_problems,
 )
-from crossrank._model_folder import ModelFolder, describe_head, describe_inputs, read_model_folder
+from crossrank._model_folder import ModelFolder, describe_head, describe_inputs, gives_token_types, read_model_folder
 from crossrank.models import RegisteredModel
 
 from ._blueprint import Blueprint
@@ -43,6 +44,8 @@ INSTALL_OPTIMUM = (
     "an artifact that is exported there runs anywhere"
 )
 _TASK = "text-classification"
+# What `_quiet` changes belongs to the whole process: one thread at a time.
+_QUIET = threading.RLock()
 
 
 def optimum_version() -> str | None:
@@ -69,6 +72,10 @@ def read_optimum(folder: Path, registered: RegisteredModel | None, *, max_length
     """
     if optimum_version() is None:
         raise MissingDependencyError(f"the optimum exporter is not installed: {INSTALL_OPTIMUM}")
+    if registered is not None and registered.bare_projection:
+        raise UnsupportedModelError(
+            f"{registered.id} has a head that no class of transformers has, its last layer alone: --exporter native"
+        )
     source = read_model_folder(folder)
     problems: list[str] = []
     tokenizer = attempt(lambda: read_tokenizer(source), problems)
@@ -85,7 +92,7 @@ def read_optimum(folder: Path, registered: RegisteredModel | None, *, max_length
     inputs = describe_inputs(
         replace(source, config=completed | defaults),
         tokenizer,
-        token_types="token_type_ids" in names,
+        token_types="token_type_ids" in names and gives_token_types(source.tokenizer),
         max_length=max_length,
     )
     relevant = registered.relevant_label if registered else None
@@ -187,11 +194,12 @@ def _translated(kind: type[ModelError], what: str, passing: type[Exception] = Me
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what these packages print, warn and log off the terminal: standard output is for results."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    with _QUIET:
+        disabled = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            with redirect_stdout(StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(disabled)

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from crossrank._errors import CheckpointError
+
 from ._tensors import open_tensors
 
 Floats = NDArray[np.float32]
@@ -50,7 +52,12 @@ def reference_logits(
     """
     if not bare_projection and util.find_spec("transformers") and util.find_spec("torch"):
         name = f"transformers {metadata.version('transformers')}"
-        return name, transformers_logits(folder, config, pairs, max_length)
+        try:
+            return name, transformers_logits(folder, config, pairs, max_length)
+        except Exception as error:  # what transformers and torch raise has no common base
+            raise CheckpointError(
+                f"{folder}: transformers cannot score with it: {type(error).__name__}: {error!s:.300}"
+            ) from error
     return "numpy", numpy_logits(
         folder,
         config,

@@ -72,7 +72,7 @@ def read_special_tokens(folder: Path, settings: Mapping[str, Any], defaults: Spe
     problems += [
         f"{value!r:.60} is an added token with id {key!r:.20}; a token and a whole number are expected"
         for key, value in numbered
-        if not _text(value) or not str(key).isdecimal()
+        if not _text(value) or not str(key).isdecimal() or len(str(key)) > 9
     ]
     if problems:
         raise CheckpointError(join_problems(str(folder), problems))

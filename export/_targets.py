@@ -40,6 +40,8 @@ def choose_targets(
         raise InputError(f"exporter={exporter!r}: one of {', '.join(EXPORTERS)}")
     maker = "optimum" if exporter == "optimum" else "native"
     for what, given, known in (("variant", variants, VARIANTS), ("precision", precisions, PRECISIONS)):
+        if isinstance(given, str):
+            raise InputError(f"{what}s is one string, {given!r}: a list is needed; known are {', '.join(known)}")
         if given is not None and (not given or set(given) - set(known)):
             raise InputError(f"{what}s {', '.join(given) or '(none)'}: known are {', '.join(known)}")
     targets = [

@@ -44,19 +44,20 @@ def open_tensors(folder: Path) -> dict[str, ReadTensor]:
             break
     else:
         raise CheckpointError(
-            f"{folder}: no weights: neither {' nor '.join(WEIGHT_FILES)}, nor an index of one; transformers writes "
+            f"no weights: neither {' nor '.join(WEIGHT_FILES)}, nor an index of one; transformers writes "
             f"them: AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     open_file = _open_safetensors if kind == WEIGHT_FILES[0] else _open_pytorch
     tensors: dict[str, ReadTensor] = {}
     for path in [single] if single.exists() else _shards(index):
         try:
+            path.open("rb").close()  # safetensors takes a file that may not be read for one that is not there
             tensors |= open_file(path)
         except MissingDependencyError:
             raise
         except Exception as error:  # what the readers of untrusted files raise has no common base
             raise CheckpointError(
-                f"{path}: weights cannot be read: {type(error).__name__}: {error!s:.300}; download it again"
+                f"{path.name}: weights cannot be read: {type(error).__name__}: {error!s:.300}; download it again"
             ) from error
     return {_today(name): read for name, read in tensors.items()}
 
@@ -65,13 +66,13 @@ def _shards(index: Path) -> list[Path]:
     try:
         names = sorted({str(name) for name in read_json_object(index)["weight_map"].values()})
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{index}: no index of weights: {error!r:.200}") from error
+        raise CheckpointError(f"{index.name}: no index of weights: {error!r:.200}") from error
     outside = [name for name in names if Path(name).name != name or "\\" in name or len(name) > 200]
     if outside:
-        raise CheckpointError(f"{index}: {outside[0]!r:.80} is no file of this folder")
+        raise CheckpointError(f"{index.name}: {outside[0]!r:.80} is no file of this folder")
     absent = [name for name in names if not (index.parent / name).is_file()]
     if absent:
-        raise CheckpointError(f"{index}: {', '.join(absent[:5])} {'is' if len(absent) == 1 else 'are'} missing")
+        raise CheckpointError(f"{index.name}: {', '.join(absent[:5])} {'is' if len(absent) == 1 else 'are'} missing")
     return [index.parent / name for name in names]
 
 
@@ -79,7 +80,7 @@ def _open_safetensors(path: Path) -> dict[str, ReadTensor]:
     file = safe_open(path, framework="numpy")
     tensors: dict[str, ReadTensor] = {key: partial(file.get_tensor, key) for key in file.keys()}  # noqa: SIM118
     metadata = file.metadata() or {}
-    return tensors | {dropped: tensors[kept] for dropped, kept in metadata.items() if kept in tensors}
+    return {dropped: tensors[kept] for dropped, kept in metadata.items() if kept in tensors} | tensors
 
 
 def _open_pytorch(path: Path) -> dict[str, ReadTensor]:

@@ -86,12 +86,12 @@ def missing_tokenizer_message(folder: Path) -> str:
     if found:
         # transformers 5 leaves out parts of what sentencepiece does before it splits (DeBERTa), or fails (ALBERT).
         return (
-            f"{folder}: no tokenizer.json; {', '.join(found)} is for sentencepiece, which transformers 4 converts:\n"
+            f"no tokenizer.json; {', '.join(found)} is for sentencepiece, which transformers 4 converts:\n"
             f"  pip install 'transformers<5' sentencepiece protobuf\n  {conversion_command(folder)}"
         )
     return (
-        f"{folder}: no tokenizer: neither tokenizer.json, vocab.txt, vocab.json with merges.txt nor a sentencepiece "
-        f"*.model; take it from the model that this one was fine-tuned from"
+        "no tokenizer: neither tokenizer.json, vocab.txt, vocab.json with merges.txt nor a sentencepiece "
+        "*.model; take it from the model that this one was fine-tuned from"
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from crossrank._errors import InputError
+from crossrank._fields import read_json_object
 from crossrank._manifest import MANIFEST_NAME, PROOF_NAME
 
 from ._report import Report, stage
@@ -75,14 +76,27 @@ def check_replaceable(target: Path, *, force: bool) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / MANIFEST_NAME).exists():
-        raise InputError(f"{target} exists and is no crossrank artifact: choose another folder with -o")
-    if others := sorted(path.name for path in target.iterdir() if path.name not in _OURS):
+        raise InputError(f"{target} exists and is no crossrank artifact: choose another folder with -o, or remove it")
+    if others := _others(target):
         raise InputError(
             f"{target} holds what is no part of an artifact and would be lost: {', '.join(others)}; "
             f"move it away or choose another folder with -o"
         )
     if not force:
-        raise InputError(f"{target} holds another export: pass --force (force=True) to replace it")
+        raise InputError(
+            f"{target} holds another export, of another checkpoint, length or set of graphs: pass --force (force=True) "
+            f"to replace it"
+        )
+
+
+def _others(target: Path) -> list[str]:
+    """The files of an artifact folder that no export wrote there."""
+    try:
+        ours = {MANIFEST_NAME, *read_json_object(target / MANIFEST_NAME)["files"]}
+    except (OSError, ValueError, KeyError, TypeError):  # damaged; what may be ours passes for ours
+        return sorted(path.name for path in target.iterdir() if path.name not in _OURS)
+    found = (path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir())
+    return sorted(set(found) - ours)
 
 
 @contextmanager
@@ -156,9 +170,10 @@ def _unwritable(target: Path, error: OSError) -> str:
 
 
 def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
+    windows = os.name == "nt"
+    if path.is_dir() and windows:
         return  # Windows cannot open a folder
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # there a sync wants the right to write
     try:
         os.fsync(descriptor)
     except OSError as error:  # a disk that fails says so here

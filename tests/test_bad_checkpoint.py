@@ -15,11 +15,11 @@ import sentence_transformers
 import torch
 from safetensors.torch import load_file
 
-from crossrank import CheckpointError, CrossrankError, ModelNotFoundError, UnsupportedModelError
+from crossrank import CheckpointError, CrossrankError, InputError, ModelNotFoundError, UnsupportedModelError
 from crossrank.export import export_model
 from tests.checkpoint_files import change_config, files_of, read_tensors, write_tensors
 from tests.test_storage import as_pytorch, as_sharded_pytorch, sharded
-from tests.tiny_models import make_checkpoint, write_json
+from tests.tiny_models import MAX_LENGTH, make_checkpoint, write_json
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_tensor_of_integers_is_refused(checkpoint: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("config.json", ModelNotFoundError, "holds no model: there is no"),
+        ("config.json", ModelNotFoundError, "holds no model: it has no config.json"),
         ("tokenizer.json", CheckpointError, "no tokenizer"),
         ("model.safetensors", CheckpointError, "no weights: neither model.safetensors nor pytorch_model.bin"),
     ],
@@ -356,3 +356,43 @@ def test_setting_that_would_change_scores_is_refused(checkpoint: Path) -> None:
     message = message_of(checkpoint, UnsupportedModelError)
     assert "default_prompt_name is 'query'; no prompts only" in message
     assert "do_lower_case is set" in message
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_truncation_on_the_left_by_the_tokenizer_is_refused_unless_its_settings_say_right(
+    checkpoint: Path, tmp_path: Path, said: bool
+) -> None:
+    """As transformers takes the side from tokenizer.json where tokenizer_config.json is silent."""
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.enable_truncation(MAX_LENGTH, direction="left")
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    if said:
+        path = checkpoint / "tokenizer_config.json"
+        write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"truncation_side": "right"})
+        export_fp32(checkpoint, tmp_path / "artifact")
+    else:
+        assert "tokenizer.json: truncation direction 'left'" in message_of(checkpoint, UnsupportedModelError)
+
+
+def test_activation_is_asked_for_by_the_name_that_the_family_gives_it(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "distilbert")
+    change_config(checkpoint, activation="mish", hidden_act="gelu")
+    assert "the activation is 'mish'" in message_of(checkpoint, UnsupportedModelError)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda checkpoint: checkpoint / "config.json", "is a file; pass the folder that holds it"),
+        (lambda checkpoint: export_fp32(checkpoint, checkpoint / "art"), "is an exported artifact and no checkpoint"),
+        (lambda checkpoint: checkpoint.parent, "holds no model: it has no config.json"),
+    ],
+)
+def test_place_that_is_no_checkpoint_says_what_it_is(checkpoint: Path, tmp_path: Path, make: Any, message: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=message):
+        export_model(make(checkpoint), tmp_path / "out")
+
+
+def test_revision_of_a_folder_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"revision='v1': .* is a folder, which has no revisions"):
+        export_model(checkpoint, tmp_path / "out", revision="v1")

@@ -172,7 +172,7 @@ def test_a_bad_line_of_jsonl_is_named_with_its_number(text: str, problem: str) -
         (["rank", "FOLDER", "q", "FILE", "--threads", "0"], ["threads=0", "a positive integer"]),
         (["rank", "FOLDER", "q", "FILE", "--max-length", "2"], ["max_length=2", "at least 4"]),
         (["rank", "FOLDER", "q", "FILE", "--device", "gpu"], ["device='gpu'", "'cuda:N'"]),
-        (["rank", "FOLDER", "q", "FILE", "--precision", "int8"], ["int8", "the artifact holds cpu fp32"]),
+        (["rank", "FOLDER", "q", "FILE", "--precision", "int8"], ["int8", "there is cpu fp32"]),
         (["info", "no-such-model"], ["'no-such-model'", "export-model --list"]),
         (["verify", "."], ["is no artifact folder", "crossrank.json"]),
         (["verify", "FOREIGN"], ["Only exported artifacts hold a proof", "export-model CHECKPOINT -o DIR"]),

@@ -88,6 +88,31 @@ def test_a_folder_without_a_manifest_scores_as_transformers(tmp_path: Path, arch
     np.testing.assert_allclose(logits_of(folder), transformers_logits(checkpoint, PAIRS), atol=ATOL)
 
 
+def test_a_tokenizer_without_segments_gives_zeros_to_a_graph_that_wants_them(
+    checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
+    """As transformers does it where model_input_names leaves token_type_ids out."""
+    reference = Path(shutil.copytree(checkpoint, tmp_path / "reference"))
+    for place in (reference, folder):
+        path = place / "tokenizer_config.json"
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, settings | {"model_input_names": ["input_ids", "attention_mask"]})
+    np.testing.assert_allclose(logits_of(folder), transformers_logits(reference, PAIRS), atol=ATOL)
+
+
+def test_a_named_file_keeps_the_settings_above_a_modules_json(folder: Path, tmp_path: Path) -> None:
+    inner = tmp_path / "root" / "0_Transformer"
+    shutil.copytree(folder, inner)
+    kind = "sentence_transformers.models.Transformer"
+    write_json(tmp_path / "root" / "modules.json", [{"type": kind, "path": "0_Transformer"}])
+    write_json(inner / "sentence_bert_config.json", {"transformer_task": "sequence-classification"})
+    activation = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    write_json(tmp_path / "root" / "config_sentence_transformers.json", activation)
+    whole, named = (CrossEncoder(place, device="cpu") for place in (tmp_path / "root", inner / MODEL))
+    assert whole.info().activation == named.info().activation == "Identity"
+    np.testing.assert_array_equal(whole.predict(PAIRS), named.predict(PAIRS))
+
+
 @pytest.mark.parametrize(
     ("architecture", "inputs"),
     [("bert", ["input_ids", "attention_mask", "token_type_ids"]), ("distilbert", ["input_ids", "attention_mask"])],

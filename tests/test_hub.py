@@ -141,10 +141,12 @@ def test_commit_that_is_not_cached_is_refused_offline_with_the_cache_that_was_se
 
 @pytest.mark.parametrize(
     "name",
-    ["vocab.txt", "pytorch_model.bin", "spm.model", "0_Transformer/model.safetensors", "onnx/model.onnx"],
+    ["vocab.txt", "pytorch_model.bin", "spm.model", "modules.json", "a/b/model.safetensors", "a/b/config.json"],
 )
 def test_change_of_any_file_that_is_read_gives_a_folder_another_place_in_the_cache(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    transformer = '[{"type": "sentence_transformers.models.Transformer", "path": "a/b"}]'
+    (tmp_path / "modules.json").write_text(transformer if "/" in name else "[]", encoding="utf-8")
     (tmp_path / name).write_text("one", encoding="utf-8")
     before = describe_source(str(tmp_path), None).cache_key
     (tmp_path / name).write_text("another", encoding="utf-8")

@@ -223,3 +223,9 @@ def test_caller_may_say_which_label_means_relevant(folders: dict[int, Path], rel
 def test_label_that_the_model_does_not_have_is_refused(folders: dict[int, Path], label: Any) -> None:
     with pytest.raises(InputError, match=r"relevant_label=.*: the model has the labels 0 to 1"):
         CrossEncoder(folders[2], device="cpu", relevant_label=label)
+
+
+@pytest.mark.parametrize("documents", [{"a": "text"}, {"text"}, frozenset(["text"])])
+def test_documents_without_an_order_of_their_own_are_refused(tiny: CrossEncoder, documents: Any) -> None:
+    with pytest.raises(InputError, match="results count documents in their order: pass a list"):
+        tiny.rank(QUERY, documents)

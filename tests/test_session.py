@@ -117,7 +117,7 @@ def test_a_precision_that_the_artifact_lacks_names_what_it_holds_and_the_command
         CrossEncoder(folder, device="cpu", precision=precision)
     message = str(caught.value)
     assert f"no graph for device cpu with precision '{precision}'" in message
-    assert "the artifact holds cpu fp32" in message
+    assert "there is cpu fp32" in message
     assert "make it with export-model and its --variants and --precision" in message
 
 
@@ -175,7 +175,7 @@ def test_a_name_that_is_nowhere_suggests_near_names() -> None:
 
 
 def test_an_empty_name_is_refused() -> None:
-    with pytest.raises(InputError, match="the model's name is empty"):
+    with pytest.raises(InputError, match="the model's name is ''"):
         CrossEncoder("")
 
 

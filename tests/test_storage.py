@@ -288,3 +288,26 @@ def test_electra_with_a_bare_projection_scores_as_its_authors_do(
     assert "the head is classifier.out_proj alone, without classifier.dense" in caplog.text
     assert {variant.parity.reference for variant in read_manifest(artifact).variants if variant.parity} == {"numpy"}
     np.testing.assert_allclose(logits_of(artifact), np.stack(expected), atol=2e-5)
+
+
+def test_stored_tensor_comes_before_the_one_that_metadata_names_for_it(checkpoint: Path) -> None:
+    stored = read_checkpoint(checkpoint).weights.layers[1].key.weight
+    key, query = (f"bert.encoder.layer.1.attention.self.{part}.weight" for part in ("key", "query"))
+    write_tensors(checkpoint, read_tensors(checkpoint), **{key: query})
+    assert np.array_equal(read_checkpoint(checkpoint).weights.layers[1].key.weight, stored)
+
+
+def test_length_without_modules_leaves_the_tokenizers(checkpoint: Path, tmp_path: Path) -> None:
+    """As sentence-transformers, which reads sentence_bert_config.json beside modules.json only."""
+    write_json(checkpoint / "sentence_bert_config.json", {"max_seq_length": 20})
+    assert read_manifest(export_fp32(checkpoint, tmp_path / "artifact")).inputs.max_length == MAX_LENGTH
+
+
+def test_two_labels_that_are_not_said_are_no_news(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers leaves its default out, so the config is copied as it is."""
+    without_labels(checkpoint)
+    artifact = export_fp32(checkpoint, tmp_path / "artifact")
+    assert not caplog.records
+    assert sha256_of(artifact / "config.json") == sha256_of(checkpoint / "config.json")

@@ -168,6 +168,18 @@ def test_artifact_with_files_of_others_is_refused_even_when_forced(tmp_path: Pat
         check_replaceable(folder, force=True)
 
 
+def test_file_of_others_among_the_graphs_is_refused_even_when_forced(tmp_path: Path) -> None:
+    manifest = '{"files": {"config.json": {}, "onnx/model.onnx": {}}}'
+    names = {"crossrank.json": manifest, "config.json": "{}", "onnx/model.onnx": "", "onnx/model_mine.onnx": ""}
+    for name, content in names.items():
+        (tmp_path / "artifact" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "artifact" / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"would be lost: onnx/model_mine\.onnx;"):
+        check_replaceable(tmp_path / "artifact", force=True)
+    (tmp_path / "artifact" / "onnx" / "model_mine.onnx").unlink()
+    check_replaceable(tmp_path / "artifact", force=True)
+
+
 def test_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     inside, most = 0, 0
     guard = threading.Lock()
