@@ -17,10 +17,10 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # Tokenizer classes whose transformers wrapper gives no token_type_ids unless the configuration asks for them.
 _WITHOUT_TYPES = ("Roberta", "XLMRoberta", "Camembert", "DistilBert")
 # transformers' model types that count positions from their padding id plus one.
-_COUNT_FROM_PADDING = frozenset(
-    """roberta xlm-roberta xlm-roberta-xl camembert mpnet roberta-prelayernorm data2vec-text ibert longformer luke lilt
-    markuplm xmod""".split()
-)
+_COUNT_FROM_PADDING = frozenset({
+    "camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

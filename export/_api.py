@@ -73,7 +73,7 @@ def export_model(
         if present is not None and keep >= _wanted(variants, precisions, present.exporter, exporter):
             return target
         # The cache is ours to complete: what it holds of this model is made again with what is asked for.
-        check_replaceable(target, force=force or (in_cache and present is not None))
+        check_replaceable(target, force=force or (in_cache and present is not None), in_cache=in_cache)
         make_artifact(
             source,
             target,

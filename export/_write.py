@@ -63,8 +63,13 @@ def locked(target: Path, report: Report | None = None) -> Iterator[None]:
         raise InputError(_unwritable(target, error)) from error
 
 
-def check_replaceable(target: Path, *, force: bool) -> None:
+def check_replaceable(target: Path, *, force: bool, in_cache: bool = False) -> None:
     """Refuse to write over what is not ours, or over an artifact unless forced.
+
+    Args:
+        target: Where an artifact is to be written.
+        force: Whether an artifact may be replaced.
+        in_cache: Whether the place is crossrank's own; one without a manifest is then a damaged artifact.
 
     Raises:
         InputError: If ``target`` exists and may not be replaced.
@@ -75,14 +80,15 @@ def check_replaceable(target: Path, *, force: bool) -> None:
         raise InputError(f"{target} is the current folder, which cannot be replaced: choose a folder inside it with -o")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    if not (target / MANIFEST_NAME).exists():
-        raise InputError(f"{target} exists and is no crossrank artifact: choose another folder with -o, or remove it")
+    damaged = not (target / MANIFEST_NAME).exists()
+    if damaged and not in_cache:
+        raise InputError(f"{target} exists and is no crossrank artifact: choose another folder with -o")
     if others := _others(target):
         raise InputError(
             f"{target} holds what is no part of an artifact and would be lost: {', '.join(others)}; "
             f"move it away or choose another folder with -o"
         )
-    if not force:
+    if not force and not damaged:
         raise InputError(
             f"{target} holds another export, of another checkpoint, length or set of graphs: pass --force (force=True) "
             f"to replace it"

@@ -14,6 +14,7 @@ import pytest
 import sentence_transformers
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from crossrank import CheckpointError, CrossrankError, InputError, ModelNotFoundError, UnsupportedModelError
 from crossrank.export import export_model

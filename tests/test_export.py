@@ -434,6 +434,12 @@ def test_cache_is_completed_with_other_graphs(bert: Path, cache: Path) -> None:
     assert {variant.name for variant in read_manifest(folder).variants} == {"cpu fp32", "portable fp32"}
 
 
+def test_damaged_artifact_in_the_cache_is_made_again(bert: Path, cache: Path) -> None:
+    folder = export_model(bert, variants=["cpu"], precisions=["fp32"])
+    (folder / "crossrank.json").unlink()
+    assert CrossEncoder(str(bert)).info().folder == folder
+
+
 def test_changed_weights_are_exported_anew(checkpoint: Path, cache: Path) -> None:
     before = CrossEncoder(checkpoint).predict(list(PAIRS))
     tensors = read_tensors(checkpoint)

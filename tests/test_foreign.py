@@ -1,5 +1,6 @@
 """ONNX folders that others wrote score as the model they were made of, and what cannot be used is refused by name."""
 
+import json
 import shutil
 import subprocess
 import sys
