@@ -106,6 +106,7 @@ def test_base_and_export_extra_bring_no_torch_and_no_onnxruntime(pyproject: dict
     assert _names(project["optional-dependencies"]["export"]) == {
         "filelock",
         "huggingface-hub",
+        "ml-dtypes",
         "onnx",
         "safetensors",
     }
