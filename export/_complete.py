@@ -7,12 +7,11 @@ from typing import Any
 from crossrank._errors import CheckpointError
 from crossrank._model_folder import count_labels
 
-from ._config import ARCHITECTURES
+from ._config import ARCHITECTURES, DEFAULT_LABELS
 from ._tensors import ReadTensor, read_floats
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_LABELS = 2  # transformers'
 
 # The last layer of a classification head, in the spellings of all families.
 _HEADS = ("classifier.out_proj.weight", "classifier.weight")
@@ -45,7 +44,7 @@ def complete_config(config: Mapping[str, Any], tensors: Mapping[str, ReadTensor]
             (labels, _) = read_floats(tensors[head]).shape
         except ValueError as error:
             raise CheckpointError(f"{head}: no matrix of numbers: {error}") from error
-        if labels != _DEFAULT_LABELS:  # those transformers leaves out
+        if labels != DEFAULT_LABELS:  # those transformers leaves out
             completed["num_labels"] = labels
             logger.warning("config.json has neither id2label nor num_labels: the head has %d outputs", labels)
     return completed

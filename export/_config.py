@@ -18,7 +18,7 @@ ARCHITECTURES = {
     "distilbert": "distilbert",
     "mpnet": "mpnet",
 }
-_DEFAULT_LABELS = 2  # transformers'
+DEFAULT_LABELS = 2  # transformers'
 # transformers takes these for MPNet whatever its config says.
 _MPNET_BUCKETS, _MPNET_PAD_ID = 32, 1
 # Far above any published encoder; a config beyond it is damaged, and would be followed for hours.
@@ -152,7 +152,7 @@ def read_config(config: Mapping[str, Any]) -> EncoderConfig:
         pad_id=pad_id,
         epsilon=fields.layer_norm_eps,
         activation=fields.hidden_act,
-        labels=_DEFAULT_LABELS if labels is None else labels,
+        labels=DEFAULT_LABELS if labels is None else labels,
     )
     counts = ("vocabulary", "embedding", "hidden", "layers", "heads", "intermediate", "positions", "labels")
     for name in counts:
