@@ -30,6 +30,11 @@ class Tokens:
         """int32 [texts], tokens of each text."""
         return np.diff(self.offsets).astype(np.int32)
 
+    def part(self, start: int, stop: int) -> "Tokens":
+        """The texts from ``start`` to before ``stop``; their ids stay where they are."""
+        offsets = self.offsets[start : stop + 1]
+        return Tokens(self.ids[offsets[0] : offsets[-1]], offsets - offsets[0])
+
 
 @dataclass(frozen=True, slots=True)
 class PairTemplate:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import InputError
-from ._pairs import PairSource, enough_document_tokens
+from ._pairs import PairSource, Tokens, enough_document_tokens
 from ._plan import plan_batches
 from ._progress import Progress
 from ._session import Session
@@ -48,17 +48,17 @@ class Scorer:
     def logits(
         self,
         queries: Sequence[str],
-        documents: Sequence[str],
+        documents: Sequence[str] | Tokens,
         query_index: NDArray[np.intp],
         *,
         max_pairs: int | None = None,
         progress: Progress | None = None,
     ) -> NDArray[np.float32]:
-        """Logits of pairs of texts.
+        """Logits of pairs.
 
         Args:
             queries: The distinct queries, each tokenized once.
-            documents: One document per pair.
+            documents: One document per pair: texts, or their tokens in full.
             query_index: int [pairs], the query of each pair.
             max_pairs: Most pairs of a batch, or None.
             progress: Told how many pairs are done.
@@ -67,12 +67,16 @@ class Scorer:
             float32 [pairs, labels], in the order of ``documents``.
         """
         tokenizer, template = self.tokenizer, self.tokenizer.template
-        logits = np.empty((len(documents), self.labels), np.float32)
+        pairs_in_all = len(query_index)
+        logits = np.empty((pairs_in_all, self.labels), np.float32)
         query_tokens = tokenizer.encode(queries, "query")
         enough = enough_document_tokens(query_tokens.lengths, self.max_length - template.special_count)
-        for start in range(0, len(documents), _WINDOW):
-            stop = min(start + _WINDOW, len(documents))
-            document_tokens = tokenizer.encode(documents[start:stop], "document", first=start, enough=enough)
+        for start in range(0, pairs_in_all, _WINDOW):
+            stop = min(start + _WINDOW, pairs_in_all)
+            if isinstance(documents, Tokens):
+                document_tokens = documents.part(start, stop)
+            else:
+                document_tokens = tokenizer.encode(documents[start:stop], "document", first=start, enough=enough)
             pairs = PairSource(template, query_tokens, document_tokens, query_index[start:stop], self.max_length)
             for index in plan_batches(pairs.lengths, max_pairs=max_pairs):
                 logits[start + index] = self.session.run(pairs.batch(index))
