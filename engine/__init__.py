@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from ._activation import Activation, ActivationFunction
 from ._cross_encoder import CrossEncoder
+from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import (
     ArtifactError,
     CheckpointError,
@@ -34,6 +35,8 @@ __all__ = [
     "CrossEncoder",
     "CrossrankError",
     "DeviceError",
+    "EncodedDocument",
+    "EncodedDocuments",
     "InputError",
     "MissingDependencyError",
     "ModelError",

@@ -1,25 +1,29 @@
 """`CrossEncoder`: pairs of texts in, scores or a ranking out."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._activation import Activation, ActivationFunction, apply_activation, resolve_activation, softmax
+from ._activation import Activation, apply_activation, resolve_activation, softmax
+from ._encoded import EncodedDocument, EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
+from ._encoded_folder import write_encoded
 from ._errors import InputError
 from ._info import ModelInfo
-from ._inputs import PairInputs, either, one_query, split_pairs
+from ._inputs import PairInputs, check_documents, either, one_query, split_pairs
 from ._locate import locate_model
+from ._model_folder import transformer_folder
 from ._open import open_model
-from ._outputs import RankedDocument, check_top_k, rank_scores, to_tensor
+from ._outputs import RankedDocument, check_top_k, kept_texts, rank_scores, to_tensor
 from ._progress import Progress
+from ._relevance import choose_activation, read_meaning
 from ._runtime import ort
 from ._scoring import Scorer, check_max_length
 from ._session import check_device, check_precision, parse_device
 from ._threads import resolve_threads
+from ._tokenizer_identity import TokenizerFile
 
 Floats = NDArray[np.float32]
 
@@ -85,41 +89,64 @@ class CrossEncoder:
         )
         model = open_model(place, asked, precision, thread_count)
         self._folder, self._manifest, self._variant = model.folder, model.manifest, model.variant
-        if relevant_label is not None:
-            self._manifest = replace(self._manifest, head=self._manifest.head.with_relevant(relevant_label))
         head, inputs = self._manifest.head, self._manifest.inputs
+        head = head if relevant_label is None else head.with_relevant(relevant_label)
+        self._meaning = read_meaning(head, given, str(activation_fn))
         length, self._max_length_origin = inputs.max_length, inputs.max_length_origin
         if max_length is not None and check_max_length(max_length, model.tokenizer) < inputs.max_length:
             length, self._max_length_origin = max_length, "as asked"
-        self._activation_name, self._activation_origin = head.activation, head.activation_origin
-        if given is not None:
-            self._activation_name, self._activation_origin = str(activation_fn), "as asked"
-        self._activation = given or resolve_activation(head.activation)
-        # With several labels, one of which means "relevant", a score is a probability unless asked otherwise.
-        self._relevance_activation = given or (self._activation if head.labels == 1 else softmax)
+        tokenizer_file = transformer_folder(model.folder) / "tokenizer.json"
+        self._tokenizer_file = TokenizerFile(tokenizer_file, model.tokenizer, self._manifest.source.name)
         self._scorer = Scorer(model.tokenizer, model.session, length, head.labels)
 
-    def score(self, query: str, documents: Iterable[str]) -> Floats:
+    def encode(
+        self, texts: Iterable[str], *, folder: str | Path | None = None, show_progress_bar: bool | None = None
+    ) -> EncodedDocuments:
+        """Tokenize documents ahead, for calls that get them in place of texts and give the same scores.
+
+        Args:
+            texts: The documents, any number. A generator's are not kept, so that they need not fit into memory.
+            folder: Where to write the token ids, for more of them than memory holds; None keeps them in memory.
+                An older folder of encoded documents is replaced.
+            show_progress_bar: Draw progress on standard error, where the number of texts is known.
+
+        Returns:
+            The documents, for this model and every other one with the same tokenizer.
+
+        Raises:
+            InputError: If a text is no string, or the folder is something else or cannot be written.
+        """
+        check_documents(texts)
+        known, identity = isinstance(texts, Sized), self._tokenizer_file.identity()
+        progress = Progress(len(texts) if known else 0, "documents", show=known and bool(show_progress_bar))
+        parts = encode_parts(self._scorer.tokenizer, texts, progress)
+        if folder is None:
+            return EncodedDocuments(join_tokens(parts), identity)
+        write_encoded(Path(folder), parts, identity)
+        return EncodedDocuments.load(folder)
+
+    def score(self, query: str, documents: Iterable[str | EncodedDocument]) -> Floats:
         """Relevance scores of documents for a query: the lean call, and what `rank` sorts by.
 
         Args:
             query: The query.
-            documents: The documents, any number.
+            documents: The documents, any number: texts, or what `encode` made of them, whole or in part.
 
         Returns:
             float32 [documents], with the activation applied; of a relevance model with two labels the
             softmax probability of the relevant one.
 
         Raises:
-            InputError: If a text is no string, or the model has several labels and none means "relevant".
+            InputError: If a text is no string, documents were encoded with another tokenizer, or the model has
+                several labels and none means "relevant".
         """
-        self._require_relevance("score")
-        return self._relevance(self._logits(one_query(query, documents)), self._relevance_activation)
+        self._meaning.require_relevance("score", self._manifest.source.name)
+        return self._meaning.relevance(self._logits(one_query(query, documents)), self._meaning.of_relevance)
 
     def rank(
         self,
         query: str,
-        documents: Iterable[str],
+        documents: Iterable[str | EncodedDocument],
         top_k: int | None = None,
         return_documents: bool = False,
         *,
@@ -132,9 +159,9 @@ class CrossEncoder:
 
         Args:
             query: The query.
-            documents: The documents, any number.
+            documents: The documents, as in `score`.
             top_k: How many to return, or None for all.
-            return_documents: Whether entries hold the document's text.
+            return_documents: Whether entries hold the document's text; not of encoded documents.
             batch_size: Most pairs of a batch, or None for the planner's own batches.
             show_progress_bar: Draw progress on standard error.
             activation_fn: In place of the model's own.
@@ -147,12 +174,13 @@ class CrossEncoder:
             InputError: If a text is no string, an option is out of range, or the model has several
                 labels and none means "relevant" (use `predict`).
         """
-        self._require_relevance("rank")
+        self._meaning.require_relevance("rank", self._manifest.source.name)
         check_top_k(top_k)
         pairs = one_query(query, documents)
-        activation = self._choose_activation(activation_fn, activation_fct, self._relevance_activation)
-        scores = self._relevance(self._logits(pairs, batch_size, show_progress_bar), activation)
-        return rank_scores(scores, top_k, pairs.documents if return_documents else None)
+        texts = kept_texts(pairs.documents) if return_documents else None
+        activation = choose_activation(activation_fn, activation_fct, self._meaning.of_relevance)
+        scores = self._meaning.relevance(self._logits(pairs, batch_size, show_progress_bar), activation)
+        return rank_scores(scores, top_k, texts)
 
     @overload
     def predict(
@@ -200,7 +228,8 @@ class CrossEncoder:
         """Scores of pairs, as sentence-transformers' ``CrossEncoder.predict``.
 
         Args:
-            inputs: A list of pairs (tuples or lists of two strings, or a numpy array of them), or one pair.
+            inputs: A list of pairs (tuples or lists of two strings, or a numpy array of them), or one pair. A
+                document may also be one of those that `encode` gives.
             batch_size: Most pairs of a batch, or None for the planner's own batches.
             show_progress_bar: Draw progress on standard error.
             activation_fn: In place of the model's own.
@@ -221,9 +250,9 @@ class CrossEncoder:
         if given is None:
             raise InputError("predict needs inputs: a pair (query, document) or a list of pairs")
         pairs = split_pairs(given)
-        activation = self._choose_activation(activation_fn, activation_fct, self._activation)
+        activation = choose_activation(activation_fn, activation_fct, self._meaning.activation)
         scores = apply_activation(activation, self._logits(pairs, batch_size, show_progress_bar))
-        if self._manifest.head.labels == 1:
+        if self._meaning.head.labels == 1:
             scores = scores.reshape(-1)
         elif apply_softmax:
             scores = softmax(scores)
@@ -234,7 +263,7 @@ class CrossEncoder:
 
     def info(self) -> ModelInfo:
         """What this model is and runs on."""
-        source, head, scorer = self._manifest.source, self._manifest.head, self._scorer
+        source, head, scorer = self._manifest.source, self._meaning.head, self._scorer
         return ModelInfo(
             source=source.name if source.revision is None else f"{source.name} at {source.revision}",
             folder=self._folder,
@@ -250,8 +279,8 @@ class CrossEncoder:
             threads_reason=scorer.session.threads.reason,
             labels=head.labels,
             relevant_label=head.relevant_label,
-            activation=self._activation_name,
-            activation_origin=self._activation_origin,
+            activation=self._meaning.name,
+            activation_origin=self._meaning.origin,
             max_length=scorer.max_length,
             max_length_origin=self._max_length_origin,
             tokenizer=f"{scorer.tokenizer.kind}, {scorer.tokenizer.vocabulary_size:,} tokens",
@@ -259,25 +288,6 @@ class CrossEncoder:
         )
 
     def _logits(self, pairs: PairInputs, batch_size: int | None = None, show: bool | None = False) -> Floats:
-        progress = Progress(len(pairs.documents), "documents", show=bool(show))
-        return self._scorer.logits(
-            pairs.queries, pairs.documents, pairs.query_index, max_pairs=batch_size, progress=progress
-        )
-
-    def _choose_activation(
-        self, given: Activation | None, alias: Activation | None, default: ActivationFunction
-    ) -> ActivationFunction:
-        chosen = either("activation_fn", given, "activation_fct", alias)
-        return default if chosen is None else resolve_activation(chosen)
-
-    def _require_relevance(self, call: str) -> None:
-        head = self._manifest.head
-        if head.labels != 1 and head.relevant_label is None:
-            raise InputError(
-                f"{call}() needs a score per document, and {self._manifest.source.name} gives {head.labels} labels "
-                f"of which none is known to mean relevant: pass relevant_label= to CrossEncoder (--relevant-label), "
-                f"or use predict()"
-            )
-
-    def _relevance(self, logits: Floats, activation: ActivationFunction) -> Floats:
-        return apply_activation(activation, logits)[:, self._manifest.head.relevant_label or 0]
+        scorer, progress = self._scorer, Progress(len(pairs.documents), "documents", show=bool(show))
+        documents = texts_or_tokens(pairs.documents, scorer.tokenizer, self._tokenizer_file.identity)
+        return scorer.logits(pairs.queries, documents, pairs.query_index, max_pairs=batch_size, progress=progress)

@@ -7,32 +7,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
 class PairInputs:
-    """Pairs of texts with each distinct query once.
+    """Pairs with each distinct query once.
 
     Attributes:
         queries: The distinct queries.
-        documents: One per pair.
+        documents: One per pair, texts or encoded.
         query_index: int [pairs], the query of each pair.
         single: Whether the caller passed one pair and not a list of them.
     """
 
     queries: Sequence[str]
-    documents: Sequence[str]
+    documents: Sequence[str | EncodedDocument] | EncodedDocuments
     query_index: NDArray[np.intp]
     single: bool
 
 
-def one_query(query: str, documents: Iterable[str]) -> PairInputs:
-    """One query with each of its documents.
-
-    Raises:
-        InputError: If one string, a mapping or a set was passed for a list of strings.
-    """
+def check_documents(documents: Iterable[Any]) -> None:
+    """Raise `InputError` if one string, a mapping, a set or nothing like a list was passed for a list of documents."""
     if isinstance(documents, str | bytes):
         raise InputError(f"documents is one {type(documents).__name__}; pass a list: [{documents!r:.60}]")
     if isinstance(documents, Mapping | Set):
@@ -40,10 +37,20 @@ def one_query(query: str, documents: Iterable[str]) -> PairInputs:
             f"documents is a {type(documents).__name__}; results count documents in their order: pass a list"
         )
     try:
-        texts = documents if isinstance(documents, list | tuple) else list(documents)
+        iter(documents)
     except TypeError as error:
         raise InputError(f"documents is {documents!r:.60}: a list of strings is needed") from error
-    return PairInputs([query], texts, np.zeros(len(texts), np.intp), single=False)
+
+
+def one_query(query: str, documents: Iterable[str | EncodedDocument]) -> PairInputs:
+    """One query with each of its documents.
+
+    Raises:
+        InputError: If `check_documents` refuses them.
+    """
+    check_documents(documents)
+    read = documents if isinstance(documents, list | tuple | EncodedDocuments) else list(documents)
+    return PairInputs([query], read, np.zeros(len(read), np.intp), single=False)
 
 
 def split_pairs(inputs: Sequence[Any]) -> PairInputs:
@@ -62,8 +69,8 @@ def split_pairs(inputs: Sequence[Any]) -> PairInputs:
         if isinstance(pair, str | bytes) or not hasattr(pair, "__len__") or len(pair) != 2:
             raise InputError(f"pair {i} is {pair!r:.80}: two texts (query, document) are needed")
         query, document = pair
-        for name, text in (("query", query), ("document", document)):
-            if not isinstance(text, str):
+        for name, text, kinds in (("query", query, str), ("document", document, str | EncodedDocument)):
+            if not isinstance(text, kinds):
                 raise InputError(f"the {name} of pair {i} is {type(text).__name__}, not str: {text!r:.80}")
         query_index.append(index.setdefault(query, len(index)))
         documents.append(document)

@@ -6,6 +6,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import InputError, MissingDependencyError
 
 
@@ -21,6 +22,17 @@ def check_top_k(top_k: int | None) -> None:
     """Raise `InputError` unless ``top_k`` is a number of documents, or None for all."""
     if top_k is not None and (isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k < 0):
         raise InputError(f"top_k={top_k!r}: how many to return, 0 or more, or None for all")
+
+
+def kept_texts(documents: Sequence[str | EncodedDocument] | EncodedDocuments) -> Sequence[str]:
+    """The documents' texts, to be returned with their scores.
+
+    Raises:
+        InputError: If one of them is encoded, which has no text.
+    """
+    if any(isinstance(document, EncodedDocument) for document in documents):
+        raise InputError("return_documents=True: encoded documents keep no texts; take yours at each entry's corpus_id")
+    return [document for document in documents if not isinstance(document, EncodedDocument)]
 
 
 def rank_scores(

@@ -28,6 +28,8 @@ PUBLIC = [
     "CrossEncoder",
     "CrossrankError",
     "DeviceError",
+    "EncodedDocument",
+    "EncodedDocuments",
     "InputError",
     "MissingDependencyError",
     "ModelError",
