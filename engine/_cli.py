@@ -1,4 +1,4 @@
-"""``crossrank rank|info|verify``: parse, call the library, print."""
+"""``crossrank rank|info|bench|verify``: parse, call the library, print."""
 
 import argparse
 import io
@@ -9,6 +9,7 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
+from ._bench import bench, format_speeds
 from ._cross_encoder import CrossEncoder
 from ._errors import CrossrankError, InputError
 from ._info import format_parity_table
@@ -75,6 +76,21 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--json", action="store_true", help="print JSONL: corpus_id, score, text")
     info = commands.add_parser("info", help="show what a model is and runs on")
     info.add_argument("model", metavar="MODEL", help=model_help)
+    bench = commands.add_parser("bench", help="measure a model's speed on this machine")
+    bench.add_argument("model", metavar="MODEL", help=model_help)
+    bench.add_argument(
+        "--documents",
+        type=int,
+        nargs="+",
+        default=[1, 10, 100, 1000],
+        metavar="N",
+        help="documents per call (default: 1 10 100 1000)",
+    )
+    bench.add_argument("--seconds", type=float, default=20.0, metavar="N", help="time for timed calls (default: 20)")
+    bench.add_argument("--file", metavar="FILE", help="documents, as rank reads them (default: made-up ones)")
+    bench.add_argument(
+        "--precision", nargs="+", choices=PRECISIONS, help="the graphs' numbers (default: all that the model has)"
+    )
     for command in (rank, info):
         command.add_argument(
             "--precision",
@@ -82,13 +98,15 @@ def _parser() -> argparse.ArgumentParser:
             choices=["auto", *PRECISIONS],
             help="the graph's numbers (default: auto, fp32 on a CPU, fp16 on CUDA)",
         )
+    for command in (rank, info, bench):
         command.add_argument("--device", help="cpu, cuda or cuda:N (default: the best that runs here)")
         command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all this process may use)")
         command.add_argument("--max-length", type=int, metavar="N", help="most tokens of a pair")
         command.add_argument(
             "--relevant-label", type=int, metavar="N", help="of several labels the one that means relevant, from 0"
         )
-    info.add_argument("--json", action="store_true", help="print JSON")
+    for command in (info, bench):
+        command.add_argument("--json", action="store_true", help="print JSON")
 
     verify = commands.add_parser("verify", help="check an artifact's files and prove its graphs on this machine")
     verify.add_argument("folder", metavar="FOLDER", type=Path, help="an artifact folder")
@@ -107,15 +125,20 @@ def _load(options: argparse.Namespace) -> CrossEncoder:
     )
 
 
+def _documents(file: str) -> list[str]:
+    """The documents of a file, or of standard input for "-"."""
+    try:
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return read_documents(raw.decode("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: documents cannot be read: {error}") from error
+
+
 def _rank(options: argparse.Namespace) -> None:
     on_terminal = sys.stderr is not None and sys.stderr.isatty()  # a daemon may have closed it
     if options.file == "-" and on_terminal and sys.stdin.isatty():
         print("documents from standard input, a line each; end with Ctrl-D", file=sys.stderr)
-    try:
-        raw = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
-        documents = read_documents(raw.decode("utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{options.file}: documents cannot be read: {error}") from error
+    documents = _documents(options.file)
     model = _load(options)
     ranking = model.rank(
         options.query, documents, top_k=options.top_k, return_documents=True, show_progress_bar=on_terminal
@@ -134,6 +157,26 @@ def _info(options: argparse.Namespace) -> None:
     print(json.dumps(asdict(info), indent=2, default=str, ensure_ascii=False) if options.json else info)
 
 
+def _bench(options: argparse.Namespace) -> None:
+    setup, speeds = bench(
+        options.model,
+        documents=options.documents,
+        precisions=options.precision,
+        device=options.device,
+        threads=options.threads,
+        max_length=options.max_length,
+        relevant_label=options.relevant_label,
+        seconds=options.seconds,
+        texts=None if options.file is None else _documents(options.file),
+        on_start=None if options.json else lambda setup: print(f"{setup}\n", flush=True),
+    )
+    if options.json:
+        result = asdict(setup) | {"speeds": [asdict(speed) for speed in speeds]}
+        print(json.dumps(result, indent=2, default=str, ensure_ascii=False))
+    else:
+        print(format_speeds(speeds))
+
+
 def _verify(options: argparse.Namespace) -> None:
     manifest, skipped = verify_artifact(options.folder)
     if options.json:
@@ -146,7 +189,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    {"rank": _rank, "info": _info, "verify": _verify}[options.command](options)
+    {"rank": _rank, "info": _info, "bench": _bench, "verify": _verify}[options.command](options)
     return 0
 
 
