@@ -97,7 +97,7 @@ class CrossEncoder:
             length, self._max_length_origin = max_length, "as asked"
         tokenizer_file = transformer_folder(model.folder) / "tokenizer.json"
         self._tokenizer_file = TokenizerFile(tokenizer_file, model.tokenizer, self._manifest.source.name)
-        self._scorer = Scorer(model.tokenizer, model.session, length, head.labels)
+        self._scorer = Scorer(model.tokenizer, model.runner, length, head.labels)
 
     def encode(
         self, texts: Iterable[str], *, folder: str | Path | None = None, show_progress_bar: bool | None = None
@@ -268,15 +268,15 @@ class CrossEncoder:
             source=source.name if source.revision is None else f"{source.name} at {source.revision}",
             folder=self._folder,
             architecture=source.architecture,
-            device=str(scorer.session.device),
-            provider=scorer.session.provider,
+            device=str(scorer.runner.session.device),
+            provider=scorer.runner.session.provider,
             onnxruntime=ort.__version__,
             variant=self._variant.variant,
             precision=self._variant.precision,
             file=self._variant.file,
             exporter=self._manifest.exporter,
-            threads=scorer.session.threads.count,
-            threads_reason=scorer.session.threads.reason,
+            threads=scorer.runner.threads.count,
+            threads_reason=scorer.runner.threads.reason,
             labels=head.labels,
             relevant_label=head.relevant_label,
             activation=self._meaning.name,

@@ -23,7 +23,7 @@ class ModelInfo:
         precision: fp32, fp16 or int8; of a foreign graph what its file's name says.
         file: The graph's file in ``folder``.
         exporter: What wrote the graph: native, optimum, or foreign for an ONNX file that crossrank did not make.
-        threads: Intra-op threads.
+        threads: Threads on a CPU.
         threads_reason: Why so many.
         labels: Logits per pair.
         relevant_label: The one that means "relevant", None where that is not known or there is but one.

@@ -55,6 +55,11 @@ def padded_ids(values: NDArray[np.int32], lengths: NDArray[np.int32], fill: int)
     return grid
 
 
+def _rows(values: NDArray[np.int32], lengths: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Packed values of pairs of one length, int32 [pairs, tokens]."""
+    return values.reshape(len(lengths), -1)
+
+
 def _valid(lengths: NDArray[np.int32]) -> NDArray[np.bool_]:
     """What of a right-padded batch is a token, bool [pairs, longest]."""
     return np.arange(int(lengths.max())) < lengths[:, None]
@@ -102,10 +107,9 @@ def choose_layout(declared: Iterable[Declared], inputs: Inputs) -> Layout:
     def padded(batch: PackedPairs) -> NDArray[np.int32]:
         return padded_ids(batch.ids, batch.lengths, inputs.pad_id)
 
-    with_lengths: Makers = {
-        "input_ids": padded,
-        "token_type_ids": padded_types,
-        "lengths": lambda batch: batch.lengths,
+    even: Makers = {
+        "input_ids": lambda batch: _rows(batch.ids, batch.lengths),
+        "token_type_ids": lambda batch: _rows(batch.types * inputs.token_types, batch.lengths),
     }
     with_mask: Makers = {
         "input_ids": padded,
@@ -119,7 +123,7 @@ def choose_layout(declared: Iterable[Declared], inputs: Inputs) -> Layout:
         "token_offset": _token_offset,
         "cumulative_sequence_length": lambda batch: np.append(0, np.cumsum(batch.lengths)),
     }
-    for makers in (with_lengths, with_mask, packed):
+    for makers in (even, with_mask, packed):
         if makers.keys() - {"token_type_ids"} <= nodes.keys() <= makers.keys():
             problems = [text for name, node in nodes.items() for text in _form_problems(node, makers[name](_ONE_TOKEN))]
             if problems:
@@ -128,7 +132,7 @@ def choose_layout(declared: Iterable[Declared], inputs: Inputs) -> Layout:
             return lambda batch: {name: make(batch).astype(kind, copy=False) for name, (make, kind) in chosen.items()}
     raise ArtifactError(
         f"the graph's inputs are {', '.join(sorted(nodes))}; known are input_ids, optionally token_type_ids, and "
-        "lengths, attention_mask, or position_ids, token_offset and cumulative_sequence_length"
+        "attention_mask, or position_ids, token_offset and cumulative_sequence_length"
     )
 
 

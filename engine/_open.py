@@ -6,7 +6,8 @@ from pathlib import Path
 from ._errors import ArtifactError, InputError
 from ._foreign import ForeignModel, read_foreign, settings_folder
 from ._manifest import MANIFEST_NAME, Manifest, Variant, read_manifest
-from ._session import Device, Session, choose_variant, open_session
+from ._runner import Runner, open_runner
+from ._session import Device, choose_variant
 from ._threads import ThreadCount
 from ._tokenize import PairTokenizer
 
@@ -20,14 +21,14 @@ class OpenModel:
         manifest: What is known of it; of a foreign graph what an artifact's manifest would say.
         tokenizer: The model's tokenizer.
         variant: The graph that was chosen.
-        session: That graph, loaded.
+        runner: That graph, loaded.
     """
 
     folder: Path
     manifest: Manifest
     tokenizer: PairTokenizer
     variant: Variant
-    session: Session
+    runner: Runner
 
 
 def open_model(place: Path, asked: Device | None, precision: str, threads: ThreadCount) -> OpenModel:
@@ -37,7 +38,7 @@ def open_model(place: Path, asked: Device | None, precision: str, threads: Threa
         place: Where `locate_model` found the model.
         asked: Where to run, or None for CUDA where it really runs, else the CPU.
         precision: "auto" or one of `PRECISIONS`.
-        threads: Intra-op threads on a CPU.
+        threads: Threads on a CPU.
 
     Raises:
         ModelNotFoundError: If there are no settings for an ONNX file.
@@ -60,14 +61,15 @@ def open_model(place: Path, asked: Device | None, precision: str, threads: Threa
             raise InputError(f"precision={precision!r}: {named.file} is {named.precision} by its name")
         return named
 
-    variant, session = open_session(folder, model.inputs, choose, asked, threads)
+    variant, runner = open_runner(folder, model.inputs, choose, asked, threads)
+    session = runner.session
     if isinstance(model, ForeignModel):
-        return OpenModel(folder, model.manifest(session), tokenizer, variant, session)
+        return OpenModel(folder, model.manifest(session), tokenizer, variant, runner)
     if session.labels not in (None, model.head.labels):
         raise ArtifactError(
             f"{session.path} gives {session.labels} labels, the manifest says {model.head.labels}: export it again"
         )
-    return OpenModel(folder, model, tokenizer, variant, session)
+    return OpenModel(folder, model, tokenizer, variant, runner)
 
 
 def _read_artifact(folder: Path, file: Path | None) -> Manifest | None:

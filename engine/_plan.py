@@ -1,4 +1,4 @@
-"""Which pairs run together: sorted by length, cut by a budget of tokens. Pure functions."""
+"""Which pairs run together: of one length, or sorted by length and padded; cut by a budget of tokens. Pure functions."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,43 @@ from ._errors import InputError
 DEFAULT_MAX_TOKENS = 1024
 _MIN_FILL = 0.85
 _SMALL_TOKENS = 256
+# A lane that is done early waits for the others' last batches: with so many for each it waits little.
+_BATCHES_PER_LANE = 4
+
+
+def plan_even_batches(
+    lengths: NDArray[np.int32], *, max_tokens: int, max_pairs: int | None = None, lanes: int = 1
+) -> list[NDArray[np.intp]]:
+    """Cut pairs into batches of one length each, so that nothing is padded and no mask is needed.
+
+    On a CPU one long pair keeps a thread as busy as a batch does, so that batches of one cost little, and padding or
+    a mask would cost more.
+
+    Args:
+        lengths: int32 [pairs], tokens of each joined pair, each at least 1.
+        max_tokens: Budget of a batch in tokens; a pair that is longer runs alone.
+        max_pairs: Most pairs of a batch, or None.
+        lanes: Batches that run side by side; they all get their share.
+
+    Returns:
+        Index arrays, the ones with most tokens first; every index of ``lengths`` is in exactly one.
+
+    Raises:
+        InputError: If a limit is below 1.
+
+    >>> [batch.tolist() for batch in plan_even_batches(np.array([3, 9, 3, 8, 3], np.int32), max_tokens=8)]
+    [[1], [3], [0, 2], [4]]
+    """
+    _check_limits(max_tokens, max_pairs)
+    if lanes > 1:
+        max_tokens = min(max_tokens, int(lengths.sum()) // (lanes * _BATCHES_PER_LANE))
+    order = np.argsort(lengths, kind="stable")
+    bounds = np.flatnonzero(np.diff(lengths[order])) + 1
+    batches = []
+    for alike in np.split(order, bounds) if len(order) else []:
+        size = min(max(1, max_tokens // int(lengths[alike[0]])), max_pairs or len(alike))
+        batches += [alike[start : start + size] for start in range(0, len(alike), size)]
+    return sorted(batches, key=lambda batch: -len(batch) * int(lengths[batch[0]]))
 
 
 def plan_batches(
@@ -35,10 +72,7 @@ def plan_batches(
     >>> [batch.tolist() for batch in plan_batches(np.array([3, 9, 3, 8], np.int32), max_tokens=18)]
     [[1, 3], [0, 2]]
     """
-    if max_tokens < 1:
-        raise InputError(f"max_tokens={max_tokens}: at least 1")
-    if max_pairs is not None and (isinstance(max_pairs, bool) or not hasattr(max_pairs, "__index__") or max_pairs < 1):
-        raise InputError(f"batch_size={max_pairs!r}: an integer of at least 1, or None for the planner's own batches")
+    _check_limits(max_tokens, max_pairs)
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     descending = lengths[order].astype(np.int64)
     batches = []
@@ -52,3 +86,10 @@ def plan_batches(
         batches.append(order[start : start + size])
         start += size
     return batches
+
+
+def _check_limits(max_tokens: int, max_pairs: int | None) -> None:
+    if max_tokens < 1:
+        raise InputError(f"max_tokens={max_tokens}: at least 1")
+    if max_pairs is not None and (isinstance(max_pairs, bool) or not hasattr(max_pairs, "__index__") or max_pairs < 1):
+        raise InputError(f"batch_size={max_pairs!r}: an integer of at least 1, or None for the planner's own batches")

@@ -80,5 +80,5 @@ def measure_parity(proof: Proof, scorer: Scorer, *, graph: str = "graph") -> Par
         np.concatenate([logits([pair]) for pair in proof.pairs[:_ALONE]]),
         name=proof.reference,
         graph=graph,
-        provider=scorer.session.provider,
+        provider=scorer.runner.session.provider,
     )

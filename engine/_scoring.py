@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from ._errors import InputError
 from ._pairs import PairSource, Tokens, enough_document_tokens
-from ._plan import plan_batches
 from ._progress import Progress
-from ._session import Session
+from ._runner import Runner
 from ._tokenize import PairTokenizer
 
 # Pairs planned together: enough to sort well, few enough that their arrays stay small.
@@ -35,13 +34,13 @@ class Scorer:
 
     Attributes:
         tokenizer: The model's tokenizer.
-        session: The model's graph.
+        runner: The model's graph.
         max_length: Most tokens of a joined pair.
         labels: Logits per pair.
     """
 
     tokenizer: PairTokenizer
-    session: Session
+    runner: Runner
     max_length: int
     labels: int
 
@@ -78,8 +77,12 @@ class Scorer:
             else:
                 document_tokens = tokenizer.encode(documents[start:stop], "document", first=start, enough=enough)
             pairs = PairSource(template, query_tokens, document_tokens, query_index[start:stop], self.max_length)
-            for index in plan_batches(pairs.lengths, max_pairs=max_pairs):
-                logits[start + index] = self.session.run(pairs.batch(index))
+            into = logits[start:stop]
+
+            def take(index: NDArray[np.intp], rows: NDArray[np.float32], into: NDArray[np.float32] = into) -> None:
+                into[index] = rows
                 if progress is not None:
                     progress.advance(len(index))
+
+            self.runner.run(pairs, max_pairs, take)
         return logits

@@ -1,10 +1,9 @@
 """One graph on one device. The only module that talks to onnxruntime's sessions."""
 
 import ctypes
-import logging
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,9 +18,6 @@ from ._manifest import PRECISIONS, Inputs, Variant
 from ._pairs import PackedPairs
 from ._processor import int8_products_saturate
 from ._runtime import INSTALL_HINT, ort
-from ._threads import ThreadCount
-
-logger = logging.getLogger(__name__)
 
 # onnxruntime's sessions of this process that are still alive.
 _live: "weakref.WeakSet[Any]" = weakref.WeakSet()
@@ -106,20 +102,22 @@ class Session:
         path: The ONNX file.
         inputs: The manifest's facts about the graph's inputs.
         device: Where to run.
-        threads: Intra-op threads on a CPU.
+        threads: Intra-op threads on a CPU; 1 is none but the caller's.
 
     Raises:
         DeviceError: If the device cannot run here.
         ArtifactError: If onnxruntime cannot load the file, or its inputs or outputs are none that can be used.
     """
 
-    def __init__(self, path: Path, inputs: Inputs, device: Device, threads: ThreadCount) -> None:
-        self.path, self.device, self.threads = path, device, threads
+    def __init__(self, path: Path, inputs: Inputs, device: Device, threads: int = 1) -> None:
+        self.path, self.device, self._threads = path, device, threads
         # A session's threads do not survive a fork, so each process has its own.
         self._by_process: dict[int, Any] = {}
         session = self._session()
         self.provider: str = session.get_providers()[0]
         self.input_names = [node.name for node in session.get_inputs()]
+        # Whether nothing tells padding from tokens, so that the pairs of a batch must have one length.
+        self.even = {"attention_mask", "token_offset"}.isdisjoint(self.input_names)
         try:
             self._layout = choose_layout(session.get_inputs(), inputs)
             # Name of the output, and logits per pair, None if it is not declared.
@@ -156,7 +154,7 @@ class Session:
         provider, on_cpu = self.device.provider, self.device.kind == "cpu"
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; a provider that does not start is an error of ours below
-        options.intra_op_num_threads = self.threads.count
+        options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         if int8_products_saturate():  # then unsigned weights, which are exact and take nearly twice as long
             options.add_session_config_entry("session.x64quantprecision", "1")
@@ -196,25 +194,3 @@ def _keep_in_forks() -> None:
 def _leak_sessions() -> None:
     for session in _live:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
-
-
-def open_session(
-    folder: Path, inputs: Inputs, choose: Callable[[Device], Variant], asked: Device | None, threads: ThreadCount
-) -> tuple[Variant, Session]:
-    """The session asked for; with no device asked, CUDA where it really runs, else the CPU.
-
-    Args:
-        folder: The model's folder.
-        inputs: What its graphs expect.
-        choose: Gives the graph for a device.
-        asked: Where to run, or None for the best that runs.
-        threads: Intra-op threads on a CPU.
-    """
-    if asked is None and Device("cuda").provider in ort.get_available_providers():
-        try:
-            return open_session(folder, inputs, choose, Device("cuda"), threads)
-        except (DeviceError, ArtifactError) as error:  # no driver, or no graph of that precision for it
-            logger.warning("running on the CPU: %s", error)
-    device = asked or Device("cpu")
-    variant = choose(device)
-    return variant, Session(folder / variant.file, inputs, device, threads)

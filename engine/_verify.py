@@ -6,8 +6,9 @@ from pathlib import Path
 from ._errors import DeviceError, InputError, ProofError, join_problems
 from ._manifest import MANIFEST_NAME, Manifest, hash_file, read_manifest
 from ._proof import measure_parity, read_proof
+from ._runner import Runner
 from ._scoring import Scorer
-from ._session import Device, Session
+from ._session import Device
 from ._threads import available_threads
 from ._tokenize import PairTokenizer
 
@@ -46,12 +47,13 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
     for variant in manifest.variants:
         device = Device("cuda" if variant.variant == "cuda" else "cpu")
         try:
-            session = Session(folder / variant.file, manifest.inputs, device, available_threads())
+            path, padded = folder / variant.file, variant.variant != "cpu"
+            runner = Runner(path, manifest.inputs, device, available_threads(), padded=padded)
         except DeviceError as error:
             skipped.append(f"{variant.name} did not run here: {error}")
             variants.append(replace(variant, parity=None))
             continue
-        parity = measure_parity(proof, Scorer(tokenizer, session, manifest.inputs.max_length, manifest.head.labels))
+        parity = measure_parity(proof, Scorer(tokenizer, runner, manifest.inputs.max_length, manifest.head.labels))
         variants.append(replace(variant, parity=parity))
     problems = [text for variant in variants for text in variant.problems()]
     if problems:

@@ -15,19 +15,6 @@ def valid_from_mask(graph: Graph) -> str:
     return graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=9), graph.integers(1, 2))
 
 
-def valid_from_lengths(graph: Graph) -> str:
-    """Bool [B, 1, S] from ``lengths``."""
-    longest = graph.add("Cast", graph.add("Squeeze", graph.add("Shape", "input_ids", start=1, end=2)), to=6)
-    zero, one = (graph.constant(f"int32_{i}", np.array(i, np.int32)) for i in (0, 1))
-    columns = graph.add("Range", zero, longest, one)
-    return graph.add("Less", columns, graph.add("Unsqueeze", "lengths", graph.integers(1, 2)))
-
-
-def _softmax_where(graph: Graph, scores: str, valid: str) -> str:
-    lowest = graph.constant("lowest", np.array(-65504 if graph.dtype == np.float16 else -3.4e38, graph.dtype))
-    return graph.add("Softmax", graph.add("Where", valid, scores, lowest), axis=-1)
-
-
 def plain_attention(
     graph: Graph, query: str, key: str, value: str, valid: str, bias: str, config: EncoderConfig
 ) -> str:
@@ -41,19 +28,20 @@ def plain_attention(
     scores = graph.add("MatMul", scaled, heads(key, [0, 2, 3, 1]))  # [B, N, S, S]
     if bias:
         scores = graph.add("Add", scores, bias)
-    context = graph.add("MatMul", _softmax_where(graph, scores, valid), heads(value, [0, 2, 1, 3]))
+    lowest = graph.constant("lowest", np.array(-65504 if graph.dtype == np.float16 else -3.4e38, graph.dtype))
+    shares = graph.add("Softmax", graph.add("Where", valid, scores, lowest), axis=-1)
+    context = graph.add("MatMul", shares, heads(value, [0, 2, 1, 3]))
     merged = graph.add("Transpose", context, perm=[0, 2, 1, 3])  # [B, S, N, D]
     return graph.add("Reshape", merged, graph.integers(0, 0, config.hidden))
 
 
-def length_attention(graph: Graph, query: str, key: str, value: str, bias: str, config: EncoderConfig) -> str:
-    """Onnxruntime's fused attention with ``lengths``: [B, S, N*D] each -> [B, S, N*D]; ``bias`` [1, N, S, S] or ""."""
-    return graph.contrib("MultiHeadAttention", query, key, value, "", "lengths", bias, num_heads=config.heads)
+def even_attention(graph: Graph, query: str, key: str, value: str, bias: str, config: EncoderConfig) -> str:
+    """Attention without padding, as one operator: [B, S, N*D] each -> [B, S, N*D]; ``bias`` [1, N, S, S] or ""."""
+    heads = {"q_num_heads": config.heads, "kv_num_heads": config.heads}
+    return graph.add("Attention", query, key, value, *([bias] if bias else []), **heads)
 
 
-def cls_attention(
-    graph: Graph, hidden: str, row: str, valid: str, bias: str, layer: Layer, config: EncoderConfig
-) -> str:
+def cls_attention(graph: Graph, hidden: str, row: str, bias: str, layer: Layer, config: EncoderConfig) -> str:
     """Attention of the [CLS] row alone, with keys and values never projected.
 
     q·(W_k h + b_k) = (W_kᵀ q)·h + const, and the constant drops out of the softmax; the values'
@@ -63,7 +51,6 @@ def cls_attention(
         graph: Where to write.
         hidden: [B, S, H].
         row: [B, H], its first row.
-        valid: bool [B, 1, S].
         bias: [1, N, S, S], of which row 0 is added to the scaled scores, or "".
         layer: The last layer.
         config: The model's sizes.
@@ -84,7 +71,7 @@ def cls_attention(
     scores = graph.add("MatMul", probes, graph.add("Transpose", hidden, perm=[0, 2, 1]))  # [B, N, S]
     if bias:
         scores = graph.add("Add", scores, graph.add("Gather", bias, graph.constant("first_row", np.array(0)), axis=2))
-    mixed = graph.add("MatMul", _softmax_where(graph, scores, valid), hidden)  # [B, N, H]
+    mixed = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), hidden)  # [B, N, H]
     values = graph.add("MatMul", graph.add("Transpose", mixed, perm=[1, 0, 2]), per_head(layer.value, (1, 0, 2)))
     context = graph.add("Reshape", graph.add("Transpose", values, perm=[1, 0, 2]), graph.integers(-1, h))
     return graph.add("Add", context, graph.weight(f"{layer.value.name}.bias", layer.value.bias))

@@ -1,7 +1,7 @@
 """The graph of each variant, written from config and weights.
 
 portable  standard operators; input_ids, attention_mask and token_type_ids -> logits
-cpu       lengths in place of a mask, onnxruntime's fused attention, the last layer on one row
+cpu       pairs of one length, so neither padding nor mask; attention as one operator, the last layer on one row
 cuda      packed tokens without padding, fused attention, [CLS] rows alone after the last attention
 """
 
@@ -10,12 +10,11 @@ import onnx
 
 from ._attention import (
     cls_attention,
-    length_attention,
+    even_attention,
     packed_attention,
     packed_attention_twin,
     pad_head_size,
     plain_attention,
-    valid_from_lengths,
     valid_from_mask,
 )
 from ._config import EncoderConfig
@@ -52,21 +51,30 @@ def build_portable(
 def write_cpu(graph: Graph, weights: EncoderWeights, config: EncoderConfig, *, token_types: bool, apply: Dense) -> None:
     """Write the CPU variant into ``graph``; all layers but the last take their products from ``apply``."""
     for name in ("input_ids", *(["token_type_ids"] if token_types else [])):
-        graph.input(name, np.int32, ["pairs", "longest"])
-    graph.input("lengths", np.int32, ["pairs"])
+        graph.input(name, np.int32, ["pairs", "tokens"])
     bias = relative_bias(graph, weights, config, "input_ids")
     types = "token_type_ids" if token_types else None
     hidden = embed(graph, weights.embeddings, config, types=types, positions=None)
+    as_pairs = graph.add("Concat", graph.add("Shape", "input_ids"), graph.integers(-1), axis=0)
+
+    def split(value: str) -> str:  # [B*S, H] -> [B, S, H]
+        return graph.add("Reshape", value, as_pairs)
+
+    def merge(value: str) -> str:  # and back: on two dimensions the products are a few percent faster
+        return graph.add("Reshape", value, graph.integers(-1, config.hidden))
+
+    hidden = merge(hidden)
     *layers, last = weights.layers
     for i, layer in enumerate(layers):
         projections = (layer.query, layer.key, layer.value)
-        query, key, value = apply(graph, hidden, projections, f"layer.{i}.attention")
-        context = length_attention(graph, query, key, value, bias, config)
-        (attended,) = apply(graph, context, (layer.output,), f"layer.{i}.output")
+        query, key, value = map(split, apply(graph, hidden, projections, f"layer.{i}.attention"))
+        context = even_attention(graph, query, key, value, bias, config)
+        (attended,) = apply(graph, merge(context), (layer.output,), f"layer.{i}.output")
         hidden = add_and_norm(graph, attended, hidden, layer.attention_norm, config.epsilon)
         hidden = feed_forward(graph, hidden, layer, config, apply, f"layer.{i}", contrib=True)
+    hidden = split(hidden)
     row = graph.add("Gather", hidden, graph.constant("first_row", np.array(0)), axis=1)  # [B, H]
-    context = cls_attention(graph, hidden, row, valid_from_lengths(graph), bias, last, config)
+    context = cls_attention(graph, hidden, row, bias, last, config)
     (attended,) = float_dense(graph, context, (last.output,), "")
     row = add_and_norm(graph, attended, row, last.attention_norm, config.epsilon)
     row = feed_forward(graph, row, last, config, float_dense, "", contrib=True)
@@ -77,7 +85,7 @@ def build_cpu(
     weights: EncoderWeights, config: EncoderConfig, *, token_types: bool, apply: Dense = float_dense
 ) -> onnx.ModelProto:
     """The graph for onnxruntime's CPU provider, in float32 or with ``apply``'s products."""
-    graph = Graph()
+    graph = Graph(opset=23)
     write_cpu(graph, weights, config, token_types=token_types, apply=apply)
     return graph.model()
 

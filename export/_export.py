@@ -10,8 +10,9 @@ from crossrank._errors import ProofError, UnsupportedModelError, join_problems
 from crossrank._manifest import FileRecord, Manifest, Source, Variant, hash_file, write_manifest
 from crossrank._model_folder import read_model_folder
 from crossrank._proof import Proof, measure_parity, write_proof
+from crossrank._runner import Runner
 from crossrank._scoring import Scorer
-from crossrank._session import Device, Session
+from crossrank._session import Device
 from crossrank._threads import ThreadCount, available_threads
 from crossrank.models import RegisteredModel
 
@@ -137,8 +138,9 @@ def _measure(blueprint: Blueprint, proof: Proof, work: Path, target: Target, thr
     variant = Variant(*target, file=target_file(target))
     twin = work / "twin.onnx"
     by_twin = blueprint.build_twin(target, twin)
-    session = Session(twin if by_twin else work / variant.file, blueprint.inputs, Device("cpu"), threads)
-    scorer = Scorer(blueprint.tokenizer, session, blueprint.inputs.max_length, blueprint.head.labels)
+    path, padded = twin if by_twin else work / variant.file, variant.variant != "cpu"
+    runner = Runner(path, blueprint.inputs, Device("cpu"), threads, padded=padded)
+    scorer = Scorer(blueprint.tokenizer, runner, blueprint.inputs.max_length, blueprint.head.labels)
     parity = measure_parity(proof, scorer, graph="twin" if by_twin else "graph")
     if by_twin:
         for file in work.glob("twin.onnx*"):

@@ -9,9 +9,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-# LayerNormalization came with opset 17; onnxruntime, OpenVINO and TensorRT have all had it for years.
-_OPSET = 17
-_IR_VERSION = 8
+# LayerNormalization came with opset 17, and with it what onnxruntime, OpenVINO and TensorRT have had for years;
+# Attention with opset 23. Each belongs to the IR version of its time.
+_IR_VERSIONS = {17: 8, 23: 11}
 # A protobuf message ends at 2 GiB; beyond this many bytes the weights go to a file of their own.
 EXTERNAL_DATA_BYTES = 1_800_000_000
 
@@ -21,13 +21,14 @@ class Graph:
 
     Args:
         dtype: Type of weights and activations, float32 or float16.
+        opset: Version of the standard operators, 17 or 23.
     """
 
-    def __init__(self, dtype: type[np.float32 | np.float16] = np.float32) -> None:
+    def __init__(self, dtype: type[np.float32 | np.float16] = np.float32, *, opset: int = 17) -> None:
         self.dtype = np.dtype(dtype)
         # Filled in place: onnx.helper's make_graph and make_model would each copy all the weights.
-        self._model = onnx.ModelProto(ir_version=_IR_VERSION, producer_name="crossrank")
-        self._model.opset_import.add(domain="", version=_OPSET)
+        self._model = onnx.ModelProto(ir_version=_IR_VERSIONS[opset], producer_name="crossrank")
+        self._model.opset_import.add(domain="", version=opset)
         self._graph = self._model.graph
         self._graph.name = "crossrank"
         self._names: set[str] = set()

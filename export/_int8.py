@@ -5,25 +5,28 @@ batch mates. Here every scale is a constant of the graph: a score is a function 
 to float rounding between shapes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from crossrank._manifest import Inputs
 from crossrank._pairs import PairSource
-from crossrank._plan import plan_batches
+from crossrank._plan import plan_even_batches
 from crossrank._session import Device, Session
 from crossrank._threads import available_threads
 
-from ._build import write_cpu
+from ._build import build_cpu, write_cpu
 from ._config import EncoderConfig
 from ._graph import Graph, save_model
 from ._layers import dense
-from ._weights import EncoderWeights, Linear
+from ._weights import EncoderWeights, Layer, Linear
 
+# Tokens of a batch whose smallest and largest values count once; with smaller ones they would be nearer to zero.
+_CALIBRATION_TOKENS = 1024
 # The smallest and largest value of the input of each quantized product, by its point's name.
 Ranges = dict[str, tuple[float, float]]
 
@@ -72,23 +75,53 @@ class Int8Dense:
         return results
 
 
+@dataclass(frozen=True, slots=True)
+class Extremes:
+    """Smallest and largest values of the input of a quantized product in calibration text.
+
+    Attributes:
+        lows: float32 [batches, channels].
+        highs: float32 [batches, channels].
+    """
+
+    lows: NDArray[np.float32]
+    highs: NDArray[np.float32]
+
+    def range(self) -> tuple[float, float]:
+        """Mean over batches of the tensor's smallest and largest value, 0 between them.
+
+        The mean clips rare outliers, whose range would cost the other values resolution.
+        """
+        low, high = self.lows.min(axis=1).mean(), self.highs.max(axis=1).mean()
+        return min(0.0, float(low)), max(0.0, float(high))
+
+    def largest(self, count: int) -> NDArray[np.intp]:
+        """The channels with the largest values by magnitude, in the order they lie in."""
+        peaks = np.maximum(-self.lows, self.highs).mean(axis=0)
+        return np.sort(np.argsort(-peaks, kind="stable")[:count])
+
+    def without(self, channels: NDArray[np.intp]) -> "Extremes":
+        """The same without some channels."""
+        return Extremes(np.delete(self.lows, channels, axis=1), np.delete(self.highs, channels, axis=1))
+
+
 class _Watch:
-    """`Dense` in float that also puts out the smallest and largest value of each input."""
+    """`Dense` in float that also puts out the smallest and largest value of each channel of its input."""
 
     def __init__(self) -> None:
         self.points: list[str] = []
 
     def __call__(self, graph: Graph, hidden: str, linears: Sequence[Linear], point: str) -> list[str]:
         for op in ("ReduceMin", "ReduceMax"):
-            graph.output(graph.add(op, hidden, keepdims=0), f"{op}:{point}", [])
+            graph.output(graph.add(op, hidden, graph.integers(0), keepdims=0), f"{op}:{point}", ["channels"])
         self.points.append(point)
         return [dense(graph, hidden, linear) for linear in linears]
 
 
-def calibrate(weights: EncoderWeights, config: EncoderConfig, inputs: Inputs, pairs: PairSource, work: Path) -> Ranges:
-    """Ranges of the quantized inputs: per batch the smallest and largest value, then their mean over batches.
-
-    The mean clips rare outliers, whose range would cost the other values resolution.
+def calibrate(
+    weights: EncoderWeights, config: EncoderConfig, inputs: Inputs, pairs: PairSource, work: Path
+) -> dict[str, Extremes]:
+    """What the inputs of the products reach in text, by their points' names.
 
     Args:
         weights: The model.
@@ -97,19 +130,60 @@ def calibrate(weights: EncoderWeights, config: EncoderConfig, inputs: Inputs, pa
         pairs: The calibration text.
         work: A folder for a graph that is removed again.
     """
-    watch, graph = _Watch(), Graph()
+    watch, graph = _Watch(), Graph(opset=23)
     write_cpu(graph, weights, config, token_types=inputs.token_types, apply=watch)
     if not watch.points:
         return {}
     save_model(graph.model(), work / "calibration.onnx")
-    session = Session(work / "calibration.onnx", inputs, Device("cpu"), available_threads())
-    names = [f"{op}:{point}" for op in ("ReduceMin", "ReduceMax") for point in watch.points]
-    batches = plan_batches(pairs.lengths)
-    values = np.mean([session.outputs(pairs.batch(index), names) for index in batches], axis=0)
+    session = Session(work / "calibration.onnx", inputs, Device("cpu"), available_threads().count)
+    names = [f"{op}:{point}" for point in watch.points for op in ("ReduceMin", "ReduceMax")]
+    batches = plan_even_batches(pairs.lengths, max_tokens=_CALIBRATION_TOKENS)
+    seen = [session.outputs(pairs.batch(index), names) for index in batches]
     for file in work.glob("calibration.onnx*"):
         file.unlink()
-    lows, highs = np.split(values, 2)
-    return {
-        point: (min(0.0, float(low)), max(0.0, float(high)))
-        for point, low, high in zip(watch.points, lows, highs, strict=True)
-    }
+    values = [np.stack(rows) for rows in zip(*seen, strict=True)]  # [batches, channels] each
+    return {point: Extremes(*values[2 * i : 2 * i + 2]) for i, point in enumerate(watch.points)}
+
+
+def build_int8(
+    weights: EncoderWeights, config: EncoderConfig, extremes: Mapping[str, Extremes], *, token_types: bool
+) -> onnx.ModelProto:
+    """The graph for onnxruntime's CPU provider in int8, its last layer in float.
+
+    Of a feed-forward's units, a few reach many times what the others do (27 against 6 in MiniLM's first layer), and
+    with them in its range, a scale leaves the others few steps. They stay in float, as in LLM.int8() (Dettmers et
+    al., 2022), but chosen once and for all. On MiniLM-L12 that takes the mean error from 0.13 to 0.07 at no cost.
+
+    Args:
+        weights: The model.
+        config: Its sizes.
+        extremes: From `calibrate`.
+        token_types: Whether the graph takes them.
+    """
+    known = dict(extremes)
+    layers = []
+    for i, layer in enumerate(weights.layers):
+        point = f"layer.{i}.down"
+        if point in known:
+            channels = known[point].largest(max(8, config.intermediate // 96))
+            layer = _set_apart(layer, channels)
+            known[point] = known[point].without(channels)
+        layers.append(layer)
+    ranges = {point: found.range() for point, found in known.items()}
+    split = replace(weights, layers=tuple(layers))
+    return build_cpu(split, config, token_types=token_types, apply=Int8Dense(ranges))
+
+
+def _set_apart(layer: Layer, units: NDArray[np.intp]) -> Layer:
+    """The same layer with some feed-forward units apart."""
+    up, down = layer.up, layer.down
+    apart = (
+        Linear(f"{up.name}.apart", up.weight[:, units], up.bias[units]),
+        Linear(f"{down.name}.apart", down.weight[units], np.zeros_like(down.bias)),
+    )
+    return replace(
+        layer,
+        up=replace(up, weight=np.delete(up.weight, units, axis=1), bias=np.delete(up.bias, units)),
+        down=replace(down, weight=np.delete(down.weight, units, axis=0)),
+        apart=apart,
+    )

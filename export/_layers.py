@@ -73,7 +73,13 @@ def feed_forward(
     (inner,) = apply(graph, hidden, (layer.up,), f"{point}.up")
     active = activate(graph, inner, config.activation, contrib=contrib)
     (outer,) = apply(graph, active, (layer.down,), f"{point}.down")
-    return add_and_norm(graph, outer, hidden, layer.output_norm, config.epsilon)
+    residual = hidden
+    if layer.apart is not None:
+        up, down = layer.apart
+        some = activate(graph, dense(graph, hidden, up), config.activation, contrib=contrib)
+        # One product adds them to the residual, which is as fast as no units apart at all.
+        residual = graph.add("Gemm", some, graph.weight(f"{down.name}.weight", down.weight), hidden)
+    return add_and_norm(graph, outer, residual, layer.output_norm, config.epsilon)
 
 
 def embed(graph: Graph, weights: Embeddings, config: EncoderConfig, *, types: str | None, positions: str | None) -> str:

@@ -15,7 +15,7 @@ from ._blueprint import Blueprint
 from ._build import build_cpu, build_cuda, build_portable
 from ._checkpoint import Checkpoint, read_checkpoint
 from ._graph import save_model
-from ._int8 import Int8Dense, calibrate
+from ._int8 import build_int8, calibrate
 from ._reference import reference_logits
 from ._targets import Target
 from ._texts import load_pairs
@@ -88,8 +88,8 @@ def _graph(checkpoint: Checkpoint, target: Target, work: Path) -> onnx.ModelProt
         case ("cuda", _):
             return build_cuda(weights, config, token_types=types)
         case ("cpu", "int8"):
-            ranges = calibrate(weights, config, checkpoint.inputs, _calibration_pairs(checkpoint), work)
-            return build_cpu(weights, config, token_types=types, apply=Int8Dense(ranges))
+            extremes = calibrate(weights, config, checkpoint.inputs, _calibration_pairs(checkpoint), work)
+            return build_int8(weights, config, extremes, token_types=types)
         case _:
             return build_cpu(weights, config, token_types=types)
 

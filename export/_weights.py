@@ -37,7 +37,10 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One transformer layer."""
+    """One transformer layer.
+
+    ``apart`` are up and down of feed-forward units that stay in float where the others are quantized, None for none.
+    """
 
     query: Linear
     key: Linear
@@ -47,6 +50,7 @@ class Layer:
     up: Linear
     down: Linear
     output_norm: Norm
+    apart: tuple[Linear, Linear] | None = None
 
 
 @dataclass(frozen=True, slots=True)
