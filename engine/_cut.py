@@ -1,14 +1,14 @@
-"""Where a long text may be cut so that the ids of its parts, one after the other, are exactly those of the whole.
+"""Where a text may be cut so that the ids of its parts, one after the other, are exactly those of the whole.
 
 A tokenizer looks for added tokens in the raw text, normalizes what lies between them, looks for added tokens again,
 splits the rest into words and gives each word ids by itself. So a place is safe if no added token, no change by the
 normalizer and no word lies across it, and if the part that begins there is treated as it would be in the middle of the
-text. Two rules, each for tokenizers of which every component is known:
+text. Three rules, each for tokenizers of which every component is known:
 
-**BERT** (BertNormalizer or none, then BertPreTokenizer): before white space, ASCII punctuation and CJK ideographs,
-unless an added token holds such a character. The normalizer works on single characters, but for canonical
-decomposition, and that moves nothing across any of these, which are starters. The splitter drops white space and lets
-punctuation stand alone, and the normalizer puts spaces around ideographs.
+**BERT** (BertNormalizer or none, then BertPreTokenizer): before white space, punctuation and CJK ideographs (of each,
+what is listed here), unless an added token holds such a character. The normalizer works on single characters, but for
+canonical decomposition, and that moves nothing across any of these, which are starters. The splitter drops white space
+and lets punctuation stand alone, and the normalizer puts spaces around ideographs.
 
 **Others**: before a single space, or a line feed where any white space parts words, that has two plain characters on
 each side; plain are letters, digits and common punctuation that never join a neighbour, and of which the normalizer
@@ -25,6 +25,13 @@ makes something without spaces.
 - Added tokens: none lies across that neither is nor holds a single space (to runs of them no single space belongs). One
   that takes the spaces before it along finds them in its own part. One that takes those after it, or asks what stands
   beside it, could see the cut: with such a token there is none.
+
+**Words**, of BERT's tokenizers with WordPiece: behind these characters too, if no added token holds white space or asks
+what stands beside it. They stand alone, so a word begins behind them whatever it is, and no mark joins them, since the
+normalizer decomposes and never composes. White space (four characters of ASCII, on which Python and Rust agree) has no
+ids, and an added token that takes it along takes nothing. So a word, which is one of these characters or what lies
+between two, has ids of its own. Of letters the normalizer makes letters and marks, nothing that parts words: a word of
+letters has the ids that the model alone gives, unless it could hold an added token.
 """
 
 import json
@@ -42,6 +49,20 @@ from tokenizers import Tokenizer
 _PLAIN = (
     "(?![\u0d4e\u0e33\u0eb3\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff\uff9e\uff9f\U00010000-\U0010ffff])"
     r"(?:\w|[!-~\u2018-\u2026\u3001-\u301b\uff01-\uff60])"
+)
+# Characters of which each is a word alone: ASCII's punctuation, dashes and quotes to the ellipsis, Arabic's comma,
+# semicolon and question mark, danda, ideographic punctuation, and the fullwidth forms of ASCII's most common ones.
+_MARKS = (
+    string.punctuation
+    + "".join(map(chr, range(0x2010, 0x2028)))
+    + "\u060c\u061b\u061f\u0964\u0965\u3001\u3002\u300a\u300b\u300c\u300d\uff01\uff08\uff09\uff0c\uff1a\uff1b\uff1f"
+)
+# Letters, digits and marks of which the normalizer makes no punctuation and no space: Latin, Greek, Cyrillic, Hebrew,
+# Arabic, Devanagari, Thai, kana and Hangul.
+_LETTERS = (
+    "0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0386\u0388-\u03ff\u0400-\u0481\u048a-\u052f\u05d0-\u05ea"
+    "\u0620-\u0669\u066e-\u06d3\u0900-\u0963\u0966-\u096f\u0e01-\u0e3a\u0e40-\u0e4e\u3041-\u3096\u30a1-\u30fa\u30fc"
+    "\uac00-\ud7a3"
 )
 _IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff"
 _WORD_MODELS = frozenset({"BPE", "Unigram", "WordLevel", "WordPiece"})
@@ -92,25 +113,37 @@ class Cuts:
         return self.normalize(around) in (f"{left} {right}", left + around[1] + right)
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How a text comes apart into words whose ids, one after the other, are the text's.
+
+    First at every space (U+0020), then what lies between two of them by ``pattern``.
+
+    Attributes:
+        pattern: Its matches are the words; what it passes over has no ids.
+        fold: What the normalizer makes of a word of letters, of which the model alone then gives the ids; None for
+            other words, and where one could hold an added token.
+    """
+
+    pattern: re.Pattern[str]
+    fold: Callable[[str], str | None]
+
+
 def find_cuts(tokenizer: Tokenizer) -> Cuts | None:
     """The safe places for a tokenizer, or None where a component is not known to have any."""
     normalizers = _steps(tokenizer.normalizer, "normalizers")
     splitters = _steps(tokenizer.pre_tokenizer, "pretokenizers")
-    added = list(tokenizer.get_added_tokens_decoder().values())
-    normalize = None if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str
-    contents = [token.content for token in added]
-    if normalize is not None:
-        contents += [normalize(content) for content in contents]
-    if not all(contents):  # one that the normalizer leaves nothing of is found everywhere
+    contents = _added_contents(tokenizer)
+    if contents is None or type(tokenizer.model).__name__ not in _WORD_MODELS:
         return None
-    if type(tokenizer.model).__name__ not in _WORD_MODELS or any(token.single_word for token in added):
-        return None
-    kinds = [step["type"] for step in normalizers], [step["type"] for step in splitters]
-    if kinds in (([], ["BertPreTokenizer"]), (["BertNormalizer"], ["BertPreTokenizer"])):
-        return _bert_cuts(normalizers, "".join(contents))
+    if _is_bert(normalizers, splitters):
+        alone, spaces = _bert_places(normalizers, contents)
+        return Cuts(re.compile(f"[{alone}{spaces}]")) if alone or spaces else None
     spaces = _word_spaces(splitters)
-    if "Precompiled" in kinds[0] and any(kind.startswith("NF") for kind in kinds[0]):
+    kinds = [step["type"] for step in normalizers]
+    if "Precompiled" in kinds and any(kind.startswith("NF") for kind in kinds):
         return None
+    added = tokenizer.get_added_tokens_decoder().values()
     if any(token.rstrip for token in added) or any(re.search(r"(?<!\s)\s(?!\s)", content) for content in contents):
         return None
     if not spaces or not all(_keeps_word_spaces(step, splitters) for step in normalizers):
@@ -118,9 +151,49 @@ def find_cuts(tokenizer: Tokenizer) -> Cuts | None:
     stripped = any(step.get("strip_left") for step in normalizers)
     return Cuts(
         re.compile(f"[{spaces}](?<={_PLAIN}{_PLAIN}.)(?={_PLAIN}{_PLAIN})", re.DOTALL),
-        normalize,
+        None if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str,
         frozenset(content[0] for content in contents if content) if stripped else frozenset(),
     )
+
+
+def find_words(tokenizer: Tokenizer) -> Words | None:
+    """How the texts of a tokenizer come apart into words, or None where it is not known to take them one by one."""
+    normalizers = _steps(tokenizer.normalizer, "normalizers")
+    contents = _added_contents(tokenizer)
+    if contents is None or any(letter.isspace() for content in contents for letter in content):
+        return None
+    is_bert = _is_bert(normalizers, _steps(tokenizer.pre_tokenizer, "pretokenizers"))
+    if not is_bert or type(tokenizer.model).__name__ != "WordPiece":
+        return None
+    alone, spaces = _bert_places(normalizers, contents)
+    lower = any(step["lowercase"] for step in normalizers)
+    normalize = str if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str
+    marked = all(any(mark in content for mark in string.punctuation) for content in contents)
+    letters = re.compile(f"[{_LETTERS}]+")
+
+    def fold(word: str) -> str | None:
+        if not marked:  # an added token could lie in it
+            return None
+        if word.isascii():  # the same, sooner
+            return None if not word.isalnum() else word.lower() if lower else word
+        return normalize(word) if letters.fullmatch(word) else None
+
+    return Words(re.compile(f"[^{alone}{spaces}]+" + (f"|[{alone}]" if alone else "")), fold)
+
+
+def _added_contents(tokenizer: Tokenizer) -> list[str] | None:
+    """The added tokens, raw and normalized; None where one is found everywhere, or asks what stands beside it."""
+    added = list(tokenizer.get_added_tokens_decoder().values())
+    contents = [token.content for token in added]
+    if tokenizer.normalizer is not None:
+        contents += [tokenizer.normalizer.normalize_str(content) for content in contents]
+    # What the normalizer leaves nothing of is found everywhere.
+    return None if not all(contents) or any(token.single_word for token in added) else contents
+
+
+def _is_bert(normalizers: list[Step], splitters: list[Step]) -> bool:
+    kinds = [step["type"] for step in normalizers], [step["type"] for step in splitters]
+    return kinds in (([], ["BertPreTokenizer"]), (["BertNormalizer"], ["BertPreTokenizer"]))
 
 
 def _steps(component: Any, key: str) -> list[Step]:
@@ -136,14 +209,15 @@ def _steps(component: Any, key: str) -> list[Step]:
     return [] if component is None else list(unroll(json.loads(component.__getstate__())))
 
 
-def _bert_cuts(normalizers: list[Step], contents: str) -> Cuts | None:
-    spaced = any(letter.isspace() for letter in contents)
-    places = "".join(mark for mark in string.punctuation if mark not in contents)
-    places = re.escape(places) + ("" if spaced else r" \t\n")
+def _bert_places(normalizers: list[Step], contents: list[str]) -> tuple[str, str]:
+    """What may be cut before, as a pattern's brackets take it: characters that stand alone, and white space."""
+    held = "".join(contents)
+    spaced = any(letter.isspace() for letter in held)
+    alone = re.escape("".join(mark for mark in _MARKS if mark not in held))
     apart = any(step["handle_chinese_chars"] for step in normalizers)
-    if apart and not spaced and not re.search(f"[{_IDEOGRAPHS}]", contents):
-        places += _IDEOGRAPHS
-    return Cuts(re.compile(f"[{places}]")) if places else None
+    if apart and not spaced and not re.search(f"[{_IDEOGRAPHS}]", held):
+        alone += _IDEOGRAPHS
+    return alone, "" if spaced else r" \t\n\r"
 
 
 def _word_spaces(splitters: list[Step]) -> str:

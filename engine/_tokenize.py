@@ -2,22 +2,24 @@
 
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
-from ._cut import find_cuts
+from ._cut import find_cuts, find_words
 from ._errors import CheckpointError, InputError
 from ._pairs import PairTemplate, Tokens
+from ._words import WordMemory
 
 # A Rust Encoding holds offsets and strings, many times its ids: they are dropped every so many texts. A longer text
 # goes there in parts, the first with the other texts, the others so many at a time and only as far as they are needed.
 _TEXTS_PER_CALL = 512
 _PART_CHARACTERS = 4096
 _PARTS_PER_CALL = 8
+_ID_BYTES = np.dtype(np.int32).itemsize
 
 
 def read_template(tokenizer: Tokenizer) -> PairTemplate:
@@ -50,6 +52,8 @@ def read_template(tokenizer: Tokenizer) -> PairTemplate:
         raise CheckpointError(f"tokenizer.json puts special tokens inside a text: {pair.tokens}")
     if bounds[0] == bounds[1]:
         raise CheckpointError("tokenizer.json puts no special token before a pair, whose place a cross-encoder reads")
+    if document.offsets != sorted(document.offsets):
+        raise CheckpointError(f"tokenizer.json gives the words of a text again, or in another order: {document.tokens}")
     parts = [slice(bounds[i], bounds[i + 1]) for i in (0, 2, 4)]
     ids, types = pair.ids, pair.type_ids
     return PairTemplate(
@@ -74,8 +78,8 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 class PairTokenizer:
     """The tokenizer of one model. Thread-safe.
 
-    Padding and truncation that a tokenizer.json carries are switched off: the planner pads, and
-    pairs are truncated where they are joined.
+    Where that is known to give the same ids, it remembers those of words (`WordMemory`). Padding and truncation
+    that a tokenizer.json carries are switched off: the planner pads, and pairs are truncated where they are joined.
 
     Args:
         source: A ``tokenizer.json``, or a tokenizer that was built, which is changed.
@@ -92,6 +96,8 @@ class PairTokenizer:
         self._tokenizer.no_truncation()
         self.template = read_template(self._tokenizer)
         self._cuts = find_cuts(self._tokenizer)
+        words = find_words(self._tokenizer)
+        self._memory = None if words is None else WordMemory(words, self._tokenizer)
 
     def save(self, path: Path) -> None:
         """Write it as a ``tokenizer.json``."""
@@ -134,15 +140,13 @@ class PairTokenizer:
                     f"{what} {first + start + bad} holds a lone surrogate: {some[bad]!r:.80}; "
                     f"text.encode('utf-8', 'replace').decode() puts a question mark in its place"
                 ) from error
-            chunk = lengths[start : start + len(rows)]
-            chunk[:] = [len(row) for row in rows]
-            flat = chain.from_iterable(row.ids if isinstance(row, Encoding) else row for row in rows)
-            ids.append(np.fromiter(flat, np.int32, count=int(chunk.sum())))
+            lengths[start : start + len(rows)] = [len(row) // _ID_BYTES for row in rows]
+            ids.append(np.frombuffer(b"".join(rows), np.int32))
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         return Tokens(ids=np.concatenate(ids) if ids else np.zeros(0, np.int32), offsets=offsets)
 
-    def _encode_some(self, texts: Sequence[str], enough: int | None) -> list[Encoding | Sequence[int]]:
+    def _encode_some(self, texts: Sequence[str], enough: int | None) -> list[bytes]:
         heads = list(texts)
         rests: dict[int, Iterator[str]] = {}
         if self._cuts is not None:
@@ -151,16 +155,16 @@ class PairTokenizer:
                     text.encode()  # what is left out could hold a lone surrogate too
                     rests[i] = self._cuts.parts(text, _PART_CHARACTERS)
                     heads[i] = next(rests[i])
-        encodings = self._call(heads)
-        rows: list[Encoding | Sequence[int]] = [*encodings]
+        encode = self._tokenize if self._memory is None else self._memory.encode
+        rows = encode(heads)
+        most = None if enough is None else enough * _ID_BYTES
         for i, rest in rests.items():
-            ids = array("i", encodings[i].ids)
-            while (enough is None or len(ids) < enough) and (parts := list(islice(rest, _PARTS_PER_CALL))):
-                for part in self._call(parts):
-                    ids.extend(part.ids)
-            rows[i] = ids[:enough]
+            row = bytearray(rows[i])
+            while (most is None or len(row) < most) and (parts := list(islice(rest, _PARTS_PER_CALL))):
+                row += b"".join(encode(parts))
+            rows[i] = bytes(row[:most])
         return rows
 
-    def _call(self, texts: list[str]) -> list[Encoding]:
-        encodings: list[Encoding] = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return encodings
+    def _tokenize(self, texts: Sequence[str]) -> list[bytes]:
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [array("i", encoding.ids).tobytes() for encoding in encodings]
