@@ -10,9 +10,18 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
+from crossrank import CrossrankError
+
+from ._worker import WorkerError
+
 COMMANDS = {
     "quality": "nDCG@10 and MRR@10 of an artifact on a folder of judged queries",
-    "throughput": "documents per second of whole calls, ours and others', with the quality of the same calls",
+    "throughput": "documents per second of whole calls, ours and others', and how near the scores are",
+    "latency": "p50, p95 and p99 of one call",
+    "memory": "peak memory of an engine's process, and ours after many documents",
+    "startup": "import, load and first score in fresh processes",
+    "suite": "all of these, each in a process of its own, to go on where an earlier run was stopped",
+    "report": "README's table and plot, and the goals, from the results",
 }
 
 
@@ -52,11 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"error: {error}; the benchmarks need: pip install --group test", file=sys.stderr)
         return 1
-    # Not at the top: worker processes import this module again, also those of engines not ours.
-    from crossrank import CrossrankError
-
-    from ._worker import WorkerError
-
     try:
         command.run(options)
     except (CrossrankError, WorkerError) as error:

@@ -1,16 +1,19 @@
-"""Engines timed in turns, and what the times and scores say; who the engines are is left to others."""
+"""Engines opened side by side and timed in turns; who they are and what the times say is left to others."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Protocol
 
-import numpy as np
-
-from ._data import Candidates, Collection
-from ._engines import Floats
-from ._measures import Quality, measure_scores
-from ._worker import Call
+from ._data import Candidates
+from ._engines import ENGINES
+from ._measures import Floats
+from ._models import BenchmarkModel
+from ._text import progress
+from ._worker import Call, EngineUnavailable, Worker, WorkerError
+from ._workloads import Workload
 
 
 class Timed(Protocol):
@@ -19,109 +22,136 @@ class Timed(Protocol):
     def score(self, query: str, documents: tuple[str, ...]) -> Call:
         """Make one call."""
 
+    def tokenize(self, query: str, documents: tuple[str, ...]) -> float | None:
+        """Seconds of the tokenizing of such a call, None where it cannot be had alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
     """What one engine gave.
 
     Attributes:
-        seconds: Per repeat, of all calls together.
-        scores: Per query, of the first repeat.
+        seconds: Per round, per call.
+        scores: Per round, per call, float32 [documents].
+        tokenize_s: Per round, of one document; empty where tokenizing cannot be had alone.
     """
 
-    seconds: list[float]
-    scores: list[Floats]
+    seconds: list[list[float]] = field(default_factory=list)
+    scores: list[list[Floats]] = field(default_factory=list)
+    tokenize_s: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median and range of a figure over the repeats."""
+    """Median and range of a figure over the rounds."""
 
     median: float
     min: float
     max: float
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """One engine beside the baseline.
+def spread(values: Iterable[float]) -> Spread:
+    """Median and range, to four significant digits.
 
-    Attributes:
-        docs_per_s: Documents per second.
-        ratio: Its documents per second over the baseline's, repeat by repeat.
-        max_abs_delta: Largest difference of a score to the baseline's.
-        mean_abs_delta: Mean difference of a score to the baseline's.
-        quality: Of its scores.
+    >>> spread([3.00004, 1, 2])
+    Spread(median=2.0, min=1.0, max=3.0)
     """
+    kept = list(values)
+    return Spread(*(float(f"{value:.4g}") for value in (median(kept), min(kept), max(kept))))
 
-    docs_per_s: Spread
-    ratio: Spread
-    max_abs_delta: float
-    mean_abs_delta: float
-    quality: Quality
+
+def open_engines(
+    keys: Sequence[str], model: BenchmarkModel, *, threads: int, stack: ExitStack
+) -> tuple[dict[str, Worker], dict[str, str]]:
+    """A process for each engine.
+
+    Args:
+        keys: Of `ENGINES`.
+        model: What they load.
+        threads: Of each engine.
+        stack: Ends the processes.
+
+    Returns:
+        Key -> worker, and key -> why an engine cannot be measured.
+    """
+    workers, unavailable = {}, {}
+    tick = progress(len(set(keys)), "engines opened")
+    for key in dict.fromkeys(keys):
+        try:
+            worker = Worker(ENGINES[key], model.folder, threads=threads, scratch=model.scratch)
+        except EngineUnavailable as error:
+            unavailable[key] = str(error)
+        else:
+            workers[key] = stack.enter_context(worker)
+        tick()
+    return workers, unavailable
 
 
 def interleave(
     engines: Mapping[str, Timed],
-    candidates: Sequence[Candidates],
+    workload: Workload,
     *,
-    warm_up: int,
-    repeats: int,
+    between: Callable[[], None] = lambda: None,
     report: Callable[[], None] = lambda: None,
-) -> dict[str, Series]:
-    """Time engines call by call in turns (A B A B ...), so that a slow moment of the machine hits all of them.
+) -> tuple[dict[str, Series], dict[str, str]]:
+    """Time engines call by call in turns, so that a slow moment of the machine hits all of them.
+
+    Each call begins with another engine (A B, B A, ...): none always follows the same one.
 
     Args:
         engines: Name -> engine.
-        candidates: A call each.
-        warm_up: Calls of each engine before the first that counts.
-        repeats: How often to go through the candidates.
-        report: Called after each query of each repeat.
+        workload: The calls.
+        between: Called before each round.
+        report: Called after each timed call.
 
     Returns:
-        Name -> what that engine gave.
+        Name -> what that engine gave, and name -> why an engine failed, which is then left out.
     """
-    for i in range(warm_up):
-        entry = candidates[i % len(candidates)]
-        for engine in engines.values():
-            engine.score(entry.query, entry.documents)
-    series = {name: Series([], []) for name in engines}
-    for repeat in range(repeats):
+    series = {name: Series() for name in engines}
+    failed: dict[str, str] = {}
+    turn = 0
+
+    def each(act: Callable[[Timed, Series], None]) -> None:
+        nonlocal turn
+        names = list(series)
+        first = turn % max(1, len(names))
+        for name in names[first:] + names[:first]:
+            try:
+                act(engines[name], series[name])
+            except WorkerError as error:
+                failed[name] = str(error)
+                del series[name]
+        turn += 1
+
+    for call in workload.warm_up:
+        each(partial(_warm_up, call))
+    for timed, tokenizing in zip(workload.rounds, workload.tokenizing, strict=True):
+        if not series:
+            break
+        between()
         for found in series.values():
-            found.seconds.append(0.0)
-        for entry in candidates:
-            for name, engine in engines.items():
-                call = engine.score(entry.query, entry.documents)
-                series[name].seconds[-1] += call.seconds
-                if repeat == 0:
-                    series[name].scores.append(call.scores)
+            found.seconds.append([])
+            found.scores.append([])
+        for call in timed:
+            each(partial(_score, call))
             report()
-    return series
+        each(partial(_tokenize, tokenizing))
+    return series, failed
 
 
-def summarize(series: Mapping[str, Series], collection: Collection, *, baseline: str) -> dict[str, Summary]:
-    """Speeds, their ratios to the baseline's, and how far the scores are from its.
-
-    Args:
-        series: Name -> what that engine gave, the baseline among them.
-        collection: What they scored.
-        baseline: The name of the engine that the others are compared with.
-    """
-    documents = sum(len(entry.documents) for entry in collection.candidates)
-    theirs = series[baseline]
-    expected = np.concatenate(theirs.scores)
-    summaries = {}
-    for name, found in series.items():
-        deltas = np.abs(np.concatenate(found.scores) - expected)
-        summaries[name] = Summary(
-            _spread([documents / seconds for seconds in found.seconds]),
-            _spread([their / our for our, their in zip(found.seconds, theirs.seconds, strict=True)]),
-            float(deltas.max()),
-            float(deltas.mean()),
-            measure_scores(collection, found.scores),
-        )
-    return summaries
+def _warm_up(call: Candidates, engine: Timed, _: Series) -> None:
+    engine.score(call.query, call.documents)
+    engine.tokenize(call.query, call.documents)
 
 
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(*(round(value, 3) for value in (median(values), min(values), max(values))))
+def _score(call: Candidates, engine: Timed, found: Series) -> None:
+    result = engine.score(call.query, call.documents)
+    found.seconds[-1].append(result.seconds)
+    found.scores[-1].append(result.scores)
+
+
+def _tokenize(calls: Sequence[Candidates], engine: Timed, found: Series) -> None:
+    seconds = [engine.tokenize(call.query, call.documents) for call in calls]
+    known = [value for value in seconds if value is not None]
+    if len(known) == len(calls):
+        found.tokenize_s.append(sum(known) / sum(len(call.documents) for call in calls))

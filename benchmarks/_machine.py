@@ -1,7 +1,9 @@
-"""What a figure was taken on."""
+"""What a figure was taken on: the machine and the state of the code."""
 
 import os
 import platform
+import subprocess
+from pathlib import Path
 
 from crossrank._processor import processor_name, read_cpuinfo
 
@@ -21,3 +23,21 @@ def describe_machine() -> dict[str, object]:
         "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+def git_commit(root: Path) -> str:
+    """The checkout's short commit hash, with ``-dirty`` where its files differ; "unknown" outside of a checkout.
+
+    Results do not count: a run writes over those of an earlier one.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}-dirty" if changed else commit

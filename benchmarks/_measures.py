@@ -1,4 +1,4 @@
-"""nDCG@10 and MRR@10 of rankings, by ir-measures."""
+"""What scores are worth: nDCG@10 and MRR@10 of rankings, by ir-measures, and how near they are to a reference's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,13 @@ import numpy as np
 from ir_measures import RR, nDCG
 from numpy.typing import NDArray
 
+from crossrank._parity import kendall_tau
+
 from ._data import Candidates, Collection, Qrels
+
+Floats = NDArray[np.float32]
+
+_MOST_RANKED = 1000  # documents of a call whose pairs are compared: their number grows with the square
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +23,39 @@ class Quality:
 
     ndcg_at_10: float
     mrr_at_10: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How near scores are to a reference's.
+
+    Attributes:
+        max_abs_delta: Largest difference of a score.
+        mean_abs_delta: Mean difference.
+        kendall_tau: Of the documents' order, the mean over calls; where calls have one document each, of all of them.
+    """
+
+    max_abs_delta: float
+    mean_abs_delta: float
+    kendall_tau: float
+
+
+def compare_scores(reference: Sequence[Floats], scores: Sequence[Floats]) -> Agreement:
+    """How near an engine's scores are to a reference's.
+
+    Args:
+        reference: Per call, float32 [documents].
+        scores: The engine's, the same shapes.
+
+    >>> a, b = np.array([1, 2, 3], np.float32), np.array([1, 3, 2.5], np.float32)
+    >>> compare_scores([a], [b])
+    Agreement(max_abs_delta=1.0, mean_abs_delta=0.5, kendall_tau=0.3333333333333333)
+    """
+    expected, found = np.concatenate(reference), np.concatenate(scores)
+    deltas = np.abs(found.astype(np.float64) - expected)
+    ranked = [(a, b) for a, b in zip(reference, scores, strict=True) if len(a) > 1] or [(expected, found)]
+    taus = [kendall_tau(a[:_MOST_RANKED], b[:_MOST_RANKED]) for a, b in ranked]
+    return Agreement(float(deltas.max()), float(deltas.mean()), float(np.mean(taus)))
 
 
 def measure(rankings: Mapping[str, Sequence[str]], qrels: Qrels, *, relevant_grade: int) -> Quality:
@@ -35,7 +74,7 @@ def measure(rankings: Mapping[str, Sequence[str]], qrels: Qrels, *, relevant_gra
     return Quality(float(found[ndcg]), float(found[mrr]))
 
 
-def rerank(candidates: Candidates, scores: NDArray[np.float32]) -> list[str]:
+def rerank(candidates: Candidates, scores: Floats) -> list[str]:
     """The candidates' document ids by falling score; ties keep the first stage's order.
 
     Args:
@@ -48,7 +87,7 @@ def rerank(candidates: Candidates, scores: NDArray[np.float32]) -> list[str]:
     return [candidates.doc_ids[i] for i in np.argsort(-scores, kind="stable")]
 
 
-def measure_scores(collection: Collection, scores: Sequence[NDArray[np.float32]]) -> Quality:
+def measure_scores(collection: Collection, scores: Sequence[Floats]) -> Quality:
     """The quality of a model's scores.
 
     Args:

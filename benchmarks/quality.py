@@ -8,9 +8,9 @@ from pathlib import Path
 
 from crossrank import CrossEncoder
 
-from ._machine import describe_machine
+from ._machine import describe_machine, git_commit
 from ._measures import Quality, measure_first_stage, measure_scores
-from ._options import add_collection_arguments, command_line, open_collection, positive
+from ._options import ROOT, add_collection_arguments, command_line, open_collection, positive
 from ._text import format_table, progress
 
 
@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> None:
         found[f"{info.variant} {info.precision}, {info.provider}"] = measure_scores(collection, scores)
     facts = {
         "benchmark": "quality",
+        "commit": git_commit(ROOT),
         "command": command_line(options),
         "machine": describe_machine(),
         "versions": {name: metadata.version(name) for name in ("crossrank", "onnxruntime", "numpy", "tokenizers")},

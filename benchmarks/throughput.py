@@ -1,134 +1,127 @@
-"""Documents per second of whole calls, texts in and scores out, ours against others', and their quality."""
+"""Documents per second of whole calls, texts in and scores out: ours and others', and how near the scores are."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from statistics import median
 
-from crossrank import InputError
-from crossrank.export import export_model
+import numpy as np
 
-from ._data import Collection
-from ._engines import PEERS, Opener, Precision, our_engines
-from ._interleave import Summary, interleave, summarize
+from ._engines import ENGINES
+from ._interleave import interleave, open_engines
 from ._machine import describe_machine
-from ._measures import measure_first_stage
-from ._options import add_collection_arguments, command_line, open_collection, positive
+from ._options import add_run_arguments, add_workload_arguments, open_benchmark_model, open_workload
+from ._peaks import Peaks, operations_per_pair
+from ._results import describe_run, headline, print_unavailable, write_result
+from ._summary import Summary, choose_baseline, summarize
 from ._text import format_table, progress
-from ._worker import Worker
+from ._worker import WorkerError
 
-_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 _TIMED = "whole calls, texts in and scores out, tokenizing included; one call is one query with its documents"
+
+_COLUMNS = (
+    *("", "docs/s", "min", "max", "ratio", "min", "max", "tokenize ms", "model ms", "GFLOP/s", "of peak"),
+    *("max |Δ|", "mean |Δ|", "tau", "nDCG@10", "MRR@10"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    add_collection_arguments(parser)
-    parser.add_argument("--model", type=Path, required=True, metavar="CHECKPOINT", help="a checkpoint folder")
-    parser.add_argument("--against", choices=sorted(PEERS), help="a peer, the baseline (default: our own fp32)")
+    add_run_arguments(parser, engines=("crossrank-fp32", "crossrank-int8", "st-torch-fp32"))
+    add_workload_arguments(parser, documents=100, calls=None, warm_up=2)
     parser.add_argument(
-        "--threads", type=positive, default=2, metavar="N", help="threads of every engine (default: %(default)s)"
+        "--baseline",
+        choices=ENGINES,
+        default="st-torch-fp32",
+        metavar="KEY",
+        help="what ratios are to; where it does not run, the first engine that does (default: %(default)s)",
     )
-    parser.add_argument(
-        "--repeats", type=positive, default=5, metavar="N", help="passes over all queries (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--warm-up", type=positive, default=3, metavar="N", help="calls before the first that counts (default: 3)"
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the report")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Export the checkpoint anew, time all engines in turns, print and write the report."""
-    if not options.model.is_dir():
-        raise InputError(f"--model {options.model}: a checkpoint folder is needed, since all engines load the same one")
-    if options.output and not options.output.parent.is_dir():
-        raise InputError(f"--output {options.output}: there is no folder {options.output.parent}")
-    collection = open_collection(options)
-    machine = describe_machine()
-    with TemporaryDirectory() as scratch, ExitStack() as stack:
-        # Not from the cache: what is measured is what this checkout exports.
-        artifact = export_model(options.model, Path(scratch) / "artifact", variants=["cpu"], precisions=_PRECISIONS)
-        openers = our_engines(artifact, _PRECISIONS, options.threads)
-        if options.against:
-            openers[options.against] = partial(PEERS[options.against], options.model, threads=options.threads)
-        workers = _start(openers, options.threads, stack)
-        series = interleave(
-            workers,
-            collection.candidates,
-            warm_up=options.warm_up,
-            repeats=options.repeats,
-            report=progress(options.repeats * len(collection.candidates), "calls of each engine"),
-        )
-    baseline = options.against or next(iter(openers))
-    summaries = summarize(series, collection, baseline=baseline)
-    print(format_report(summaries, collection, baseline=baseline, threads=options.threads))
+    """Time the engines in turns, print the table and write the result.
+
+    Raises:
+        WorkerError: If none of them could be measured.
+    """
+    machine, model, workload = describe_machine(), open_benchmark_model(options), open_workload(options)
+    lengths = [np.concatenate(model.pair_lengths(timed)) for timed in workload.rounds]
+    with ExitStack() as stack:
+        workers, unavailable = open_engines(options.engines, model, threads=options.threads, stack=stack)
+        peaks = Peaks(options.threads)
+        tick = progress(sum(map(len, workload.rounds)), "calls of each engine")
+        series, failed = interleave(workers, workload, between=peaks.measure, report=tick)
+    unavailable |= failed
+    print_unavailable(unavailable)
+    if not series:
+        raise WorkerError("no engine could be measured")
+    gflops = {precision: round(median(values), 1) for precision, values in peaks.gflops.items()}
+    baseline, reference = choose_baseline(list(series), options.baseline)
+    summaries = summarize(
+        series,
+        workload,
+        baseline=baseline,
+        reference=reference,
+        operations=[float(operations_per_pair(model.config, tokens).sum()) for tokens in lengths],
+        peaks=gflops,
+        trained=model.trained,
+    )
+    data = workload.describe() | {"mean_pair_tokens": round(float(np.concatenate(lengths).mean()), 1)}
+    print(
+        f"{headline(options, model, data)}, {data['mean_pair_tokens']} tokens a pair\n{_TIMED}\n"
+        f"ratio to {ENGINES[baseline].name} in the same round; Δ and tau to {ENGINES[reference].name}; "
+        f"peaks {gflops['fp32']} GFLOP/s fp32, {gflops['int8']} int8\n{format_report(summaries)}"
+    )
     if options.output:
-        report = _report(options, collection, machine, workers, summaries, baseline)
-        options.output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        result = describe_run(
+            options,
+            model,
+            timed=_TIMED,
+            machine=machine,
+            workers=workers,
+            figures={key: _flat(summary) for key, summary in summaries.items()},
+            unavailable=unavailable,
+        )
+        how = {
+            "data": data,
+            "peaks_gflops": gflops,
+            "warm_up_calls": len(workload.warm_up),
+            "rounds": len(workload.rounds),
+            "baseline": ENGINES[baseline].name,
+            "reference": ENGINES[reference].name,
+        }
+        write_result(options.output, result | how)
 
 
-def _report(
-    options: argparse.Namespace,
-    collection: Collection,
-    machine: dict[str, object],
-    workers: Mapping[str, Worker],
-    summaries: Mapping[str, Summary],
-    baseline: str,
-) -> dict[str, object]:
-    return {
-        "benchmark": "throughput",
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": command_line(options),
-        "timed": _TIMED,
-        "machine": machine,
-        "threads": options.threads,
-        "versions": {name: v for worker in workers.values() for name, v in sorted(worker.versions.items())},
-        "model": options.model.resolve().name,
-        "data": {
-            "name": collection.name,
-            "queries": len(collection.candidates),
-            "documents": sum(len(entry.documents) for entry in collection.candidates),
-            "mrr_counts_grades_from": collection.relevant_grade,
-            "first_stage": collection.first_stage,
-            "first_stage_quality": asdict(measure_first_stage(collection)),
-        },
-        "warm_up_calls": options.warm_up,
-        "repeats": options.repeats,
-        "baseline": baseline,
-        "engines": {name: workers[name].facts | asdict(summary) for name, summary in summaries.items()},
-    }
+def format_report(summaries: Mapping[str, Summary]) -> str:
+    """The table of a run.
 
-
-def format_report(summaries: Mapping[str, Summary], collection: Collection, *, baseline: str, threads: int) -> str:
-    """The table of a run, and a line that says what was timed."""
-    rows: list[tuple[str, ...]] = [
-        ("", "docs/s", "min", "max", "ratio", "min", "max", "max |Δ|", "mean |Δ|", "nDCG@10", "MRR@10")
-    ]
-    for name, summary in summaries.items():
-        speed, ratio, quality = summary.docs_per_s, summary.ratio, summary.quality
+    Args:
+        summaries: Engine key -> figures.
+    """
+    rows: list[tuple[str, ...]] = [_COLUMNS]
+    for key, summary in summaries.items():
+        speed, ratio, near, quality = summary.docs_per_s, summary.ratio, summary.agreement, summary.quality
         rows.append(
             (
-                name,
+                ENGINES[key].name,
                 *(f"{value:.1f}" for value in (speed.median, speed.min, speed.max)),
                 *(f"{value:.2f}" for value in (ratio.median, ratio.min, ratio.max)),
-                *(f"{value:.1e}" for value in (summary.max_abs_delta, summary.mean_abs_delta)),
-                *(f"{value:.4f}" for value in (quality.ndcg_at_10, quality.mrr_at_10)),
+                *("-" if value is None else f"{value:.2f}" for value in (summary.tokenize_ms, summary.model_ms)),
+                f"{summary.gflops:.1f}",
+                "-" if summary.share_of_peak is None else f"{summary.share_of_peak:.0%}",
+                *(f"{value:.1e}" for value in (near.max_abs_delta, near.mean_abs_delta)),
+                f"{near.kendall_tau:.4f}",
+                *(("-", "-") if quality is None else (f"{quality.ndcg_at_10:.4f}", f"{quality.mrr_at_10:.4f}")),
             )
         )
-    first = measure_first_stage(collection)
-    figures = (f"{first.ndcg_at_10:.4f}", f"{first.mrr_at_10:.4f}")
-    rows.append((f"first stage, {collection.first_stage}", *("",) * 8, *figures))
-    return (
-        f"{collection.name}, {len(collection.candidates)} queries, {threads} threads: {_TIMED}\n"
-        f"ratio and Δ are to {baseline}, in the same repeat\n{format_table(rows)}"
-    )
+    return format_table(rows)
 
 
-def _start(openers: Mapping[str, Opener], threads: int, stack: ExitStack) -> dict[str, Worker]:
-    return {name: stack.enter_context(Worker(opener, threads=threads)) for name, opener in openers.items()}
+def _flat(summary: Summary) -> dict[str, object]:
+    """As JSON has it: the agreement's figures beside the others."""
+    values: dict[str, object] = asdict(summary)
+    near: dict[str, object] = asdict(summary.agreement)
+    del values["agreement"]
+    return values | near

@@ -1,0 +1,115 @@
+"""How much a machine can compute at most, and how much a model asks for."""
+
+import time
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from crossrank._runtime import ort
+from crossrank.export._config import EncoderConfig
+
+_SIZE = 1024  # rows, columns and depth of the products: large enough that only multiplying counts
+_BATCH_S = 0.3
+
+
+def operations_per_pair(config: EncoderConfig, tokens: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Floating point operations that the whole encoder needs for pairs of so many tokens.
+
+    Per layer, with hidden size h and feed-forward size f: 2 t (4 h² + 2 h f) for the projections and the feed-forward
+    layer, and 4 t² h for scores and weighted sum of attention. Every layer counts for every token, also where a graph
+    of ours computes one row of the last; embeddings, norms, activations and the head are left out, below 1%.
+
+    Args:
+        config: The encoder's sizes.
+        tokens: int32 [pairs].
+
+    Returns:
+        float64 [pairs].
+    """
+    t = tokens.astype(np.float64)
+    linear = 4 * config.hidden**2 + 2 * config.hidden * config.intermediate
+    total: NDArray[np.float64] = config.layers * (2 * t * linear + 4 * t * t * config.hidden)
+    return total
+
+
+class Peaks:
+    """The speed of large matrix products on onnxruntime's CPU provider, in float32 and in int8.
+
+    Args:
+        threads: As the engines have.
+
+    Attributes:
+        gflops: Per precision the figures of every `measure`.
+    """
+
+    def __init__(self, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Its threads sleep as soon as it is done: the engines come next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        rng = np.random.default_rng(0)
+        shape = (_SIZE, _SIZE)
+        self._runs = {
+            precision: (
+                ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"]),
+                {"x": x},
+            )
+            for precision, graph, x in (
+                ("fp32", _fp32_graph(rng), rng.standard_normal(shape, np.float32)),
+                ("int8", _int8_graph(rng), rng.integers(0, 256, shape, np.uint8)),
+            )
+        }
+        self.gflops: dict[str, list[float]] = {precision: [] for precision in self._runs}
+        self._multiply()  # the first run prepares the weights
+
+    def measure(self) -> None:
+        """Take one more figure of each precision: the fastest product within a third of a second."""
+        for precision, seconds in self._multiply().items():
+            self.gflops[precision].append(2 * _SIZE**3 / seconds / 1e9)
+
+    def _multiply(self) -> dict[str, float]:
+        fastest = {}
+        for precision, (session, inputs) in self._runs.items():
+            times: list[float] = []
+            while sum(times) < _BATCH_S:
+                start = time.perf_counter()
+                session.run(None, inputs)
+                times.append(time.perf_counter() - start)
+            fastest[precision] = min(times)
+        return fastest
+
+
+def _fp32_graph(rng: np.random.Generator) -> onnx.ModelProto:
+    weight = rng.standard_normal((_SIZE, _SIZE), np.float32)
+    return _graph(helper.make_node("MatMul", ["x", "weight"], ["y"]), TensorProto.FLOAT, {"weight": weight})
+
+
+def _int8_graph(rng: np.random.Generator) -> onnx.ModelProto:
+    """Unsigned inputs and signed weights with a scale per column, as the int8 graphs have them."""
+    node = helper.make_node(
+        "MatMulIntegerToFloat",
+        ["x", "weight", "x_scale", "weight_scale", "x_zero"],
+        ["y"],
+        domain="com.microsoft",
+    )
+    constants: dict[str, NDArray[np.generic]] = {
+        "weight": rng.integers(-127, 128, (_SIZE, _SIZE), np.int8),
+        "x_scale": np.array(0.01, np.float32),
+        "weight_scale": np.full(_SIZE, 0.01, np.float32),
+        "x_zero": np.array(128, np.uint8),
+    }
+    return _graph(node, TensorProto.UINT8, constants)
+
+
+def _graph(node: onnx.NodeProto, kind: int, constants: dict[str, NDArray[np.generic]]) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        [node],
+        "product",
+        [helper.make_tensor_value_info("x", kind, [_SIZE, _SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [_SIZE, _SIZE])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
