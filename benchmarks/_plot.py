@@ -1,0 +1,88 @@
+"""README's plot: documents per second of each engine, a panel for each model.
+
+Drawn on no background, so that a page's own shows through. Each colour is therefore near the grey whose contrast to
+white equals that to GitHub's dark page, 4.35; none can have more on both.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from crossrank import MissingDependencyError
+
+TEXT = "#777b82"
+OURS = "#d9480f"
+THEIRS = "#868e96"
+
+_WIDTH_INCHES, _ROW_INCHES, _EDGE_INCHES = 10.0, 0.25, 0.5
+_DOTS_PER_INCH = 115
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One model.
+
+    Attributes:
+        title: The model, as tables call it.
+        bars: Engine -> documents per second, and the ratio to the baseline where there is one.
+    """
+
+    title: str
+    bars: Mapping[str, tuple[float, float | None]]
+
+
+def draw(panels: Sequence[Panel], *, highlighted: Sequence[str], engines: Sequence[str]) -> bytes:
+    """Draw bars to the right, a row for each engine.
+
+    Args:
+        panels: From left to right, at least one.
+        highlighted: The engines that stand out.
+        engines: Rows from top to bottom; one that a panel lacks has no bar there.
+
+    Returns:
+        A PNG.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure  # not pyplot, which looks for a display
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the plot needs matplotlib: pip install matplotlib (or, in a checkout, pip install --group bench)"
+        ) from error
+
+    height = _EDGE_INCHES + _ROW_INCHES * len(engines)
+    # The font that matplotlib brings, so that all draw the same.
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9.5}):
+        figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=_DOTS_PER_INCH, layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            top = max((speed for speed, _ in panel.bars.values()), default=1)
+            for row, engine in enumerate(engines):
+                if engine not in panel.bars:
+                    continue
+                speed, ratio = panel.bars[engine]
+                ours = engine in highlighted
+                axis.barh(row, speed, height=0.72, color=OURS if ours else THEIRS)
+                label = f" {speed:,.0f}" if speed >= 10 else f" {speed:.1f}"
+                label += "" if ratio is None else f"  ({ratio:.1f}×)"
+                weight = "bold" if ours else "normal"
+                axis.text(speed, row, label, va="center", color=OURS if ours else TEXT, weight=weight)
+            axis.set_title(panel.title, color=TEXT, weight="bold")
+            axis.set_xlim(0, top * 1.55)  # room for the label of the longest
+            axis.set_xticks([])
+            axis.tick_params(left=False)
+            axis.spines[:].set_visible(False)
+        axes[0].set_yticks(range(len(engines)), engines, color=TEXT)
+        for name, engine in zip(axes[0].get_yticklabels(), engines, strict=True):
+            if engine in highlighted:
+                name.set(color=OURS, weight="bold")
+        axes[0].set_ylim(len(engines) - 0.5, -0.5)  # from top to bottom; the others share it
+        written = io.BytesIO()
+        # Without the version of matplotlib in it: the same figures give the same file.
+        figure.savefig(
+            written, format="png", transparent=True, metadata={"Software": None}, pil_kwargs={"optimize": True}
+        )
+    return written.getvalue()
