@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-hub check clean
+.PHONY: help install demo test test-all test-hub bench-env bench bench-full check clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -22,6 +22,7 @@ PACKAGE_FILES := $(sort $(shell find engine export models -type f -not -name '*.
 KEY := $(shell { cat pyproject.toml setup.cfg; echo $(PACKAGE_FILES); } | cksum | cut -d ' ' -f 1)
 INSTALLED := build/stamps/$(KEY)-install
 TESTABLE := build/stamps/$(KEY)-test
+BENCHABLE := build/stamps/$(KEY)-bench
 CHECKABLE := build/stamps/$(KEY)-check
 
 help: ## Print the targets.
@@ -44,6 +45,23 @@ test-all: $(TESTABLE) ## Run the tests marked slow too.
 
 test-hub: $(TESTABLE) ## Compare published models with their scores (downloads 11 GB): make test-hub OPTIONS='-k TinyBERT'
 	@$(BIN)/python -m pytest tests/test_hub.py -m hub $(OPTIONS)
+
+bench-env: $(INSTALLED) ## Make the environments of the benchmarks' other engines, in .bench (takes minutes).
+	@$(BIN)/python -m benchmarks._environments
+
+bench: $(BENCHABLE) ## Measure beside other engines, under an hour on two cores; README's table and plot are written anew.
+	$(call measure,)
+
+bench-full: $(BENCHABLE) ## Measure every model at every size; takes a night.
+	$(call measure,--full)
+
+# $(call measure,OPTIONS OF THE SUITE): an environment that cannot be made, or a measurement that fails, is
+# named and leaves the others to be done and reported; what is done is not done again.
+define measure
+@$(BIN)/python -m benchmarks._environments || true
+@status=0; $(BIN)/python -m benchmarks suite $(1) $(OPTIONS) || status=$$?; \
+    [ $$status -eq 130 ] || $(BIN)/python -m benchmarks report; exit $$status # 130: interrupted
+endef
 
 check: $(CHECKABLE) build/wheel/venv/installed ## Check format, lint and types (of the sources and of the built wheel).
 	@$(BIN)/ruff format --check .
@@ -80,8 +98,11 @@ $(INSTALLED): .venv/ready
 $(TESTABLE): .venv/ready
 	$(call install,$(INSTALLED) $(TESTABLE),--group test)
 
+$(BENCHABLE): .venv/ready
+	$(call install,$(INSTALLED) $(TESTABLE) $(BENCHABLE),--group bench)
+
 $(CHECKABLE): .venv/ready
-	$(call install,$(INSTALLED) $(TESTABLE) $(CHECKABLE),--group check)
+	$(call install,$(INSTALLED) $(TESTABLE) $(BENCHABLE) $(CHECKABLE),--group check)
 
 # What a user installs: sdist, from it the wheel, and that beside .venv's dependencies. Built from an
 # unpacked sdist, since an old build/lib would ship deleted files.

@@ -1,82 +1,133 @@
-"""The engines that are measured, ours and others', behind one call: a query and documents in, scores out.
+"""Who is measured: every engine by a short key, as data; what opens one lies in ``adapters/``.
 
-Each opener runs in a worker process and imports its library there, so that no process holds two.
+Imported in peers' environments too, which have no crossrank: the standard library only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
-from importlib.metadata import version
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float32]
-Precision = Literal["fp32", "fp16", "int8"]
+Option = str | int | float | bool
+Kind = Literal["exact", "approximate", "bf16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A loaded model.
+    """A loaded model, as an adapter's ``open`` returns it, in the worker process.
+
+    Its scores are comparable between engines: the logit of a model with one label, of one with two labels the
+    second's minus the first's, whatever the engine itself makes of them.
 
     Attributes:
-        score: Query and documents -> float32 [documents], tokenizing included.
-        facts: What runs: precision, device, batching.
+        score: Query and what `prepare` gave -> the engine's own result. This is what is timed: whole calls, tokenizing
+            included.
+        facts: What runs: precision, file, batching, the origin of the graph.
         versions: Package -> version.
+        prepare: Query and documents -> what `score` takes, not timed; by default the documents themselves.
+        read: That result -> one score per document, in their order; not timed.
+        tokenize: The tokenizing that `score` does, alone and as it does it, padding included; None where that is not
+            to be had.
     """
 
-    score: Callable[[str, Sequence[str]], Floats]
-    facts: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
+    score: Callable[[str, Any], Any]
+    facts: dict[str, str]
+    versions: dict[str, str]
+    prepare: Callable[[str, list[str]], Any] = lambda query, documents: documents
+    read: Callable[[Any], Iterable[float]] = lambda result: result
+    tokenize: Callable[[str, list[str]], object] | None = None
 
 
-Opener = Callable[[], Engine]
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What to open, and where; plain data.
 
-
-def open_crossrank(artifact: Path, *, precision: Precision, threads: int) -> Engine:
-    """Our engine on an artifact."""
-    from crossrank import CrossEncoder
-
-    model = CrossEncoder(artifact, precision=precision, threads=threads, device="cpu")
-    info = model.info()
-    facts = {"precision": info.precision, "variant": info.variant, "runs_on": info.provider, "batches": "planned"}
-    return Engine(model.score, facts, _versions("crossrank", "onnxruntime", "tokenizers", "numpy"))
-
-
-def open_sentence_transformers(checkpoint: Path, *, threads: int) -> Engine:
-    """sentence-transformers' CrossEncoder on torch, float32, with its own defaults.
-
-    Raises:
-        ValueError: If the model has several labels.
+    Attributes:
+        name: In tables.
+        adapter: Module of ``adapters/`` whose ``open(folder, threads, **options)`` gives an `Engine`; with a dot in
+            it, the full name of any module.
+        kind: Which rows compare: exact float32, float32 with an approximate GELU, or a reduced precision.
+        environment: A name under ``environments/``, which ``make bench-env`` makes; "" for this interpreter.
+        model: Whose folder it opens: "" for the checkpoint, else one of `CONVERSIONS`.
+        options: Keyword arguments of ``open``.
     """
-    import torch
-    from sentence_transformers import CrossEncoder
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    torch.set_num_threads(threads)
-    model = CrossEncoder(str(checkpoint), device="cpu", local_files_only=True)
-    if model.num_labels != 1:
-        raise ValueError(f"{checkpoint} has {model.num_labels} labels: a score per document needs one")
-
-    def score(query: str, documents: Sequence[str]) -> Floats:
-        scores: Floats = model.predict([(query, document) for document in documents], show_progress_bar=False)
-        return scores
-
-    facts = {"precision": "fp32", "variant": "torch", "runs_on": "cpu", "batches": "32 (its default)"}
-    return Engine(score, facts, _versions("sentence-transformers", "torch", "transformers", "tokenizers"))
+    name: str
+    adapter: str
+    kind: Kind
+    environment: str = ""
+    model: str = ""
+    options: dict[str, Option] = field(default_factory=dict)
 
 
-def our_engines(artifact: Path, precisions: Sequence[Precision], threads: int) -> dict[str, Opener]:
-    """Our engine in each precision, by the name it has in tables."""
-    return {f"crossrank {p}": partial(open_crossrank, artifact, precision=p, threads=threads) for p in precisions}
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """How a folder that engines open is made of the checkpoint: once, untimed, by their own tools.
+
+    Attributes:
+        adapter: Module of ``adapters/`` whose ``convert(source, output, **options)`` fills the folder ``output``.
+        environment: Where it runs, as in `EngineSpec`.
+        source: What it starts from: "" for the checkpoint, else another conversion.
+        options: Keyword arguments of ``convert``.
+    """
+
+    adapter: str
+    environment: str = ""
+    source: str = ""
+    options: dict[str, Option] = field(default_factory=dict)
 
 
-# What `--against` takes: peers that load the checkpoint itself.
-PEERS: dict[str, Callable[..., Engine]] = {"sentence-transformers": open_sentence_transformers}
+_ONNX = "sentence-transformers-onnx"  # sentence-transformers 5, the last with an ONNX backend that installs
+
+CONVERSIONS: dict[str, Conversion] = {
+    # Apart: where int8 is not proven, fp32 still is.
+    "crossrank-fp32": Conversion("crossrank", options={"precision": "fp32"}),
+    "crossrank-int8": Conversion("crossrank", options={"precision": "int8"}),
+    "onnx": Conversion("sentence_transformers_onnx", _ONNX, options={"form": "onnx"}),
+    "onnx-o3": Conversion("sentence_transformers_onnx", _ONNX, "onnx", {"form": "onnx-o3"}),
+    "onnx-qint8": Conversion("sentence_transformers_onnx", _ONNX, "onnx", {"form": "onnx-qint8"}),
+    "openvino": Conversion("sentence_transformers_onnx", _ONNX, options={"form": "openvino"}),
+}
 
 
-def _versions(*packages: str) -> dict[str, str]:
-    return {package: version(package) for package in packages}
+def _crossrank(precision: str, kind: Kind, encoded: bool = False) -> EngineSpec:
+    name = f"crossrank {precision}{', encoded documents' if encoded else ''}"
+    options: dict[str, Option] = {"precision": precision, "encoded": encoded}
+    return EngineSpec(name, "crossrank", kind, model=f"crossrank-{precision}", options=options)
+
+
+def _st_torch(dtype: str, kind: Kind) -> EngineSpec:
+    name = f"sentence-transformers torch {dtype}"
+    return EngineSpec(name, "sentence_transformers_torch", kind, options={"dtype": dtype})
+
+
+def _st_onnx(name: str, kind: Kind, model: str, **options: Option) -> EngineSpec:
+    name = f"sentence-transformers {name}"
+    return EngineSpec(name, "sentence_transformers_onnx", kind, _ONNX, model, {"form": model, **options})
+
+
+def _transformers(tokenizer: str) -> EngineSpec:
+    name = f"transformers, {tokenizer} tokenizer"
+    return EngineSpec(name, "transformers_torch", "exact", _ONNX, options={"tokenizer": tokenizer})
+
+
+ENGINES: dict[str, EngineSpec] = {
+    "crossrank-fp32": _crossrank("fp32", "exact"),
+    "crossrank-int8": _crossrank("int8", "int8"),
+    "crossrank-fp32-encoded": _crossrank("fp32", "exact", encoded=True),
+    "crossrank-int8-encoded": _crossrank("int8", "int8", encoded=True),
+    "st-torch-fp32": _st_torch("fp32", "exact"),
+    "st-torch-bf16": _st_torch("bf16", "bf16"),
+    "st-onnx": _st_onnx("onnx", "exact", "onnx"),
+    "st-onnx-o3": _st_onnx("onnx-O3", "approximate", "onnx-o3"),
+    "st-onnx-qint8": _st_onnx("onnx-qint8", "int8", "onnx-qint8"),
+    # OpenVINO's default is bf16 where the CPU has it.
+    "st-openvino": _st_onnx("openvino", "bf16", "openvino"),
+    "st-openvino-fp32": _st_onnx("openvino fp32", "exact", "openvino", inference_precision="f32"),
+    "transformers-slow": _transformers("slow"),
+    "transformers-fast": _transformers("fast"),
+    "optimum-onnx": EngineSpec("optimum onnx", "optimum_onnx", "exact", _ONNX, "onnx"),
+    "fastembed-fp32": EngineSpec("fastembed fp32", "fastembed", "exact", "fastembed", "onnx"),
+    "fastembed-qint8": EngineSpec("fastembed qint8", "fastembed", "int8", "fastembed", "onnx-qint8"),
+    "flashrank-int8": EngineSpec("flashrank int8", "flashrank", "int8", "flashrank", "onnx-qint8"),
+    "infinity": EngineSpec("infinity torch fp32", "infinity", "exact", "infinity"),
+}

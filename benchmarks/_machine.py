@@ -28,7 +28,7 @@ def describe_machine() -> dict[str, object]:
 def git_commit(root: Path) -> str:
     """The checkout's short commit hash, with ``-dirty`` where its files differ; "unknown" outside of a checkout.
 
-    Results do not count: a run writes over those of an earlier one.
+    Results and what the report writes do not count: a run writes over those of an earlier one.
     """
 
     def git(*arguments: str) -> str:
@@ -37,7 +37,8 @@ def git_commit(root: Path) -> str:
 
     try:
         commit = git("rev-parse", "--short", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+        unlike = (":!benchmarks/results", ":!*.md", ":!*.png")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *unlike)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{commit}-dirty" if changed else commit

@@ -1,0 +1,55 @@
+"""crossrank, on an artifact that this checkout exports of the checkpoint."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from crossrank import CrossEncoder
+from crossrank.export import export_model
+
+from .._engines import Engine
+from ._scores import labels_of, versions
+
+
+def convert(source: Path, output: Path, *, precision: str) -> None:
+    """Export the CPU graph in this precision."""
+    export_model(source, output, variants=["cpu"], precisions=[precision])
+
+
+def open(folder: Path, threads: int, *, precision: Literal["fp32", "int8"], encoded: bool) -> Engine:
+    """Open the artifact.
+
+    Args:
+        folder: What `convert` wrote.
+        threads: CPU threads.
+        precision: The graph.
+        encoded: Score documents that were tokenized before: the time of `score` is the query's tokens, the joining and
+            the model.
+    """
+    two_labels = labels_of(folder) == 2
+    model: Any = CrossEncoder(
+        folder,
+        precision=precision,
+        threads=threads,
+        device="cpu",
+        relevant_label=1 if two_labels else None,
+        # The second label's lead, in its own column.
+        activation_fn=(lambda logits: logits - logits[:, ::-1]) if two_labels else "identity",
+    )
+    info = model.info()
+    facts = {
+        "precision": info.precision,
+        "graph": info.file,
+        "runs_on": info.provider,
+        "batches": "planned by length",
+        "documents": "token ids" if encoded else "texts",
+    }
+    packages = versions("crossrank", "onnxruntime", "tokenizers", "numpy")
+    if not encoded:
+        return Engine(model.score, facts, packages, tokenize=lambda q, d: (model.encode([q]), model.encode(d)))
+    return Engine(
+        model.score,
+        facts,
+        packages,
+        prepare=lambda query, documents: model.encode(documents),
+        tokenize=lambda query, documents: model.encode([query]),
+    )
