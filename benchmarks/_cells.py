@@ -7,21 +7,18 @@ hour and none of a small one is over before its figures settle.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from crossrank.export._config import read_config
+
 from ._engines import ENGINES
 from ._goals import LONG_CALLS
-from ._models import MODELS
+from ._models import MODELS, find_registered
+from ._peaks import operations_per_pair
+from ._random_checkpoint import make_config
 
-# 10^9 operations for a pair of 95 tokens, the mean of MS MARCO's passages with their queries.
-_OPERATIONS = {
-    "tinybert-l2": 0.085,
-    "tinybert-l4": 0.9,
-    "pt-tinybert": 0.9,
-    "minilm-l12": 4.2,
-    "tinybert-l6": 8.2,
-    "bert-large": 59,
-}
-_OPERATIONS_BASE = 16.5  # of the others
-_OPERATIONS_PER_S = 110  # 10^9, of a typical engine on two cores; with more cores the guess is too long
+_PAIR_TOKENS = 95  # the mean of MS MARCO's passages with their queries
+_OPERATIONS_PER_S = 110e9  # of a typical engine on two cores; with more cores the guess is too long
 _TOKENIZE_S = 0.0004
 _OPEN_S = 5.0
 _RANDOM_LENGTH = 3.3  # what a document of `memory`'s random lengths costs, beside one of MS MARCO
@@ -106,7 +103,9 @@ def full_cells() -> list[Cell]:
 
 def _document_s(model: str) -> float:
     """Seconds that a typical engine takes for one document; a guess."""
-    return _OPERATIONS.get(model, _OPERATIONS_BASE) / _OPERATIONS_PER_S + _TOKENIZE_S
+    sizes = read_config(make_config(find_registered(model)))
+    (operations,) = operations_per_pair(sizes, np.array([_PAIR_TOKENS], np.int32))
+    return float(operations) / _OPERATIONS_PER_S + _TOKENIZE_S
 
 
 def _cost(engine: str) -> float:

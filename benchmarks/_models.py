@@ -16,10 +16,11 @@ from crossrank.export._checkpoint import read_tokenizer
 from crossrank.export._complete import complete_config
 from crossrank.export._config import EncoderConfig, read_config
 from crossrank.export._tensors import open_tensors
-from crossrank.models import find_model
+from crossrank.models import RegisteredModel, find_model
 
 from ._data import Candidates
 from ._random_checkpoint import write_random_checkpoint
+from ._vocabulary import find_vocabulary
 
 # Short name -> the name in tables, and the registry's id, which has the sizes. Drawn at random: no hub is needed.
 SHAPES = {
@@ -33,7 +34,7 @@ SHAPES = {
     "capreolus-electra-base": ("Capreolus ELECTRA-base", "Capreolus/electra-base-msmarco"),
     "bert-multilingual": ("BERT-base multilingual", "amberoad/bert-multilingual-passage-reranking-msmarco"),
 }
-# Short name -> the name in tables, and the folder in the test data. Trained weights.
+# Short name -> the name in tables, and the folder in the test data, called as in the registry. Trained weights.
 CHECKPOINTS = {"minilm-l12": ("MiniLM-L12", "models/ms-marco-MiniLM-L12-v2")}
 
 MODELS = (*SHAPES, *CHECKPOINTS)
@@ -48,6 +49,7 @@ class BenchmarkModel:
         name: In tables.
         folder: The checkpoint.
         weights: Where its weights come from.
+        vocabulary: Where its tokenizer's vocabulary comes from.
         trained: Whether the quality of its rankings says something.
         config: Its sizes.
         scratch: Where engines keep what they make of it.
@@ -57,6 +59,7 @@ class BenchmarkModel:
     name: str
     folder: Path
     weights: str
+    vocabulary: str
     trained: bool
     config: EncoderConfig
     scratch: Path
@@ -66,7 +69,7 @@ class BenchmarkModel:
         sizes = self.config
         inner = f"{sizes.layers} layers, hidden {sizes.hidden}, {sizes.heads} heads, intermediate {sizes.intermediate}"
         shape = f"{sizes.architecture}, {inner}, labels {sizes.labels}, vocabulary {sizes.vocabulary}"
-        return {"name": self.name, "weights": self.weights, "shape": shape}
+        return {"name": self.name, "weights": self.weights, "vocabulary": self.vocabulary, "shape": shape}
 
     def pair_lengths(self, calls: Sequence[Candidates]) -> list[NDArray[np.int32]]:
         """Tokens of every pair, special tokens counted and truncated as the model does; per call int32 [documents]."""
@@ -81,37 +84,44 @@ class BenchmarkModel:
         return lengths
 
 
+def find_registered(name: str) -> RegisteredModel:
+    """What the registry has of one of `MODELS`."""
+    model = find_model(SHAPES[name][1] if name in SHAPES else Path(CHECKPOINTS[name][1]).name)
+    assert model is not None, "SHAPES and CHECKPOINTS name registered models"
+    return model
+
+
 def open_model(name: str, *, bench: Path, test_data: Path) -> BenchmarkModel:
     """A model by its short name, made if it is drawn and not there yet, or a checkpoint folder.
 
     Args:
         name: One of `MODELS`, or a folder.
         bench: Where drawn checkpoints and what engines make of checkpoints are kept between runs.
-        test_data: Has the real checkpoint, and the vocabularies of the drawn ones.
+        test_data: Has the real checkpoint; drawn ones take its vocabularies, or make theirs up where it has none.
 
     Raises:
-        InputError: If there is neither, or the test data lacks what is needed.
+        InputError: If there is neither.
     """
     kept = bench / "models"
     if name in SHAPES:
-        title, model_id = SHAPES[name]
-        shape = find_model(model_id)
-        assert shape is not None, "SHAPES names registered models"
-        folder = kept / name / "checkpoint"
+        title, shape = SHAPES[name][0], find_registered(name)
+        published = find_vocabulary(shape.vocabulary, test_data)
+        folder = kept / name / ("checkpoint" if published else "checkpoint-made-up-vocabulary")
         if not folder.exists():
             if sys.stderr.isatty():
                 print(f"drawing the weights of {title}: seconds, for large models minutes", file=sys.stderr)
             write_random_checkpoint(folder, shape, test_data)
-        make = partial(BenchmarkModel, name, title, folder, "random, seed 0", False)
+        vocabulary = "published" if published else "made up"
+        make = partial(BenchmarkModel, name, title, folder, "random, seed 0", vocabulary, False)
         scratch = kept / name / "engines"
     elif name in CHECKPOINTS:
         title, place = CHECKPOINTS[name]
         folder = test_data / place
-        make = partial(BenchmarkModel, name, title, folder, "published", True)
+        make = partial(BenchmarkModel, name, title, folder, "published", "published", True)
         scratch = kept / name / "engines"
     else:
         folder = Path(name).resolve()
-        make = partial(BenchmarkModel, folder.name, folder.name, folder, "of the folder", True)
+        make = partial(BenchmarkModel, folder.name, folder.name, folder, "of the folder", "of the folder", True)
         scratch = kept / folder.name / "engines"  # a conversion knows what it was made from
     if not (folder / "config.json").is_file():
         raise InputError(

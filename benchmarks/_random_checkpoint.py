@@ -16,19 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from crossrank import InputError
 from crossrank._sample_texts import sample_texts
 from crossrank.export._reference import numpy_logits
-from crossrank.export._wordpiece import build_wordpiece
 from crossrank.models import RegisteredModel
+
+from ._vocabulary import find_vocabulary, write_tokenizer
 
 Tensors = dict[str, NDArray[np.float32]]
 
 SPREAD = 1.5  # standard deviation of the logits of pairs of sample texts
 _SEED = 0
 _SPREAD_PAIRS = 24
-_ENGLISH_VOCABULARY = 30_522
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 # Of linear layers by a part of their name, the first that fits. Attention that chooses, and a residual that
 # outweighs the feed-forward layer, carry the text into the [CLS] row through 24 layers; else all texts would
 # score alike, and what tells them apart would be rounding.
@@ -61,17 +59,14 @@ def write_random_checkpoint(folder: Path, model: RegisteredModel, test_data: Pat
     Args:
         folder: Must not exist; it appears when it is complete.
         model: The shape: BERT or ELECTRA, with an embedding as wide as the layers.
-        test_data: Has the vocabularies: of the real checkpoint in models/ and of tokenizers/.
-
-    Raises:
-        InputError: If the vocabulary is not there.
+        test_data: Where the vocabulary is looked for; it is made up where it is not there.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _write_tokenizer(part, model, test_data)
+        write_tokenizer(part, model.vocabulary, find_vocabulary(model.vocabulary, test_data))
         config = make_config(model)
-        _write_json(part / "config.json", config)
+        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         rng = np.random.default_rng(_SEED)
         tensors = {name: draw_parameter(name, shape, rng) for name, shape in parameter_shapes(model).items()}
         _save(part, tensors)
@@ -144,23 +139,6 @@ def make_config(model: RegisteredModel) -> dict[str, Any]:
     return sizes
 
 
-def _write_tokenizer(folder: Path, model: RegisteredModel, test_data: Path) -> None:
-    english = test_data / "models" / "ms-marco-MiniLM-L12-v2"
-    multilingual = test_data / "tokenizers" / "bert-base-multilingual-cased" / "vocab.txt"
-    try:
-        for name in _TOKENIZER_FILES:
-            shutil.copyfile(english / name, folder / name)
-        if model.vocabulary == _ENGLISH_VOCABULARY:
-            return
-        entries = multilingual.read_text(encoding="utf-8").splitlines()[: model.vocabulary]
-    except OSError as error:
-        raise InputError(f"{model.id}: no vocabulary for it: {error}; set CROSSRANK_TEST_DATA") from error
-    entries += [f"[unused{i}]" for i in range(model.vocabulary - len(entries))]
-    (folder / "vocab.txt").write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    build_wordpiece(folder, settings).save(str(folder / "tokenizer.json"))
-
-
 def sample_pairs() -> list[tuple[str, str]]:
     """Queries and documents that the logits spread over."""
     queries = sample_texts(math.ceil(_SPREAD_PAIRS / 2), kind="query", seed=_SEED)
@@ -169,7 +147,3 @@ def sample_pairs() -> list[tuple[str, str]]:
 
 def _save(folder: Path, tensors: Tensors) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -11,15 +11,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import transformers
 from scipy import stats  # type: ignore[import-untyped]
 
-from benchmarks import _models, _workloads, demo
+from benchmarks import _models, _peaks, _workloads, demo
 from benchmarks.__main__ import COMMANDS, main
 from benchmarks._data import Candidates, Collection, cut_collection, read_collection, relevant_grade
 from benchmarks._engines import ENGINES, EngineSpec
@@ -32,10 +33,12 @@ from benchmarks._random_checkpoint import SPREAD, make_config, sample_pairs, wri
 from benchmarks._read_results import Result, read_result
 from benchmarks._results import write_result
 from benchmarks._summary import choose_baseline, summarize
+from benchmarks._vocabulary import write_tokenizer
 from benchmarks._worker import Call, WorkerError
 from benchmarks._workloads import Workload, judged_calls, make_workload
 from benchmarks.memory import random_length_calls
 from crossrank import InputError
+from crossrank._sample_texts import sample_texts
 from crossrank.export import export_model
 from crossrank.export._config import read_config
 from crossrank.models import RegisteredModel, find_model
@@ -56,6 +59,12 @@ def registered(model_id: str) -> RegisteredModel:
     model = find_model(model_id)
     assert model is not None
     return model
+
+
+@pytest.fixture(autouse=True)
+def _short_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundredth of a second for a peak, whose height no test looks at."""
+    monkeypatch.setattr(_peaks, "_BATCH_S", 0.01)
 
 
 @pytest.fixture
@@ -435,10 +444,32 @@ def test_multilingual_shape_has_a_tokenizer_of_its_true_size(test_data: Path, tm
     assert max(tokenizer("Wie viele Menschen leben in Berlin?")["input_ids"]) > 30_522
 
 
-def test_vocabulary_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no vocabulary for it: .*set CROSSRANK_TEST_DATA"):
-        write_random_checkpoint(tmp_path / "model", registered(SHAPES["tinybert-l2"][1]), tmp_path / "absent")
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("name", ["tinybert-l2", "bert-multilingual"])
+def test_vocabulary_is_made_up_where_there_is_no_test_data(name: str, tmp_path: Path) -> None:
+    shape = small(SHAPES[name][1], hidden=8, heads=2, intermediate=8)
+    write_random_checkpoint(tmp_path / "model", shape, tmp_path / "absent")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert len(tokenizer) == shape.vocabulary
+    assert tokenizer.tokenize("Réd wine, 1688 doctors!") == ["red", "wine", ",", "1688", "doctor", "##s", "!"]
+    assert tokenizer("a", "b")["input_ids"][0] == tokenizer.convert_tokens_to_ids("[CLS]")
+    texts = sample_texts(300, kind="document", seed=1)
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert 1.3 < sum(map(len, ids)) / sum(len(text.split()) for text in texts) < 1.45
+    assert tokenizer.unk_token_id not in chain(*ids)
+
+
+@pytest.mark.parametrize("kind", ["query", "document"])
+def test_made_up_texts_have_as_many_tokens_by_the_made_up_vocabulary_as_by_berts(
+    kind: Literal["query", "document"], minilm_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Within 6%: 3% and 4% more were found."""
+    write_tokenizer(tmp_path, 30_522, None)
+    texts = sample_texts(1000, kind=kind, seed=1)
+    ours, berts = (
+        transformers.AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]
+        for folder in (tmp_path, minilm_checkpoint)
+    )
+    assert sum(map(len, ours)) == pytest.approx(sum(map(len, berts)), rel=0.06)
 
 
 def test_drawn_checkpoint_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
@@ -451,8 +482,20 @@ def test_drawn_checkpoint_is_made_once(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(_models, "write_random_checkpoint", write)
     for _ in range(2):
         model = open_model("tinybert-l2", bench=tmp_path / "bench", test_data=tmp_path)
-    assert made == [tmp_path / "bench" / "models" / "tinybert-l2" / "checkpoint"]
+    assert made == [tmp_path / "bench" / "models" / "tinybert-l2" / "checkpoint-made-up-vocabulary"]
     assert (model.name, model.weights, model.trained) == ("TinyBERT-L-2", "random, seed 0", False)
+    assert model.describe()["vocabulary"] == "made up"
+
+
+def test_checkpoint_with_a_made_up_vocabulary_is_not_taken_where_there_is_test_data(
+    tmp_path: Path, test_data: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
+    monkeypatch.setattr(_models, "write_random_checkpoint", lambda folder, *_: shutil.copytree(checkpoint, folder))
+    without, published = (
+        open_model("tinybert-l2", bench=tmp_path / "bench", test_data=folder) for folder in (tmp_path, test_data)
+    )
+    assert without.folder != published.folder
+    assert published.describe()["vocabulary"] == "published"
 
 
 def test_pair_lengths_are_those_of_transformers(checkpoint: Path, tmp_path: Path) -> None:
@@ -492,6 +535,7 @@ def test_commit_says_whether_files_other_than_results_differ_from_it(tmp_path: P
 
 FAKES = {
     "fake": EngineSpec("fake", "tests.fake_adapter", "exact"),
+    "fake-int8": EngineSpec("fake int8", "tests.fake_adapter", "int8"),  # ours takes seconds to export
     "absent": EngineSpec("absent", "tests.fake_adapter", "int8", environment="no-such-environment"),
     "failing": EngineSpec("failing", "tests.fake_adapter", "exact", options={"behaviour": "cannot be opened"}),
 }
@@ -524,15 +568,15 @@ def run_command(
 def test_throughput_of_a_tiny_model_beside_others_and_those_that_cannot_run(
     shared_checkpoint: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engines = ("--engines", "absent", "crossrank-int8", "crossrank-fp32", "fake", "failing")
+    engines = ("--engines", "absent", "fake-int8", "crossrank-fp32", "failing")
     amounts = ("--documents", "2", "--rounds", "2", "--warm-up", "1", "--baseline", "absent")
     report, result = run_command(
         "throughput", shared_checkpoint, monkeypatch, "--data", str(run_folder), *engines, *amounts
     )
-    assert list(report["engines"]) == ["crossrank int8", "crossrank fp32", "fake"]
+    assert list(report["engines"]) == ["fake int8", "crossrank fp32"]
     assert list(result.unavailable) == ["absent", "failing"]
     assert "no-such-environment" in result.unavailable["absent"]
-    assert (report["baseline"], report["reference"]) == ("crossrank int8", "crossrank fp32")
+    assert (report["baseline"], report["reference"]) == ("fake int8", "crossrank fp32")
     assert (report["rounds"], report["warm_up_calls"], report["data"]["documents_per_call"]) == (2, 1, 2)
     assert report["data"]["texts_return"], "two queries do not suffice"
     assert 0 < report["data"]["mean_pair_tokens"] <= MAX_LENGTH
@@ -543,10 +587,12 @@ def test_throughput_of_a_tiny_model_beside_others_and_those_that_cannot_run(
     assert ours["tokenize_ms"] > 0
     assert ours["share_of_peak"] > 0
     assert set(ours["quality"]) == {"ndcg_at_10", "mrr_at_10"}
-    assert 0 < report["engines"]["crossrank int8"]["max_abs_delta"] < 1
-    assert report["engines"]["fake"]["docs_per_s"]["max"] < 2 / 0.05
+    theirs = report["engines"]["fake int8"]
+    assert (theirs["kind"], theirs["ratio"]["median"]) == ("int8", 1)
+    assert theirs["max_abs_delta"] > 0
+    assert theirs["docs_per_s"]["max"] < 2 / 0.05
     captured = capsys.readouterr()
-    assert "crossrank int8" in captured.out
+    assert "fake int8" in captured.out
     assert "failing: not measured: ModuleNotFoundError: No module named 'peer'" in captured.err
 
 

@@ -11,27 +11,25 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
-import torch
-import transformers
-from safetensors.numpy import save_file
 
+from benchmarks._models import SHAPES, find_registered
+from benchmarks._options import find_test_data
+from benchmarks._random_checkpoint import write_random_checkpoint
 from crossrank import CrossEncoder
 from crossrank._info import format_parity_table
 from crossrank._manifest import read_manifest
 from crossrank.export import export_model
-from tests.tiny_models import BERT_TOKENS, draw_parameter, make_wordpiece, write_json
+from tests.tiny_models import write_json
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
-ENGLISH, MULTILINGUAL = 30_522, 105_879
 PAIRS = (
     ("how do lighthouses work", "A lens turns around the lamp and gathers its light into beams."),
     ("how do lighthouses work", "Whisk the eggs with sugar until the mixture is pale."),
@@ -40,67 +38,6 @@ PAIRS = (
     ("price of a violin", "🎻 скрипка стоит дорого, 小提琴很贵"),
     ("why is the sky red in the evening " * 12, "The blue part of the light is scattered on its longer way."),
 )
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a published model."""
-
-    name: str
-    layers: int
-    hidden: int
-    heads: int
-    intermediate: int
-    labels: int
-    architecture: str = "bert"
-    vocabulary: int = ENGLISH
-
-    def config(self) -> Any:
-        kind = transformers.ElectraConfig if self.architecture == "electra" else transformers.BertConfig
-        return kind(
-            vocab_size=self.vocabulary,
-            hidden_size=self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            intermediate_size=self.intermediate,
-            num_labels=self.labels,
-            **({"embedding_size": self.hidden} if self.architecture == "electra" else {}),
-        )
-
-
-SHAPES = (
-    Shape("TinyBERT-L-2", 2, 128, 2, 512, 1),
-    Shape("TinyBERT-L-4", 4, 312, 12, 1200, 1),
-    Shape("TinyBERT-L-6", 6, 768, 12, 3072, 1),
-    Shape("electra-base", 12, 768, 12, 3072, 1, "electra"),
-    Shape("pt-tinybert", 4, 312, 12, 1200, 2),
-    Shape("pt-bert-base", 12, 768, 12, 3072, 2),
-    Shape("pt-bert-large", 24, 1024, 16, 4096, 2),
-    Shape("Capreolus-electra-base", 12, 768, 12, 3072, 2, "electra"),
-    Shape("amberoad-multilingual", 12, 768, 12, 3072, 2, vocabulary=MULTILINGUAL),
-)
-
-
-def make_full_checkpoint(folder: Path, shape: Shape, test_data: Path, minilm: Path) -> None:
-    """A checkpoint of this shape: tensors drawn one by one, so that no torch model is ever built."""
-    folder.mkdir()
-    if shape.vocabulary == ENGLISH:
-        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-            shutil.copyfile(minilm / name, folder / name)
-    else:
-        source = test_data / "tokenizers" / "bert-base-multilingual-cased" / "vocab.txt"
-        entries = source.read_text(encoding="utf-8").splitlines()[: shape.vocabulary]
-        make_wordpiece(entries).save(str(folder / "tokenizer.json"))
-        settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
-        write_json(folder / "tokenizer_config.json", settings | BERT_TOKENS)
-    config = shape.config()
-    with torch.device("meta"):
-        model = transformers.AutoModelForSequenceClassification.from_config(config)
-    config.architectures = [type(model).__name__]
-    config.save_pretrained(folder)
-    rng = np.random.default_rng(0)
-    tensors = {name: draw_parameter(name, meta.shape, rng) for name, meta in model.named_parameters()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.fixture(scope="module")
@@ -154,18 +91,19 @@ def keep_portable(artifact: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+@pytest.mark.parametrize("name", [pytest.param(key, id=name) for key, (name, _) in SHAPES.items()])
 def test_shape_is_proven_and_scores_on_old_and_new_onnxruntime(
-    shape: Shape, oldest_onnxruntime: Path, test_data: Path, minilm_checkpoint: Path, tmp_path: Path
+    name: str, oldest_onnxruntime: Path, tmp_path: Path
 ) -> None:
     """Tolerance between two onnxruntimes: the exporter's own bound against the reference, 1e-4 and 0.01."""
-    make_full_checkpoint(tmp_path / "checkpoint", shape, test_data, minilm_checkpoint)
+    shape = find_registered(name)
+    write_random_checkpoint(tmp_path / "checkpoint", shape, find_test_data())
     artifact = export_model(
         tmp_path / "checkpoint", tmp_path / "artifact", variants=["cpu", "portable"], precisions=["fp32", "fp16"]
     )
     shutil.rmtree(tmp_path / "checkpoint")  # up to 1.3 GB
     manifest = read_manifest(artifact)
-    print(f"\n{shape.name}\n{format_parity_table(manifest)}")
+    print(f"\n{name}\n{format_parity_table(manifest)}")
     assert [variant.name for variant in manifest.variants] == ["cpu fp32", "portable fp32", "portable fp16"]
     reference = np.array(json.loads((artifact / "proof.json").read_text(encoding="utf-8"))["logits"])
     assert reference.std(axis=0).min() > 0.1  # a thousand times the bound, so that it says something

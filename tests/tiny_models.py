@@ -19,6 +19,8 @@ import transformers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from benchmarks._random_checkpoint import SPREAD, draw_parameter
+
 __all__ = [
     "ARCHITECTURES",
     "BERT_TOKENS",
@@ -35,8 +37,6 @@ __all__ = [
 
 ARCHITECTURES = ("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet")
 MAX_LENGTH = 48
-# Standard deviation of the logits of `PAIRS`.
-SPREAD = 1.5
 
 _TEXTS = (
     "The lighthouse keeper counts ships at dusk and writes their names into a blue book.",
@@ -293,30 +293,6 @@ def _sizes(architecture: str) -> dict[str, Any]:
         return {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     return sizes | ({"embedding_size": 24} if architecture == "electra" else {})
-
-
-# Of linear layers by a part of their name, the first that fits. Attention that chooses, and a residual that
-# outweighs the feed-forward layer, carry the text into the [CLS] row through 24 layers; else all texts would
-# score alike, and what tells them apart would be rounding.
-_GAINS = {
-    **dict.fromkeys(("query", "key", "q_lin", "k_lin", "attn.q", "attn.k"), 1.4),
-    **{"attention": 1.0, "output.dense": 0.5, "lin2": 0.5},
-}
-
-
-def draw_parameter(name: str, shape: Sequence[int], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Random values for a parameter that transformers calls ``name``."""
-    draw = rng.standard_normal(tuple(shape), np.float32)
-    if "layernorm" in name.lower().replace("_", ""):
-        return draw * np.float32(0.2) + 1 if name.endswith("weight") else draw * np.float32(0.1)
-    if name.endswith("bias"):
-        return draw * np.float32(0.1)
-    if "embeddings." in name:
-        return draw * np.float32(1 if "word" in name else 0.5)
-    if "relative" in name:
-        return draw
-    gain = next((gain for part, gain in _GAINS.items() if part in name), 1.0)
-    return draw * np.float32(gain / shape[1] ** 0.5)  # a gain of 1 keeps the width of what flows through
 
 
 def _randomize(model: Any, rng: np.random.Generator) -> None:
