@@ -80,9 +80,10 @@ class CrossEncoder:
         if asked is not None:
             check_device(asked)
         given = None if activation_fn is None else resolve_activation(activation_fn)
+        cache = None if cache_folder is None else Path(cache_folder)
         place = locate_model(
             name_or_folder,
-            cache_folder=None if cache_folder is None else Path(cache_folder),
+            cache_folder=cache,
             revision=revision,
             local_files_only=local_files_only,
             token=token,
@@ -98,6 +99,7 @@ class CrossEncoder:
         tokenizer_file = transformer_folder(model.folder) / "tokenizer.json"
         self._tokenizer_file = TokenizerFile(tokenizer_file, model.tokenizer, self._manifest.source.name)
         self._scorer = Scorer(model.tokenizer, model.runner, length, head.labels)
+        model.runner.learn_costs(model.tokenizer, length, cache)
 
     def encode(
         self, texts: Iterable[str], *, folder: str | Path | None = None, show_progress_bar: bool | None = None
@@ -117,8 +119,8 @@ class CrossEncoder:
             InputError: If a text is no string, or the folder is something else or cannot be written.
         """
         check_documents(texts)
-        known, identity = isinstance(texts, Sized), self._tokenizer_file.identity()
-        progress = Progress(len(texts) if known else 0, "documents", show=known and bool(show_progress_bar))
+        total, identity = len(texts) if isinstance(texts, Sized) else None, self._tokenizer_file.identity()
+        progress = Progress(total or 0, "documents", show=total is not None and bool(show_progress_bar))
         parts = encode_parts(self._scorer.tokenizer, texts, progress)
         if folder is None:
             return EncodedDocuments(join_tokens(parts), identity)
@@ -277,6 +279,8 @@ class CrossEncoder:
             exporter=self._manifest.exporter,
             threads=scorer.runner.threads.count,
             threads_reason=scorer.runner.threads.reason,
+            batch_tokens=scorer.runner.max_tokens[0],
+            batch_tokens_origin=scorer.runner.max_tokens[1],
             labels=head.labels,
             relevant_label=head.relevant_label,
             activation=self._meaning.name,

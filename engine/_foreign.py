@@ -128,7 +128,7 @@ class ForeignModel:
         )
 
     def _count_logits(self, session: Session) -> int:
-        """Logits per pair in a batch of three, of different lengths if it may: a graph that cannot take it is refused now."""
+        """Logits per pair in a batch of three, of different lengths if it may: a graph that fails is refused now."""
         template = self.tokenizer.template
         ids, types = (np.concatenate(parts, dtype=np.int32) for parts in (template.special_ids, template.special_types))
         lengths = np.minimum(len(ids) + np.arange(3, dtype=np.int32), self.inputs.max_length)

@@ -25,6 +25,8 @@ class ModelInfo:
         exporter: What wrote the graph: native, optimum, or foreign for an ONNX file that crossrank did not make.
         threads: Threads on a CPU.
         threads_reason: Why so many.
+        batch_tokens: Most tokens of a batch of several pairs.
+        batch_tokens_origin: Whether that was measured on this machine.
         labels: Logits per pair.
         relevant_label: The one that means "relevant", None where that is not known or there is but one.
         activation: What turns logits into scores.
@@ -47,6 +49,8 @@ class ModelInfo:
     exporter: str
     threads: int
     threads_reason: str
+    batch_tokens: int
+    batch_tokens_origin: str
     labels: int
     relevant_label: int | None
     activation: str
@@ -69,6 +73,7 @@ class ModelInfo:
             ("runs on", f"{self.device}, {self.provider}, onnxruntime {self.onnxruntime}"),
             ("graph", f"{self.variant} {self.precision}, {self.file} ({self.exporter})"),
             ("threads", f"{self.threads} ({self.threads_reason})"),
+            ("batches", f"up to {self.batch_tokens} tokens ({self.batch_tokens_origin})"),
             ("head", head),
             ("max length", f"{self.max_length} tokens ({self.max_length_origin})"),
             ("tokenizer", self.tokenizer),

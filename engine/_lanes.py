@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-Item = TypeVar("Item")
+Job = Callable[[], object]
 
 
 class Lanes:
     """A pool of lanes. Several callers may use it at once: each works on its own list, and idle lanes help.
+
+    A lane that has nothing to do sleeps; its thread ends with the pool, or with the interpreter.
 
     Args:
         count: Lanes, the caller's own among them.
@@ -21,40 +21,51 @@ class Lanes:
         # Threads do not survive a fork, so each process has its own.
         self._by_process: dict[int, ThreadPoolExecutor] = {}
 
-    def run(self, items: Iterable[Item], work: Callable[[Item], None]) -> None:
-        """Do ``work`` on each item, in this order as far as lanes are free, and return when all are done.
+    def run(self, jobs: Iterable[Job]) -> None:
+        """Do jobs, in this order as far as lanes are free, and return when all are done.
 
-        If it raises, lanes stop at their next item, and the first error is raised here.
+        If one raises, no further one is begun, and when those under way have ended its error is raised here; of
+        several errors the caller's own, such as KeyboardInterrupt.
         """
-        waiting = list(items)[::-1]
-        helpers = min(self.count, len(waiting)) - 1
-        errors: list[BaseException] = []
-        lock = Lock()
+        waiting = list(jobs)[::-1]
 
         def lane() -> None:
-            while True:
-                with lock:
-                    if errors or not waiting:
+            try:
+                while waiting:
+                    try:
+                        job = waiting.pop()
+                    except IndexError:  # another lane took the last one
                         return
-                    item = waiting.pop()
-                try:
-                    work(item)
-                except BaseException as error:  # KeyboardInterrupt too: the other lanes must hear of it
-                    errors.append(error)
+                    job()
+            except BaseException:
+                waiting.clear()
+                raise
 
-        futures = [self.submit(lane) for _ in range(helpers)]
-        lane()
-        for future in futures:
-            if not future.cancel():  # what has not begun by now was not needed
-                future.result()
-        if errors:
-            raise errors[0]
+        helpers: list[Future[object]] = []
+        try:
+            for _ in range(min(self.count, len(waiting)) - 1):
+                helpers += self.submit(lane)
+            lane()
+        finally:
+            # Nothing is left but after an interruption. A lane that has not begun by now was not needed.
+            waiting.clear()
+            begun = [helper for helper in helpers if not helper.cancel()]
+            wait(begun)
+        for helper in begun:
+            helper.result()
 
-    def submit(self, work: Callable[[], None]) -> "Future[None]":
-        """Do ``work`` beside the caller, when a lane is free; for more than one lane only."""
+    def submit(self, job: Job) -> "list[Future[object]]":
+        """Do a job beside the caller when a lane is free; for more than one lane only.
+
+        Returns:
+            Its future; none where no thread can be had: at the interpreter's end, or beyond the system's limit.
+        """
         process = os.getpid()
         pool = self._by_process.get(process)
         if pool is None:
             pool = ThreadPoolExecutor(self.count - 1, thread_name_prefix="crossrank")
             pool = self._by_process.setdefault(process, pool)
-        return pool.submit(work)
+        try:
+            return [pool.submit(job)]
+        except RuntimeError:
+            return []

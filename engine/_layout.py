@@ -100,16 +100,19 @@ def choose_layout(declared: Iterable[Declared], inputs: Inputs) -> Layout:
     """
     nodes = {node.name: node for node in declared}
 
-    def padded_types(batch: PackedPairs) -> NDArray[np.int32]:
+    def types(batch: PackedPairs) -> NDArray[np.int32]:
         # Where the tokenizer's segments do not reach the model, a graph that wants some gets zeros, as in transformers.
-        return padded_ids(batch.types * inputs.token_types, batch.lengths, 0)
+        return batch.types if inputs.token_types else np.zeros_like(batch.types)
+
+    def padded_types(batch: PackedPairs) -> NDArray[np.int32]:
+        return padded_ids(types(batch), batch.lengths, 0)
 
     def padded(batch: PackedPairs) -> NDArray[np.int32]:
         return padded_ids(batch.ids, batch.lengths, inputs.pad_id)
 
     even: Makers = {
         "input_ids": lambda batch: _rows(batch.ids, batch.lengths),
-        "token_type_ids": lambda batch: _rows(batch.types * inputs.token_types, batch.lengths),
+        "token_type_ids": lambda batch: _rows(types(batch), batch.lengths),
     }
     with_mask: Makers = {
         "input_ids": padded,

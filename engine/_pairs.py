@@ -5,6 +5,7 @@ its documents. The result equals, id for id, what the Rust tokenizer gives for t
 ``truncation="longest_first"``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -186,3 +187,15 @@ class PairSource:
         shift = np.repeat(self._part_starts[index].ravel() - (ends - lengths), lengths)
         gather = shift + np.arange(len(shift))
         return PackedPairs(ids=self._ids[gather], types=self._types[gather], lengths=self.lengths[index])
+
+    def batches(self, indices: Sequence[NDArray[np.intp]]) -> list[PackedPairs]:
+        """Join the pairs of several batches, by one gather: it takes little more than that of one batch."""
+        if not indices:
+            return []
+        joined = self.batch(np.concatenate(indices))
+        pairs = np.cumsum([0, *map(len, indices)])
+        tokens = np.append(0, np.cumsum(joined.lengths))[pairs]
+        return [
+            PackedPairs(joined.ids[a:b], joined.types[a:b], joined.lengths[first:last])
+            for a, b, first, last in zip(tokens[:-1], tokens[1:], pairs[:-1], pairs[1:], strict=True)
+        ]

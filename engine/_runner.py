@@ -5,24 +5,26 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import ArtifactError, DeviceError
 from ._lanes import Lanes
+from ._learned_costs import LearnedCosts
 from ._manifest import Inputs, Variant
-from ._pairs import PairSource
-from ._plan import plan_batches, plan_even_batches
+from ._pairs import PackedPairs, PairSource
+from ._plan import EVEN_MAX_TOKENS, PADDED_MAX_TOKENS, plan_batches, plan_even_batches
 from ._runtime import ort
 from ._session import Device, Session
 from ._threads import ThreadCount
+from ._tokenize import PairTokenizer
 
 logger = logging.getLogger(__name__)
 
 Take = Callable[[NDArray[np.intp], NDArray[np.float32]], None]
 
-_MAX_TOKENS = 512
 # A call of few batches that takes longer than this is worth a graph of its own, whose threads share each operator.
 _SHARE_FROM_S = 0.004
 
@@ -32,8 +34,9 @@ class Runner:
 
     On a CPU every thread is a lane that runs whole batches on a session without threads of its own: measured on
     2 cores that is 1.1 to 1.3 times as fast as one session with all threads, whose threads wait for each other in
-    every operator. Where a call has batches for half of the lanes or fewer (a single document), a second session
-    with all threads takes it, opened when such a call was slow for the first time.
+    every operator. Where a call has batches for half of the lanes or fewer (a single document) and no other call
+    keeps the rest busy, a second session with all threads takes it. That one needs memory of its own, so it is
+    opened, beside the calls, when slow ones of that kind have taken as long as the first session took to open.
 
     Args:
         path: The ONNX file.
@@ -52,12 +55,37 @@ class Runner:
     ) -> None:
         self.threads = threads
         self._open_session = partial(Session, path, inputs, device)
+        start = time.perf_counter()
         self.session = self._open_session(1)
+        self._opening_s = time.perf_counter() - start
+        self._file = _identity(path)
         on_cpu = device.kind == "cpu"
         self._even = self.session.even or (on_cpu and not padded)
         self._lanes = Lanes(threads.count if on_cpu else 1)
+        self._costs: LearnedCosts | None = None
         self._sharing: Session | None = None
-        self._opening = False
+        self._slow_s = 0.0
+        self._alone = Lock()  # held by the one call that found no other
+        self._opening = Lock()  # held by the one that opens the second session, for ever
+
+    def learn_costs(self, tokenizer: PairTokenizer, longest: int, cache_folder: Path | None) -> None:
+        """Let the budget of batches of one length follow what they are measured to cost; see `LearnedCosts`.
+
+        Args:
+            tokenizer: Of the model.
+            longest: Most tokens of a pair.
+            cache_folder: Where costs are kept, as `locate_model` takes it.
+        """
+        if self._even and self.session.device.kind == "cpu":
+            self._costs = LearnedCosts(self.session, self._lanes.count, tokenizer, longest, cache_folder)
+
+    @property
+    def max_tokens(self) -> tuple[int, str]:
+        """Most tokens of a batch of several pairs, and whether that was measured."""
+        if not self._even:
+            return PADDED_MAX_TOKENS, "fixed"
+        measured = self._costs.max_tokens if self._costs else None
+        return (EVEN_MAX_TOKENS, "until measured") if measured is None else (measured, "measured on this machine")
 
     def run(self, pairs: PairSource, max_pairs: int | None, take: Take) -> None:
         """Run pairs through the graph.
@@ -69,19 +97,48 @@ class Runner:
         """
         lanes = self._lanes.count
         if self._even:
-            batches = plan_even_batches(pairs.lengths, max_tokens=_MAX_TOKENS, max_pairs=max_pairs, lanes=lanes)
+            max_tokens, _ = self.max_tokens
+            batches = plan_even_batches(pairs.lengths, max_tokens=max_tokens, max_pairs=max_pairs, lanes=lanes)
         else:
             batches = plan_batches(pairs.lengths, max_pairs=max_pairs)
-        few = 2 * len(batches) <= lanes
+        alone = self._alone.acquire(blocking=False)
+        few = alone and 0 < 2 * len(batches) <= lanes
         session = self._sharing if few and self._sharing else self.session
+
+        def job(index: NDArray[np.intp], batch: PackedPairs) -> None:
+            take(index, session.run(batch))
+
         start = time.perf_counter()
-        self._lanes.run(batches, lambda index: take(index, session.run(pairs.batch(index))))
-        if few and session is self.session and time.perf_counter() - start > _SHARE_FROM_S and not self._opening:
-            self._opening = True
-            self._lanes.submit(self._open_sharing)
+        try:
+            joined = pairs.batches(batches)
+            self._lanes.run(partial(job, *found) for found in zip(batches, joined, strict=True))
+        finally:
+            if alone:
+                self._alone.release()
+        took = time.perf_counter() - start
+        if self._costs:
+            self._costs.worked(took)
+        if few and session is self.session and took > _SHARE_FROM_S:
+            self._slow_s += took
+            if self._slow_s > self._opening_s and self._opening.acquire(blocking=False):
+                self._lanes.submit(self._open_sharing)
 
     def _open_sharing(self) -> None:
-        self._sharing = self._open_session(self.threads.count)
+        path = self.session.path
+        try:
+            session = self._open_session(self.threads.count)
+            if _identity(path) != self._file:
+                raise ArtifactError(f"{path} was replaced; load the model again")
+        except (ArtifactError, OSError) as error:
+            logger.warning("a single document keeps to one thread: %s", error)
+        else:
+            self._sharing = session
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What is another after a file was replaced."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def open_runner(

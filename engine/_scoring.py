@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,7 @@ class Scorer:
         pairs_in_all = len(query_index)
         logits = np.empty((pairs_in_all, self.labels), np.float32)
         query_tokens = tokenizer.encode(queries, "query")
+        lock = Lock()  # lanes report their progress one at a time
         enough = enough_document_tokens(query_tokens.lengths, self.max_length - template.special_count)
         for start in range(0, pairs_in_all, _WINDOW):
             stop = min(start + _WINDOW, pairs_in_all)
@@ -82,7 +84,8 @@ class Scorer:
             def take(index: NDArray[np.intp], rows: NDArray[np.float32], into: NDArray[np.float32] = into) -> None:
                 into[index] = rows
                 if progress is not None:
-                    progress.advance(len(index))
+                    with lock:
+                        progress.advance(len(index))
 
             self.runner.run(pairs, max_pairs, take)
         return logits

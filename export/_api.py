@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from crossrank._cache_root import cache_root
 from crossrank._errors import InputError, MissingDependencyError
 from crossrank._manifest import MANIFEST_NAME, Manifest, read_manifest
 
-from ._cache import CheckpointSource, cache_root, check_folder, describe_source, fingerprint
+from ._cache import CheckpointSource, check_folder, describe_source, fingerprint
 from ._report import Report, terminal_report
 from ._targets import Target, choose_targets
 

@@ -37,8 +37,8 @@ def plain_attention(
 
 def even_attention(graph: Graph, query: str, key: str, value: str, bias: str, config: EncoderConfig) -> str:
     """Attention without padding, as one operator: [B, S, N*D] each -> [B, S, N*D]; ``bias`` [1, N, S, S] or ""."""
-    heads = {"q_num_heads": config.heads, "kv_num_heads": config.heads}
-    return graph.add("Attention", query, key, value, *([bias] if bias else []), **heads)
+    biases = [bias] if bias else []
+    return graph.add("Attention", query, key, value, *biases, q_num_heads=config.heads, kv_num_heads=config.heads)
 
 
 def cls_attention(graph: Graph, hidden: str, row: str, bias: str, layer: Layer, config: EncoderConfig) -> str:

@@ -35,15 +35,6 @@ class CheckpointSource:
     cache_key: str
 
 
-def cache_root(cache_folder: Path | None) -> Path:
-    """The folder of exported models: the argument, ``$CROSSRANK_HOME``, or ``crossrank`` in the user's cache."""
-    if cache_folder is not None:
-        return cache_folder
-    if home := os.environ.get("CROSSRANK_HOME"):
-        return Path(home)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossrank"
-
-
 def describe_source(name_or_folder: str, revision: str | None) -> CheckpointSource:
     """What a name or a folder means, without touching the network.
 

@@ -9,11 +9,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossrank import CrossEncoder
+from crossrank._runtime import ort
 
 QUERY = "Why is the sky red in the evening?"
 DOCUMENTS = [
@@ -112,6 +114,37 @@ def threads_in_child() -> None:
     _forked(work)
 
 
+def lanes_in_child() -> None:
+    """The child has lanes of its own, and opens one graph for all of them."""
+    opened = []
+    inference_session = ort.InferenceSession
+
+    def count(*args: Any, **options: Any) -> Any:
+        opened.append(args)
+        return inference_session(*args, **options)
+
+    def work() -> None:
+        ort.InferenceSession = count
+        assert threading.active_count() == 1
+        _check()
+        assert [thread.name for thread in threading.enumerate()][1:] == ["crossrank_0"]
+        assert len(opened) == 1
+
+    _forked(work)
+
+
+def pinned_child() -> None:
+    """The child may use fewer cores than its parent when it loaded; lanes beyond them take turns."""
+
+    def work() -> None:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        _check()
+
+    _forked(work)
+    _check()
+
+
 def _exiting_child(work: Callable[[], None]) -> None:
     """A child that ends through the interpreter's own exit, with its destructors, as a web server's worker does."""
     child = os.fork()
@@ -181,6 +214,8 @@ SCENARIOS: dict[str, Callable[[], None]] = {
         grandchild,
         fork_while_scoring,
         threads_in_child,
+        lanes_in_child,
+        pinned_child,
         scoring_child_exits,
         idle_child_exits,
         child_drops_the_object,

@@ -318,6 +318,16 @@ def three_dimensions(graph: onnx.GraphProto) -> None:
     graph.input[0].type.tensor_type.shape.dim.add().dim_param = "choices"
 
 
+def without_mask(graph: onnx.GraphProto) -> None:
+    """A graph that takes every id for a token."""
+    graph.input.remove(next(value for value in graph.input if value.name == "attention_mask"))
+    shape = onnx.helper.make_node("Shape", ["input_ids"], ["shape_of_ids"])
+    one = onnx.helper.make_tensor("one", onnx.TensorProto.INT64, [1], [1])
+    ones = onnx.helper.make_node("ConstantOfShape", ["shape_of_ids"], ["attention_mask"], value=one)
+    graph.node.insert(0, ones)
+    graph.node.insert(0, shape)
+
+
 def float_mask(graph: onnx.GraphProto) -> None:
     mask = next(value for value in graph.input if value.name == "attention_mask")
     mask.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
@@ -383,6 +393,11 @@ def test_a_graph_that_cannot_take_every_batch_is_refused(
     message = refused(folder, ArtifactError)
     for word in [str(folder / MODEL), *words]:
         assert word in message
+
+
+def test_a_graph_without_a_mask_is_never_padded(folder: Path, expected: NDArray[np.float32]) -> None:
+    edit_graph(folder / MODEL, without_mask)
+    np.testing.assert_allclose(logits_of(folder), expected, atol=ATOL)
 
 
 def test_labels_that_contradict_config_are_refused(folder: Path) -> None:

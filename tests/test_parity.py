@@ -19,18 +19,24 @@ import transformers
 from numpy.typing import NDArray
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
-from crossrank import CrossEncoder
+import crossrank.export._build
+from crossrank import CrossEncoder, ProofError
 from crossrank._manifest import read_manifest
+from crossrank._runner import Runner
 from crossrank._scoring import Scorer
-from crossrank._session import Device, Session
+from crossrank._session import Device
 from crossrank._threads import resolve_threads
+from crossrank._verify import verify_artifact
 from crossrank.export import export_model
+from crossrank.export._attention import packed_attention_twin, valid_from_mask
 from crossrank.export._build import build_cpu, build_cuda, build_portable
 from crossrank.export._checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._config import EncoderConfig
-from crossrank.export._graph import save_model
+from crossrank.export._graph import Graph, save_model
 from crossrank.export._relative_position import distance_buckets
 from crossrank.export._weights import EncoderWeights, Layer, Linear, Norm
+from tests.artifacts import edit_manifest
+from tests.checkpoint_files import sha256_of
 from tests.tiny_models import ARCHITECTURES, MAX_LENGTH, PAIRS, make_checkpoint, transformers_logits
 
 TOLERANCE = 2e-5
@@ -146,13 +152,20 @@ BUILDERS: dict[str, Build] = {"cpu": _cpu, "portable": _portable, "cuda": _cuda_
 
 
 def build_and_score(
-    case: Case, build: Build, weights: EncoderWeights, config: EncoderConfig, types: bool, path: Path
+    case: Case,
+    build: Build,
+    weights: EncoderWeights,
+    config: EncoderConfig,
+    types: bool,
+    path: Path,
+    *,
+    padded: bool = True,
 ) -> Floats:
-    """Logits of `PAIRS` from a graph of these weights, with the case's tokenizer."""
+    """Logits of `PAIRS` from a graph of these weights, with the case's tokenizer; padded as a proof of it is."""
     save_model(build(weights, config, types), path)
     checkpoint = case.checkpoint
-    session = Session(path, checkpoint.inputs, Device("cpu"), resolve_threads(None))
-    scorer = Scorer(checkpoint.tokenizer, session, checkpoint.inputs.max_length, config.labels)
+    runner = Runner(path, checkpoint.inputs, Device("cpu"), resolve_threads(None), padded=padded)
+    scorer = Scorer(checkpoint.tokenizer, runner, checkpoint.inputs.max_length, config.labels)
     queries, documents = zip(*PAIRS, strict=True)
     return scorer.logits(queries, documents, np.arange(len(PAIRS)))
 
@@ -309,6 +322,74 @@ def test_every_builder_equals_transformers(
     weights, config, types = case.checkpoint.weights, case.checkpoint.config, case.checkpoint.inputs.token_types
     logits = build_and_score(case, BUILDERS[variant], weights, config, types, tmp_path / "model.onnx")
     assert error(logits, case.reference) <= TOLERANCE
+
+
+@pytest.mark.parametrize("variant", ["portable", "cuda"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_graphs_with_a_mask_equal_transformers_without_padding(
+    make_case: MakeCase, tmp_path: Path, architecture: str, variant: str
+) -> None:
+    """As a CPU runs them, but for their proof."""
+    case = make_case(architecture)
+    weights, config, types = case.checkpoint.weights, case.checkpoint.config, case.checkpoint.inputs.token_types
+    path = tmp_path / "model.onnx"
+    logits = build_and_score(case, BUILDERS[variant], weights, config, types, path, padded=False)
+    assert error(logits, case.reference) <= TOLERANCE
+
+
+@pytest.fixture
+def masks_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builders whose graphs take padding for tokens."""
+
+    def all_valid(graph: Graph) -> str:
+        mask = valid_from_mask(graph)
+        return graph.add("Or", mask, graph.add("Not", mask))
+
+    def all_long(graph: Graph, *args: Any) -> str:
+        context = packed_attention_twin(graph, *args)
+        *_, attention = (node for node in graph.model().graph.node if node.op_type == "MultiHeadAttention")
+        attention.input[4] = ""  # each pair's length
+        return context
+
+    monkeypatch.setattr(crossrank.export._build, "valid_from_mask", all_valid)
+    monkeypatch.setattr(crossrank.export._build, "packed_attention_twin", all_long)
+
+
+@pytest.mark.usefixtures("masks_ignored")
+@pytest.mark.parametrize("variant", ["portable", "cuda"])
+def test_a_mask_that_is_ignored_is_seen(make_case: MakeCase, tmp_path: Path, variant: str) -> None:
+    """By padding alone: so a proof must pad."""
+    case = make_case("bert")
+    weights, config, types = case.checkpoint.weights, case.checkpoint.config, case.checkpoint.inputs.token_types
+    padded, unpadded = (
+        build_and_score(case, BUILDERS[variant], weights, config, types, tmp_path / "model.onnx", padded=padded)
+        for padded in (True, False)
+    )
+    assert error(padded, case.reference) > 10 * TOLERANCE
+    assert error(unpadded, case.reference) <= TOLERANCE
+
+
+@pytest.mark.usefixtures("masks_ignored")
+@pytest.mark.parametrize("variant", ["portable", "cuda"])
+def test_a_graph_that_ignores_its_mask_is_not_exported(make_case: MakeCase, tmp_path: Path, variant: str) -> None:
+    with pytest.raises(ProofError, match=f"{variant} fp"):
+        export_model(make_case("bert").folder, tmp_path / "artifact", variants=[variant])
+
+
+def test_verify_sees_a_graph_that_ignores_its_mask(make_case: MakeCase, tmp_path: Path) -> None:
+    folder = export_model(make_case("bert").folder, tmp_path / "artifact", variants=["portable"])
+    path = folder / "onnx/model.onnx"
+    model = onnx.load(path)
+    (cast,) = (node for node in model.graph.node if "attention_mask" in node.input)
+    given = cast.output[0]
+    cast.output[0] = "given"
+    model.graph.node.insert(1, onnx.helper.make_node("Not", ["given"], ["inverse"]))
+    model.graph.node.insert(2, onnx.helper.make_node("Or", ["given", "inverse"], [given]))
+    onnx.save(model, path)
+    record = {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    edit_manifest(folder, lambda manifest: manifest["files"].update({"onnx/model.onnx": record}))
+    with pytest.raises(ProofError, match="portable fp32"):
+        verify_artifact(folder)
 
 
 def error_with(fault: Fault, case: Case, variant: str, folder: Path) -> float:

@@ -1,8 +1,8 @@
 """What must hold whatever the model: documents do not know each other, and batches do not show.
 
-Tolerances: 1e-5 in fp32, where the kernels order the same sums by the shape of the batch (seen: 4e-6 on the tiny
-models' logits of up to 9, 5e-7 on the real model's); 2e-3 in int8, where a quantizer can turn the last bit of a
-float into a step (seen: 1e-6).
+`ATOL`: the last layer's kernels order the same sums by the number of pairs. Seen: 4e-6 on the tiny models' logits of
+up to 9, 1.4e-6 on the real model's of up to 11. It holds for int8 too: there the layers before the last one treat a
+pair bit for bit alike in every batch, so that no quantizer sees a difference that it could turn into a step.
 """
 
 import json
@@ -16,21 +16,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossrank import CrossEncoder
-from tests.artifacts import make_artifact
+from crossrank.export import export_model
 from tests.random_texts import random_text
-from tests.tiny_models import ARCHITECTURES, PAIRS
+from tests.tiny_models import ARCHITECTURES, PAIRS, make_checkpoint
 
-FP32_ATOL = 1e-5
-INT8_ATOL = 2e-3
+ATOL = 1e-5
 
 QUERY = "Why is the sky red in the evening?"
 DOCUMENTS = [document for _, document in PAIRS] + [random_text(random.Random(seed), 20) for seed in range(20)]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=[*ARCHITECTURES, "bert int8", "mpnet int8"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CrossEncoder:
-    folder = make_artifact(tmp_path_factory.mktemp(request.param), request.param)
-    return CrossEncoder(folder, device="cpu", activation_fn="identity")
+    architecture, _, int8 = request.param.partition(" ")
+    folder = tmp_path_factory.mktemp(architecture)
+    checkpoint = make_checkpoint(folder / "checkpoint", architecture)
+    precision = "int8" if int8 else "fp32"
+    artifact = export_model(checkpoint, folder / "artifact", variants=["cpu"], precisions=[precision])
+    return CrossEncoder(artifact, device="cpu", activation_fn="identity", threads=2)
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +49,19 @@ def web_texts(test_data: Path) -> tuple[str, list[str]]:
 def test_permuting_documents_permutes_scores(model: CrossEncoder, order: list[int]) -> None:
     scores = model.score(QUERY, DOCUMENTS)
     permuted = model.score(QUERY, [DOCUMENTS[i] for i in order])
-    np.testing.assert_allclose(permuted, scores[order], atol=FP32_ATOL)
+    np.testing.assert_allclose(permuted, scores[order], atol=ATOL)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16, 1000])
 def test_batch_size_changes_nothing(model: CrossEncoder, batch_size: int) -> None:
     pairs = [(QUERY, document) for document in DOCUMENTS]
-    np.testing.assert_allclose(
-        model.predict(pairs, batch_size=batch_size), model.score(QUERY, DOCUMENTS), atol=FP32_ATOL
-    )
+    np.testing.assert_allclose(model.predict(pairs, batch_size=batch_size), model.score(QUERY, DOCUMENTS), atol=ATOL)
 
 
 def test_a_score_does_not_depend_on_batch_mates(model: CrossEncoder) -> None:
     together = model.score(QUERY, DOCUMENTS)
     alone = np.array([model.score(QUERY, [document])[0] for document in DOCUMENTS])
-    np.testing.assert_allclose(together, alone, atol=FP32_ATOL)
+    np.testing.assert_allclose(together, alone, atol=ATOL)
 
 
 def test_queries_do_not_mix(model: CrossEncoder) -> None:
@@ -69,7 +70,7 @@ def test_queries_do_not_mix(model: CrossEncoder) -> None:
     shuffled = random.Random(5).sample(range(len(pairs)), len(pairs))
     scores = model.predict([pairs[i] for i in shuffled])
     expected = np.concatenate([model.score(query, DOCUMENTS[:12]) for query in queries])
-    np.testing.assert_allclose(scores, expected[shuffled], atol=FP32_ATOL)
+    np.testing.assert_allclose(scores, expected[shuffled], atol=ATOL)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_every_document_has_a_finite_score(model: CrossEncoder, document: str) -
     assert scores.dtype == np.float32
     assert np.isfinite(scores).all()
     with_others = model.score(QUERY, [*DOCUMENTS[:3], document, *DOCUMENTS[3:6]])
-    np.testing.assert_allclose(with_others[3:4], scores, atol=FP32_ATOL)
+    np.testing.assert_allclose(with_others[3:4], scores, atol=ATOL)
 
 
 def test_what_lies_beyond_the_limit_does_not_count(model: CrossEncoder) -> None:
@@ -112,15 +113,15 @@ def test_the_same_call_gives_the_same_scores(model: CrossEncoder) -> None:
     np.testing.assert_array_equal(model.score(QUERY, DOCUMENTS), model.score(QUERY, DOCUMENTS))
 
 
-@pytest.mark.parametrize(("precision", "atol"), [("fp32", FP32_ATOL), ("int8", INT8_ATOL)])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_batches_do_not_show_on_the_real_model(
-    minilm_artifact: Path, web_texts: tuple[str, list[str]], precision: Literal["fp32", "int8"], atol: float
+    minilm_artifact: Path, web_texts: tuple[str, list[str]], precision: Literal["fp32", "int8"]
 ) -> None:
     query, documents = web_texts
     model = CrossEncoder(minilm_artifact, device="cpu", precision=precision)
     together = model.score(query, documents)
     alone = np.array([model.score(query, [document])[0] for document in documents])
     backwards = model.score(query, documents[::-1])[::-1]
-    np.testing.assert_allclose(together, alone, atol=atol)
-    np.testing.assert_allclose(together, backwards, atol=atol)
+    np.testing.assert_allclose(together, alone, atol=ATOL)
+    np.testing.assert_allclose(together, backwards, atol=ATOL)
     assert np.std(together) > 1  # scores that are far apart, so that the tolerance says something

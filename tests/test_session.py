@@ -1,7 +1,9 @@
 """Which graph runs where and with what, what is refused, and one object under many threads."""
 
+import gc
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from crossrank import ArtifactError, CrossEncoder, DeviceError, InputError, ModelNotFoundError
 from crossrank._manifest import Variant
+from crossrank._progress import Progress
 from crossrank._session import Device, choose_variant, parse_device
 from tests.artifacts import edit_manifest, make_artifact
 from tests.tiny_models import MAX_LENGTH, PAIRS
@@ -210,9 +213,9 @@ def test_a_graph_with_inputs_of_another_kind_is_refused_by_name(folder: Path, tm
     graph = onnx.load(path)
     for node in graph.graph.node:
         for i, name in enumerate(node.input):
-            node.input[i] = "pixel_values" if name == "lengths" else name
+            node.input[i] = "pixel_values" if name == "token_type_ids" else name
     for value in graph.graph.input:
-        value.name = "pixel_values" if value.name == "lengths" else value.name
+        value.name = "pixel_values" if value.name == "token_type_ids" else value.name
     onnx.save(graph, path)
     edit_manifest(
         foreign,
@@ -235,8 +238,9 @@ def test_without_a_device_asked_the_cpu_runs_where_there_is_no_other(folder: Pat
     assert CrossEncoder(folder).info().device == "cpu"
 
 
-def test_eight_threads_on_one_object_get_the_serial_scores(folder: Path) -> None:
-    model = CrossEncoder(folder, device="cpu")
+@pytest.mark.parametrize("lanes", [1, 2, 5])
+def test_eight_threads_on_one_object_get_the_serial_scores(folder: Path, lanes: int) -> None:
+    model = CrossEncoder(folder, device="cpu", threads=lanes)
     jobs = [(query, [document for _, document in PAIRS[i:]]) for i, (query, _) in enumerate(PAIRS)]
     serial = [model.score(query, documents) for query, documents in jobs]
     start = threading.Barrier(8)
@@ -253,7 +257,43 @@ def test_eight_threads_on_one_object_get_the_serial_scores(folder: Path) -> None
             future.result(timeout=60)
 
 
-def test_threads_of_the_session_do_not_change_scores(folder: Path) -> None:
-    one, two = (CrossEncoder(folder, device="cpu", threads=threads).predict(PAIRS) for threads in (1, 2))
-    # 1e-6: float32 sums may be split differently between two threads.
-    np.testing.assert_allclose(one, two, atol=1e-6)
+@pytest.mark.parametrize("threads", [2, 3, 16])
+def test_threads_do_not_change_scores(folder: Path, threads: int) -> None:
+    one, several = (CrossEncoder(folder, device="cpu", threads=count).predict(PAIRS) for count in (1, threads))
+    # 1e-6: other batches, and sums of the last layer are ordered by the number of its rows.
+    np.testing.assert_allclose(one, several, atol=1e-6)
+
+
+def test_progress_is_told_by_one_lane_at_a_time(folder: Path) -> None:
+    class Slow(Progress):
+        done = 0
+
+        def advance(self, steps: int) -> None:
+            done = self.done
+            time.sleep(0.001)  # another lane gets its turn
+            self.done = done + steps
+
+    model, progress = CrossEncoder(folder, device="cpu", threads=4), Slow(len(PAIRS), "pairs")
+    queries, documents = zip(*PAIRS, strict=True)
+    model._scorer.logits(queries, documents, np.arange(len(PAIRS)), max_pairs=1, progress=progress)
+    assert progress.done == len(PAIRS)
+
+
+def test_a_model_that_is_let_go_takes_its_threads_along(folder: Path) -> None:
+    def lanes() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name.startswith("crossrank")]
+
+    gc.collect()
+    before = set(lanes())
+    model = CrossEncoder(folder, device="cpu", threads=3)
+    model.predict(PAIRS)
+    assert set(lanes()) - before
+    gc.disable()  # at once: nothing waits for the collector
+    try:
+        del model
+        end = time.monotonic() + 30
+        while set(lanes()) - before and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not set(lanes()) - before
+    finally:
+        gc.enable()
