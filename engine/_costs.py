@@ -207,16 +207,16 @@ def load_costs(path: Path) -> Costs | None:
     except (OSError, ValueError) as error:
         logger.debug("no costs: %s: %s", path, error)
         return None
-    problems = [] if data.get("format") == _FORMAT else [f"format {data.get('format')!r:.60}, not {_FORMAT}"]
-    costs = parse_dataclass(Costs, data, problems)
+    reasons = [] if data.get("format") == _FORMAT else [f"format {data.get('format')!r:.60}, not {_FORMAT}"]
+    costs = parse_dataclass(Costs, data, reasons)
     if costs is not None:
         seconds = (costs.fixed_s, costs.token_s, costs.square_s)
         if not all(math.isfinite(value) and value >= 0 for value in seconds) or not any(seconds):
-            problems.append(f"{seconds} are no seconds")
+            reasons.append(f"{seconds} are no seconds")
         if not _LEAST_TOKENS <= costs.max_tokens <= _MOST_TOKENS:
-            problems.append(f"max_tokens is {costs.max_tokens}")
-    if problems:
-        logger.debug("no costs: %s", join_problems(str(path), problems))
+            reasons.append(f"max_tokens is {costs.max_tokens}")
+    if reasons:
+        logger.debug("no costs: %s", join_problems(str(path), reasons))
         return None
     return costs
 

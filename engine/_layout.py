@@ -57,6 +57,7 @@ def padded_ids(values: NDArray[np.int32], lengths: NDArray[np.int32], fill: int)
 
 def _rows(values: NDArray[np.int32], lengths: NDArray[np.int32]) -> NDArray[np.int32]:
     """Packed values of pairs of one length, int32 [pairs, tokens]."""
+    assert (lengths == lengths[0]).all(), "a reshape would mix pairs"
     return values.reshape(len(lengths), -1)
 
 

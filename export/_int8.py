@@ -25,8 +25,8 @@ from ._graph import Graph, save_model
 from ._layers import dense
 from ._weights import EncoderWeights, Layer, Linear
 
-# Tokens of a batch whose smallest and largest values count once; with smaller ones they would be nearer to zero.
-_CALIBRATION_TOKENS = 1024
+# Tokens whose smallest and largest values count once: those of fewer lie nearer to zero, those of more are outliers'.
+_CALIBRATION_TOKENS = 2048
 # The smallest and largest value of the input of each quantized product, by its point's name.
 Ranges = dict[str, tuple[float, float]]
 
@@ -80,15 +80,15 @@ class Extremes:
     """Smallest and largest values of the input of a quantized product in calibration text.
 
     Attributes:
-        lows: float32 [batches, channels].
-        highs: float32 [batches, channels].
+        lows: float32 [parts of the text, channels].
+        highs: float32 [parts of the text, channels].
     """
 
     lows: NDArray[np.float32]
     highs: NDArray[np.float32]
 
     def range(self) -> tuple[float, float]:
-        """Mean over batches of the tensor's smallest and largest value, 0 between them.
+        """Mean over the parts of the tensor's smallest and largest value, 0 between them.
 
         The mean clips rare outliers, whose range would cost the other values resolution.
         """
@@ -141,8 +141,14 @@ def calibrate(
     seen = [session.outputs(pairs.batch(index), names) for index in batches]
     for file in work.glob("calibration.onnx*"):
         file.unlink()
-    values = [np.stack(rows) for rows in zip(*seen, strict=True)]  # [batches, channels] each
-    return {point: Extremes(*values[2 * i : 2 * i + 2]) for i, point in enumerate(watch.points)}
+    # Batches have one length each, so that some are small: several are one part of the text.
+    ends = np.cumsum([pairs.lengths[index].sum() for index in batches])
+    _, firsts = np.unique((ends - 1) // _CALIBRATION_TOKENS, return_index=True)
+    lows, highs = ([np.stack(rows) for rows in zip(*seen, strict=True)][kind::2] for kind in (0, 1))
+    return {
+        point: Extremes(np.minimum.reduceat(low, firsts), np.maximum.reduceat(high, firsts))
+        for point, low, high in zip(watch.points, lows, highs, strict=True)
+    }
 
 
 def build_int8(
