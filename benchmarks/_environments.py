@@ -4,6 +4,7 @@ One per requirement file of ``environments/``, in ``.bench/environments``. An en
 copy of its requirement file, which is written last, equals that file.
 """
 
+import argparse
 import subprocess
 import sys
 import time
@@ -68,8 +69,16 @@ def _make(environment: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Make the named environments, by default all, that are not up to date; 1 if one cannot be made."""
+    known = sorted(path.stem for path in _REQUIREMENTS.glob("*.txt"))
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks._environments", description="Make environments of peers."
+    )
+    parser.add_argument("environments", nargs="*", metavar="NAME", help=f"of {', '.join(known)} (default: all)")
+    chosen = parser.parse_args(arguments).environments
+    if unknown := set(chosen) - set(known):
+        parser.error(f"{', '.join(sorted(unknown))}: known are {', '.join(known)}")
     failed = []
-    for environment in arguments or sorted(path.stem for path in _REQUIREMENTS.glob("*.txt")):
+    for environment in chosen or known:
         try:
             interpreter(environment)
         except SetupError:
