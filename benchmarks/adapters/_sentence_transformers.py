@@ -5,7 +5,8 @@ import torch
 from sentence_transformers import CrossEncoder
 from transformers.utils import logging
 
-from .._engines import Engine
+from benchmarks._engines import Engine
+
 from ._scores import BATCH, batches, relevance, versions
 
 

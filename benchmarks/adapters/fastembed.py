@@ -5,7 +5,8 @@ from pathlib import Path
 from fastembed.common.model_description import ModelSource
 from fastembed.rerank.cross_encoder import TextCrossEncoder
 
-from .._engines import Engine
+from benchmarks._engines import Engine
+
 from ._scores import batches, labels_of, versions
 
 _NAME = "local/model"

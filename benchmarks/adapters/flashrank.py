@@ -13,7 +13,8 @@ import onnxruntime
 from flashrank import Ranker, RerankRequest
 from flashrank.Config import model_file_map
 
-from .._engines import Engine
+from benchmarks._engines import Engine
+
 from ._scores import from_probabilities, versions
 
 _NAME = "ms-marco-MiniLM-L-12-v2"  # it knows its models by name; this one's folder gets our files

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from infinity_emb import EngineArgs, SyncEngineArray
 
-from .._engines import Engine
+from benchmarks._engines import Engine
+
 from ._scores import labels_of, versions
 
 

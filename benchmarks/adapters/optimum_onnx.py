@@ -9,7 +9,8 @@ import torch
 from optimum.onnxruntime import ORTModelForSequenceClassification
 from transformers import AutoTokenizer
 
-from .._engines import Engine
+from benchmarks._engines import Engine
+
 from ._scores import BATCH, batches, max_tokens, relevance, versions
 
 

@@ -12,7 +12,8 @@ from sentence_transformers import (
     export_optimized_onnx_model,
 )
 
-from .._engines import Engine
+from benchmarks._engines import Engine
+
 from ._sentence_transformers import engine, quiet
 
 _FILES = {

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from sentence_transformers import CrossEncoder
 
-from .._engines import Engine
+from benchmarks._engines import Engine
+
 from ._sentence_transformers import engine, quiet
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from .._engines import Engine
+from benchmarks._engines import Engine
+
 from ._scores import BATCH, batches, max_tokens, relevance, versions
 
 
