@@ -162,6 +162,8 @@ class Session:
         options.log_severity_level = 3  # errors; a provider that does not start is an error of ours below
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
+        # Between calls the threads sleep; they would keep their cores busy for some 20 ms after each.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if int8_products_saturate():  # then unsigned weights, which are exact and take nearly twice as long
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
