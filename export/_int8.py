@@ -158,7 +158,7 @@ def build_int8(
 
     Of a feed-forward's units, a few reach many times what the others do (27 against 6 in MiniLM's first layer), and
     with them in its range, a scale leaves the others few steps. They stay in float, as in LLM.int8() (Dettmers et
-    al., 2022), but chosen once and for all. On MiniLM-L12 that takes the mean error from 0.13 to 0.07 at no cost.
+    al., 2022), but chosen once and for all. On MiniLM-L12 that halves the mean error and costs nothing that shows.
 
     Args:
         weights: The model.
