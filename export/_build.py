@@ -81,12 +81,10 @@ def write_cpu(graph: Graph, weights: EncoderWeights, config: EncoderConfig, *, t
     head_logits(graph, row, weights.head, contrib=True)
 
 
-def build_cpu(
-    weights: EncoderWeights, config: EncoderConfig, *, token_types: bool, apply: Dense = float_dense
-) -> onnx.ModelProto:
-    """The graph for onnxruntime's CPU provider, in float32 or with ``apply``'s products."""
+def build_cpu(weights: EncoderWeights, config: EncoderConfig, *, token_types: bool) -> onnx.ModelProto:
+    """The graph for onnxruntime's CPU provider in float32."""
     graph = Graph(opset=23)
-    write_cpu(graph, weights, config, token_types=token_types, apply=apply)
+    write_cpu(graph, weights, config, token_types=token_types, apply=float_dense)
     return graph.model()
 
 

@@ -66,6 +66,10 @@ class Graph:
         """A constant in the graph's own float type."""
         return self.constant(name, value.astype(self.dtype, copy=False))
 
+    def lookup(self, name: str, table: NDArray[np.float32], rows: str) -> str:
+        """Rows of a large constant table, by their numbers."""
+        return self.add("Gather", self.weight(name, table), rows)
+
     def integers(self, *values: int) -> str:
         """A constant int64 [n]."""
         return self.constant("integers_" + "_".join(map(str, values)), np.array(values, np.int64))

@@ -92,7 +92,7 @@ def embed(graph: Graph, weights: Embeddings, config: EncoderConfig, *, types: st
         types: The token type ids, or None where the tokenizer gives none (then all are 0).
         positions: The position ids, or None to derive them from a padded ``input_ids``.
     """
-    hidden = graph.add("Gather", graph.weight("embeddings.words", weights.words), "input_ids")
+    hidden = graph.lookup("embeddings.words", weights.words, "input_ids")
     table = weights.positions
     if weights.types is not None and types is None:
         table = table + weights.types[0]
