@@ -7,6 +7,7 @@
 from importlib.metadata import version
 
 from ._activation import Activation, ActivationFunction
+from ._cascade import Cascade, CascadedDocument
 from ._cross_encoder import CrossEncoder
 from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import (
@@ -31,6 +32,8 @@ __all__ = [
     "Activation",
     "ActivationFunction",
     "ArtifactError",
+    "Cascade",
+    "CascadedDocument",
     "CheckpointError",
     "CrossEncoder",
     "CrossrankError",
