@@ -39,7 +39,7 @@ class Norm:
 class Layer:
     """One transformer layer.
 
-    ``apart`` are up and down of feed-forward units that are computed in float where the others are quantized, None for none.
+    ``apart`` are up and down of feed-forward units computed in float where the others are quantized, None for none.
     """
 
     query: Linear
