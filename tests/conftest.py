@@ -29,7 +29,8 @@ def pytest_configure() -> None:
         f"{folder}/{module}"
         for folder, place in FOLDERS.items()
         for module in sorted(p.relative_to(ROOT / folder) for p in (ROOT / folder).rglob("*.py"))
-        if not (package / place / module).exists()
+        if (ROOT / folder / module).with_name("__init__.py").exists()  # else scripts of no package
+        and not (package / place / module).exists()
     ]
     if missing:
         raise pytest.UsageError(f"not installed: {', '.join(missing)}; run make install")
