@@ -13,7 +13,7 @@ from ._encoded_folder import write_encoded
 from ._errors import InputError
 from ._info import ModelInfo
 from ._inputs import PairInputs, check_documents, either, one_query, split_pairs
-from ._locate import locate_model
+from ._locate import EMBEDDED_MODEL, locate_model
 from ._model_folder import transformer_folder
 from ._open import open_model
 from ._outputs import RankedDocument, check_top_k, kept_texts, rank_scores, to_tensor
@@ -34,11 +34,13 @@ class CrossEncoder:
     Threads may share one object. After a fork, a child gets its own session at its first call.
 
     Args:
-        name_or_folder: An artifact folder; a checkpoint folder or a hub name, which is exported once into
-            the cache (needs ``crossrank[export]`` the first time); a folder of config.json, tokenizer.json and
-            ONNX files without weights, or one ONNX file in such a folder, which are used as they are.
+        name_or_folder: By default crossrank-mini-en, the model that comes with crossrank (English, int8, CPU). Or
+            an artifact folder; a checkpoint folder or a hub name, which is exported once into the cache (needs
+            ``crossrank[export]`` the first time); a folder of config.json, tokenizer.json and ONNX files without
+            weights, or one ONNX file in such a folder, which are used as they are.
         max_length: Most tokens of a joined pair; the model's own limit holds where it is smaller.
-        precision: "fp32", "fp16", "int8", or "auto": fp32 on a CPU, fp16 on CUDA.
+        precision: "fp32", "fp16", "int8", or "auto": fp32 on a CPU (int8 where the model has nothing else), fp16 on
+            CUDA.
         device: "cpu", "cuda", "cuda:1", or None for CUDA where it really runs, else the CPU.
         threads: CPU threads, or None for as many as this process may use.
         activation_fn: What turns logits into scores, or None for the model's own: a function
@@ -60,7 +62,7 @@ class CrossEncoder:
 
     def __init__(
         self,
-        name_or_folder: str | Path,
+        name_or_folder: str | Path = EMBEDDED_MODEL,
         *,
         max_length: int | None = None,
         precision: Literal["auto", "fp32", "fp16", "int8"] = "auto",
@@ -126,6 +128,15 @@ class CrossEncoder:
             return EncodedDocuments(join_tokens(parts), identity)
         write_encoded(Path(folder), parts, identity)
         return EncodedDocuments.load(folder)
+
+    def warm_up(self) -> None:
+        """Pay ahead what first calls would, before requests come; calls that come meanwhile wait.
+
+        On a GPU, in seconds: CUDA graphs of small shapes are captured, while no other model should be busy there, and
+        a largest batch takes its memory, or DeviceError says that there is too little. On a CPU: every thread wakes.
+        """
+        self._scorer.runner.warm_up()
+        self._logits(one_query("a", ["b"] * 4 * self._scorer.runner.threads.count))
 
     def score(self, query: str, documents: Iterable[str | EncodedDocument]) -> Floats:
         """Relevance scores of documents for a query: the lean call, and what `rank` sorts by.

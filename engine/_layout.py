@@ -66,13 +66,25 @@ def _valid(lengths: NDArray[np.int32]) -> NDArray[np.bool_]:
     return np.arange(int(lengths.max())) < lengths[:, None]
 
 
+def runs(starts: NDArray[np.int32], counts: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Rising numbers: from each start as many as it counts.
+
+    >>> runs(np.array([0, 7], np.int32), np.array([3, 2], np.int32)).tolist()
+    [0, 1, 2, 7, 8]
+    """
+    ends = np.cumsum(counts, dtype=np.int32)
+    return np.repeat(starts - ends + counts, counts) + np.arange(int(ends[-1]), dtype=np.int32)
+
+
 def packed_positions(batch: PackedPairs, pad_id: int, offset: int) -> NDArray[np.int32]:
     """The position of each token, int32 [tokens].
 
     With an offset, positions count as RoBERTa's do: a token whose id is ``pad_id`` (a text may spell
     it) takes position ``pad_id`` and is not counted.
     """
-    counted = np.ones(len(batch.ids), np.int64) if not offset else (batch.ids != pad_id).astype(np.int64)
+    if not offset:
+        return runs(np.zeros_like(batch.lengths), batch.lengths)
+    counted = (batch.ids != pad_id).astype(np.int64)
     running = np.cumsum(counted)
     starts = np.cumsum(batch.lengths) - batch.lengths
     before = np.repeat(running[starts] - counted[starts], batch.lengths)

@@ -1,18 +1,23 @@
 """From what a caller names a model to the place of its graphs.
 
 An artifact folder, a folder that holds ONNX files but no weights, and an ONNX file are used as they are.
-Anything else, a checkpoint folder or a hub name, goes to whatever package offers to make artifacts (entry
-point group ``crossrank.artifacts``; crossrank's own exporter registers there), so that the engine itself
-knows no exporter.
+So is the embedded model, an artifact that is part of the package. Anything else, a checkpoint folder or a
+hub name, goes to whatever package offers to make artifacts (entry point group ``crossrank.artifacts``;
+crossrank's own exporter registers there), so that the engine itself knows no exporter.
 """
 
 from collections.abc import Callable
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 
 from ._errors import InputError, MissingDependencyError, ModelNotFoundError
 from ._foreign import is_foreign
 from ._manifest import MANIFEST_NAME
+
+EMBEDDED_NAME = "crossrank-mini-en"
+# The default model. A path and no name, so that nothing in the current folder can take its place; where the
+# manifest really lies, since an editable install holds links, and an artifact's files may not leave their folder.
+EMBEDDED_MODEL = (Path(str(resources.files("crossrank"))) / "models" / EMBEDDED_NAME / MANIFEST_NAME).resolve().parent
 
 _GROUP = "crossrank.artifacts"
 
@@ -28,8 +33,8 @@ def locate_model(
     """The folder of a model's graphs, or the ONNX file that was named.
 
     Args:
-        name_or_folder: An artifact folder, a folder of ONNX files, an ONNX file, a checkpoint folder, or a name that
-            the exporter knows.
+        name_or_folder: An artifact folder, a folder of ONNX files, an ONNX file, a checkpoint folder, the embedded
+            model's name, or one that the exporter knows. A folder goes before a name.
         cache_folder: Where exported models lie, or None for the user's cache.
         revision: Hub revision, or None.
         local_files_only: Whether the hub must not be asked.
@@ -46,8 +51,15 @@ def locate_model(
             f"the model's name is {name_or_folder!r:.60}: an artifact, a checkpoint folder or a hub name is needed"
         )
     place = Path(name_or_folder)
+    if str(place) == EMBEDDED_NAME and not place.is_dir():
+        place = EMBEDDED_MODEL
     if place.is_dir() and ((place / MANIFEST_NAME).exists() or is_foreign(place)):
         return place
+    if place == EMBEDDED_MODEL:
+        raise ModelNotFoundError(
+            f"{place} is absent or empty: the embedded model is part of crossrank, install it again "
+            f"(pip install --force-reinstall crossrank; in a checkout, make install)"
+        )
     if place.suffix == ".onnx" and not place.is_dir():
         if not place.is_file():
             raise ModelNotFoundError(f"{place}: no such file")

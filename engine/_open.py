@@ -7,7 +7,7 @@ from ._errors import ArtifactError, InputError
 from ._foreign import ForeignModel, read_foreign, settings_folder
 from ._manifest import MANIFEST_NAME, Manifest, Variant, read_manifest
 from ._runner import Runner, open_runner
-from ._session import Device, choose_variant
+from ._session import Device, Session, choose_variant
 from ._threads import ThreadCount
 from ._tokenize import PairTokenizer
 
@@ -64,6 +64,7 @@ def open_model(place: Path, asked: Device | None, precision: str, threads: Threa
     variant, runner = open_runner(folder, model.inputs, choose, asked, threads)
     session = runner.session
     if isinstance(model, ForeignModel):
+        assert isinstance(session, Session), "only an artifact's graph is packed"
         return OpenModel(folder, model.manifest(session), tokenizer, variant, runner)
     if session.labels not in (None, model.head.labels):
         raise ArtifactError(

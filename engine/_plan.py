@@ -39,7 +39,7 @@ def plan_even_batches(
     >>> [batch.tolist() for batch in plan_even_batches(np.array([3, 9, 3, 8, 3], np.int32), max_tokens=8)]
     [[1], [3], [0, 2], [4]]
     """
-    _check_limits(max_tokens, max_pairs)
+    check_limits(max_tokens, max_pairs)
     if lanes > 1:
         max_tokens = min(max_tokens, int(lengths.sum()) // (lanes * _BATCHES_PER_LANE))
     order = np.argsort(lengths, kind="stable")
@@ -74,7 +74,7 @@ def plan_batches(
     >>> [batch.tolist() for batch in plan_batches(np.array([3, 9, 3, 8], np.int32), max_tokens=18)]
     [[1, 3], [0, 2]]
     """
-    _check_limits(max_tokens, max_pairs)
+    check_limits(max_tokens, max_pairs)
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     descending = lengths[order].astype(np.int64)
     batches = []
@@ -90,7 +90,7 @@ def plan_batches(
     return batches
 
 
-def _check_limits(max_tokens: int, max_pairs: int | None) -> None:
+def check_limits(max_tokens: int, max_pairs: int | None) -> None:
     if max_tokens < 1:
         raise InputError(f"max_tokens={max_tokens}: at least 1")
     if max_pairs is not None and (isinstance(max_pairs, bool) or not hasattr(max_pairs, "__index__") or max_pairs < 1):

@@ -10,6 +10,8 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from ._cuda_plan import plan_packed_batches
+from ._cuda_session import PackedSession
 from ._errors import ArtifactError, DeviceError
 from ._lanes import Lanes
 from ._learned_costs import LearnedCosts
@@ -24,6 +26,7 @@ from ._tokenize import PairTokenizer
 logger = logging.getLogger(__name__)
 
 Take = Callable[[NDArray[np.intp], NDArray[np.float32]], None]
+Wait = Callable[[], None]
 
 # A call of few batches that takes longer than this is worth a graph of its own, whose threads share each operator.
 _SHARE_FROM_S = 0.004
@@ -38,12 +41,15 @@ class Runner:
     keeps the rest busy, a second session with all threads takes it. That one needs memory of its own, so it is
     opened, beside the calls, when slow ones of that kind have taken as long as the first session took to open.
 
+    A packed graph has a session that keeps its device busy by itself, `PackedSession`.
+
     Args:
         path: The ONNX file.
         inputs: The manifest's facts about the graph's inputs.
         device: Where to run.
         threads: Threads on a CPU.
         padded: Whether a graph that takes padding gets some on a CPU too, as a proof of that graph wants it.
+        packed: Whether the graph is the packed one of a GPU, or its twin on a CPU.
 
     Raises:
         DeviceError: If the device cannot run here.
@@ -51,12 +57,21 @@ class Runner:
     """
 
     def __init__(
-        self, path: Path, inputs: Inputs, device: Device, threads: ThreadCount, *, padded: bool = False
+        self,
+        path: Path,
+        inputs: Inputs,
+        device: Device,
+        threads: ThreadCount,
+        *,
+        padded: bool = False,
+        packed: bool = False,
     ) -> None:
         self.threads = threads
         self._open_session = partial(Session, path, inputs, device)
         start = time.perf_counter()
-        self.session = self._open_session(1)
+        self.session: Session | PackedSession = (
+            PackedSession(path, inputs, device, threads.count) if packed else self._open_session(1)
+        )
         self._opening_s = time.perf_counter() - start
         self._file = _identity(path)
         on_cpu = device.kind == "cpu"
@@ -76,12 +91,14 @@ class Runner:
             longest: Most tokens of a pair.
             cache_folder: Where costs are kept, as `locate_model` takes it.
         """
-        if self._even and self.session.device.kind == "cpu":
+        if isinstance(self.session, Session) and self._even and self.session.device.kind == "cpu":
             self._costs = LearnedCosts(self.session, self._lanes.count, tokenizer, longest, cache_folder)
 
     @property
     def max_tokens(self) -> tuple[int, str]:
         """Most tokens of a batch of several pairs, and whether that was measured."""
+        if isinstance(self.session, PackedSession):
+            return self.session.max_tokens, "fixed"
         if not self._even:
             return PADDED_MAX_TOKENS, "fixed"
         measured = self._costs.max_tokens if self._costs else None
@@ -95,6 +112,37 @@ class Runner:
             max_pairs: Most pairs of a batch, or None.
             take: Given the index of some pairs and their logits, float32 [pairs, labels]; from any thread.
         """
+        self.submit(pairs, max_pairs, take)()
+
+    def submit(self, pairs: PairSource, max_pairs: int | None, take: Take) -> Wait:
+        """Begin to run pairs through the graph, as `run`.
+
+        Returns:
+            What waits until ``take`` got all of them. On a packed graph's device the caller may meanwhile prepare
+            other pairs; elsewhere there is nothing left to wait for.
+        """
+        if isinstance(self.session, PackedSession):
+            return self._submit_packed(self.session, pairs, max_pairs, take)
+        self._run_over_lanes(self.session, pairs, max_pairs, take)
+        return lambda: None
+
+    def warm_up(self) -> None:
+        """Let a packed graph's device see every shape before a request does; elsewhere there is nothing to do."""
+        if isinstance(self.session, PackedSession):
+            self.session.warm_up()
+
+    def _submit_packed(self, session: PackedSession, pairs: PairSource, max_pairs: int | None, take: Take) -> Wait:
+        batches = plan_packed_batches(pairs.lengths, max_tokens=session.max_tokens, max_pairs=max_pairs)
+        # Each batch is joined when it is its turn, while the ones before it run.
+        wait = session.submit((pairs.batch(index) for index in batches), [len(index) for index in batches])
+
+        def finish() -> None:
+            for index, logits in zip(batches, wait(), strict=True):
+                take(index, logits)
+
+        return finish
+
+    def _run_over_lanes(self, own: Session, pairs: PairSource, max_pairs: int | None, take: Take) -> None:
         lanes = self._lanes.count
         if self._even:
             max_tokens, _ = self.max_tokens
@@ -103,7 +151,7 @@ class Runner:
             batches = plan_batches(pairs.lengths, max_pairs=max_pairs)
         alone = self._alone.acquire(blocking=False)
         few = alone and 0 < 2 * len(batches) <= lanes
-        session = self._sharing if few and self._sharing else self.session
+        session = self._sharing if few and self._sharing else own
 
         def job(index: NDArray[np.intp], batch: PackedPairs) -> None:
             take(index, session.run(batch))
@@ -118,7 +166,7 @@ class Runner:
         took = time.perf_counter() - start
         if self._costs:
             self._costs.worked(took)
-        if few and session is self.session and took > _SHARE_FROM_S:
+        if few and session is own and took > _SHARE_FROM_S:
             self._slow_s += took
             if self._slow_s > self._opening_s and self._opening.acquire(blocking=False):
                 self._lanes.submit(self._open_sharing)
@@ -156,8 +204,11 @@ def open_runner(
     if asked is None and Device("cuda").provider in ort.get_available_providers():
         try:
             return open_runner(folder, inputs, choose, Device("cuda"), threads)
-        except (DeviceError, ArtifactError) as error:  # no driver, or no graph of that precision for it
+        except DeviceError as error:  # no driver
             logger.warning("running on the CPU: %s", error)
+        except ArtifactError as error:  # no graph for it, as in the embedded model: nothing is wrong here
+            logger.info("running on the CPU: %s", error)
     device = asked or Device("cpu")
     variant = choose(device)
-    return variant, Runner(folder / variant.file, inputs, device, threads)
+    packed = variant.variant == "cuda" and device.kind != "cpu"
+    return variant, Runner(folder / variant.file, inputs, device, threads, packed=packed)

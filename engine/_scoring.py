@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ._errors import InputError
 from ._pairs import PairSource, Tokens, enough_document_tokens
 from ._progress import Progress
-from ._runner import Runner
+from ._runner import Runner, Wait
 from ._tokenize import PairTokenizer
 
 # Pairs planned together: enough to sort well, few enough that their arrays stay small.
@@ -71,6 +71,7 @@ class Scorer:
         logits = np.empty((pairs_in_all, self.labels), np.float32)
         query_tokens = tokenizer.encode(queries, "query")
         lock = Lock()  # lanes report their progress one at a time
+        wait: Wait | None = None
         enough = enough_document_tokens(query_tokens.lengths, self.max_length - template.special_count)
         for start in range(0, pairs_in_all, _WINDOW):
             stop = min(start + _WINDOW, pairs_in_all)
@@ -87,5 +88,11 @@ class Scorer:
                     with lock:
                         progress.advance(len(index))
 
-            self.runner.run(pairs, max_pairs, take)
+            # On a GPU the next documents are tokenized while it computes these.
+            following = self.runner.submit(pairs, max_pairs, take)
+            if wait is not None:
+                wait()
+            wait = following
+        if wait is not None:
+            wait()
         return logits

@@ -1,6 +1,8 @@
 """One graph on one device. The only module that talks to onnxruntime's sessions."""
 
+import contextlib
 import ctypes
+import io
 import os
 import weakref
 from collections.abc import Sequence
@@ -13,9 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._errors import ArtifactError, DeviceError, InputError
+from ._cuda_options import provider_options, session_entries
+from ._errors import ArtifactError, CrossrankError, DeviceError, InputError
+from ._gpu_check import gpu_advice
 from ._layout import choose_layout, choose_logits
 from ._manifest import PRECISIONS, Inputs, Variant
+from ._out_of_memory import is_out_of_memory, run_halved
 from ._pairs import PackedPairs
 from ._processor import int8_products_saturate
 from ._runtime import INSTALL_HINT, ort
@@ -92,7 +97,7 @@ def choose_variant(variants: Sequence[Variant], device: Device, precision: str) 
     have = ", ".join(variant.name for variant in variants)
     raise ArtifactError(
         f"no graph for device {device} with precision {precision!r}: there is {have}; "
-        f"make it with export-model and its --variants and --precision, or name the ONNX file itself"
+        f"take one of these, make it with export-model and its --variants and --precision, or name the ONNX file itself"
     )
 
 
@@ -129,9 +134,23 @@ class Session:
             raise ArtifactError(f"{path}: {error}") from error
 
     def run(self, batch: PackedPairs) -> NDArray[np.float32]:
-        """Logits of joined pairs, float32 [pairs, labels]."""
-        logits: NDArray[np.float32] = self.outputs(batch, [self._logits])[0]
-        return logits
+        """Logits of joined pairs, float32 [pairs, labels].
+
+        Raises:
+            DeviceError: If a GPU's memory does not suffice for half of them.
+            ArtifactError: As `outputs`.
+        """
+
+        def attempt(part: PackedPairs) -> NDArray[np.float32]:
+            logits: NDArray[np.float32] = self.outputs(part, [self._logits])[0]
+            return logits
+
+        try:
+            return attempt(batch)
+        except CrossrankError as error:
+            if self.device.kind == "cpu" or not is_out_of_memory(error):
+                raise
+            return run_halved(attempt, batch, error, str(self.device))
 
     def outputs(self, batch: PackedPairs, names: list[str]) -> list[NDArray[Any]]:
         """Outputs of the graph by name, for joined pairs.
@@ -142,7 +161,7 @@ class Session:
         try:
             results: list[NDArray[Any]] = self._session().run(names, self._layout(batch))
         except Exception as error:  # the binding's exceptions share no base of their own
-            raise ArtifactError(f"{self.path}: onnxruntime {ort.__version__} fails in it: {error}") from error
+            raise run_error(self.path, self.device, error) from error
         return results
 
     def _session(self) -> Any:
@@ -152,44 +171,79 @@ class Session:
             with self._locks.setdefault(process, Lock()):  # all lanes come at once, and one graph is enough
                 session = self._by_process.get(process)
                 if session is None:
-                    session = self._by_process[process] = self._open()
+                    session = self._by_process[process] = open_graph(self.path, self.device, self._threads)
         return session
 
-    def _open(self) -> Any:
-        check_device(self.device)
-        provider, on_cpu = self.device.provider, self.device.kind == "cpu"
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors; a provider that does not start is an error of ours below
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        # Between calls the threads sleep; they would keep their cores busy for some 20 ms after each.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if int8_products_saturate():  # then unsigned weights, which are exact and take nearly twice as long
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        try:
-            session = ort.InferenceSession(
-                self.path,
-                sess_options=options,
-                providers=[(provider, {} if on_cpu else {"device_id": str(self.device.index)})],
-                # onnxruntime's CPU kernel of SkipLayerNormalization takes 2.5 times as long as Add and
-                # LayerNormalization.
-                disabled_optimizers=["SkipLayerNormFusion"] if on_cpu else [],
-                enable_fallback=0,  # it would print to standard output and go on on the CPU
-            )
-        except Exception as error:  # the binding's exceptions share no base of their own
-            kind = ArtifactError if on_cpu else DeviceError
-            raise kind(
-                f"{self.path}: onnxruntime {ort.__version__} cannot load it on {self.device}: {error}"
-                + ("" if on_cpu else "; check the driver and CUDA libraries first (nvidia-smi)")
-            ) from error
-        if session.get_providers()[0] != provider:
-            raise DeviceError(
-                f"device {self.device}: {provider} did not start, onnxruntime {ort.__version__} fell back to "
-                f"{session.get_providers()[0]}: check the driver and CUDA libraries (nvidia-smi), or {INSTALL_HINT}"
-            )
-        _keep_in_forks()
-        _live.add(session)
-        return session
+
+def open_graph(path: Path, device: Device, threads: int = 1, *, packed: bool = False, capture: bool = False) -> Any:
+    """A session of onnxruntime's for a graph, which really runs on the device.
+
+    Args:
+        path: The ONNX file.
+        device: Where to run.
+        threads: Intra-op threads on a CPU; 1 is none but the caller's.
+        packed: Whether the graph was built for a GPU, so that every node of it must run there.
+        capture: Whether runs on a GPU may be captured as CUDA graphs.
+
+    Raises:
+        DeviceError: If the device cannot run here.
+        ArtifactError: If onnxruntime cannot load the file.
+    """
+    check_device(device)
+    provider, on_cpu = device.provider, device.kind == "cpu"
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors; a provider that does not start is an error of ours below
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Between calls the threads sleep; they would keep their cores busy for some 20 ms after each.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if int8_products_saturate():  # then unsigned weights, which are exact and take nearly twice as long
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if not on_cpu:
+        _preload_cuda()
+        for key, value in session_entries(all_on_device=packed).items():
+            options.add_session_config_entry(key, value)
+    try:
+        session = ort.InferenceSession(
+            path,
+            sess_options=options,
+            providers=[(provider, {} if on_cpu else provider_options(device.index, capture=capture))],
+            # onnxruntime's CPU kernel of SkipLayerNormalization takes 2.5 times as long as Add and
+            # LayerNormalization.
+            disabled_optimizers=["SkipLayerNormFusion"] if on_cpu else [],
+            enable_fallback=0,  # it would print to standard output and go on on the CPU
+        )
+    except Exception as error:  # the binding's exceptions share no base of their own
+        kind = ArtifactError if on_cpu else DeviceError
+        raise kind(
+            f"{path}: onnxruntime {ort.__version__} cannot load it on {device}: {error}"
+            + ("" if on_cpu else f"; {gpu_advice(device.index)}")
+        ) from error
+    if session.get_providers()[0] != provider:
+        raise DeviceError(
+            f"device {device}: {provider} did not start, onnxruntime {ort.__version__} fell back to "
+            f"{session.get_providers()[0]}: {gpu_advice(device.index)}"
+        )
+    _keep_in_forks()
+    _live.add(session)
+    return session
+
+
+def run_error(path: Path, device: Device, error: Exception) -> CrossrankError:
+    """What an exception of onnxruntime's in a run is to the caller."""
+    text = f"{path}: onnxruntime {ort.__version__} fails in it: {error}"
+    # A GPU without machine code for it is noticed by the first kernel, not when a graph is loaded.
+    if device.kind == "cuda" and any(sign in str(error) for sign in ("CUDA", "CUBLAS", "CUDNN", "cuda")):
+        return DeviceError(text if is_out_of_memory(error) else f"{text}; {gpu_advice(device.index)}")
+    return ArtifactError(text)
+
+
+@cache
+def _preload_cuda() -> None:
+    """Load CUDA and cuDNN from the packages that pip installed, where onnxruntime would not look for them."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            ort.preload_dlls()
 
 
 @cache

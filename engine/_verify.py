@@ -47,8 +47,9 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
     for variant in manifest.variants:
         device = Device("cuda" if variant.variant == "cuda" else "cpu")
         try:
-            path, padded = folder / variant.file, variant.variant != "cpu"
-            runner = Runner(path, manifest.inputs, device, available_threads(), padded=padded)
+            path, packed = folder / variant.file, variant.variant == "cuda"
+            padded = variant.variant == "portable"
+            runner = Runner(path, manifest.inputs, device, available_threads(), padded=padded, packed=packed)
         except DeviceError as error:
             skipped.append(f"{variant.name} did not run here: {error}")
             variants.append(replace(variant, parity=None))

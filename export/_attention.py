@@ -7,7 +7,8 @@ import numpy as np
 from ._config import EncoderConfig
 from ._graph import Graph
 from ._layers import dense
-from ._weights import Layer, Linear
+from ._relative_position import distance_buckets
+from ._weights import EncoderWeights, Layer, Linear
 
 
 def valid_from_mask(graph: Graph) -> str:
@@ -102,8 +103,35 @@ def pad_head_size(layer: Layer, config: EncoderConfig) -> Layer:
     )
 
 
+def packed_bias(graph: Graph, weights: EncoderWeights, config: EncoderConfig) -> str:
+    """`relative_bias` of a packed graph, [1, N, S, S] or "": a corner of the largest one there can be.
+
+    Its positions are no values that are computed: onnxruntime would put what computes them on the CPU, and copy them
+    in every run, which neither a session without the CPU nor a CUDA graph allows.
+    """
+    if weights.relative_bias is None:
+        return ""
+    rows = np.arange(-(-config.positions // 8) * 8)  # the longest pair is rounded up to a multiple of 8
+    table = weights.relative_bias[distance_buckets(rows - rows[:, None])]  # [S, S, N]
+    bias = graph.weight("relative_bias", np.ascontiguousarray(table.transpose(2, 0, 1)[None]))
+    longest = graph.add("Shape", "token_offset", start=1, end=2)
+    for axis in (2, 3):
+        bias = graph.add("Slice", bias, graph.integers(0), longest, graph.integers(axis))
+    return bias
+
+
 def packed_attention(graph: Graph, query: str, key: str, value: str, bias: str, config: EncoderConfig) -> str:
-    """Onnxruntime's attention over packed tokens, CUDA only: [T, N*D] each -> [T, N*D]; ``bias`` [1, N, S, S] or ""."""
+    """Onnxruntime's attention over packed tokens, CUDA only: [T, N*D] each -> [T, N*D]; ``bias`` [1, N, S, S] or "".
+
+    One operator for every GPU, since it is fused on all of them with float16, q, k and v apart and heads of a multiple
+    of 8: from sm_80 on by FlashAttention's kernels for sequences of any lengths; elsewhere, and with a bias, by
+    CUTLASS's memory-efficient ones (from sm_53 on; with a bias where the longest pair counts in multiples of 8). Both
+    read the lengths on the device and sum in float32. The choice is in ComputeInternal of
+    https://github.com/microsoft/onnxruntime/blob/v1.24.4/onnxruntime/contrib_ops/cuda/bert/packed_multihead_attention.cc
+    with flash::is_supported (flash_attention/flash_api.cc beside it), has_memory_efficient_attention
+    (cutlass_fmha/memory_efficient_attention.h) and the engine's ``sdpa_kernel``, which leaves TensorRT's kernels out;
+    ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO=1 prints it.
+    """
     return graph.contrib(
         "PackedMultiHeadAttention",
         *(query, key, value, "", "token_offset", "cumulative_sequence_length", bias),

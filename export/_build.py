@@ -13,6 +13,7 @@ from ._attention import (
     even_attention,
     packed_attention,
     packed_attention_twin,
+    packed_bias,
     pad_head_size,
     plain_attention,
     valid_from_mask,
@@ -103,7 +104,7 @@ def build_cuda(
     graph.input("token_offset", np.int32, ["pairs", "longest"])
     graph.input("cumulative_sequence_length", np.int32, ["pairs_and_one"])
     attention = packed_attention_twin if twin else packed_attention
-    bias = relative_bias(graph, weights, config, "token_offset")
+    bias = packed_bias(graph, weights, config)
     first_rows = graph.add(
         "Slice", "cumulative_sequence_length", graph.integers(0), graph.integers(-1), graph.integers(0)
     )

@@ -1,24 +1,31 @@
 """Checkpoint to artifact: resolve, read, build a graph per target, prove each, write at once."""
 
+import logging
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+
+import numpy as np
 
 from crossrank._errors import ProofError, UnsupportedModelError, join_problems
 from crossrank._manifest import FileRecord, Manifest, Source, Variant, hash_file, write_manifest
 from crossrank._model_folder import read_model_folder
+from crossrank._pairs import PairSource
+from crossrank._plan import plan_batches
 from crossrank._proof import Proof, measure_parity, write_proof
 from crossrank._runner import Runner
 from crossrank._scoring import Scorer
-from crossrank._session import Device
+from crossrank._session import Device, Session
 from crossrank._threads import ThreadCount, available_threads
 from crossrank.models import RegisteredModel
 
 from ._blueprint import Blueprint
 from ._cache import CheckpointSource, fetch_checkpoint, fingerprint
 from ._config import ARCHITECTURES
+from ._half import keep_in_float32
 from ._native import read_native
 from ._optimum import INSTALL_OPTIMUM, optimum_version, read_optimum
 from ._report import Report, stage
@@ -26,6 +33,8 @@ from ._settings import write_settings, write_tokenizer
 from ._targets import Target, choose_targets, target_file
 from ._texts import load_pairs
 from ._write import new_folder, swap_in
+
+logger = logging.getLogger(__name__)
 
 
 def make_artifact(
@@ -138,14 +147,29 @@ def _measure(blueprint: Blueprint, proof: Proof, work: Path, target: Target, thr
     variant = Variant(*target, file=target_file(target))
     twin = work / "twin.onnx"
     by_twin = blueprint.build_twin(target, twin)
+    if by_twin:
+        peaks = partial(_peaks, blueprint, proof, threads)
+        kept = keep_in_float32(work / variant.file, twin, peaks)
+        if kept:
+            logger.warning("%s: %d nodes stay in float32, float16 would overflow", variant.name, len(kept))
     path, padded = twin if by_twin else work / variant.file, variant.variant != "cpu"
-    runner = Runner(path, blueprint.inputs, Device("cpu"), threads, padded=padded)
+    runner = Runner(path, blueprint.inputs, Device("cpu"), threads, padded=padded, packed=by_twin)
     scorer = Scorer(blueprint.tokenizer, runner, blueprint.inputs.max_length, blueprint.head.labels)
     parity = measure_parity(proof, scorer, graph="twin" if by_twin else "graph")
     if by_twin:
         for file in work.glob("twin.onnx*"):
             file.unlink()
     return replace(variant, parity=parity)
+
+
+def _peaks(blueprint: Blueprint, proof: Proof, threads: ThreadCount, path: Path, names: list[str]) -> dict[str, float]:
+    """The largest value of each output of a graph over the proof's pairs."""
+    session, tokenizer = Session(path, blueprint.inputs, Device("cpu"), threads.count), blueprint.tokenizer
+    queries, documents = zip(*proof.pairs, strict=True)
+    tokens = tokenizer.encode(queries, "query"), tokenizer.encode(documents, "document")
+    pairs = PairSource(tokenizer.template, *tokens, np.arange(len(proof.pairs)), blueprint.inputs.max_length)
+    runs = [session.outputs(pairs.batch(index), names) for index in plan_batches(pairs.lengths)]
+    return {name: float(np.max(values)) for name, values in zip(names, zip(*runs, strict=True), strict=True)}
 
 
 def _advice(variants: Sequence[Variant], reference: str) -> str:

@@ -76,7 +76,7 @@ class Watched:
 
 def watch(runner: Runner) -> list[tuple[str, list[int]]]:
     runs: list[tuple[str, list[int]]] = []
-    runner.session = Watched(runner.session, "lanes", runs)  # type: ignore[assignment]
+    runner.session = Watched(runner.session, "lanes", runs)  # type: ignore[assignment, arg-type]
     if runner._sharing is not None:
         runner._sharing = Watched(runner._sharing, "sharing", runs)  # type: ignore[assignment]
     return runs

@@ -1,0 +1,136 @@
+"""Memory of a device that inputs and outputs are bound to, allocated once and used again and again."""
+
+import ctypes
+import re
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._runtime import ort
+
+_SMALLEST = 4096  # entries
+
+
+class Slab:
+    """An array of int32 on the host and one on the device, of one size.
+
+    Attributes:
+        host: int32 [size], page-locked where the device is a GPU, so that copies need no staging.
+        size: Entries.
+    """
+
+    def __init__(self, size: int, device: str, index: int) -> None:
+        self.size = size
+        self.host: NDArray[np.int32] = np.zeros(size, np.int32)
+        if device == "cuda":
+            _lock_pages(self.host, index)
+        self._device = ort.OrtValue.ortvalue_from_shape_and_type([size], np.int32, device, index)
+        self._address = int(self._device.data_ptr())
+
+    def upload(self, values: NDArray[np.int32]) -> None:
+        """Copy int32 [size], the host's array or another, to the device; it is there when this returns."""
+        self._device.update_inplace(values)
+
+    def address(self, start: int) -> int:
+        """Where an entry lies on the device."""
+        return self._address + 4 * start
+
+
+class Rows:
+    """Float32 [rows, width] on the device, for outputs."""
+
+    def __init__(self, rows: int, width: int, device: str, index: int) -> None:
+        self._width = width
+        self._value = ort.OrtValue.ortvalue_from_shape_and_type([rows, width], np.float32, device, index)
+        self._address = int(self._value.data_ptr())
+
+    def address(self, row: int) -> int:
+        """Where a row lies on the device."""
+        return self._address + 4 * self._width * row
+
+    def fetch(self) -> NDArray[np.float32]:
+        """A copy of them all."""
+        return np.array(self._value.numpy())
+
+
+class BufferPool:
+    """The buffers of a device. Threads may share it: they allocate and copy one at a time.
+
+    Args:
+        device: Its name in onnxruntime, "cuda" or "cpu".
+        index: Of the device.
+    """
+
+    def __init__(self, device: str, index: int) -> None:
+        self._device, self._index = device, index
+        # Slabs that are not in use, by size: powers of two, so that few sizes serve all batches.
+        self._free: dict[int, list[Slab]] = {}
+        self._lock = Lock()
+
+    def take(self, size: int) -> Slab:
+        """A slab of at least so many entries."""
+        size = max(_SMALLEST, 1 << (size - 1).bit_length())
+        with self._lock:
+            free = self._free.setdefault(size, [])
+            return free.pop() if free else Slab(size, self._device, self._index)
+
+    def give_back(self, slab: Slab) -> None:
+        """Hand in a slab that is no longer used."""
+        with self._lock:
+            self._free[slab.size].append(slab)
+
+    def upload(self, slab: Slab) -> None:
+        """Copy a slab's host side to the device."""
+        with self._lock:
+            slab.upload(slab.host)
+
+    def rows(self, rows: int, width: int) -> Rows:
+        """New rows, float32 [rows, width]."""
+        with self._lock:
+            return Rows(rows, width, self._device, self._index)
+
+    def fetch(self, rows: Rows) -> NDArray[np.float32]:
+        """A copy of rows."""
+        with self._lock:
+            return rows.fetch()
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """While this holds, no other thread allocates or copies: a CUDA graph is captured."""
+        with self._lock:
+            yield
+
+
+def _lock_pages(array: NDArray[np.int32], index: int) -> None:
+    """Page-lock an array for as long as it lives. Where that is not possible copies take a little longer, no more."""
+    runtime = _cuda_runtime()
+    if runtime is None:
+        return
+    current = ctypes.c_int()
+    if runtime.cudaGetDevice(ctypes.byref(current)) != 0:
+        return
+    runtime.cudaSetDevice(index)  # else a thread that never chose one would wake the first GPU
+    try:
+        address = ctypes.c_void_p(array.ctypes.data)
+        if runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(1)) == 0:  # 1: portable
+            weakref.finalize(array, runtime.cudaHostUnregister, address).atexit = False
+    finally:
+        runtime.cudaSetDevice(current.value)
+
+
+def _cuda_runtime() -> Any:
+    """The CUDA runtime library that onnxruntime has loaded into this process, or None if it cannot be found."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        loaded = re.search(r"/\S*libcudart\.so[.\d]*", Path("/proc/self/maps").read_text(encoding="utf-8"))
+        return ctypes.CDLL(loaded[0]) if loaded else None
+    except OSError:
+        return None
