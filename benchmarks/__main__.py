@@ -15,7 +15,8 @@ from crossrank import CrossrankError
 from ._worker import WorkerError
 
 COMMANDS = {
-    "quality": "nDCG@10 and MRR@10 of an artifact on a folder of judged queries",
+    "quality": "how well artifacts and other systems' runs rank judged queries, and which differences are luck",
+    "tradeoff": "quality over documents per second, of models and of cascades by depth, as a table and a plot",
     "throughput": "documents per second of whole calls, ours and others', and how near the scores are",
     "latency": "p50, p95 and p99 of one call",
     "memory": "peak memory of an engine's process, and ours after many documents",

@@ -43,7 +43,8 @@ def add_collection_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=data,
         metavar="FOLDER",
-        help="judged queries: a run with texts and qrels, or BEIR files (default: data/trec-dl19 of the test data)",
+        help="judged queries: a run with texts and qrels, BEIR files, or an id of ir_datasets "
+        "(default: data/trec-dl19 of the test data)",
     )
     parser.add_argument("--queries", type=positive, metavar="N", help="only the first N queries (default: all)")
     parser.add_argument(

@@ -2,15 +2,14 @@
 
 import argparse
 import json
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ._engines import ENGINES
+from ._files import write_whole
 from ._machine import git_commit
 from ._models import BenchmarkModel
 from ._options import ROOT, command_line
@@ -91,13 +90,4 @@ def print_unavailable(unavailable: Mapping[str, str]) -> None:
 
 def write_result(path: Path, result: Mapping[str, object]) -> None:
     """Write a result; the file appears when it is complete."""
-    handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
+    write_whole(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""``make demo MODEL=folder``: rank a few passages for a query with a real model, readably."""
+"""``make demo``: rank a few passages for a query with the embedded model or another one, readably."""
 
 import argparse
 import sys
@@ -22,12 +22,12 @@ PASSAGES = (
     "Evergreen needles have a waxy coat and little water in them, so they survive frost and stay green all winter.",
     "Household paint changes colour slightly as it dries; judge the shade the next day, in daylight.",
 )
-NO_MODEL = "No model is embedded yet: run make demo MODEL=<checkpoint or artifact folder>"
 _WARM_UP, _TIMED = 2, 5
 
 
-def _demo(model_name: str) -> None:
-    model = CrossEncoder(model_name)  # a checkpoint is exported at its first use, with its stages on a terminal
+def _demo(model_name: str | None) -> None:
+    # A checkpoint is exported at its first use, with its stages on a terminal.
+    model = CrossEncoder(model_name) if model_name else CrossEncoder()
     for _ in range(_WARM_UP):
         model.score(QUERY, PASSAGES)
     start = time.perf_counter()
@@ -49,14 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns 0, 1 for a failure, 2 for wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description="Rank a few passages for a query.")
     parser.add_argument(
-        "model", nargs="?", metavar="MODEL", help="a checkpoint folder, an artifact folder or a hub name"
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a checkpoint folder, an artifact folder or a hub name (default: the embedded model)",
     )
-    model = parser.parse_args(arguments).model
-    if not model:
-        print(NO_MODEL)
-        return 0
     try:
-        _demo(model)
+        _demo(parser.parse_args(arguments).model)
     except CrossrankError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
