@@ -13,6 +13,7 @@ from ._bench import bench, format_speeds
 from ._cross_encoder import CrossEncoder
 from ._errors import CrossrankError, InputError
 from ._info import format_parity_table
+from ._locate import EMBEDDED_MODEL, EMBEDDED_NAME
 from ._manifest import PRECISIONS
 from ._verify import verify_artifact
 
@@ -60,24 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crossrank", description="Score and rank documents with a cross-encoder.")
     parser.add_argument("--version", action="version", version=f"crossrank {metadata.version('crossrank')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    model_help = "an artifact, checkpoint or ONNX folder, an ONNX file, a registered name or a hub id"
 
     rank = commands.add_parser("rank", help="rank documents for a query")
-    rank.add_argument("model", metavar="MODEL", help=model_help)
     rank.add_argument("query", metavar="QUERY", help="the query")
     rank.add_argument(
         "file",
         nargs="?",
-        default="-",
         metavar="FILE",
-        help="a document a line, or JSONL; empty lines do not count; - is standard input",
+        help="a document a line, or JSONL; empty lines do not count; - is standard input (default)",
     )
     rank.add_argument("--top-k", type=int, metavar="N", help="print the best N only (default: all)")
     rank.add_argument("--json", action="store_true", help="print JSONL: corpus_id, score, text")
     info = commands.add_parser("info", help="show what a model is and runs on")
-    info.add_argument("model", metavar="MODEL", help=model_help)
     bench = commands.add_parser("bench", help="measure a model's speed on this machine")
-    bench.add_argument("model", metavar="MODEL", help=model_help)
     bench.add_argument(
         "--documents",
         type=int,
@@ -96,9 +92,16 @@ def _parser() -> argparse.ArgumentParser:
             "--precision",
             default="auto",
             choices=["auto", *PRECISIONS],
-            help="the graph's numbers (default: auto, fp32 on a CPU, fp16 on CUDA)",
+            help="the graph's numbers (default: auto, fp32 on a CPU or else int8, fp16 on CUDA)",
         )
     for command in (rank, info, bench):
+        command.add_argument(
+            "-m",
+            "--model",
+            default=EMBEDDED_MODEL,
+            help="an artifact, checkpoint or ONNX folder, an ONNX file, a registered name or a hub id "
+            f"(default: {EMBEDDED_NAME}, which comes with crossrank)",
+        )
         command.add_argument("--device", help="cpu, cuda or cuda:N (default: the best that runs here)")
         command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all this process may use)")
         command.add_argument("--max-length", type=int, metavar="N", help="most tokens of a pair")
@@ -109,9 +112,32 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print JSON")
 
     verify = commands.add_parser("verify", help="check an artifact's files and prove its graphs on this machine")
-    verify.add_argument("folder", metavar="FOLDER", type=Path, help="an artifact folder")
+    verify.add_argument(
+        "folder",
+        nargs="?",
+        default=EMBEDDED_MODEL,
+        metavar="FOLDER",
+        type=Path,
+        help=f"an artifact folder (default: {EMBEDDED_NAME})",
+    )
     verify.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of a command line; what is wrong with it ends the process with status 2."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    texts = rest and all(argument == "-" or not argument.startswith("-") for argument in rest)
+    if texts and options.command == "rank" and options.file is None:
+        options.file = rest.pop(0)  # argparse gives up on FILE where an option stands between QUERY and it
+    if texts and rest and options.command != "verify":
+        parser.error(
+            f"too many arguments: {' '.join(rest)}; the model is an option: crossrank {options.command} --model MODEL"
+        )
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def _load(options: argparse.Namespace) -> CrossEncoder:
@@ -136,9 +162,10 @@ def _documents(file: str) -> list[str]:
 
 def _rank(options: argparse.Namespace) -> None:
     on_terminal = sys.stderr is not None and sys.stderr.isatty()  # a daemon may have closed it
-    if options.file == "-" and on_terminal and sys.stdin.isatty():
+    file = options.file or "-"
+    if file == "-" and on_terminal and sys.stdin.isatty():
         print("documents from standard input, a line each; end with Ctrl-D", file=sys.stderr)
-    documents = _documents(options.file)
+    documents = _documents(file)
     model = _load(options)
     ranking = model.rank(
         options.query, documents, top_k=options.top_k, return_documents=True, show_progress_bar=on_terminal
@@ -188,7 +215,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     {"rank": _rank, "info": _info, "bench": _bench, "verify": _verify}[options.command](options)
     return 0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossrank._errors import InputError, MissingDependencyError, ModelError, ModelNotFoundError
+from crossrank._locate import EMBEDDED_NAME
 from crossrank._manifest import MANIFEST_NAME
 from crossrank._model_folder import has_weights, transformer_folder
 from crossrank.models import RegisteredModel, find_model, nearest_names
@@ -46,6 +47,11 @@ def describe_source(name_or_folder: str, revision: str | None) -> CheckpointSour
         raise ModelNotFoundError(f"{name_or_folder} is a file; pass the folder that holds it")
     if name_or_folder and folder.is_dir():
         return CheckpointSource(folder.resolve().name, folder, None, None, _folder_key(folder))
+    if name_or_folder == EMBEDDED_NAME:
+        raise ModelNotFoundError(
+            f"{name_or_folder} is an exported artifact that comes with crossrank: CrossEncoder() and crossrank take it "
+            f"as it is"
+        )
     registered = find_model(name_or_folder)
     if registered is None and not _HUB_ID.fullmatch(name_or_folder):
         near = ", ".join(nearest_names(name_or_folder)) or "none"

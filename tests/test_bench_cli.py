@@ -143,7 +143,7 @@ def test_table_has_a_dash_for_what_few_calls_cannot_tell() -> None:
 def test_what_is_measured_comes_first_and_a_row_for_each_precision_and_size(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, out, err = _run(capsys, folder, *FAST, "--threads", 1)
+    status, out, err = _run(capsys, "--model", folder, *FAST, "--threads", 1)
     assert (status, err) == (0, "")
     setup, _, table = out.partition("\n\n")
     for fact in (
@@ -162,7 +162,7 @@ def test_what_is_measured_comes_first_and_a_row_for_each_precision_and_size(
 
 
 def test_json_is_one_object_with_setup_and_speeds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = _run(capsys, folder, *FAST, "--precision", "int8", "--max-length", 30, "--json")
+    status, out, err = _run(capsys, "--model", folder, *FAST, "--precision", "int8", "--max-length", 30, "--json")
     assert (status, err) == (0, "")
     result = json.loads(out)
     (graph,) = result["graphs"]
@@ -179,7 +179,7 @@ def test_documents_of_a_file_are_measured_with(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "texts").write_text("The sea is blue.\n\nBread dough rises.\n", "utf-8")
-    status, out, _ = _run(capsys, folder, *FAST, "--precision", "fp32", "--file", tmp_path / "texts")
+    status, out, _ = _run(capsys, "--model", folder, *FAST, "--precision", "fp32", "--file", tmp_path / "texts")
     assert status == 0
     assert "2 given documents" in out
 
@@ -187,15 +187,15 @@ def test_documents_of_a_file_are_measured_with(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["no-such-model"], ["'no-such-model'", "Nearest names"]),
-        (["FOLDER", "--documents", "1", "0"], ["documents=[1, 0]", "1 or more"]),
-        (["FOLDER", "--seconds", "0"], ["seconds=0.0", "above 0"]),
-        (["FOLDER", "--seconds", "nan"], ["seconds=nan", "above 0"]),
-        (["FOLDER", "--seconds", "inf"], ["seconds=inf", "above 0"]),
-        (["FOLDER", "--threads", "0"], ["threads=0"]),
-        (["FOLDER", "--precision", "fp32", "fp16"], ["fp16", "there is cpu fp32"]),
-        (["FOLDER", "--file", "absent"], ["absent: documents cannot be read"]),
-        (["FOLDER", "--file", "EMPTY"], ["texts is empty", "made-up ones"]),
+        (["--model", "no-such-model"], ["'no-such-model'", "Nearest names"]),
+        (["--model", "FOLDER", "--documents", "1", "0"], ["documents=[1, 0]", "1 or more"]),
+        (["--model", "FOLDER", "--seconds", "0"], ["seconds=0.0", "above 0"]),
+        (["--model", "FOLDER", "--seconds", "nan"], ["seconds=nan", "above 0"]),
+        (["--model", "FOLDER", "--seconds", "inf"], ["seconds=inf", "above 0"]),
+        (["--model", "FOLDER", "--threads", "0"], ["threads=0"]),
+        (["--model", "FOLDER", "--precision", "fp32", "fp16"], ["fp16", "there is cpu fp32"]),
+        (["--model", "FOLDER", "--file", "absent"], ["absent: documents cannot be read"]),
+        (["--model", "FOLDER", "--file", "EMPTY"], ["texts is empty", "made-up ones"]),
     ],
 )
 def test_failures_are_one_message_and_status_1(
@@ -210,9 +210,7 @@ def test_failures_are_one_message_and_status_1(
         assert word in err
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["model", "--precision", "auto"], ["model", "--documents"], ["model", "--seconds", "some"]]
-)
+@pytest.mark.parametrize("arguments", [["--precision", "auto"], ["--documents"], ["--seconds", "some"], ["--model"]])
 def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     status, out, err = _run(capsys, *arguments)
     assert (status, out) == (2, "")
@@ -253,7 +251,10 @@ def test_measuring_changes_no_score(folder: Path, tmp_path: Path) -> None:
 def test_ctrl_c_is_status_130(folder: Path) -> None:
     script = [sys.executable, "-c", "import sys; from crossrank._cli import main; sys.exit(main())"]
     with subprocess.Popen(
-        [*script, "bench", str(folder), "--seconds", "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*script, "bench", "--model", str(folder), "--seconds", "60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("model")  # measuring begins

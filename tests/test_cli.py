@@ -67,7 +67,7 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
 def test_rank_prints_place_score_and_text(
     folder: Path, lines: str, ranking: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, out, err = _run(capsys, "rank", folder, QUERY, lines)
+    status, out, err = _run(capsys, "rank", "--model", folder, QUERY, lines)
     assert (status, err) == (0, "")
     rows = [line.split(maxsplit=2) for line in out.splitlines()]
     assert [row[0] for row in rows] == ["1", "2", "3", "4"]
@@ -78,7 +78,7 @@ def test_rank_prints_place_score_and_text(
 def test_rank_as_json_prints_an_object_a_line(
     folder: Path, lines: str, ranking: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, out, err = _run(capsys, "rank", folder, QUERY, lines, "--json")
+    status, out, err = _run(capsys, "rank", "--model", folder, QUERY, lines, "--json")
     assert (status, err) == (0, "")
     assert [json.loads(line) for line in out.splitlines()] == ranking
     assert "東京" in out  # readable, not escaped
@@ -88,7 +88,7 @@ def test_rank_as_json_prints_an_object_a_line(
 def test_rank_prints_the_best_only(
     folder: Path, lines: str, ranking: list[Any], capsys: pytest.CaptureFixture[str], top_k: int
 ) -> None:
-    status, out, _ = _run(capsys, "rank", folder, QUERY, lines, "--json", "--top-k", top_k)
+    status, out, _ = _run(capsys, "rank", "--model", folder, QUERY, lines, "--json", "--top-k", top_k)
     assert status == 0
     assert [json.loads(line) for line in out.splitlines()] == ranking[:top_k]
 
@@ -103,7 +103,7 @@ def test_rank_reads_standard_input(
 ) -> None:
     # Bytes, decoded as UTF-8 whatever the locale says.
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(DOCUMENTS).encode()), encoding="ascii"))
-    status, out, _ = _run(capsys, "rank", folder, QUERY, *named, "--json")
+    status, out, _ = _run(capsys, "rank", "--model", folder, QUERY, *named, "--json")
     assert status == 0
     assert [json.loads(line) for line in out.splitlines()] == ranking
 
@@ -111,14 +111,14 @@ def test_rank_reads_standard_input(
 def test_rank_reads_jsonl(folder: Path, tmp_path: Path, ranking: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "documents.jsonl"
     path.write_text("\n".join(json.dumps({"id": i, "text": text}) for i, text in enumerate(DOCUMENTS)), "utf-8")
-    status, out, _ = _run(capsys, "rank", folder, QUERY, path, "--json")
+    status, out, _ = _run(capsys, "rank", "--model", folder, QUERY, path, "--json")
     assert status == 0
     assert [json.loads(line) for line in out.splitlines()] == ranking
 
 
 def test_rank_of_no_documents_prints_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").write_text("\n\n", "utf-8")
-    assert _run(capsys, "rank", folder, QUERY, tmp_path / "empty") == (0, "", "")
+    assert _run(capsys, "rank", "--model", folder, QUERY, tmp_path / "empty") == (0, "", "")
 
 
 @pytest.mark.parametrize(
@@ -166,18 +166,18 @@ def test_a_bad_line_of_jsonl_is_named_with_its_number(text: str, problem: str) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["rank", "no-such-model", "q", "FILE"], ["'no-such-model'", "Nearest names"]),
-        (["rank", "FOLDER", "q", "absent.txt"], ["absent.txt: documents cannot be read", "No such file"]),
-        (["rank", "FOLDER", "q", "FILE", "--top-k", "-1"], ["top_k=-1", "0 or more"]),
-        (["rank", "FOLDER", "q", "FILE", "--threads", "0"], ["threads=0", "a positive integer"]),
-        (["rank", "FOLDER", "q", "FILE", "--max-length", "2"], ["max_length=2", "at least 4"]),
-        (["rank", "FOLDER", "q", "FILE", "--device", "gpu"], ["device='gpu'", "'cuda:N'"]),
-        (["rank", "FOLDER", "q", "FILE", "--precision", "int8"], ["int8", "there is cpu fp32"]),
-        (["info", "no-such-model"], ["'no-such-model'", "export-model --list"]),
+        (["rank", "-m", "no-such-model", "q", "FILE"], ["'no-such-model'", "Nearest names"]),
+        (["rank", "--model", "FOLDER", "q", "absent.txt"], ["absent.txt: documents cannot be read", "No such file"]),
+        (["rank", "--model", "FOLDER", "q", "FILE", "--top-k", "-1"], ["top_k=-1", "0 or more"]),
+        (["rank", "--model", "FOLDER", "q", "FILE", "--threads", "0"], ["threads=0", "a positive integer"]),
+        (["rank", "--model", "FOLDER", "q", "FILE", "--max-length", "2"], ["max_length=2", "at least 4"]),
+        (["rank", "--model", "FOLDER", "q", "FILE", "--device", "gpu"], ["device='gpu'", "'cuda:N'"]),
+        (["rank", "--model", "FOLDER", "q", "FILE", "--precision", "int8"], ["int8", "there is cpu fp32"]),
+        (["info", "--model", "no-such-model"], ["'no-such-model'", "export-model --list"]),
         (["verify", "."], ["is no artifact folder", "crossrank.json"]),
         (["verify", "FOREIGN"], ["Only exported artifacts hold a proof", "export-model CHECKPOINT -o DIR"]),
         (["verify", "FOREIGN/onnx/model.onnx"], ["is no artifact folder", "export-model CHECKPOINT -o DIR"]),
-        (["rank", "FOREIGN/onnx/absent.onnx", "q", "FILE"], ["onnx/absent.onnx: no such file"]),
+        (["rank", "--model", "FOREIGN/onnx/absent.onnx", "q", "FILE"], ["onnx/absent.onnx: no such file"]),
     ],
 )
 def test_failures_are_one_message_on_standard_error_and_status_1(
@@ -202,7 +202,7 @@ def test_documents_that_are_no_utf8_are_a_failure(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "latin").write_bytes("naïve".encode("latin-1"))
-    status, out, err = _run(capsys, "rank", folder, QUERY, tmp_path / "latin")
+    status, out, err = _run(capsys, "rank", "--model", folder, QUERY, tmp_path / "latin")
     assert (status, out) == (1, "")
     assert "documents cannot be read" in err
     assert "utf-8" in err
@@ -213,12 +213,13 @@ def test_documents_that_are_no_utf8_are_a_failure(
     [
         [],
         ["rank"],
-        ["rank", "model"],
-        ["sort", "model"],
-        ["rank", "model", "q", "-", "--top-k", "many"],
-        ["info", "model", "--precision", "fp64"],
-        ["verify"],
-        ["info", "model", "--unknown"],
+        ["rank", "q", "-", "--model"],
+        ["sort", "q"],
+        ["rank", "q", "-", "--top-k", "many"],
+        ["info", "--precision", "fp64"],
+        ["rank", "q", "-", "--unknown"],
+        ["info", "--unknown"],
+        ["verify", "folder", "folder"],
     ],
     ids=" ".join,
 )
@@ -226,6 +227,34 @@ def test_wrong_usage_is_status_2_and_says_how(capsys: pytest.CaptureFixture[str]
     status, out, err = _run(capsys, *arguments)
     assert (status, out) == (2, "")
     assert "usage: crossrank" in err
+
+
+@pytest.mark.parametrize("between", [["--model", "MODEL", "--json"], ["--json", "-m", "MODEL"]])
+def test_options_may_stand_between_query_and_file(
+    folder: Path, lines: str, ranking: list[Any], capsys: pytest.CaptureFixture[str], between: list[str]
+) -> None:
+    options = [str(folder) if option == "MODEL" else option for option in between]
+    status, out, _ = _run(capsys, "rank", QUERY, *options, lines)
+    assert status == 0
+    assert [json.loads(line) for line in out.splitlines()] == ranking
+
+
+@pytest.mark.parametrize(
+    ("arguments", "surplus"),
+    [
+        (["rank", "artifact", "q", "FILE"], "FILE"),
+        (["rank", "artifact", "q", "--top-k", "3", "FILE"], "FILE"),
+        (["info", "artifact", "--json"], "artifact"),
+        (["bench", "artifact", "--seconds", "1"], "artifact"),
+    ],
+    ids=" ".join,
+)
+def test_a_model_among_the_texts_is_wrong_usage_that_names_the_option(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], surplus: str
+) -> None:
+    status, out, err = _run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert f"too many arguments: {surplus}; the model is an option: crossrank {arguments[0]} --model MODEL" in err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["rank", "--help"], ["info", "--help"], ["verify", "--help"]])
@@ -236,7 +265,7 @@ def test_help_is_printed(capsys: pytest.CaptureFixture[str], arguments: list[str
 
 
 def test_info_prints_every_fact(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = _run(capsys, "info", folder, "--threads", 1, "--max-length", 20)
+    status, out, err = _run(capsys, "info", "--model", folder, "--threads", 1, "--max-length", 20)
     assert (status, err) == (0, "")
     for fact in (
         str(folder),
@@ -257,18 +286,18 @@ def test_info_prints_every_fact(folder: Path, capsys: pytest.CaptureFixture[str]
 def test_a_foreign_graph_is_ranked_with_and_said_to_be_one(
     folder: Path, foreign: Path, lines: str, ranking: list[Any], capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
-    status, out, err = _run(capsys, "info", foreign / place)
+    status, out, err = _run(capsys, "info", "--model", foreign / place)
     assert (status, err) == (0, "")
     for fact in (str(foreign), "portable fp32, onnx/model.onnx (foreign)", "not proven by crossrank"):
         assert fact in out
-    status, out, err = _run(capsys, "rank", foreign / place, QUERY, lines, "--json")
+    status, out, err = _run(capsys, "rank", "--model", foreign / place, QUERY, lines, "--json")
     assert (status, err) == (0, "")
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["corpus_id"] for row in rows] == [entry["corpus_id"] for entry in ranking]  # the same checkpoint
 
 
 def test_info_as_json_is_the_librarys(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = _run(capsys, "info", folder, "--json")
+    status, out, err = _run(capsys, "info", "--model", folder, "--json")
     assert (status, err) == (0, "")
     facts = json.loads(out)
     info = CrossEncoder(folder).info()
@@ -327,7 +356,7 @@ def test_verify_of_a_graph_outside_its_bound_is_status_1(
 def test_a_reader_that_leaves_is_no_failure(folder: Path, tmp_path: Path, count: int) -> None:
     path = tmp_path / "documents.txt"
     path.write_text("".join(f"sea {i}\n" for i in range(count)), encoding="utf-8")
-    command = [*SCRIPT, "rank", str(folder), "sky", str(path)]
+    command = [*SCRIPT, "rank", "--model", str(folder), "sky", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -338,7 +367,7 @@ def test_a_reader_that_leaves_is_no_failure(folder: Path, tmp_path: Path, count:
 
 
 def test_standard_output_holds_results_only_when_piped(folder: Path, lines: str) -> None:
-    command = [*SCRIPT, "rank", str(folder), QUERY, lines, "--json"]
+    command = [*SCRIPT, "rank", "--model", str(folder), QUERY, lines, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert len(done.stdout.splitlines()) == len(DOCUMENTS)
     assert done.stderr == ""
@@ -347,5 +376,7 @@ def test_standard_output_holds_results_only_when_piped(folder: Path, lines: str)
 def test_the_installed_command_runs(folder: Path) -> None:
     command = shutil.which("crossrank", path=str(Path(sys.executable).parent))
     assert command is not None
-    done = subprocess.run([command, "info", str(folder)], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [command, "info", "--model", str(folder)], capture_output=True, text=True, check=True, timeout=60
+    )
     assert "CPUExecutionProvider" in done.stdout

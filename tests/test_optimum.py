@@ -214,7 +214,7 @@ def test_the_commands_print_results_only(python: Path, tmp_path: Path) -> None:
     assert json.loads(out)["exporter"] == "optimum"
     # A checkpoint that is named to the engine is exported into the cache, once.
     for _ in range(2):
-        status, out, err = _cli(python, "crossrank", "info", checkpoint, "--json", **home)
+        status, out, err = _cli(python, "crossrank", "info", "--model", checkpoint, "--json", **home)
         assert (status, err) == (0, "")
         info = json.loads(out)
         assert (info["exporter"], info["precision"]) == ("optimum", "fp32")

@@ -1,10 +1,13 @@
 """The folders of the checkout become the packages of pyproject.toml, and the wheel holds them."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
+import venv
 import zipfile
 from importlib.metadata import distribution, version
 from pathlib import Path
@@ -13,9 +16,11 @@ from typing import Any
 import pytest
 
 import crossrank
+from tests.offline import OFFLINE
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("engine", "export", "models")
+MODEL_CARD = Path("crossrank-mini-en", "README.md")
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +37,18 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel_files(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
     (source,) = folder.iterdir()
     _build("build_wheel", source, folder)
     (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel_files(wheel: Path) -> set[str]:
     return set(zipfile.ZipFile(wheel).namelist())
 
 
@@ -55,10 +65,18 @@ def _package_dir(pyproject: dict[str, Any]) -> dict[str, str]:
 
 
 def _shipped(folder: str) -> set[str]:
-    """Files of a folder that belong in the wheel: all but a README for readers of the checkout."""
+    """Files of a folder that belong in the wheel: its modules and data, and what the embedded model is.
+
+    Not READMEs for readers of the checkout (the model's is its card), nor scripts: they lie in no package.
+    """
     top = ROOT / folder
-    files = (path for path in top.rglob("*") if path.is_file())
-    return {str(path.relative_to(top)) for path in files if path.suffix not in (".md", ".pyc")}
+    files = [path.relative_to(top) for path in top.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return {
+        file.as_posix()
+        for file in files
+        if (file.suffix != ".md" or file == MODEL_CARD)
+        and (file.suffix != ".py" or (top / file).with_name("__init__.py").exists())
+    }
 
 
 def test_packages_are_the_folders_that_hold_an_init(pyproject: dict[str, Any]) -> None:
@@ -93,7 +111,47 @@ def test_sdist_holds_tests_benchmarks_and_makefile(sdist: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     for file in ("tests/conftest.py", "benchmarks/__main__.py", "Makefile", "LICENSE", "setup.cfg"):
         assert file in names
+    scripts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "models" / MODEL_CARD.parent).rglob("*.py")}
+    assert scripts <= names
     assert not [name for name in names if name.endswith(".pyc")]
+
+
+def test_embedded_model_takes_20_mb_of_the_wheel_at_most(wheel: Path) -> None:
+    files = zipfile.ZipFile(wheel).infolist()
+    assert sum(file.file_size for file in files if MODEL_CARD.parent.name in file.filename) <= 20e6
+
+
+def test_embedded_model_is_not_ignored_by_git() -> None:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("no git checkout, or no git")
+    graph = ROOT / "models" / MODEL_CARD.parent / "onnx" / "model_cpu_int8.onnx"
+    assert graph.is_file()
+    ignored = subprocess.run(["git", "check-ignore", "--no-index", str(graph)], cwd=ROOT, capture_output=True)
+    assert ignored.returncode == 1, f"{graph} would be missing in a clone: .gitignore"
+
+
+@pytest.mark.slow
+def test_the_wheel_with_a_runtime_alone_ranks_without_a_network(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    programs = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    pip = [str(programs / "python"), "-m", "pip", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", f"{wheel}[cpu]"], check=True, timeout=600)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(OFFLINE)
+    (tmp_path / "passages.txt").write_text(
+        "Berlin is well known for its museums.\nBerlin has 3.5 million inhabitants.\n"
+    )
+    done = subprocess.run(
+        [programs / "crossrank", "rank", "how many people live in berlin", "passages.txt", "--top-k", "1"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("  Berlin has 3.5 million inhabitants.\n")
 
 
 def test_version_is_pyprojects(pyproject: dict[str, Any]) -> None:
