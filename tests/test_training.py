@@ -187,6 +187,9 @@ def test_the_recipe_ends_in_an_artifact_that_has_learned_from_its_teacher(
     assert json.loads((student / "config.json").read_text())["num_hidden_layers"] == 3
     transformers_logits(student, PAIRS[:2])  # a checkpoint that transformers loads
     assert (tmp_path / program.train.NAME / "crossrank.json").exists()
+    for entry in json.loads((tmp_path / "held-out-trec.json").read_text()):
+        assert entry["query"].startswith("where is the")
+        assert [hit["rank"] for hit in entry["hits"]] == list(range(1, len(entry["hits"]) + 1))
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(
