@@ -47,9 +47,12 @@ def test_devices_are_read_as_people_write_them(device: str, expected: Device) ->
     assert str(expected) == ("cpu" if device == "cpu" else f"cuda:{expected.index}")
 
 
+DEVICES = "'cpu', 'cuda', 'cuda:N', 'tensorrt', 'tensorrt:N', or None for the best that runs here"
+
+
 @pytest.mark.parametrize("device", ["gpu", "", "cpu:0", "cuda:-1", "cuda:x", "CPU", "mps", "cuda:0:1", 0, "cuda:²"])
 def test_other_devices_are_refused_with_the_allowed_ones(folder: Path, device: Any) -> None:
-    with pytest.raises(InputError, match="'cpu', 'cuda', 'cuda:N', or None for the best that runs here") as caught:
+    with pytest.raises(InputError, match=DEVICES) as caught:
         CrossEncoder(folder, device=device)
     assert f"device={device!r}" in str(caught.value)
 

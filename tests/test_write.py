@@ -168,6 +168,13 @@ def test_artifact_with_files_of_others_is_refused_even_when_forced(tmp_path: Pat
         check_replaceable(folder, force=True)
 
 
+def test_engines_of_tensorrt_are_given_up_with_the_graphs_they_were_built_from(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "artifact", **{"crossrank.json": '{"files": {}}'})
+    (folder / "tensorrt" / "key").mkdir(parents=True)
+    (folder / "tensorrt" / "key" / "engine.json").write_text("{}", encoding="utf-8")
+    check_replaceable(folder, force=True)
+
+
 def test_file_of_others_among_the_graphs_is_refused_even_when_forced(tmp_path: Path) -> None:
     manifest = '{"files": {"config.json": {}, "onnx/model.onnx": {}}}'
     names = {"crossrank.json": manifest, "config.json": "{}", "onnx/model.onnx": "", "onnx/model_mine.onnx": ""}

@@ -123,16 +123,20 @@ def _relative_error(found: Tensor, wanted: Tensor) -> Tensor:
     return F.mse_loss(found.float(), wanted) / wanted.square().mean()
 
 
-def distil(teacher: Encoder, student: Encoder, batches: Sequence[Batch], recipe: Recipe, state_file: Path) -> None:
-    """Train the student on every batch once, in the order given; goes on from ``state_file`` where there is one."""
+def distil(teacher: Encoder, student: Encoder, batches: Sequence[Batch], recipe: Recipe, state_file: Path) -> float:
+    """Train the student on every batch once, in the order given; goes on from ``state_file`` where there is one.
+
+    Returns:
+        The seconds it took, those of interrupted runs up to their last state too.
+    """
     weights = list(student.parameters())
     optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    first = 0
+    first, spent = 0, 0.0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         student.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+        first, spent = state["step"], state["seconds"]
         print(f"going on behind step {first}", flush=True)
     started = printed = saved = time.monotonic()
     parts: list[list[float]] = []
@@ -162,10 +166,12 @@ def distil(teacher: Encoder, student: Encoder, batches: Sequence[Batch], recipe:
             )
             printed, parts = now, []
         if now - saved > _SAVE_EVERY_S or step + 1 == len(batches):
-            state = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            state = {"student": student.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"step": step + 1, "seconds": spent + now - started}
             torch.save(state, state_file.with_suffix(".part"))
             state_file.with_suffix(".part").replace(state_file)
             saved = now
+    return spent + time.monotonic() - started
 
 
 def write_checkpoint(student: Encoder, teacher_folder: Path, folder: Path, kept: list[int]) -> None:
@@ -248,7 +254,7 @@ def train(teacher_folder: Path, texts: Path, out: Path, recipe: Recipe) -> None:
     config = json.loads((teacher_folder / "config.json").read_text(encoding="utf-8"))
     heads, depth = config["num_attention_heads"], config["num_hidden_layers"]
     teacher, student = Encoder(weights, range(depth), heads), Encoder(weights, recipe.layers, heads)
-    distil(teacher, student, batches, recipe, out / "state.pt")
+    seconds = distil(teacher, student, batches, recipe, out / "state.pt")
 
     write_checkpoint(student, teacher_folder, checkpoint, kept)
     artifact = export_model(checkpoint, out / NAME, variants=["cpu"], precisions=["int8"])
@@ -258,7 +264,8 @@ def train(teacher_folder: Path, texts: Path, out: Path, recipe: Recipe) -> None:
     report = {
         "recipe": asdict(recipe),
         "pairs": len(pairs),
-        "seconds": round(time.monotonic() - started),
+        "seconds_of_training": round(seconds),
+        "seconds_of_this_run": round(time.monotonic() - started),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in ("torch", "tokenizers", "bm25s", "crossrank")},
         "kendall_tau_to_teacher": taus,
