@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
             help="an artifact, checkpoint or ONNX folder, an ONNX file, a registered name or a hub id "
             f"(default: {EMBEDDED_NAME}, which comes with crossrank)",
         )
-        command.add_argument("--device", help="cpu, cuda or cuda:N (default: the best that runs here)")
+        command.add_argument("--device", help="cpu, cuda, cuda:N, tensorrt or tensorrt:N (default: cpu or cuda)")
         command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all this process may use)")
         command.add_argument("--max-length", type=int, metavar="N", help="most tokens of a pair")
         command.add_argument(

@@ -41,7 +41,7 @@ class CrossEncoder:
         max_length: Most tokens of a joined pair; the model's own limit holds where it is smaller.
         precision: "fp32", "fp16", "int8", or "auto": fp32 on a CPU (int8 where the model has nothing else), fp16 on
             CUDA.
-        device: "cpu", "cuda", "cuda:1", or None for CUDA where it really runs, else the CPU.
+        device: "cpu", "cuda", "cuda:1", "tensorrt", "tensorrt:1", or None for CUDA where it really runs, else the CPU.
         threads: CPU threads, or None for as many as this process may use.
         activation_fn: What turns logits into scores, or None for the model's own: a function
             float32 [pairs, labels] -> the same shape, a name such as "sigmoid", or a torch module.

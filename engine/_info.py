@@ -1,11 +1,14 @@
 """What a loaded model is and runs on, as data and as text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ._manifest import Manifest
 from ._parity import Parity
+
+# Kinds of device that no committed results file was measured on.
+_NOTES = {"tensorrt": "TensorRT is not yet run on hardware: its options and shapes are checked without a GPU"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class ModelInfo:
         max_length_origin: Where that comes from.
         tokenizer: The tokenizer's model and vocabulary size.
         parity: Error of this graph against the reference when it was exported, None for a foreign graph.
+        note: What one should know of the device, None where there is nothing.
     """
 
     source: str
@@ -59,6 +63,10 @@ class ModelInfo:
     max_length_origin: str
     tokenizer: str
     parity: Parity | None
+    note: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "note", _NOTES.get(self.device.partition(":")[0]))
 
     def __str__(self) -> str:
         head = f"{self.labels} label{'s'[: self.labels != 1]}, {self.activation} ({self.activation_origin})"
@@ -85,6 +93,8 @@ class ModelInfo:
                 f"Kendall tau {self.parity.kendall_tau:.4f} against {self.parity.reference}"
             )
         rows.append(("parity", proof))
+        if self.note is not None:
+            rows.append(("note", self.note))
         return "\n".join(f"{name:<13} {value}" for name, value in rows)
 
 

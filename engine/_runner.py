@@ -17,7 +17,7 @@ from ._lanes import Lanes
 from ._learned_costs import LearnedCosts
 from ._manifest import Inputs, Variant
 from ._pairs import PackedPairs, PairSource
-from ._plan import EVEN_MAX_TOKENS, PADDED_MAX_TOKENS, plan_batches, plan_even_batches
+from ._plan import EVEN_MAX_TOKENS, plan_even_batches
 from ._runtime import ort
 from ._session import Device, Session
 from ._threads import ThreadCount
@@ -50,6 +50,7 @@ class Runner:
         threads: Threads on a CPU.
         padded: Whether a graph that takes padding gets some on a CPU too, as a proof of that graph wants it.
         packed: Whether the graph is the packed one of a GPU, or its twin on a CPU.
+        open_session: Opens the session of a device that has one of its own, as TensorRT has; None for the usual one.
 
     Raises:
         DeviceError: If the device cannot run here.
@@ -65,12 +66,13 @@ class Runner:
         *,
         padded: bool = False,
         packed: bool = False,
+        open_session: Callable[[], Session] | None = None,
     ) -> None:
         self.threads = threads
         self._open_session = partial(Session, path, inputs, device)
         start = time.perf_counter()
         self.session: Session | PackedSession = (
-            PackedSession(path, inputs, device, threads.count) if packed else self._open_session(1)
+            PackedSession(path, inputs, device, threads.count) if packed else (open_session or self._open_session)()
         )
         self._opening_s = time.perf_counter() - start
         self._file = _identity(path)
@@ -97,10 +99,8 @@ class Runner:
     @property
     def max_tokens(self) -> tuple[int, str]:
         """Most tokens of a batch of several pairs, and whether that was measured."""
-        if isinstance(self.session, PackedSession):
+        if isinstance(self.session, PackedSession) or not self._even:
             return self.session.max_tokens, "fixed"
-        if not self._even:
-            return PADDED_MAX_TOKENS, "fixed"
         measured = self._costs.max_tokens if self._costs else None
         return (EVEN_MAX_TOKENS, "until measured") if measured is None else (measured, "measured on this machine")
 
@@ -127,9 +127,8 @@ class Runner:
         return lambda: None
 
     def warm_up(self) -> None:
-        """Let a packed graph's device see every shape before a request does; elsewhere there is nothing to do."""
-        if isinstance(self.session, PackedSession):
-            self.session.warm_up()
+        """Let a GPU see every shape before a request does; elsewhere there is nothing to do."""
+        self.session.warm_up()
 
     def _submit_packed(self, session: PackedSession, pairs: PairSource, max_pairs: int | None, take: Take) -> Wait:
         batches = plan_packed_batches(pairs.lengths, max_tokens=session.max_tokens, max_pairs=max_pairs)
@@ -148,7 +147,7 @@ class Runner:
             max_tokens, _ = self.max_tokens
             batches = plan_even_batches(pairs.lengths, max_tokens=max_tokens, max_pairs=max_pairs, lanes=lanes)
         else:
-            batches = plan_batches(pairs.lengths, max_pairs=max_pairs)
+            batches = own.plan(pairs.lengths, max_pairs)
         alone = self._alone.acquire(blocking=False)
         few = alone and 0 < 2 * len(batches) <= lanes
         session = self._sharing if few and self._sharing else own
@@ -211,4 +210,10 @@ def open_runner(
     device = asked or Device("cpu")
     variant = choose(device)
     packed = variant.variant == "cuda" and device.kind != "cpu"
-    return variant, Runner(folder / variant.file, inputs, device, threads, packed=packed)
+    path, open_session = folder / variant.file, None
+    if device.kind == "tensorrt":
+        from ._tensorrt_session import TensorrtSession  # nothing of it is needed elsewhere
+
+        half = variant.precision == "fp16"
+        open_session = partial(TensorrtSession, path, inputs, device, artifact=folder, half=half)
+    return variant, Runner(path, inputs, device, threads, packed=packed, open_session=open_session)

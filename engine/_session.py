@@ -5,7 +5,7 @@ import ctypes
 import io
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,13 +22,18 @@ from ._layout import choose_layout, choose_logits
 from ._manifest import PRECISIONS, Inputs, Variant
 from ._out_of_memory import is_out_of_memory, run_halved
 from ._pairs import PackedPairs
+from ._plan import PADDED_MAX_TOKENS, plan_batches
 from ._processor import int8_products_saturate
 from ._runtime import INSTALL_HINT, ort
 
 # onnxruntime's sessions of this process that are still alive.
 _live: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class Device:
 
 
 def parse_device(device: str) -> Device:
-    """``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+    """``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"tensorrt"`` or ``"tensorrt:1"``.
 
     Raises:
         InputError: For anything else.
@@ -56,9 +61,11 @@ def parse_device(device: str) -> Device:
     kind, colon, index = str(device).partition(":")
     if kind == "cpu" and not colon:
         return Device("cpu")
-    if kind == "cuda" and (not colon or (index.isascii() and index.isdecimal())):
-        return Device("cuda", int(index or 0))
-    raise InputError(f"device={device!r}: 'cpu', 'cuda', 'cuda:N', or None for the best that runs here")
+    if kind in ("cuda", "tensorrt") and (not colon or (index.isascii() and index.isdecimal())):
+        return Device(kind, int(index or 0))
+    raise InputError(
+        f"device={device!r}: 'cpu', 'cuda', 'cuda:N', 'tensorrt', 'tensorrt:N', or None for the best that runs here"
+    )
 
 
 def check_precision(precision: str) -> None:
@@ -80,15 +87,15 @@ def check_device(device: Device) -> None:
 def choose_variant(variants: Sequence[Variant], device: Device, precision: str) -> Variant:
     """The graph that suits a device and a precision best.
 
-    "auto" is fp32 on a CPU (int8 where there is nothing else) and fp16 on CUDA.
+    "auto" is fp32 on a CPU (int8 where there is nothing else) and fp16 on a GPU (fp32 where there is nothing else).
 
     Raises:
         InputError: If the precision is unknown.
         ArtifactError: If the artifact holds no such graph.
     """
-    orders = {"cpu": ("fp32", "int8", "fp16"), "cuda": ("fp16", "fp32")}
+    order = ("fp32", "int8", "fp16") if device.kind == "cpu" else ("fp16", "fp32")
     check_precision(precision)
-    wanted = orders[device.kind] if precision == "auto" else (precision,)
+    wanted = order if precision == "auto" else (precision,)
     for candidate in wanted:
         for kind in (device.kind, "portable"):
             for variant in variants:
@@ -115,13 +122,19 @@ class Session:
         ArtifactError: If onnxruntime cannot load the file, or its inputs or outputs are none that can be used.
     """
 
+    # Most tokens of a batch of several pairs that gets padding.
+    max_tokens: int = PADDED_MAX_TOKENS
+
     def __init__(self, path: Path, inputs: Inputs, device: Device, threads: int = 1) -> None:
         self.path, self.device, self._threads = path, device, threads
         # A session's threads do not survive a fork, so each process has its own.
         self._by_process: dict[int, Any] = {}
         # A lock for each too: one that another thread holds in a fork would stay locked in the child.
         self._locks: dict[int, Lock] = {}
-        session = self._session()
+        self._describe(self._session(), inputs)
+
+    def _describe(self, session: Any, inputs: Inputs) -> None:
+        """Read off an opened session what it runs on, takes and gives."""
         self.provider: str = session.get_providers()[0]
         self.input_names = [node.name for node in session.get_inputs()]
         # Whether nothing tells padding from tokens, so that the pairs of a batch must have one length.
@@ -131,7 +144,14 @@ class Session:
             # Name of the output, and logits per pair, None if it is not declared.
             self._logits, self.labels = choose_logits(session.get_outputs())
         except ArtifactError as error:
-            raise ArtifactError(f"{path}: {error}") from error
+            raise ArtifactError(f"{self.path}: {error}") from error
+
+    def plan(self, lengths: NDArray[np.int32], max_pairs: int | None) -> list[NDArray[np.intp]]:
+        """Batches of pairs that get padding, as `plan_batches` makes them."""
+        return plan_batches(lengths, max_pairs=max_pairs)
+
+    def warm_up(self) -> None:
+        """There is nothing to pay ahead."""
 
     def run(self, batch: PackedPairs) -> NDArray[np.float32]:
         """Logits of joined pairs, float32 [pairs, labels].
@@ -175,7 +195,15 @@ class Session:
         return session
 
 
-def open_graph(path: Path, device: Device, threads: int = 1, *, packed: bool = False, capture: bool = False) -> Any:
+def open_graph(
+    path: Path,
+    device: Device,
+    threads: int = 1,
+    *,
+    packed: bool = False,
+    capture: bool = False,
+    for_provider: Mapping[str, str] | None = None,
+) -> Any:
     """A session of onnxruntime's for a graph, which really runs on the device.
 
     Args:
@@ -184,6 +212,7 @@ def open_graph(path: Path, device: Device, threads: int = 1, *, packed: bool = F
         threads: Intra-op threads on a CPU; 1 is none but the caller's.
         packed: Whether the graph was built for a GPU, so that every node of it must run there.
         capture: Whether runs on a GPU may be captured as CUDA graphs.
+        for_provider: Options of a GPU's provider; by default those of CUDA's.
 
     Raises:
         DeviceError: If the device cannot run here.
@@ -199,7 +228,9 @@ def open_graph(path: Path, device: Device, threads: int = 1, *, packed: bool = F
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if int8_products_saturate():  # then unsigned weights, which are exact and take nearly twice as long
         options.add_session_config_entry("session.x64quantprecision", "1")
+    own: Mapping[str, str] = {}
     if not on_cpu:
+        own = provider_options(device.index, capture=capture) if for_provider is None else for_provider
         _preload_cuda()
         for key, value in session_entries(all_on_device=packed).items():
             options.add_session_config_entry(key, value)
@@ -207,7 +238,7 @@ def open_graph(path: Path, device: Device, threads: int = 1, *, packed: bool = F
         session = ort.InferenceSession(
             path,
             sess_options=options,
-            providers=[(provider, {} if on_cpu else provider_options(device.index, capture=capture))],
+            providers=[(provider, dict(own))],
             # onnxruntime's CPU kernel of SkipLayerNormalization takes 2.5 times as long as Add and
             # LayerNormalization.
             disabled_optimizers=["SkipLayerNormFusion"] if on_cpu else [],
@@ -217,12 +248,12 @@ def open_graph(path: Path, device: Device, threads: int = 1, *, packed: bool = F
         kind = ArtifactError if on_cpu else DeviceError
         raise kind(
             f"{path}: onnxruntime {ort.__version__} cannot load it on {device}: {error}"
-            + ("" if on_cpu else f"; {gpu_advice(device.index)}")
+            + ("" if on_cpu else f"; {_advice(device)}")
         ) from error
     if session.get_providers()[0] != provider:
         raise DeviceError(
             f"device {device}: {provider} did not start, onnxruntime {ort.__version__} fell back to "
-            f"{session.get_providers()[0]}: {gpu_advice(device.index)}"
+            f"{session.get_providers()[0]}: {_advice(device)}"
         )
     _keep_in_forks()
     _live.add(session)
@@ -233,9 +264,19 @@ def run_error(path: Path, device: Device, error: Exception) -> CrossrankError:
     """What an exception of onnxruntime's in a run is to the caller."""
     text = f"{path}: onnxruntime {ort.__version__} fails in it: {error}"
     # A GPU without machine code for it is noticed by the first kernel, not when a graph is loaded.
-    if device.kind == "cuda" and any(sign in str(error) for sign in ("CUDA", "CUBLAS", "CUDNN", "cuda")):
-        return DeviceError(text if is_out_of_memory(error) else f"{text}; {gpu_advice(device.index)}")
+    signs = ("CUDA", "CUBLAS", "CUDNN", "cuda", "TensorRT")
+    if device.kind != "cpu" and any(sign in str(error) for sign in signs):
+        return DeviceError(text if is_out_of_memory(error) else f"{text}; {_advice(device)}")
     return ArtifactError(text)
+
+
+def _advice(device: Device) -> str:
+    """What to do about a GPU that does not start or run, from what this machine has."""
+    if device.kind == "tensorrt":
+        from ._tensorrt_facts import tensorrt_advice  # seldom needed
+
+        return tensorrt_advice(device.index)
+    return gpu_advice(device.index)
 
 
 @cache

@@ -8,10 +8,13 @@ from typing import Literal
 from crossrank._cache_root import cache_root
 from crossrank._errors import InputError, MissingDependencyError
 from crossrank._manifest import MANIFEST_NAME, Manifest, read_manifest
+from crossrank._open import open_model
+from crossrank._threads import available_threads
 
 from ._cache import CheckpointSource, check_folder, describe_source, fingerprint
-from ._report import Report, terminal_report
+from ._report import Report, stage, terminal_report
 from ._targets import Target, choose_targets
+from ._tensorrt import TENSORRT, build_engines, require_tensorrt, tensorrt_target
 
 
 def export_model(
@@ -27,6 +30,7 @@ def export_model(
     force: bool = False,
     cache_folder: str | Path | None = None,
     token: str | bool | None = None,
+    tensorrt: bool = False,
     report: Report | None = None,
 ) -> Path:
     """Turn a published cross-encoder into a proven artifact folder.
@@ -44,6 +48,8 @@ def export_model(
         force: Replace an artifact that is already there.
         cache_folder: The cache; by default ``$CROSSRANK_HOME``, else the user's.
         token: Hub token.
+        tensorrt: Make what TensorRT runs (portable fp16; with optimum portable fp32) too, build its engines for this
+            machine's GPU, and prove them: ``device="tensorrt"`` then starts without building. That takes minutes.
         report: Called with each stage's name and, when it ends, its seconds.
 
     Returns:
@@ -54,7 +60,10 @@ def export_model(
         ModelError: If it is damaged or unsupported, or a graph is not equal to the reference within its bound.
         InputError: If an option is not what it can be, or ``output`` may not be replaced.
         MissingDependencyError: If ``crossrank[export]``, or the exporter that was asked for, is not installed.
+        DeviceError: If engines are to be built and TensorRT cannot run here.
     """
+    if tensorrt:
+        require_tensorrt()
     choose_targets(variants, precisions, exporter)  # what can be refused is refused before anything is read
     source = describe_source(str(name_or_folder), revision)
     if source.folder is not None:
@@ -71,22 +80,29 @@ def export_model(
     with locked(target, report):
         present = None if force else _present(target, fingerprint(source, max_length), exporter)
         keep = set() if present is None else _targets_of(present)
-        if present is not None and keep >= _wanted(variants, precisions, present.exporter, exporter):
-            return target
-        # The cache is ours to complete: what it holds of this model is made again with what is asked for.
-        check_replaceable(target, force=force or (in_cache and present is not None), in_cache=in_cache)
-        make_artifact(
-            source,
-            target,
-            exporter=exporter,
-            variants=variants,
-            precisions=precisions,
-            keep=keep if in_cache else (),
-            max_length=max_length,
-            local_files_only=local_files_only,
-            token=token,
-            report=report,
-        )
+        wanted = set() if present is None else _wanted(variants, precisions, present.exporter, exporter)
+        if present is not None and tensorrt:
+            wanted.add(tensorrt_target(present.exporter))
+        if present is None or not keep >= wanted:
+            # The cache is ours to complete: what it holds of this model is made again with what is asked for.
+            check_replaceable(target, force=force or (in_cache and present is not None), in_cache=in_cache)
+            make_artifact(
+                source,
+                target,
+                exporter=exporter,
+                variants=variants,
+                precisions=precisions,
+                keep=keep if in_cache else (),
+                max_length=max_length,
+                local_files_only=local_files_only,
+                token=token,
+                report=report,
+                tensorrt=tensorrt,
+            )
+    if tensorrt:
+        with stage(report, "load on TensorRT"):
+            model = open_model(target, TENSORRT, "auto", available_threads())
+        build_engines(model, report)
     return target
 
 

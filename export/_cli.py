@@ -44,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-length", type=int, metavar="N", help="most tokens of a pair (default: the model's limit)"
     )
+    parser.add_argument(
+        "--tensorrt",
+        action="store_true",
+        help="make portable fp16 too, and build its TensorRT engines for the GPU of this machine, ahead of a service",
+    )
     parser.add_argument("--revision", metavar="R", help="hub revision (default: the registry's, else the newest)")
     parser.add_argument("--offline", action="store_true", help="never ask the hub")
     parser.add_argument("--force", action="store_true", help="replace an artifact that is already there")
@@ -90,6 +95,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         revision=options.revision,
         local_files_only=options.offline,
         force=options.force,
+        tensorrt=options.tensorrt,
         report=terminal_report(),
     )
     manifest = read_manifest(folder)

@@ -31,6 +31,7 @@ from ._optimum import INSTALL_OPTIMUM, optimum_version, read_optimum
 from ._report import Report, stage
 from ._settings import write_settings, write_tokenizer
 from ._targets import Target, choose_targets, target_file
+from ._tensorrt import tensorrt_target
 from ._texts import load_pairs
 from ._write import new_folder, swap_in
 
@@ -49,6 +50,7 @@ def make_artifact(
     local_files_only: bool,
     token: str | bool | None,
     report: Report | None,
+    tensorrt: bool = False,
 ) -> None:
     """Write the artifact of a checkpoint to ``target_folder``, replacing what is there. Call with the lock held.
 
@@ -63,6 +65,7 @@ def make_artifact(
         local_files_only: Never ask the hub.
         token: Hub token.
         report: Told of each stage.
+        tensorrt: Whether to make what TensorRT runs too.
 
     Raises:
         ModelNotFoundError: If the checkpoint cannot be had.
@@ -75,6 +78,7 @@ def make_artifact(
     with stage(report, "read config, tokenizer, weights"):
         blueprint = _read(folder, source.registered, exporter, max_length)
     targets = choose_targets(variants, precisions, blueprint.exporter)
+    keep = {*keep, tensorrt_target(blueprint.exporter)} if tensorrt else keep
     if keep:
         targets = sorted({*targets, *keep})
     with new_folder(target_folder) as work:

@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 # Everything at the top of an artifact folder.
-_OURS = {MANIFEST_NAME, PROOF_NAME, "onnx", *SETTINGS_FILES}
+_ENGINES = "tensorrt"  # a folder of TensorRT's engines, which are made again
+_OURS = {MANIFEST_NAME, PROOF_NAME, "onnx", _ENGINES, *SETTINGS_FILES}
 # Errors that only writing gives. Python gives them without a path when they come from write() or fsync().
 _ONLY_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
@@ -101,8 +102,8 @@ def _others(target: Path) -> list[str]:
         ours = {MANIFEST_NAME, *read_json_object(target / MANIFEST_NAME)["files"]}
     except (OSError, ValueError, KeyError, TypeError):  # damaged; what may be ours passes for ours
         return sorted(path.name for path in target.iterdir() if path.name not in _OURS)
-    found = (path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir())
-    return sorted(set(found) - ours)
+    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
+    return sorted(name for name in found - ours if not name.startswith(f"{_ENGINES}/"))
 
 
 @contextmanager
