@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import bm25s
-
 
 def top_documents(queries: Sequence[str], documents: Sequence[str], *, depth: int) -> list[list[int]]:
     """Indices of the best documents of each query, best first.
@@ -21,6 +19,8 @@ def top_documents(queries: Sequence[str], documents: Sequence[str], *, depth: in
     >>> top_documents(["red apple"], ["green pear", "one red apple", "red car"], depth=2)
     [[1, 2]]
     """
+    import bm25s  # here, so that what needs no search runs without it
+
     index = bm25s.BM25(k1=0.9, b=0.4)
     index.index(bm25s.tokenize(list(documents), show_progress=False), show_progress=False)
     asked = bm25s.tokenize(list(queries), show_progress=False)

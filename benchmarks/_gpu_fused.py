@@ -1,0 +1,71 @@
+"""The padded graph that people run on a GPU: what onnxruntime's transformer optimizer makes of a BERT export.
+
+Written directly: exporting and optimizing take minutes and need the tools. As there, the mask becomes lengths
+(AttentionMaskFormat.MaskIndexEnd), and embeddings, attention, residuals with their norms, and bias with GELU are one
+operator each.
+https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/python/tools/transformers/onnx_model_bert.py
+"""
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from crossrank.export._config import EncoderConfig
+from crossrank.export._graph import Graph
+from crossrank.export._layers import head_logits
+from crossrank.export._weights import EncoderWeights, Linear, Norm
+
+
+def build_fused(
+    weights: EncoderWeights, config: EncoderConfig, *, dtype: type[np.float32 | np.float16]
+) -> onnx.ModelProto:
+    """The graph of a BERT, or of an ELECTRA whose embeddings are as wide as its layers; GELU is exact.
+
+    Its inputs are int32 [pairs, tokens]: input_ids, token_type_ids and attention_mask, right-padded.
+    """
+    tables = weights.embeddings
+    assert tables.types is not None, "BERT and ELECTRA have token types"
+    assert tables.projection is None, "the shapes that are measured have none"
+    graph = Graph(dtype)
+    for name in ("input_ids", "token_type_ids", "attention_mask"):
+        graph.input(name, np.int32, ["pairs", "tokens"])
+
+    def bias(linear: Linear) -> str:
+        return graph.weight(f"{linear.name}.bias", linear.bias)
+
+    def product(hidden: str, linear: Linear) -> str:
+        return graph.add("MatMul", hidden, graph.weight(f"{linear.name}.weight", linear.weight))
+
+    def scale_and_bias(norm: Norm) -> tuple[str, str]:
+        return graph.weight(f"{norm.name}.scale", norm.scale), graph.weight(f"{norm.name}.bias", norm.bias)
+
+    def skip(hidden: str, residual: str, norm: Norm, before: Linear) -> str:
+        inputs = (hidden, residual, *scale_and_bias(norm), bias(before))
+        return graph.contrib("SkipLayerNormalization", *inputs, epsilon=config.epsilon)
+
+    embedded = [
+        graph.weight(f"embeddings.{name}", table)
+        for name, table in (("words", tables.words), ("positions", tables.positions), ("types", tables.types))
+    ]
+    graph.model().graph.node.append(  # `Graph` writes nodes of one output
+        helper.make_node(
+            "EmbedLayerNormalization",
+            ["input_ids", "token_type_ids", *embedded, *scale_and_bias(tables.norm), "attention_mask"],
+            ["embedded", "lengths"],
+            name="embed",
+            domain="com.microsoft",
+            epsilon=config.epsilon,
+        )
+    )
+    hidden = "embedded"
+    for i, layer in enumerate(weights.layers):
+        projections = (layer.query, layer.key, layer.value)
+        joined = graph.weight(f"layer.{i}.qkv.weight", np.concatenate([part.weight for part in projections], axis=1))
+        biases = graph.weight(f"layer.{i}.qkv.bias", np.concatenate([part.bias for part in projections]))
+        context = graph.contrib("Attention", hidden, joined, biases, "lengths", num_heads=config.heads)
+        hidden = skip(product(context, layer.output), hidden, layer.attention_norm, layer.output)
+        inner = graph.contrib("BiasGelu", product(hidden, layer.up), bias(layer.up))
+        hidden = skip(product(inner, layer.down), hidden, layer.output_norm, layer.down)
+    row = graph.add("Gather", hidden, graph.constant("first_row", np.array(0)), axis=1)
+    head_logits(graph, row, weights.head, contrib=True)
+    return graph.model()
