@@ -1,6 +1,7 @@
 """Memory of a device that inputs and outputs are bound to, allocated once and used again and again."""
 
 import ctypes
+import mmap
 import re
 import sys
 import weakref
@@ -28,7 +29,8 @@ class Slab:
 
     def __init__(self, size: int, device: str, index: int) -> None:
         self.size = size
-        self.host: NDArray[np.int32] = np.zeros(size, np.int32)
+        # Zeros, in whole pages of its own, as page-locking wants them.
+        self.host: NDArray[np.int32] = np.frombuffer(mmap.mmap(-1, 4 * size), np.int32)
         if device == "cuda":
             _lock_pages(self.host, index)
         self._device = ort.OrtValue.ortvalue_from_shape_and_type([size], np.int32, device, index)
@@ -66,13 +68,13 @@ class BufferPool:
     Args:
         device: Its name in onnxruntime, "cuda" or "cpu".
         index: Of the device.
+        lock: Held by whoever allocates or copies there; one for all pools of the device.
     """
 
-    def __init__(self, device: str, index: int) -> None:
-        self._device, self._index = device, index
+    def __init__(self, device: str, index: int, lock: Lock) -> None:
+        self._device, self._index, self._lock = device, index, lock
         # Slabs that are not in use, by size: powers of two, so that few sizes serve all batches.
         self._free: dict[int, list[Slab]] = {}
-        self._lock = Lock()
 
     def take(self, size: int) -> Slab:
         """A slab of at least so many entries."""
@@ -114,15 +116,16 @@ def _lock_pages(array: NDArray[np.int32], index: int) -> None:
     if runtime is None:
         return
     current = ctypes.c_int()
-    if runtime.cudaGetDevice(ctypes.byref(current)) != 0:
-        return
-    runtime.cudaSetDevice(index)  # else a thread that never chose one would wake the first GPU
     try:
+        if runtime.cudaGetDevice(ctypes.byref(current)) != 0:
+            return
+        runtime.cudaSetDevice(index)  # else a thread that never chose one would wake the first GPU
         address = ctypes.c_void_p(array.ctypes.data)
         if runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(1)) == 0:  # 1: portable
             weakref.finalize(array, runtime.cudaHostUnregister, address).atexit = False
-    finally:
         runtime.cudaSetDevice(current.value)
+    finally:
+        runtime.cudaGetLastError()  # else onnxruntime would take what failed here for its next kernel's
 
 
 def _cuda_runtime() -> Any:

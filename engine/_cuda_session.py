@@ -7,7 +7,7 @@ device until their call asks for them.
 One thread, since the CUDA provider keeps captured graphs for the thread that captured them (PerThreadContext in
 onnxruntime/core/providers/cuda/cuda_execution_provider.h), and since two runs side by side gain nothing: each fills
 the GPU. Capturing fails if another thread of the process talks to CUDA meanwhile (cudaStreamCaptureModeGlobal in
-cuda_graph.cc), so copies wait for it.
+cuda_graph.cc), so copies wait for it, and all sessions on a device share its thread.
 
 For who builds on this:
 
@@ -22,9 +22,9 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,7 @@ class PackedSession:
         device: Where to run: a GPU, or the CPU for a graph's twin.
         threads: Intra-op threads on a CPU.
         settings: Or None for the device's own.
+        capture: Whether buckets are captured as CUDA graphs, or None for: on a GPU.
         open_graph: Opens onnxruntime's session.
 
     Raises:
@@ -95,18 +96,20 @@ class PackedSession:
         threads: int = 1,
         *,
         settings: PackedSettings | None = None,
+        capture: bool | None = None,
         open_graph: OpenGraph = open_graph,
     ) -> None:
         self.path, self.device = path, device
         self.settings = settings or (CPU_SETTINGS if device.kind == "cpu" else GPU_SETTINGS)
         self._inputs, self._process = inputs, os.getpid()
-        self._pool = BufferPool(device.kind, device.index)
+        self._thread, lock = _device_thread(device, self._process)
+        self._pool = BufferPool(device.kind, device.index, lock)
         self._open = partial(DeviceGraph, path, inputs, device, threads, self._pool, open_graph=open_graph)
         self._graph = self._open()
+        self._capturing = device.kind == "cuda" if capture is None else capture
         self.provider, self.labels, self.input_names = self._graph.provider, self._graph.labels, self._graph.input_names
         self._buckets: dict[PackedShape, Bucket] = {}
         self._slots = BoundedSemaphore(self.settings.in_flight)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="crossrank-device")
 
     @property
     def max_tokens(self) -> int:
@@ -178,9 +181,7 @@ class PackedSession:
         """
         self._check_process()
         self._thread.submit(self._make_buckets).result()
-        length = min(self._inputs.max_length, self.max_tokens)
-        pairs = max(1, self.max_tokens // length)
-        self.run(sample_of(PackedShape(pairs * length, pairs, length)))
+        self.run(self._largest())
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
@@ -193,8 +194,12 @@ class PackedSession:
         shape = shape_of(batch.lengths)
         sections, size = lay_out(self.input_names, shape)
         slab = self._pool.take(size)
-        pack(batch, shape.longest, self._inputs, sections, slab.host)
-        self._pool.upload(slab)
+        try:
+            pack(batch, shape.longest, self._inputs, sections, slab.host)
+            self._pool.upload(slab)
+        except BaseException:
+            self._pool.give_back(slab)
+            raise
 
         def job() -> Floats | None:
             try:
@@ -210,8 +215,8 @@ class PackedSession:
 
     def _submit_to_bucket(self, batch: PackedPairs, bucket: Bucket) -> "Future[Floats | None]":
         # Packed here, so that it overlaps; copied there, since a bucket has one place on the device.
-        slab = self._pool.take(bucket.size)
         filled = fill_up(batch, bucket.shape, self._inputs.pad_id)
+        slab = self._pool.take(bucket.size)
         pack(filled, bucket.shape.longest, self._inputs, bucket.sections, slab.host)
 
         def job() -> Floats | None:
@@ -239,16 +244,41 @@ class PackedSession:
         shapes = make_buckets(self.settings.bucket_tokens, self._inputs.max_length)
         if self._buckets or not shapes:
             return
-        capture = self.device.kind == "cuda"
+        failed = ""
         try:
-            if capture:
+            if self._capturing:
                 self._reopen(capture=True)
+                # First what takes most memory: onnxruntime below 1.27 frees a buffer of its own when a larger batch
+                # comes (GetConstOnes of its Gemm), and graphs captured before would read what was freed.
+                self._graph.run_alone(self._largest())
             with self._pool.still():
-                self._buckets = {shape: self._graph.capture(shape, 1 + i) for i, shape in enumerate(shapes)}
+                made = [self._graph.capture(shape, 1 + i) for i, shape in enumerate(shapes)]
+            self._buckets = dict(zip(shapes, made, strict=True))
         except Exception as error:  # whatever it is, all shapes run without
-            logger.warning("device %s: no CUDA graphs, small batches take longer: %s", self.device, error)
+            failed = str(error)
+        if failed:  # behind the handler: its traceback keeps the first graph, and the device may not hold two
+            logger.warning("device %s: no CUDA graphs, small batches take longer: %s", self.device, failed)
             self._reopen(capture=False)
 
     def _reopen(self, *, capture: bool) -> None:
-        del self._graph  # first, since the device may not hold two
+        self.__dict__.pop("_graph", None)  # first, since the device may not hold two; absent where opening failed
         self._graph = self._open(capture=capture)
+
+    def _largest(self) -> PackedPairs:
+        """A batch of no meaning that takes as much memory as any."""
+        length = min(self._inputs.max_length, self.max_tokens)
+        pairs = max(1, self.max_tokens // length)
+        return sample_of(PackedShape(pairs * length, pairs, length))
+
+
+@cache
+def _device_thread(device: Device, process: int) -> tuple[ThreadPoolExecutor, Lock]:
+    """The one thread that runs things on a device, and the lock of what others may do there meanwhile.
+
+    All sessions of a process share them: a copy for one of them would break the capture of another.
+
+    Args:
+        device: The device.
+        process: Its process: a forked child has no thread of its parent's.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix=f"crossrank-{device}"), Lock()

@@ -82,7 +82,7 @@ def _missing_libraries(facts: GpuFacts, gpu: Gpu, what: str, have: str) -> str:
     problems, packages = [], []
     if facts.missing:
         problems.append(f"does not find {', '.join(facts.missing)}")
-        packages.append(f"'onnxruntime-gpu[cuda]=={facts.onnxruntime}'")
+        packages.append(f"'onnxruntime-gpu[cuda,cudnn]=={facts.onnxruntime}'")
     volta = gpu.capability < (7, 5)
     fitting = (9, 1) <= (facts.cudnn or ()) < ((9, 11) if volta else (10,))
     if not fitting:

@@ -5,9 +5,11 @@ https://docs.nvidia.com/deploy/nvml-api/
 """
 
 import ctypes
+import mmap
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ._runtime import ort
@@ -104,9 +106,20 @@ def _read_cudnn() -> tuple[int, ...] | None:
 def _missing_libraries(cuda: int | None) -> tuple[str, ...]:
     if cuda is None or not sys.platform.startswith("linux"):
         return ()
-    names = (f"libcudart.so.{cuda}", f"libcublasLt.so.{cuda}", f"libcublas.so.{cuda}", "libcurand.so.10")
+    names = [f"libcudart.so.{cuda}", f"libcublasLt.so.{cuda}", f"libcublas.so.{cuda}", "libcurand.so.10"]
     cufft = f"libcufft.so.{cuda - 1}"  # its versions are one behind
-    return tuple(name for name in (*names, cufft) if _load(name) is None)
+    if _provider_names(cufft):  # newer releases need none
+        names.append(cufft)
+    return tuple(name for name in names if _load(name) is None)
+
+
+def _provider_names(library: str) -> bool:
+    """Whether onnxruntime's CUDA provider names a library; True where that cannot be read."""
+    try:
+        with (Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so").open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).find(library.encode()) >= 0
+    except OSError:
+        return True
 
 
 def _load(name: str) -> Any:

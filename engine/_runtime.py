@@ -7,6 +7,7 @@ extra brings one. With two of them installed, their files overwrite each other a
 import os
 from collections.abc import Iterable
 from importlib import import_module, metadata, util
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -30,14 +31,19 @@ INSTALL_HINT = (
 
 
 def installed_runtimes() -> list[str]:
-    """The installed distributions that bring the import name ``onnxruntime``."""
+    """The installed distributions whose files the import name ``onnxruntime`` stands for.
+
+    One in another folder of the path, as of a virtual environment over a system's packages, is hidden and not counted.
+    """
+    place = _place()
     found = []
     for name in _DISTRIBUTIONS:
         try:
-            metadata.distribution(name)
+            distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue
-        found.append(name)
+        if place is None or Path(str(distribution.locate_file("onnxruntime"))).resolve() == place:
+            found.append(name)
     return found
 
 
@@ -62,12 +68,15 @@ def check_runtime(distributions: Iterable[str], *, importable: bool) -> None:
         raise MissingDependencyError(f"crossrank needs one onnxruntime: {INSTALL_HINT}")
 
 
-def _is_importable() -> bool:
+def _place() -> Path | None:
+    """The folder that ``import onnxruntime`` would load, or None."""
     spec = util.find_spec("onnxruntime")
-    return spec is not None and spec.origin is not None  # else the empty folder that uninstalling can leave behind
+    if spec is None or spec.origin is None:  # None: the empty folder that uninstalling can leave behind
+        return None
+    return Path(spec.origin).resolve().parent
 
 
-check_runtime(installed_runtimes(), importable=_is_importable())
+check_runtime(installed_runtimes(), importable=_place() is not None)
 
 
 def _import_onnxruntime() -> ModuleType:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from crossrank import ArtifactError, CrossEncoder, DeviceError
 from crossrank._cuda_options import NO_CAPTURE, provider_options, run_entries, session_entries
-from crossrank._cuda_session import CPU_SETTINGS, PackedSession
+from crossrank._cuda_session import CPU_SETTINGS, PackedSession, _device_thread
 from crossrank._pairs import PackedPairs
 from crossrank._runner import Runner
 from crossrank._scoring import Scorer
@@ -107,6 +107,35 @@ def test_warming_up_twice_captures_once(make_twin: MakeTwin) -> None:
     session.warm_up()
     assert session.buckets == buckets
     assert opened == [False]  # a CPU captures nothing, so nothing is opened for it
+
+
+def test_a_device_that_cannot_capture_runs_without_graphs(
+    make_twin: MakeTwin, caplog: pytest.LogCaptureFixture
+) -> None:
+    twin, checkpoint, reference = make_twin("bert")
+    opened: list[bool] = []
+
+    def opening(path: Path, device: Device, threads: int, *, packed: bool, capture: bool) -> Any:
+        opened.append(capture)
+        if capture:
+            raise DeviceError("This session cannot use the graph capture feature")
+        return open_graph(path, device, threads, packed=packed, capture=capture)
+
+    session = PackedSession(twin, checkpoint.inputs, CPU, capture=True, open_graph=opening)
+    scorer, _ = open_scorer(twin, checkpoint)
+    scorer.runner.session = session
+    scorer.runner.warm_up()
+    assert opened == [False, True, False]
+    assert not session.buckets
+    assert "no CUDA graphs, small batches take longer: This session cannot use the graph capture" in caplog.text
+    assert np.abs(score(scorer) - reference).max() <= TOLERANCE
+
+
+def test_sessions_of_a_device_share_its_thread_and_a_child_has_its_own(make_twin: MakeTwin) -> None:
+    twin, checkpoint, _ = make_twin("bert")
+    one, other = (PackedSession(twin, checkpoint.inputs, CPU) for _ in range(2))
+    assert one._thread is other._thread  # a copy for one would break the capture of the other
+    assert _device_thread(CPU, 1)[0] is not one._thread
 
 
 def test_eight_threads_share_a_packed_session(make_twin: MakeTwin) -> None:

@@ -30,7 +30,7 @@ CUDA13 = GpuFacts("1.31.1", 13, (), (580, 65), (9, 14))
             replace(CUDA13, missing=("libcublasLt.so.13",), cudnn=None),
             A100,
             ["libcublasLt.so.13"],
-            "pip install 'onnxruntime-gpu[cuda]==1.31.1' 'nvidia-cudnn-cu13>=9.1,<10'",
+            "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1' 'nvidia-cudnn-cu13>=9.1,<10'",
         ),
         (replace(CUDA12, driver=(470, 1)), T4, ["driver 470.1", "CUDA 12 needs 525"], "update the driver"),
         (CUDA12, Gpu("Tesla P100", (6, 0)), ["P100", "sm_60"], "pip install 'crossrank[cpu]'"),

@@ -155,6 +155,28 @@ def test_the_one_installed_runtime_is_found() -> None:
     check_runtime(installed_runtimes(), importable=True)
 
 
+@pytest.mark.parametrize(("same_folder", "status"), [(False, 0), (True, 1)])
+def test_a_second_runtime_counts_only_where_it_overwrites_the_first(
+    tmp_path: Path, same_folder: bool, status: int
+) -> None:
+    """In front of the path stands a runtime; onnxruntime-gpu's metadata lies beside it or in a folder behind it."""
+    front, behind = tmp_path / "front", tmp_path / "behind"
+    for folder, name in ((front, "onnxruntime"), (front if same_folder else behind, "onnxruntime_gpu")):
+        (folder / "onnxruntime").mkdir(parents=True, exist_ok=True)
+        (folder / "onnxruntime" / "__init__.py").touch()
+        (folder / f"{name}-9.9.dist-info").mkdir()
+        (folder / f"{name}-9.9.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 9.9\n")
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]; from crossrank import _runtime; print(_runtime.installed_runtimes())"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(front), str(behind)], capture_output=True, text=True)
+    assert result.returncode == status, result.stderr
+    if same_folder:
+        assert "onnxruntime and onnxruntime-gpu are both installed" in result.stderr
+    else:
+        assert result.stdout.strip() == "['onnxruntime']"
+
+
 def test_a_runtime_of_ones_own_build_is_accepted() -> None:
     check_runtime([], importable=True)
 
