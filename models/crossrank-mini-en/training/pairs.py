@@ -48,18 +48,21 @@ def choose_pairs(passages: Sequence[str], queries: Sequence[Query], seed: int) -
         for query, best in zip(queries, ranked, strict=True)
         if query in apart
     ]
-    texts_apart = {query.text.casefold() for query in apart}
+    texts_apart = {_plain(query.text) for query in apart}
     learned = [
-        (query, best)
-        for query, best in zip(queries, ranked, strict=True)
-        if query not in apart and query.text.casefold() not in texts_apart
+        (query, best) for query, best in zip(queries, ranked, strict=True) if _plain(query.text) not in texts_apart
     ]
-    made_up = make_up_queries(passages, rng)
+    made_up = [query for query in make_up_queries(passages, rng) if _plain(query.text) not in texts_apart]
     learned += zip(made_up, search.best([query.text for query in made_up]), strict=True)
     pairs = {(query.text, place) for query, best in learned for place in _candidates(query, best, rng)}
     ordered = sorted(pairs)
     rng.shuffle(ordered)
     return ordered, held_out
+
+
+def _plain(text: str) -> str:
+    """A text's words alone, to tell whether two queries are the same."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _candidates(query: Query, best: Sequence[int], rng: random.Random) -> Sequence[int]:
@@ -142,6 +145,6 @@ class _Search:
         found: list[list[int]] = []
         for start in range(0, len(queries), 2000):
             tokens = bm25s.tokenize(list(queries[start : start + 2000]), stopwords="en", show_progress=False)
-            places, _ = self._index.retrieve(tokens, k=_DEPTH, show_progress=False)
+            places, _ = self._index.retrieve(tokens, k=_DEPTH, show_progress=False, backend_selection="numpy")
             found += places.tolist()
         return found

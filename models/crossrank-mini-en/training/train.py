@@ -63,7 +63,7 @@ class Recipe:
     layers: tuple[int, ...] = (0, 1, 5, 6, 7, 8)
     targets: tuple[tuple[int, int], ...] = ((2, 5), (3, 6), (4, 7))
     pairs: int = 60_000
-    vocabulary: int = 20_000
+    vocabulary: int = 20_400
     max_length: int = 160
     batch_tokens: int = 3072
     learning_rate: float = 1.5e-4
@@ -229,7 +229,6 @@ def kept_pairs(
 def train(teacher_folder: Path, texts: Path, out: Path, recipe: Recipe) -> None:
     """The whole recipe, from texts to an artifact."""
     started = time.monotonic()
-    torch.manual_seed(recipe.seed)
     checkpoint = out / "checkpoint" / NAME
     checkpoint.mkdir(parents=True, exist_ok=True)
     passages, queries = read_texts(texts)

@@ -1,10 +1,12 @@
 """A smaller vocabulary: the words and word pieces that English text uses, as a tokenizer of its own.
 
 A third of BERT's vocabulary is unused, of other scripts, or rare. A word without an entry of its own is spelled by its
-pieces, so nothing becomes unknown that was not unknown before.
+pieces, of which the letters of Latin and Greek, digits, punctuation and symbols are always kept: what is written with
+them becomes no more unknown than before. A word with a letter of another script does.
 """
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +24,7 @@ def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[int]:
 
 
 def choose_tokens(tokenizer: Tokenizer, counts: Counter[int], size: int) -> list[int]:
-    """The ids to keep, rising: special tokens, single characters, then the most frequent ones.
+    """The ids to keep, rising: special tokens, characters that English text may hold, then the most frequent ones.
 
     Args:
         tokenizer: A WordPiece tokenizer.
@@ -33,10 +35,19 @@ def choose_tokens(tokenizer: Tokenizer, counts: Counter[int], size: int) -> list
     vocabulary: dict[str, int] = tokenizer.get_vocab()
 
     def importance(token: str) -> tuple[bool, int, int]:
-        spells = token in special or (token.isascii() and len(token.removeprefix("##")) == 1)
-        return not spells, -counts[vocabulary[token]], vocabulary[token]
+        return not (token in special or _spells(token)), -counts[vocabulary[token]], vocabulary[token]
 
     return sorted(vocabulary[token] for token in sorted(vocabulary, key=importance)[:size])
+
+
+def _spells(token: str) -> bool:
+    """Whether a token is one character, or its form inside a word, of Latin or Greek or of no script."""
+    character = token.removeprefix("##")
+    if len(character) != 1:
+        return False
+    if not character.isalpha():  # digits, punctuation, symbols
+        return True
+    return unicodedata.name(character, "").startswith(("LATIN ", "GREEK ", "MICRO SIGN"))
 
 
 def prune_tokenizer(source: Path, target: Path, kept: list[int]) -> None:
@@ -51,6 +62,7 @@ def prune_tokenizer(source: Path, target: Path, kept: list[int]) -> None:
     renumbered = {old: new for new, old in enumerate(kept)}
     vocabulary = tokenizer["model"]["vocab"]
     tokenizer["model"]["vocab"] = {token: renumbered[i] for token, i in vocabulary.items() if i in renumbered}
+    tokenizer["padding"] = None  # the teacher's may be to a fixed length
     for token in tokenizer["added_tokens"]:
         token["id"] = renumbered[token["id"]]
     for token in tokenizer["post_processor"]["special_tokens"].values():
