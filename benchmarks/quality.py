@@ -105,6 +105,10 @@ def _check_outputs(options: argparse.Namespace) -> None:
     for option, path in (("--run-out", options.run_out), ("--per-query", options.per_query)):
         if path and not path.parent.is_dir():
             raise InputError(f"{option} {path}: there is no folder {path.parent}")
+    if options.run_out and options.run_out.exists() and not options.run_out.is_dir():
+        raise InputError(f"--run-out {options.run_out} is a file: name a folder")
+    if options.per_query and options.per_query.is_dir():
+        raise InputError(f"--per-query {options.per_query} is a folder: name a file")
 
 
 def _read_runs(options: argparse.Namespace, collection: Collection) -> dict[str, Run]:

@@ -1,6 +1,7 @@
 """Matrices stored in 8 bits that are computed with in float32."""
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from ._graph import Graph
@@ -55,4 +56,4 @@ class CompactGraph(Graph):
         return self.constant(f"{name}.int8", quantized), self.constant(f"{name}.scales", scales)
 
     def _scale(self, quantized: str, scales: str) -> str:
-        return self.add("Mul", self.add("Cast", quantized, to=1), scales)
+        return self.add("Mul", self.add("Cast", quantized, to=onnx.TensorProto.FLOAT), scales)

@@ -80,7 +80,7 @@ def test_a_pruned_vocabulary_gives_the_same_tokens_where_all_are_kept(
     texts = [text for pair in PAIRS[:8] for text in pair]
     counts = program.vocabulary.count_tokens(whole, texts)
     special = len(whole.get_added_tokens_decoder())
-    letters = [token for token in whole.get_vocab() if token.isascii() and len(token.removeprefix("##")) == 1]
+    letters = [token for token in whole.get_vocab() if program.vocabulary.spells(token)]
     size = special + len({*letters, *(whole.id_to_token(i) for i in counts)})
     kept = program.vocabulary.choose_tokens(whole, counts, size)
     assert kept == sorted(kept)
@@ -92,6 +92,12 @@ def test_a_pruned_vocabulary_gives_the_same_tokens_where_all_are_kept(
         assert before.tokens == after.tokens
         assert before.ids == [kept[i] for i in after.ids]
         assert before.type_ids == after.type_ids
+
+
+@pytest.mark.parametrize("token", ["a", "##z", "7", "?", "ß", "##β", "Ω", "µ", "≈", "##•"])
+def test_what_english_text_is_spelled_with_is_always_kept(program: SimpleNamespace, token: str) -> None:
+    assert program.vocabulary.spells(token)
+    assert not any(program.vocabulary.spells(other) for other in ("at", "##at", "я", "東", "", "##"))
 
 
 def test_a_word_that_was_pruned_is_spelled_by_its_pieces(
@@ -170,6 +176,31 @@ def test_queries_kept_apart_are_in_no_pair_and_every_run_chooses_the_same(
     assert held_out
     assert not {entry.query.text for entry in held_out} & {query for query, _ in chosen}
     assert all(len(entry.candidates) == len(set(entry.candidates)) > 1 for entry in held_out)
+
+
+def test_pairs_and_states_of_another_training_are_refused(
+    program: SimpleNamespace, texts_folder: Path, teacher: Path, tmp_path: Path
+) -> None:
+    passages, queries = program.texts.read_texts(texts_folder)
+    recipe = replace(program.train.Recipe(), pairs=10)
+    first, _ = program.train.kept_pairs(passages, queries, recipe, tmp_path / "pairs.json")
+    assert len(first) == 10
+    assert program.train.kept_pairs(passages, queries, recipe, tmp_path / "pairs.json")[0] == first
+    with pytest.raises(ValueError, match=r"pairs\.json was made of other texts or with another seed: choose another"):
+        program.train.kept_pairs(passages[::-1], queries, recipe, tmp_path / "pairs.json")
+    torch.save({"recipe": repr(recipe)}, tmp_path / "state.pt")
+    students = (make_encoder(program, teacher, range(4)), make_encoder(program, teacher, [0, 3]))
+    with pytest.raises(ValueError, match="is the state of another recipe"):
+        program.train.distil(*students, [], replace(recipe, seed=2), tmp_path / "state.pt")
+
+
+def test_a_query_that_repeats_one_kept_apart_is_not_learned(program: SimpleNamespace, texts_folder: Path) -> None:
+    passages, queries = program.texts.read_texts(texts_folder)
+    _, held_out = program.pairs.choose_pairs(passages, queries, 1)
+    again = [replace(entry.query, source="squad", text=entry.query.text.upper() + "?") for entry in held_out]
+    again = [replace(query, passages=query.passages[:1]) for query in again]
+    chosen, _ = program.pairs.choose_pairs(passages, [*queries, *again], 1)
+    assert not {query.text for query in again} & {query for query, _ in chosen}
 
 
 def test_the_recipe_ends_in_an_artifact_that_has_learned_from_its_teacher(

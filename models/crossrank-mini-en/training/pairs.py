@@ -41,7 +41,7 @@ def choose_pairs(passages: Sequence[str], queries: Sequence[Query], seed: int) -
     """The pairs to learn from in random order, and the queries kept apart, which are in none of them."""
     rng = random.Random(seed)
     search = _Search(passages)
-    apart = _keep_apart(queries)
+    apart = keep_apart(queries)
     ranked = search.best([query.text for query in queries])
     held_out = [
         HeldOut(query, tuple(dict.fromkeys((*query.passages, *best)))[:_CANDIDATES_APART])
@@ -81,7 +81,7 @@ def _some(places: Sequence[int], count: int, rng: random.Random) -> list[int]:
     return rng.sample(list(places), min(count, len(places)))
 
 
-def _keep_apart(queries: Sequence[Query]) -> set[Query]:
+def keep_apart(queries: Sequence[Query]) -> set[Query]:
     """A tenth of each source's queries, by a hash of their text and so the same in every run, up to a limit."""
     counts: Counter[str] = Counter()
     apart = set()

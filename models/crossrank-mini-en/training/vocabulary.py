@@ -35,12 +35,12 @@ def choose_tokens(tokenizer: Tokenizer, counts: Counter[int], size: int) -> list
     vocabulary: dict[str, int] = tokenizer.get_vocab()
 
     def importance(token: str) -> tuple[bool, int, int]:
-        return not (token in special or _spells(token)), -counts[vocabulary[token]], vocabulary[token]
+        return not (token in special or spells(token)), -counts[vocabulary[token]], vocabulary[token]
 
     return sorted(vocabulary[token] for token in sorted(vocabulary, key=importance)[:size])
 
 
-def _spells(token: str) -> bool:
+def spells(token: str) -> bool:
     """Whether a token is one character, or its form inside a word, of Latin or Greek or of no script."""
     character = token.removeprefix("##")
     if len(character) != 1:
