@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._errors import CrossrankError, DeviceError
+from ._errors import ArtifactError, CrossrankError, DeviceError
 from ._layout import Feed
 from ._manifest import Inputs
 from ._pairs import PackedPairs
@@ -81,6 +81,11 @@ class TensorrtSession(Session):
         first = next(profile for profile in self.profiles if not profile.fixed)
         session = self._open_engine(first, False)
         self._describe(session, inputs)
+        if self.even:
+            raise ArtifactError(
+                f"{path} has no attention_mask, which TensorRT's padded shapes need: use device='cuda', or export it "
+                "with one"
+            )
         self._engines[first] = _Engine(session, path, device, self._logits)
 
     def plan(self, lengths: NDArray[np.int32], max_pairs: int | None) -> list[NDArray[np.intp]]:

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import pytest
 
-from crossrank import CrossEncoder, DeviceError, InputError, ProofError
+from crossrank import ArtifactError, CrossEncoder, DeviceError, InputError, ProofError
 from crossrank._gpu_facts import Gpu, GpuFacts
 from crossrank._manifest import Variant, read_manifest
 from crossrank._open import OpenModel
@@ -35,6 +35,7 @@ from crossrank._tokenize import PairTokenizer
 from crossrank.export import export_model
 from crossrank.export._cli import main as export_main
 from crossrank.export._tensorrt import build_engines
+from tests.artifacts import make_artifact
 from tests.tiny_models import ARCHITECTURES, PAIRS, make_checkpoint, transformers_logits
 
 MakePortable = Callable[..., Path]
@@ -158,6 +159,16 @@ def test_where_nothing_can_be_captured_fixed_shapes_run_plainly(bert: Path, capl
     session = TensorrtSession(path, inputs, CPU, artifact=bert, settings=SETTINGS, open_engine=open_engine)
     session.warm_up()
     assert "no CUDA graphs, small batches take longer: capturing fails" in caplog.text
+
+
+def test_a_graph_without_a_mask_is_refused_since_padding_would_change_its_scores(tmp_path: Path) -> None:
+    folder = make_artifact(tmp_path)
+    path = folder / "onnx/model_cpu_fp32.onnx"
+    open_engine, _ = rehearse(path)
+    with pytest.raises(ArtifactError, match="has no attention_mask, which TensorRT's padded shapes need"):
+        TensorrtSession(
+            path, read_manifest(folder).inputs, CPU, artifact=folder, settings=SETTINGS, open_engine=open_engine
+        )
 
 
 def test_a_forked_child_is_told_to_load_the_model_itself(bert: Path) -> None:
