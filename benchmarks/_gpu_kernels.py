@@ -12,24 +12,24 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from crossrank._cuda_options import provider_options, session_entries
 from crossrank._cuda_session import PackedSession
-from crossrank._runtime import ort
-from crossrank._session import Device, open_graph
+from crossrank._session import open_graph
 
-from ._gpu_models import MODELS, GpuModel, Place, open_gpu_model, write_graph
-from ._gpu_ours import settings_of
+from ._gpu_models import MODELS, REPEATED, GpuModel, Place, open_gpu_model, write_graph
+from ._gpu_ours import open_otherwise, settings_of
 from ._gpu_peers import FUSED, open_peers
 from ._gpu_work import Floats, Keep, make_works
 
 DEBUG_VARIABLE = "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO"
 # Bits of AttentionBackend, as in crossrank's own options but for FlashAttention's: what is left is what a V100 takes.
-NO_FLASH = 2 + 16
+_NO_FLASH = 2 + 16
+# Sections of a result.
+WITH_FLASH, WITHOUT_FLASH, PADDED_PEER = "packed", "packed without FlashAttention", "fused and padded"
 
 _LINE = re.compile(
     r"Operator=(?P<operator>\S+)(?: Node=(?P<node>\S+))? DataType=(?P<type>\S+)"
@@ -73,20 +73,6 @@ def printed_output() -> Iterator[list[str]]:
             caught.append(file.read().decode("utf-8", "replace"))
 
 
-def open_without_flash(
-    path: Path, device: Device, threads: int = 1, *, packed: bool = False, capture: bool = False
-) -> Any:
-    """A session as `crossrank._session.open_graph` opens it, but without FlashAttention."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    chosen: dict[str, str] = {}
-    if device.kind != "cpu":
-        chosen = provider_options(device.index, capture=capture) | {"sdpa_kernel": str(NO_FLASH)}
-        for key, value in session_entries(all_on_device=packed).items():
-            options.add_session_config_entry(key, value)
-    return ort.InferenceSession(path, options, providers=[(device.provider, chosen)], enable_fallback=0)
-
-
 def measure_kernels(place: Place, keep: Keep) -> None:
     """The attention kernel of every node: ours, ours without FlashAttention (as on a V100), and the peers' graph.
 
@@ -95,7 +81,7 @@ def measure_kernels(place: Place, keep: Keep) -> None:
     before = os.environ.get(DEBUG_VARIABLE)
     os.environ[DEBUG_VARIABLE] = "1"  # read when a session is opened
     try:
-        for key in MODELS:
+        for key in (key for key in MODELS if key not in REPEATED):
             with tempfile.TemporaryDirectory() as work:
                 keep(key, _kernels(open_gpu_model(key, place), Path(work)))
     finally:
@@ -111,7 +97,8 @@ def _kernels(model: GpuModel, folder: Path) -> dict[str, object]:
     (work,) = make_works(model.checkpoint, 16, 1)
     result: dict[str, object] = {}
     logits: dict[str, Floats] = {}
-    for name, opening in (("packed", open_graph), ("packed without FlashAttention", open_without_flash)):
+    without_flash = partial(open_otherwise, kernels=_NO_FLASH)
+    for name, opening in ((WITH_FLASH, open_graph), (WITHOUT_FLASH, without_flash)):
         try:
             with printed_output() as printed:
                 session = PackedSession(path, inputs, place.device, settings=settings_of(model), open_graph=opening)
@@ -128,7 +115,7 @@ def _kernels(model: GpuModel, folder: Path) -> dict[str, object]:
             peers, absent = open_peers(model, folder, [FUSED])
             for peer in peers:
                 peer.forms["model"](work)()
-        result["fused and padded"] = absent or read_kernels(printed[0])
+        result[PADDED_PEER] = "; ".join(absent.values()) or read_kernels(printed[0])
     except Exception as error:  # likewise
-        result["fused and padded"] = f"{type(error).__name__}: {error}"
+        result[PADDED_PEER] = f"{type(error).__name__}: {error}"
     return result

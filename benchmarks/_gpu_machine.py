@@ -14,7 +14,7 @@ from ._gpu_models import Place
 from ._gpu_work import Keep
 
 _PACKAGES = ("crossrank", "numpy", "onnx", "sentence-transformers", "tokenizers", "torch", "transformers", "triton")
-_SERIES = 5
+_SERIES, _TOGETHER = 5, 100
 
 
 def measure_facts(place: Place, keep: Keep) -> None:
@@ -34,12 +34,14 @@ def measure_facts(place: Place, keep: Keep) -> None:
         i = next(products)
         return operands[i % 4] @ operands[(i + 1) % 4]
 
-    took = _seconds_of(multiply, device, 1 if place.rehearse else 10)
+    # Enough of them that the clock settles where long work holds it, and that a call's start does not weigh.
+    together = 1 if place.rehearse else _TOGETHER
+    took = _seconds_of(multiply, device, together)
     keep("matmul", {"size": size, "dtype": str(kind), "tflops": round(2 * size**3 / took / 1e12, 2)})
     count = 1 << (20 if place.rehearse else 30)
     source = torch.randint(0, 255, (count,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    took = _seconds_of(lambda: target.copy_(source), device, 1 if place.rehearse else 10)
+    took = _seconds_of(lambda: target.copy_(source), device, together)
     keep("copy", {"bytes": count, "gb_per_s_read_and_written": round(2 * count / took / 1e9, 1)})
 
 

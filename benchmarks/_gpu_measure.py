@@ -18,14 +18,12 @@ from crossrank.export._texts import load_pairs
 from ._gpu_models import GpuModel, Place, Size, open_gpu_model, write_graph
 from ._gpu_ours import GRAPHS, OURS, PACKED, PADDED, packed_contender, padded_contender
 from ._gpu_peers import BASELINES, open_peers
-from ._gpu_work import Call, Contender, Form, Keep, Series, Work, fixed_works, make_works, take_turns, text_work
-from ._interleave import spread
+from ._gpu_work import FORMS, Call, Contender, Form, Keep, Series, Work, fixed_works, make_works, take_turns, text_work
 from ._peaks import operations_per_pair
 
-FORMS: tuple[Form, ...] = ("model", "encoded", "texts")
 LENGTHS = (128, 512)  # tokens of every pair, beside texts of real lengths
 CALL_SIZES = (10, 100, 1000)  # documents of a call whose latency is taken
-LATENCY_MODELS = ("minilm-l6", "tinybert-l2", "bert-base", "minilm-l12", "bert-large")
+LATENCY_MODELS = ("minilm-l6", "bert-base", "tinybert-l2", "minilm-l12", "bert-large")
 _ALONE = 8  # pairs that are scored alone too
 _LATENCY_WARM_UP, _LATENCY_LIMIT_S = 5, 6.0
 
@@ -70,7 +68,17 @@ def measure_model(key: str, place: Place, keep: Keep) -> None:
         key: Of `MODELS`.
         place: Where.
         keep: Called with each section's name and content, when it is done.
+
+    Raises:
+        RuntimeError: At the end, if crossrank or sentence-transformers in float16 failed anywhere: what remains is no
+            comparison.
     """
+    failures: dict[str, str] = {}
+
+    def kept(name: str, content: Mapping[str, Any]) -> None:
+        keep(name, content)
+        failures.update(find_failures(content))
+
     with tempfile.TemporaryDirectory() as work:
         model = open_gpu_model(key, place)
         sizes = model.checkpoint.config
@@ -78,16 +86,37 @@ def measure_model(key: str, place: Place, keep: Keep) -> None:
         keep("model", {"name": model.shape.name, "size": model.shape.size, "weights": weights, "shape": asdict(sizes)})
         contenders, unavailable = open_contenders(model, Path(work))
         keep("unavailable", unavailable)
+        failures.update(unavailable)
         keep("contenders", {contender.name: dict(contender.facts) for contender in contenders})
         amounts = amounts_of(model)
-        keep("correctness", measure_correctness(model, contenders, amounts.proof))
+        kept("correctness", measure_correctness(model, contenders, amounts.proof))
         works = make_works(model.checkpoint, amounts.documents, 1 + amounts.rounds)
-        keep("throughput", measure_throughput(model, contenders, works))
+        kept("throughput", measure_throughput(model, contenders, works))
         for length in LENGTHS:
             random = fixed_works(sizes.vocabulary, length, amounts.fixed(length), 1 + (amounts.rounds + 1) // 2)
-            keep(f"throughput-{length}", measure_throughput(model, contenders, random))
+            kept(f"throughput-{length}", measure_throughput(model, contenders, random))
         if key in LATENCY_MODELS:
-            keep("latency", measure_latency(model, contenders, works, amounts))
+            kept("latency", measure_latency(model, contenders, works, amounts))
+    main = (*(OURS if place.graphs else (PACKED,)), *BASELINES)
+    missing = [f"{name}: {why}" for name, why in failures.items() if name.partition(": ")[0] in main]
+    if missing:
+        raise RuntimeError(f"main contenders failed, so this must be run again: {'; '.join(missing)}")
+
+
+def find_failures(section: Mapping[str, Any]) -> dict[str, str]:
+    """Who failed in a section, with a form behind a colon or without -> why.
+
+    >>> find_failures({"documents": 8, "texts": {"contenders": {}, "failed": {"a": "no memory"}}})
+    {'a': 'no memory'}
+    >>> find_failures({"a: texts": {"failed": "no memory"}, "b: texts": {"max_abs": 0.1}})
+    {'a: texts': 'no memory'}
+    """
+    found: dict[str, str] = {}
+    for name, row in section.items():
+        failed = row.get("failed") if isinstance(row, Mapping) else None
+        if failed:
+            found |= failed if isinstance(failed, Mapping) else {name: failed}
+    return found
 
 
 def open_contenders(model: GpuModel, folder: Path) -> tuple[list[Contender], dict[str, str]]:
@@ -105,6 +134,8 @@ def open_contenders(model: GpuModel, folder: Path) -> tuple[list[Contender], dic
     }
     opened, unavailable = [], {}
     for name, make in ours.items():
+        if name == GRAPHS and not model.place.graphs:
+            continue
         try:
             opened.append(make())
         except Exception as error:  # one that does not run leaves the others to be measured
@@ -188,10 +219,11 @@ def _prepare(
 
 
 def _speed(found: Series, documents: int, operations: float) -> dict[str, Any]:
-    speed = spread(documents / seconds for seconds in found.seconds)
+    speeds = documents / np.array(found.seconds)
+    shown = {name: float(f"{of(speeds):.4g}") for name, of in (("median", np.median), ("min", np.min), ("max", np.max))}
     return {
-        "docs_per_s": asdict(speed),
-        "tflops": round(speed.median * operations / 1e12, 3),
+        "docs_per_s": shown,
+        "tflops": round(shown["median"] * operations / 1e12, 3),
         "not_finite": found.not_finite,
     }
 

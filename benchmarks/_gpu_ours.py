@@ -1,39 +1,33 @@
-"""crossrank on a GPU, as contenders: packed, packed with CUDA graphs, and its padded graph sorted by length."""
+"""crossrank on a GPU, as contenders: as `CrossEncoder` runs after `warm_up`, and two ablations of that.
 
-from collections.abc import Callable
+One captures no CUDA graph, the other has the graph for any runtime, padded and sorted by length.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from crossrank._cuda_plan import make_buckets, plan_packed_batches
+from crossrank._cuda_options import provider_options, session_entries
+from crossrank._cuda_plan import plan_packed_batches
 from crossrank._cuda_session import CPU_SETTINGS, GPU_SETTINGS, PackedSession, PackedSettings
 from crossrank._pairs import PairSource
 from crossrank._runner import Runner
+from crossrank._runtime import ort
 from crossrank._scoring import Scorer
-from crossrank._session import Session
+from crossrank._session import Device, Session
 
 from ._gpu_models import GpuModel, write_graph
 from ._gpu_work import Call, Contender, Floats, Work, in_order, like_length, select
 
 PACKED, GRAPHS, PADDED = "crossrank packed", "crossrank packed, CUDA graphs", "crossrank padded"
-OURS = (PACKED, GRAPHS)  # what crossrank does on a GPU; the padded graph shows what packing is worth
+OURS = (GRAPHS, PACKED)  # the first is what tables call crossrank; the second where no CUDA graph can be captured
 _PADDED_BATCH = 256
 
 
 def settings_of(model: GpuModel) -> PackedSettings:
     """What a session has unless asked otherwise."""
     return CPU_SETTINGS if model.place.rehearse else GPU_SETTINGS
-
-
-def captured_settings(model: GpuModel) -> PackedSettings:
-    """Settings with which every batch of usual texts can be brought to a captured shape.
-
-    A shape is filled up with pairs of one token at least, so a batch must lack as many tokens of the largest shape as
-    it may lack pairs.
-    """
-    usual = settings_of(model)
-    shapes = make_buckets(usual.bucket_tokens, model.checkpoint.inputs.max_length)
-    room = max(shape.pairs for shape in shapes if shape.tokens == shapes[-1].tokens)
-    return replace(usual, max_tokens=shapes[-1].tokens - room)
 
 
 def open_packed(model: GpuModel, path: Path, settings: PackedSettings) -> tuple[Scorer, PackedSession]:
@@ -58,12 +52,16 @@ def packed_contender(model: GpuModel, path: Path, *, graphs: bool) -> Contender:
     Args:
         model: The model.
         path: Its packed graph.
-        graphs: Whether all batches are small enough for captured shapes; otherwise nothing is captured.
+        graphs: Whether small batches are brought to captured shapes, as a session does it by itself.
+
+    Raises:
+        RuntimeError: If no CUDA graph can be captured.
     """
-    settings = captured_settings(model) if graphs else replace(settings_of(model), bucket_tokens=())
-    scorer, session = open_packed(model, path, settings)
-    if graphs:
-        session.warm_up()
+    usual = settings_of(model)
+    scorer, session = open_packed(model, path, usual if graphs else replace(usual, bucket_tokens=()))
+    session.warm_up()
+    if graphs and not session.buckets:
+        raise RuntimeError("no CUDA graph could be captured; the session's warning on standard error says why")
 
     def encoded(work: Work) -> Call:
         return lambda: scorer.logits(work.queries, work.tokens, work.query_index)
@@ -80,6 +78,40 @@ def packed_contender(model: GpuModel, path: Path, *, graphs: bool) -> Contender:
             "buckets": f"{len(session.buckets)} shapes",
         },
     )
+
+
+def open_otherwise(
+    path: Path,
+    device: Device,
+    threads: int = 1,
+    *,
+    packed: bool = False,
+    capture: bool = False,
+    kernels: int | None = None,
+    without: Sequence[str] = (),
+) -> Any:
+    """A session as `crossrank._session.open_graph` opens it after an earlier one, but for what is asked.
+
+    Args:
+        path: The graph.
+        device: Where to run.
+        threads: As there.
+        packed: As there.
+        capture: As there.
+        kernels: The attention kernels that may be taken, bits as in `provider_options`; None for its own.
+        without: Optimizers of onnxruntime's that are left out.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    chosen: dict[str, str] = {}
+    if device.kind != "cpu":
+        chosen = provider_options(device.index, capture=capture)
+        if kernels is not None:
+            chosen["sdpa_kernel"] = str(kernels)
+        for key, value in session_entries(all_on_device=packed).items():
+            options.add_session_config_entry(key, value)
+    providers = [(device.provider, chosen)]
+    return ort.InferenceSession(path, options, providers=providers, disabled_optimizers=[*without], enable_fallback=0)
 
 
 def joined_call(session: PackedSession, work: Work) -> Call:

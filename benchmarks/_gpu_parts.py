@@ -15,7 +15,7 @@ from crossrank._gpu_facts import read_gpu_facts
 
 from ._files import write_whole
 from ._gpu_machine import measure_facts
-from ._gpu_models import MODELS, Place, trained_checkpoint
+from ._gpu_models import MODELS, QUALITY_MODEL, Place, trained_checkpoint
 from ._gpu_work import Keep
 from ._machine import describe_machine, git_commit
 from ._options import ROOT
@@ -24,6 +24,7 @@ from ._workloads import TREC_DL19
 
 _CODE = ("engine", "export", "models", "benchmarks")
 _MODEL = "model-"
+_WITHOUT_GRAPHS = ("facts", "kernels")  # capture none anyhow
 _ESTIMATES_S = {"small": 95.0, "base": 95.0, "large": 140.0}
 
 
@@ -43,15 +44,15 @@ class Part:
 
 
 def all_parts() -> list[Part]:
-    """The parts by what is wanted first where time is short: the machine, then models, and what only explains last."""
+    """The parts by what is wanted first where time is short."""
     models = [Part(f"{_MODEL}{key}", _ESTIMATES_S[shape.size], partial(_model, key)) for key, shape in MODELS.items()]
     return [
         Part("facts", 25, measure_facts),
-        *models[:3],
-        Part("quality", 60, _quality),
+        Part("tuning", 150, _tuning),
+        *models[:2],
         Part("kernels", 120, _kernels),
-        *models[3:],
-        Part("tuning", 120, _tuning),
+        Part("quality", 60, _quality),
+        *models[2:],
     ]
 
 
@@ -102,7 +103,7 @@ def missing_data(part: Part, place: Place) -> str | None:
         return None
     if not (place.test_data / "data" / TREC_DL19).is_dir():
         return f"no judged queries {TREC_DL19} in the test data; set CROSSRANK_TEST_DATA"
-    if not place.rehearse and trained_checkpoint("minilm-l12", place.test_data) is None:
+    if not place.rehearse and trained_checkpoint(QUALITY_MODEL, place.test_data) is None:
         return "no trained checkpoint in the test data; set CROSSRANK_TEST_DATA"
     return None
 
@@ -110,13 +111,15 @@ def missing_data(part: Part, place: Place) -> str | None:
 def identify(part: Part, place: Place) -> dict[str, object]:
     """All that a result must have been taken with to stand for a part: its code, its weights and its GPU."""
     gpus = read_gpu_facts().gpus
-    trained = trained_checkpoint(part.name.removeprefix(_MODEL), place.test_data)
+    model = QUALITY_MODEL if part.name == "quality" else part.name.removeprefix(_MODEL)
+    trained = trained_checkpoint(model, place.test_data)
     return {
         "part": part.name,
         "rehearsal": place.rehearse,
         "code": code_hash(ROOT),
         "gpu": "CPU" if place.rehearse else gpus[place.device.index].name if gpus else "unknown",
         "weights": "published" if trained and not place.rehearse else "random, seed 0",
+        "graphs": place.graphs or part.name in _WITHOUT_GRAPHS,
     }
 
 
@@ -137,6 +140,8 @@ def code_hash(root: Path) -> str:
 def is_done(file: Path, identity: Mapping[str, object], *, keep: bool) -> bool:
     """Whether a part's result is there, complete, and of what runs now.
 
+    One with CUDA graphs stands for one without too.
+
     Args:
         file: The result.
         identity: As `identify` gives it.
@@ -145,8 +150,9 @@ def is_done(file: Path, identity: Mapping[str, object], *, keep: bool) -> bool:
     content = read_part(file)
     if content is None or not content.get("complete"):
         return False
-    same = [name for name in identity if not (keep and name == "code")]
-    return all(content["identity"].get(name) == identity[name] for name in same)
+    found = content["identity"]
+    ignored = [*(["code"] if keep else []), *(["graphs"] if found.get("graphs") else [])]
+    return all(found.get(name) == value for name, value in identity.items() if name not in ignored)
 
 
 def read_part(file: Path) -> dict[str, Any] | None:

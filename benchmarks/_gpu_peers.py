@@ -29,6 +29,7 @@ ST_DEFAULT, ST_LARGE, ST_BF16 = (
 )
 VARLEN, FUSED = "transformers fp16, varlen attention", "onnxruntime fp16, fused and padded"
 BASELINES = (ST_DEFAULT, ST_LARGE)  # the faster of the two is what targets compare with
+PEERS = (*BASELINES, ST_BF16, VARLEN, FUSED)
 _BATCH = 256
 
 
@@ -42,24 +43,25 @@ def open_peers(
         folder: Gets the graph of `_gpu_fused`.
         names: Of peers, None for all.
     """
-    makers: dict[str, Callable[[], list[Contender]]] = {
-        f"{ST_DEFAULT} and {_BATCH}": lambda: _sentence_transformers(model, "fp16", {ST_DEFAULT: 32, ST_LARGE: 256}),
-        ST_BF16: lambda: _sentence_transformers(model, "bf16", {ST_BF16: 256}),
-        VARLEN: lambda: [_varlen(model)],
-        FUSED: lambda: [_fused(model, folder)],
+    makers: dict[tuple[str, ...], Callable[[], list[Contender]]] = {
+        BASELINES: lambda: _sentence_transformers(model, "fp16", {ST_DEFAULT: 32, ST_LARGE: _BATCH}),
+        (ST_BF16,): lambda: _sentence_transformers(model, "bf16", {ST_BF16: _BATCH}),
+        (VARLEN,): lambda: [_varlen(model)],
+        (FUSED,): lambda: [_fused(model, folder)],
     }
-    opened, unavailable = [], {}
+    opened: list[Contender] = []
+    unavailable: dict[str, str] = {}
     with contextlib.suppress(ImportError):
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-    for name, make in makers.items():
-        if names is not None and name not in names:
+    for made, make in makers.items():
+        if names is not None and not set(made) & set(names):
             continue
         try:
             opened += make()
         except Exception as error:  # what others' engines raise has no common base
-            unavailable[name] = f"{type(error).__name__}: {error}"
+            unavailable |= dict.fromkeys(made, f"{type(error).__name__}: {error}")
     return opened, unavailable
 
 
@@ -73,7 +75,7 @@ def _sentence_transformers(model: GpuModel, precision: str, sizes: dict[str, int
         device=_torch_device(model),
         local_files_only=True,
         activation_fn=torch.nn.Identity(),
-        model_kwargs={"torch_dtype": _torch_type(model, precision), "attn_implementation": "sdpa"},
+        model_kwargs={"dtype": _torch_type(model, precision), "attn_implementation": "sdpa"},
     )
     labels = model.checkpoint.config.labels
 
@@ -202,9 +204,10 @@ def _attend_varlen(
 
     size = query.shape[-1]
     lacking = -size % 8  # its kernel takes multiples of 8, and scales by the size that it gets
-    if lacking:
-        query = query * ((size + lacking) / size) ** 0.5
-    packed = [torch.nn.functional.pad(part[0].transpose(0, 1), (0, lacking)) for part in (query, key, value)]
+    packed = [part[0].transpose(0, 1) for part in (query, key, value)]
+    if lacking:  # not always: padding by nothing copies too
+        packed[0] = packed[0] * ((size + lacking) / size) ** 0.5
+        packed = [torch.nn.functional.pad(part, (0, lacking)) for part in packed]
     found = varlen_attn(*packed, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
     return found[None, ..., :size], None
 

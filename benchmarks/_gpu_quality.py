@@ -11,12 +11,10 @@ from crossrank._parity import kendall_tau
 from crossrank.export import export_model
 
 from ._data import Collection, cut_collection, read_collection
-from ._gpu_models import Place, open_gpu_model
+from ._gpu_models import QUALITY_MODEL, Place, open_gpu_model
 from ._gpu_work import Floats, Keep
 from ._measures import measure_scores
 from ._workloads import TREC_DL19
-
-QUALITY_MODEL = "minilm-l12"
 
 
 def measure_quality(place: Place, keep: Keep) -> None:
@@ -30,7 +28,8 @@ def measure_quality(place: Place, keep: Keep) -> None:
             model.folder, Path(work) / "artifact", variants=["cpu", "cuda"], precisions=["fp32", "fp16"]
         )
         exact, _ = _scores(artifact, "cpu", collection, keep, "fp32 on the CPU")
-        found, measured = _scores(artifact, place.device.kind, collection, keep, "fp16 on the GPU")
+        device, name = place.device.kind, "fp16 on the GPU"
+        found, measured = _scores(artifact, device, collection, keep, name, warm_up=place.graphs)
     pairs = list(zip(exact, found, strict=True))
     keep(
         "agreement",
@@ -45,10 +44,13 @@ def measure_quality(place: Place, keep: Keep) -> None:
     )
 
 
-def _scores(artifact: Path, device: str, collection: Collection, keep: Keep, name: str) -> tuple[list[Floats], float]:
-    """Logits per query, and nDCG@10."""
+def _scores(
+    artifact: Path, device: str, collection: Collection, keep: Keep, name: str, *, warm_up: bool = False
+) -> tuple[list[Floats], float]:
+    """Logits per query, and nDCG@10. CUDA graphs are captured by warming up alone."""
     model = CrossEncoder(artifact, device=device, activation_fn="identity")
-    model.warm_up()
+    if warm_up:
+        model.warm_up()
     scores = [model.score(entry.query, entry.documents) for entry in collection.candidates]
     quality, info = measure_scores(collection, scores), model.info()
     facts = {"provider": info.provider, "variant": info.variant, "precision": info.precision}

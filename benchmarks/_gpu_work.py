@@ -21,6 +21,7 @@ Floats = NDArray[np.float32]
 Call = Callable[[], Floats]
 # What a call begins with: joined pairs of token ids; queries as texts and documents as token ids; texts alone.
 Form = Literal["model", "encoded", "texts"]
+FORMS: tuple[Form, ...] = ("model", "encoded", "texts")
 # Told a section's name and content when it is done.
 Keep = Callable[[str, object], None]
 

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--minutes", type=positive, metavar="N", help="begin no part that would probably end later, and end one then")
     add("--again", action="store_true", help="take parts again that are done")
     add("--keep", action="store_true", help="do not take again what was measured with other code")
+    add("--no-graphs", action="store_true", help="capture no CUDA graph: for a machine where that breaks the others")
     add("--rehearse", action="store_true", help="tiny models on the CPU provider: shows that it runs, measures nothing")
     add("--report", action="store_true", help="measure nothing, print what was measured as Markdown")
     add("--commit", metavar="HASH", help="what results say of the code where the checkout came without its history")
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
         DeviceError: If the installed onnxruntime has no CUDA provider.
         WorkerError: If a part failed; the others have run then.
     """
-    place = Place(options.rehearse, options.bench, find_test_data())
+    place = Place(options.rehearse, options.bench, find_test_data(), graphs=not options.no_graphs)
     folder = options.output or (options.bench / _REHEARSAL / "results" if options.rehearse else RESULTS)
     if options.report:
         print(markdown_report(folder))
@@ -107,6 +108,8 @@ def _run_apart(part: Part, folder: Path, options: argparse.Namespace, limit_s: f
     arguments = ["--parts", part.name, "--here", "--output", str(folder.resolve()), "--bench", str(options.bench)]
     if options.commit:
         arguments += ["--commit", options.commit]
+    if options.no_graphs:
+        arguments.append("--no-graphs")
     subprocess.run([sys.executable, "-m", "benchmarks", "gpu", *arguments], cwd=ROOT, check=True, timeout=limit_s)
 
 
