@@ -140,7 +140,7 @@ class PackedSession:
         Raises:
             DeviceError: In a forked child.
         """
-        self._check_process()
+        check_process(self.device, self._process)
         starts = np.cumsum([0, *map(aligned, pairs)]).tolist()
         rows: Rows | None = None
         waiting: list[Future[Floats | None]] = []
@@ -179,16 +179,9 @@ class PackedSession:
         Raises:
             DeviceError: If the device's memory does not suffice, or it fails.
         """
-        self._check_process()
+        check_process(self.device, self._process)
         self._thread.submit(self._make_buckets).result()
         self.run(self._largest())
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._process:
-            raise DeviceError(
-                f"device {self.device}: a forked process cannot use its parent's session; load the model in the "
-                "child, or start processes with multiprocessing's 'spawn'"
-            )
 
     def _submit_packed(self, batch: PackedPairs, rows: Rows, start: int) -> "Future[Floats | None]":
         shape = shape_of(batch.lengths)
@@ -269,6 +262,15 @@ class PackedSession:
         length = min(self._inputs.max_length, self.max_tokens)
         pairs = max(1, self.max_tokens // length)
         return sample_of(PackedShape(pairs * length, pairs, length))
+
+
+def check_process(device: Device, process: int) -> None:
+    """Raise `DeviceError` in a child of the process that loaded a session on a GPU, which does not survive a fork."""
+    if os.getpid() != process:
+        raise DeviceError(
+            f"device {device}: a forked process cannot use its parent's session; load the model in the "
+            "child, or start processes with multiprocessing's 'spawn'"
+        )
 
 
 @cache

@@ -1,7 +1,7 @@
 """What a loaded model is and runs on, as data and as text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ._manifest import Manifest
@@ -38,7 +38,6 @@ class ModelInfo:
         max_length_origin: Where that comes from.
         tokenizer: The tokenizer's model and vocabulary size.
         parity: Error of this graph against the reference when it was exported, None for a foreign graph.
-        note: What one should know of the device, None where there is nothing.
     """
 
     source: str
@@ -63,10 +62,11 @@ class ModelInfo:
     max_length_origin: str
     tokenizer: str
     parity: Parity | None
-    note: str | None = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "note", _NOTES.get(self.device.partition(":")[0]))
+    @property
+    def note(self) -> str | None:
+        """What one should know of the device, None where there is nothing."""
+        return _NOTES.get(self.device.partition(":")[0])
 
     def __str__(self) -> str:
         head = f"{self.labels} label{'s'[: self.labels != 1]}, {self.activation} ({self.activation_origin})"

@@ -3,7 +3,8 @@
 An engine is for one GPU model, one version of everything, one graph and one set of options, and onnxruntime checks
 little of that: it takes the file that it finds. So engines lie in ``tensorrt/<key>/`` of the artifact, the key is all
 of the above, and ``engine.json`` beside them, written last, says the key again and the sha256 of each file. A folder
-where that is not so is removed. New engines are built in a folder beside it, which takes its name once it is whole.
+where that is not so is removed. New engines are built in a folder beside it, which takes its name once it is whole,
+by one process at a time.
 
 Where the artifact cannot be written, the user's cache takes its place.
 """
@@ -12,10 +13,11 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,6 +44,7 @@ class EngineKey:
         driver: The driver's version.
         tensorrt: TensorRT's version.
         onnxruntime: onnxruntime's version.
+        tf32: As in `TensorrtFacts`.
         graph: sha256 of the ONNX file, and of its external data.
         options: Of the provider, those that an engine depends on.
     """
@@ -51,6 +54,7 @@ class EngineKey:
     driver: str
     tensorrt: str
     onnxruntime: str
+    tf32: str
     graph: str
     options: dict[str, str]
 
@@ -62,7 +66,7 @@ class EngineKey:
     @property
     def timing_folder(self) -> str:
         """The name of the timing cache's folder, which all engines of a machine share."""
-        return "timing-" + _digest([self.gpu, self.capability, self.driver, self.tensorrt])
+        return "timing-" + _digest([self.gpu, self.capability, self.driver, self.tensorrt, self.tf32])
 
 
 def engine_key(facts: TensorrtFacts, index: int, graph: str, options: dict[str, str]) -> EngineKey:
@@ -71,7 +75,7 @@ def engine_key(facts: TensorrtFacts, index: int, graph: str, options: dict[str, 
     Args:
         facts: Of the machine, without a problem.
         index: Of the GPU.
-        graph: As `hash_graph` gives it.
+        graph: As `GraphFiles.hash` gives it.
         options: As `engine_options` gives them.
     """
     gpu, machine = facts.gpu(index), facts.machine
@@ -81,15 +85,10 @@ def engine_key(facts: TensorrtFacts, index: int, graph: str, options: dict[str, 
         _dotted(machine.driver or ()),
         _dotted(facts.tensorrt or ()),
         machine.onnxruntime,
+        facts.tf32,
         graph,
         options,
     )
-
-
-def hash_graph(path: Path) -> str:
-    """The sha256 of an ONNX file, and of its external data where it has some."""
-    data = path.with_name(f"{path.name}_data")
-    return "+".join(hash_file(file) for file in (path, data) if file.exists())
 
 
 def cache_places(artifact: Path, cache_folder: Path | None = None) -> list[Path]:
@@ -102,22 +101,22 @@ def cache_places(artifact: Path, cache_folder: Path | None = None) -> list[Path]
     return places
 
 
-def find_engine(places: Sequence[Path], key: EngineKey) -> Path | None:
-    """The folder of an engine with exactly this key, whole and unchanged. One that is not so is removed."""
+def find_engines(places: Sequence[Path], key: EngineKey) -> Iterator[Path]:
+    """The folders of engines with exactly this key, whole and unchanged. One that is not so is removed."""
     for place in places:
         folder = place / key.folder
         if not folder.exists():
             continue
         if _is_whole(folder, key):
-            return folder
+            yield folder
+            continue
         logger.warning("%s: the TensorRT engine is damaged or of another machine, and is built again", folder)
-        remove_engine(folder)
-    return None
+        remove_folder(folder)
 
 
-def remove_engine(folder: Path) -> None:
-    """Remove a folder that `find_engine` gave, as when TensorRT does not take it after all."""
-    shutil.rmtree(folder, ignore_errors=True)  # in an artifact that cannot be written it stays, and stays unused
+def remove_folder(folder: Path) -> None:
+    """Remove an engine or a timing cache that is of no use; what cannot be removed stays, and stays unused."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def writable_place(places: Sequence[Path]) -> Path:
@@ -137,6 +136,28 @@ def writable_place(places: Sequence[Path]) -> Path:
     raise InputError(
         f"TensorRT engines cannot be kept in {' or '.join(problems)}: make one of them writable, or set CROSSRANK_HOME"
     )
+
+
+@contextmanager
+def build_lock(place: Path, key: EngineKey) -> Iterator[None]:
+    """Hold the engines of a place and a machine: side by side, builds disturb each other's timings and their cache.
+
+    The system drops the lock of a process that ends, and its file, hidden and empty, stays. Where there are no locks,
+    as on some network drives, two processes may build the same engine, and one is kept.
+    """
+    with (place / f".{key.timing_folder}.lock").open("a") as file:
+        if sys.platform == "win32":  # no fcntl
+            yield
+            return
+        import fcntl
+
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open too
 
 
 @contextmanager

@@ -5,6 +5,7 @@ goes on with the next one after a line in its log.
 """
 
 import ctypes
+import os
 from dataclasses import dataclass
 from functools import cache
 from importlib import util
@@ -26,10 +27,12 @@ class TensorrtFacts:
     Attributes:
         machine: GPUs, driver and onnxruntime.
         tensorrt: The version of the library that the loader finds, None if it finds none.
+        tf32: What NVIDIA_TF32_OVERRIDE says of float32 products, empty where it is not set.
     """
 
     machine: GpuFacts
     tensorrt: Version | None
+    tf32: str = ""
 
     def problem(self, index: int) -> str | None:
         """What keeps TensorRT from a GPU, and the one command that helps; None if nothing is known to.
@@ -71,7 +74,7 @@ class TensorrtFacts:
 
 def read_tensorrt_facts() -> TensorrtFacts:
     """The facts of this machine and process. It raises nothing: what cannot be read is absent."""
-    return TensorrtFacts(read_gpu_facts(), load_tensorrt())
+    return TensorrtFacts(read_gpu_facts(), load_tensorrt(), os.environ.get("NVIDIA_TF32_OVERRIDE", ""))
 
 
 def tensorrt_advice(index: int) -> str:

@@ -9,41 +9,49 @@ looking at the model; it wants cache paths that are relative to that file, and t
 ``trt_engine_hw_compatible`` lets one engine run on all GPUs from sm_80 on, at a price in speed.
 
 TensorRT has float32 products rounded to 10 bits (TF32) from sm_80 on, and no option of the provider says otherwise:
-the environment variable NVIDIA_TF32_OVERRIDE=0 does, before the process starts.
+the environment variable NVIDIA_TF32_OVERRIDE=0 does, before the process starts. It is part of an engine's key.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ._tensorrt_plan import Profile, Shape
 
-# Options that say where something is and when it is replayed, and do not change the engine that is built.
-_NOT_OF_THE_ENGINE = {"device_id", "trt_engine_cache_path", "trt_timing_cache_path", "trt_cuda_graph_enable"}
 
-
-def provider_options(
-    index: int, profile: Profile, names: Sequence[str], *, half: bool, engines: Path, timing: Path, capture: bool
-) -> dict[str, str]:
-    """Options of the TensorRT provider for a session with one profile.
+def engine_options(profile: Profile, names: Sequence[str], *, half: bool) -> dict[str, str]:
+    """The options that an engine depends on.
 
     Args:
-        index: Of the GPU.
-        profile: The shapes that the session takes.
+        profile: The shapes that it takes.
         names: The graph's inputs. A profile must have all of them and no other, else the provider builds the engine
             anew, each time: https://github.com/microsoft/onnxruntime/pull/15546
         half: Whether the graph holds float16, which TensorRT takes only when told.
-        engines: The folder that engines are read from and written to.
-        timing: The folder of the timing cache.
-        capture: Whether runs become a CUDA graph, which needs a fixed profile and inputs at one address.
     """
     return {
-        "device_id": str(index),
         "trt_profile_min_shapes": _shapes(names, profile.least),
         "trt_profile_opt_shapes": _shapes(names, profile.best),
         "trt_profile_max_shapes": _shapes(names, profile.most),
         "trt_fp16_enable": str(int(half)),
         # Of layer norms that are written out in operators; the operator LayerNormalization sums in float32 anyway.
         "trt_layer_norm_fp32_fallback": str(int(half)),
+    }
+
+
+def provider_options(
+    engine: Mapping[str, str], *, index: int, engines: Path, timing: Path, capture: bool
+) -> dict[str, str]:
+    """All options of the TensorRT provider for a session with one profile.
+
+    Args:
+        engine: Of `engine_options`.
+        index: Of the GPU.
+        engines: The folder that engines are read from and written to.
+        timing: The folder of the timing cache.
+        capture: Whether runs become a CUDA graph, which needs a fixed profile and inputs at one address.
+    """
+    return {
+        **engine,
+        "device_id": str(index),
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(engines),
         # With a prefix of ours, a file's name does not depend on how many sessions the process opened before.
@@ -52,11 +60,6 @@ def provider_options(
         "trt_timing_cache_path": str(timing),
         "trt_cuda_graph_enable": str(int(capture)),
     }
-
-
-def engine_options(options: dict[str, str]) -> dict[str, str]:
-    """Those of `provider_options` that an engine depends on."""
-    return {name: value for name, value in options.items() if name not in _NOT_OF_THE_ENGINE}
 
 
 def _shapes(names: Sequence[str], shape: Shape) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._cuda_session import check_process
 from ._errors import ArtifactError, CrossrankError, DeviceError
 from ._layout import Feed
 from ._manifest import Inputs
@@ -100,11 +101,7 @@ class TensorrtSession(Session):
             ArtifactError: If onnxruntime fails in the graph.
         """
         assert names == [self._logits], "an engine's outputs are the graph's"
-        if os.getpid() != self._process:
-            raise DeviceError(
-                f"device {self.device}: a forked process cannot use its parent's session; load the model in the "
-                "child, or start processes with multiprocessing's 'spawn'"
-            )
+        check_process(self.device, self._process)
         pairs = len(batch.lengths)
         profile, shape = choose_profile(Shape(pairs, int(batch.lengths.max())), self.profiles)
         feed = bring_to(self._layout(batch), shape, self._pad_id)
@@ -142,17 +139,21 @@ class TensorrtSession(Session):
         return _Engine(self._open_engine(profile, False), self.path, self.device, self._logits)
 
     def _captured(self, profile: Profile) -> "_Engine":
-        feed = self._layout(_sample(profile.most))
         try:
-            engine = _Engine(self._open_engine(profile, True), self.path, self.device, self._logits)
-            engine.bind(feed, self.labels)
-            for _ in range(_RUNS_TO_CAPTURE):
-                engine.run(feed)
-            return engine
+            return self._capture(profile)
         except (CrossrankError, RuntimeError) as error:
             # TensorRT's own failures would come again without a graph, and are raised then.
-            logger.warning("device %s: no CUDA graphs, small batches take longer: %s", self.device, error)
-            return self._plain(profile)
+            logger.warning("device %s: no CUDA graphs, small batches take longer: %s", self.device, str(error))
+        # Behind the handler: the error keeps the first session, and the device may not hold two.
+        return self._plain(profile)
+
+    def _capture(self, profile: Profile) -> "_Engine":
+        feed = self._layout(_sample(profile.most))
+        engine = _Engine(self._open_engine(profile, True), self.path, self.device, self._logits)
+        engine.bind(feed, self.labels)
+        for _ in range(_RUNS_TO_CAPTURE):
+            engine.run(feed)
+        return engine
 
 
 class _Engine:

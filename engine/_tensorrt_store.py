@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import ArtifactError, DeviceError
-from ._runtime import ort
+from ._out_of_memory import is_out_of_memory
 from ._session import Device, open_graph
 from ._tensorrt_cache import (
+    EngineKey,
+    build_lock,
     cache_places,
     engine_key,
-    find_engine,
-    hash_graph,
+    find_engines,
     new_engine,
-    remove_engine,
+    remove_folder,
     writable_place,
 )
 from ._tensorrt_facts import TensorrtFacts, read_tensorrt_facts
+from ._tensorrt_graph import read_graph_files
 from ._tensorrt_options import engine_options, provider_options
 from ._tensorrt_plan import Profile
 
@@ -37,7 +39,7 @@ class EngineStore:
 
     Raises:
         DeviceError: If TensorRT cannot run here.
-        ArtifactError: If onnxruntime cannot load the file.
+        ArtifactError: If the file is no ONNX file.
     """
 
     def __init__(
@@ -53,64 +55,67 @@ class EngineStore:
         self._path, self._device, self._half, self._open = path, device, half, open_graph
         self._facts = facts or read_tensorrt_facts()
         self._facts.require(device.index)
-        self._names = read_input_names(path)
+        self._graph = read_graph_files(path)
+        self._hash = self._graph.hash()
         self._places = cache_places(artifact)
-        self._graph = hash_graph(path)
 
     def __call__(self, profile: Profile, capture: bool) -> Any:
         """Onnxruntime's session of a profile. Building its engine takes from seconds to minutes.
 
         Raises:
             DeviceError: If onnxruntime or TensorRT fails.
+            ArtifactError: If the graph was replaced since this store was made.
             InputError: If an engine must be built and no place to keep it can be written.
         """
-        key = engine_key(self._facts, self._device.index, self._graph, engine_options(self._options(profile)))
-        found = find_engine(self._places, key)
-        if found is not None:
-            try:
-                return self._session(profile, capture, found, found.parent / key.timing_folder)
-            except DeviceError as error:
-                logger.warning("%s: TensorRT does not take its engine, which is built again: %s", found, error)
-                remove_engine(found)
+        options = engine_options(profile, self._graph.inputs, half=self._half)
+        key = engine_key(self._facts, self._device.index, self._hash, options)
+        refused: list[Path] = []
+        session = self._open_kept(key, capture, refused)
+        if session is not None:
+            return session
         place = writable_place(self._places)
+        with build_lock(place, key):
+            session = self._open_kept(key, capture, refused)  # another process may have built it meanwhile
+            if session is not None:
+                return session
+            logger.warning(
+                "device %s: building a TensorRT engine for %s, which may take minutes", self._device, profile
+            )
+            return self._build(key, capture, place, refused)
+
+    def _open_kept(self, key: EngineKey, capture: bool, refused: list[Path]) -> Any | None:
+        """A session with an engine of the cache; ``refused`` grows by those that TensorRT does not take."""
+        for found in find_engines(self._places, key):
+            if found in refused:
+                continue
+            try:
+                return self._session(key, capture, found, found.parent / key.timing_folder)
+            except DeviceError as error:
+                if is_out_of_memory(error):  # nothing is wrong with the engine
+                    raise
+                logger.warning("%s: TensorRT does not take its engine, which is built again: %s", found, error)
+                refused.append(found)
+        return None
+
+    def _build(self, key: EngineKey, capture: bool, place: Path, refused: list[Path]) -> Any:
         timing = place / key.timing_folder
         timing.mkdir(exist_ok=True)
-        logger.warning("device %s: building a TensorRT engine for %s, which may take minutes", self._device, profile)
         with new_engine(place, key) as (work, keep):
-            session = self._session(profile, capture, work, timing)
+            try:
+                session = self._session(key, capture, work, timing)
+            except DeviceError:
+                remove_folder(timing)  # a damaged one fails every build
+                raise
+            for folder in refused:  # now that there is a better one: it may have failed for want of memory alone
+                remove_folder(folder)
             keep()
             return session
 
-    def _session(self, profile: Profile, capture: bool, engines: Path, timing: Path) -> Any:
-        options = self._options(profile, engines, timing, capture)
-        return self._open(self._path, self._device, packed=True, for_provider=options)
-
-    def _options(
-        self, profile: Profile, engines: Path = Path(), timing: Path = Path(), capture: bool = False
-    ) -> dict[str, str]:
-        return provider_options(
-            self._device.index,
-            profile,
-            self._names,
-            half=self._half,
-            engines=engines,
-            timing=timing,
-            capture=capture,
+    def _session(self, key: EngineKey, capture: bool, engines: Path, timing: Path) -> Any:
+        options = provider_options(
+            key.options, index=self._device.index, engines=engines, timing=timing, capture=capture
         )
-
-
-def read_input_names(path: Path) -> list[str]:
-    """The inputs that a graph declares, without preparing it to run.
-
-    Raises:
-        ArtifactError: If onnxruntime cannot load the file.
-    """
-    device, options = Device("cpu"), ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = ort.InferenceSession(path, sess_options=options, providers=[device.provider])
-    except Exception as error:  # the binding's exceptions share no base of their own
-        raise ArtifactError(f"{path}: onnxruntime {ort.__version__} cannot load it on {device}: {error}") from error
-    return [node.name for node in session.get_inputs()]
+        session = self._open(self._path, self._device, packed=True, for_provider=options)
+        if self._graph.hash() != key.graph:  # its engines would mix two models, under the key of one
+            raise ArtifactError(f"{self._path} was replaced; load the model again")
+        return session

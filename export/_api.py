@@ -99,10 +99,10 @@ def export_model(
                 report=report,
                 tensorrt=tensorrt,
             )
-    if tensorrt:
-        with stage(report, "load on TensorRT"):
-            model = open_model(target, TENSORRT, "auto", available_threads())
-        build_engines(model, report)
+        if tensorrt:
+            with stage(report, "load on TensorRT"):
+                model = open_model(target, TENSORRT, "auto", available_threads())
+            build_engines(model, report)
     return target
 
 

@@ -149,9 +149,9 @@ def test_padding_leaves_the_batch_in_its_corner_and_one_token_in_added_rows() ->
     assert same["input_ids"] is ids
 
 
-def options_of(profile: Profile, *, half: bool = True, capture: bool = False, index: int = 1) -> dict[str, str]:
-    engines, timing = Path("engines"), Path("timing")
-    return provider_options(index, profile, NAMES, half=half, engines=engines, timing=timing, capture=capture)
+def options_of(profile: Profile, *, half: bool = True, capture: bool = False) -> dict[str, str]:
+    engine, places = engine_options(profile, NAMES, half=half), {"engines": Path("engines"), "timing": Path("timing")}
+    return provider_options(engine, index=1, capture=capture, **places)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -182,7 +182,8 @@ def test_profiles_name_every_input_in_the_providers_format() -> None:
 
 def test_an_engine_depends_on_profile_and_precision_and_not_on_where_it_lies() -> None:
     small, large = make_profiles(512, TensorrtSettings())[1:3]
-    assert engine_options(options_of(small)) == engine_options(options_of(small, index=0, capture=True))
-    assert engine_options(options_of(small)) != engine_options(options_of(large))
-    assert engine_options(options_of(small)) != engine_options(options_of(small, half=False))
-    assert not any("path" in name for name in engine_options(options_of(small)))
+    own = engine_options(small, NAMES, half=True)
+    assert own != engine_options(large, NAMES, half=True)
+    assert own != engine_options(small, NAMES, half=False)
+    assert own.items() < options_of(small).items()
+    assert not own.keys() & {"device_id", "trt_engine_cache_path", "trt_timing_cache_path", "trt_cuda_graph_enable"}

@@ -8,7 +8,10 @@ import json
 import logging
 import os
 import shutil
+import time
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,11 +28,12 @@ from crossrank._open import OpenModel
 from crossrank._runner import Runner
 from crossrank._scoring import Scorer
 from crossrank._session import Device, choose_variant, open_graph, parse_device
-from crossrank._tensorrt_cache import RECORD_NAME, EngineKey, find_engine, new_engine
+from crossrank._tensorrt_cache import RECORD_NAME, EngineKey, find_engines, new_engine
 from crossrank._tensorrt_facts import TensorrtFacts, read_tensorrt_facts
+from crossrank._tensorrt_graph import read_graph_files
 from crossrank._tensorrt_plan import Profile, Shape, TensorrtSettings, make_profiles
 from crossrank._tensorrt_session import TensorrtSession
-from crossrank._tensorrt_store import EngineStore, read_input_names
+from crossrank._tensorrt_store import EngineStore
 from crossrank._threads import resolve_threads
 from crossrank._tokenize import PairTokenizer
 from crossrank.export import export_model
@@ -74,6 +78,13 @@ class Watched:
             assert low.pairs <= value.shape[0] <= high.pairs
             assert low.length <= value.shape[1] <= high.length
         return self._session.run(names, feed)
+
+
+class Unbound(Watched):
+    """One whose memory cannot be bound."""
+
+    def io_binding(self) -> Any:
+        raise RuntimeError("capturing fails")
 
 
 @pytest.fixture(scope="module")
@@ -151,14 +162,20 @@ def test_the_runner_takes_the_sessions_own_batches(bert: Path) -> None:
 def test_where_nothing_can_be_captured_fixed_shapes_run_plainly(bert: Path, caplog: pytest.LogCaptureFixture) -> None:
     inputs, path = read_manifest(bert).inputs, bert / "onnx/model.onnx"
 
+    failed: list[weakref.ref[Any]] = []
+
     def open_engine(profile: Profile, capture: bool) -> Any:
-        if capture:
-            raise DeviceError("capturing fails")
-        return open_graph(path, CPU)
+        assert not any(session() for session in failed)  # a device may not hold two
+        if not capture:
+            return open_graph(path, CPU)
+        session = Unbound(open_graph(path, CPU), profile)
+        failed.append(weakref.ref(session))
+        return session
 
     session = TensorrtSession(path, inputs, CPU, artifact=bert, settings=SETTINGS, open_engine=open_engine)
     session.warm_up()
     assert "no CUDA graphs, small batches take longer: capturing fails" in caplog.text
+    assert len(failed) == len(SETTINGS.fixed)
 
 
 def test_a_graph_without_a_mask_is_refused_since_padding_would_change_its_scores(tmp_path: Path) -> None:
@@ -205,17 +222,22 @@ class Provider:
 
     def __init__(self) -> None:
         self.built: list[str] = []
-        self.refused = False
+        self.refused: str | None = None
+        self.takes_s = 0.0
 
     def __call__(self, path: Path, device: Device, *, packed: bool, for_provider: dict[str, str]) -> Any:
         assert packed  # a node that TensorRT does not take is an error, not a node on the CPU
         engine = Path(for_provider["trt_engine_cache_path"]) / "crossrank_123_0_sm89.engine"
         if engine.exists() and self.refused:
-            raise DeviceError("TensorRT EP could not deserialize engine from cache")
+            raise DeviceError(self.refused)
         if not engine.exists():
+            timing = Path(for_provider["trt_timing_cache_path"]) / "sm89.timing"
+            if timing.exists() and timing.read_text() != "times":
+                raise DeviceError(f"TensorRT EP could not create timing cache: {timing}")
+            time.sleep(self.takes_s)
             shapes = for_provider["trt_profile_max_shapes"]
             engine.write_text(f"an engine for {shapes}")
-            (Path(for_provider["trt_timing_cache_path"]) / "sm89.timing").write_text("times")
+            timing.write_text("times")
             self.built.append(shapes)
         return open_graph(path, CPU)
 
@@ -246,7 +268,7 @@ def test_an_engine_is_built_once_and_then_found(artifact: Path) -> None:
     assert record["key"]["tensorrt"] == "10.14.1"
     assert list(record["files"]) == ["crossrank_123_0_sm89.engine"]
     assert [path.name for path in (artifact / "tensorrt").glob("timing-*/*")] == ["sm89.timing"]  # one for all
-    assert not list((artifact / "tensorrt").glob(".*"))  # nothing is left over
+    assert [path.suffix for path in (artifact / "tensorrt").glob(".*")] == [".lock"]  # nothing else is left over
 
 
 @pytest.mark.parametrize(
@@ -257,8 +279,9 @@ def test_an_engine_is_built_once_and_then_found(artifact: Path) -> None:
         TensorrtFacts(replace(MACHINE, driver=(581, 1)), (10, 14, 1)),
         TensorrtFacts(replace(MACHINE, gpus=(Gpu("NVIDIA L40", (8, 9)),)), (10, 14, 1)),
         TensorrtFacts(replace(MACHINE, gpus=(Gpu("NVIDIA L4", (9, 0)),)), (10, 14, 1)),
+        replace(FACTS, tf32="0"),
     ],
-    ids=["TensorRT", "onnxruntime", "driver", "GPU", "capability"],
+    ids=["TensorRT", "onnxruntime", "driver", "GPU", "capability", "TF32"],
 )
 def test_another_machine_builds_its_own_engine_and_leaves_the_first(artifact: Path, facts: TensorrtFacts) -> None:
     provider = Provider()
@@ -321,10 +344,149 @@ def test_a_damaged_or_foreign_engine_is_built_again(
 def test_an_engine_that_tensorrt_does_not_take_is_built_again(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
     provider = Provider()
     store_of(artifact, provider)(PROFILE, False)
-    provider.refused = True
+    provider.refused = "TensorRT EP could not deserialize engine from cache"
     store_of(artifact, provider)(PROFILE, False)
     assert len(provider.built) == 2
     assert "TensorRT does not take its engine, which is built again" in caplog.text
+    provider.refused = None
+    store_of(artifact, provider)(PROFILE, False)
+    assert len(provider.built) == 2  # the new one took its place
+
+
+def test_memory_that_does_not_suffice_costs_no_engine(artifact: Path) -> None:
+    """TensorRT does not always say that it was memory; then the engine stays until there is a better one."""
+    provider = Provider()
+    store_of(artifact, provider)(PROFILE, False)
+    provider.refused = "CUDA failure 2: out of memory ; GPU=0"
+    with pytest.raises(DeviceError, match="out of memory"):
+        store_of(artifact, provider)(PROFILE, False)
+    assert len(provider.built) == 1
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise DeviceError("TensorRT EP failed to create context.")
+
+    path = artifact / "onnx/model.onnx"
+    with pytest.raises(DeviceError, match="failed to create context"):
+        EngineStore(path, Device("tensorrt"), artifact, half=False, facts=FACTS, open_graph=fail)(PROFILE, False)
+    provider.refused = None
+    store_of(artifact, provider)(PROFILE, False)
+    assert len(provider.built) == 1
+
+
+def test_a_damaged_timing_cache_fails_one_build_at_most(artifact: Path) -> None:
+    provider = Provider()
+    store_of(artifact, provider)(PROFILE, False)
+    (timing,) = (artifact / "tensorrt").glob("timing-*/*")
+    timing.write_text("half of the ti")
+    with pytest.raises(DeviceError, match="could not create timing cache"):
+        store_of(artifact, provider)(OTHER, False)
+    store_of(artifact, provider)(OTHER, False)
+    assert len(provider.built) == 2
+
+
+def test_an_engine_that_several_want_at_once_is_built_once(artifact: Path) -> None:
+    """Threads stand for processes: the lock is of the open file, and each opens its own."""
+    provider = Provider()
+    provider.takes_s = 0.2
+    stores = [store_of(artifact, provider) for _ in range(3)]
+    with ThreadPoolExecutor(len(stores)) as pool:
+        sessions = list(pool.map(lambda store: store(PROFILE, False), stores))
+    assert len(provider.built) == 1
+    assert all(session.get_inputs() for session in sessions)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_graph_that_was_replaced_gets_no_engine_of_the_older_one(artifact: Path, kept: bool) -> None:
+    """As by an export under a running process."""
+    provider, path = Provider(), artifact / "onnx/model.onnx"
+    if kept:
+        store_of(artifact, provider)(PROFILE, False)
+    store = store_of(artifact, provider)
+    graph = onnx.load(path)
+    graph.doc_string = "changed"
+    onnx.save(graph, path)
+    with pytest.raises(ArtifactError, match=r"model\.onnx was replaced; load the model again"):
+        store(PROFILE, False)
+    assert len(engine_folders(artifact / "tensorrt")) == kept
+
+
+@pytest.fixture
+def foreign(artifact: Path, tmp_path: Path) -> Path:
+    """A graph whose weights lie in files of other names, as other exporters write them."""
+    graph, path = onnx.load(artifact / "onnx/model.onnx"), tmp_path / "foreign/model.onnx"
+    path.parent.mkdir()
+    onnx.save(graph, path, save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=512)
+    return path
+
+
+def test_an_engine_is_of_its_graphs_external_data_too_whatever_its_name(foreign: Path) -> None:
+    provider, folder = Provider(), foreign.parent
+    (folder / "README.md").write_text("nothing that is read")
+
+    def open_engine() -> None:
+        store = EngineStore(foreign, Device("tensorrt"), folder, half=False, facts=FACTS, open_graph=provider)
+        store(PROFILE, False)
+
+    open_engine()
+    (folder / "README.md").write_text("nothing that is read, in other words")
+    open_engine()
+    assert len(provider.built) == 1
+    weights = max(folder.glob("*weight*"), key=lambda file: file.stat().st_size)
+    weights.write_bytes(bytes(weights.stat().st_size))
+    open_engine()
+    assert len(provider.built) == 2
+
+
+def test_a_graphs_files_are_those_that_onnx_finds(foreign: Path, tmp_path: Path) -> None:
+    """Weights that are inputs too, as before version 4, and tensors of nodes and inner graphs among them."""
+    graph = onnx.load(foreign, load_external_data=False)
+    first = graph.graph.initializer[0]
+    graph.graph.input.append(onnx.helper.make_tensor_value_info(first.name, first.data_type, first.dims))
+
+    def apart(name: str) -> onnx.TensorProto:
+        tensor = onnx.numpy_helper.from_array(np.zeros(2, np.float32), name)
+        onnx.external_data_helper.set_external_data(tensor, f"inner/{name}")
+        return tensor
+
+    inner = onnx.helper.make_graph([onnx.helper.make_node("Constant", [], ["x"], value=apart("x"))], "inner", [], [])
+    inner.initializer.append(apart("y"))
+    graph.graph.node.append(onnx.helper.make_node("If", ["never"], ["z"], then_branch=inner))
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(graph.SerializeToString())
+    outer = {
+        entry.value for tensor in graph.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
+    read = read_graph_files(path)
+    assert read.inputs == ("input_ids", "attention_mask", "token_type_ids")
+    assert len(outer) > 10
+    assert read.files == (path, *(tmp_path / name for name in sorted({*outer, "inner/x", "inner/y"})))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        b"\x3a\xff\x01",
+        b"\xff" * 20,
+        b"\x08\x08",
+    ],
+    ids=["absent", "empty", "LFS pointer", "cut", "no number", "no graph"],
+)
+def test_what_is_no_onnx_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.onnx cannot be read as an ONNX file \(.+\): download or export"):
+        read_graph_files(path)
+
+
+def test_the_environment_says_whether_float32_products_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    assert read_tensorrt_facts().tf32 == ""
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert read_tensorrt_facts().tf32 == "0"
 
 
 def test_a_build_that_fails_leaves_nothing_and_one_that_was_killed_is_cleared_away(artifact: Path) -> None:
@@ -337,7 +499,7 @@ def test_a_build_that_fails_leaves_nothing_and_one_that_was_killed_is_cleared_aw
         EngineStore(
             artifact / "onnx/model.onnx", Device("tensorrt"), artifact, half=False, facts=FACTS, open_graph=fail
         )(PROFILE, False)
-    assert [path for path in place.iterdir() if not path.name.startswith("timing-")] == []
+    assert [path.suffix for path in place.iterdir()] == [".lock"]
     store_of(artifact, Provider())(PROFILE, False)
     (folder,) = engine_folders(place)
     killed = place / f".{folder.name}-killed"
@@ -348,14 +510,13 @@ def test_a_build_that_fails_leaves_nothing_and_one_that_was_killed_is_cleared_aw
     assert not killed.exists()
 
 
-def test_two_processes_may_build_the_same_engine_at_once(tmp_path: Path) -> None:
-    key = EngineKey("a", "8.9", "1", "10", "1", "0", {})
+def test_where_there_are_no_locks_two_processes_may_build_the_same_engine_at_once(tmp_path: Path) -> None:
+    key = EngineKey("a", "8.9", "1", "10", "1", "", "0", {})
     with new_engine(tmp_path, key) as (first, keep_first), new_engine(tmp_path, key) as (second, keep_second):
         for work, keep in ((first, keep_first), (second, keep_second)):
             (work / "one.engine").write_text(work.name)
             keep()
-    found = find_engine([tmp_path], key)
-    assert found == tmp_path / key.folder
+    assert list(find_engines([tmp_path], key)) == [tmp_path / key.folder]
     assert [path.name for path in tmp_path.iterdir()] == [key.folder]
 
 
@@ -501,7 +662,7 @@ def test_the_portable_graphs_are_standard_and_of_static_rank(make_portable: Make
         assert {entry.type.tensor_type.elem_type for entry in model.graph.input} == {onnx.TensorProto.INT64}
         for entry in model.graph.input:
             assert [bool(dim.dim_param) for dim in entry.type.tensor_type.shape.dim] == [True, True]
-        assert set(read_input_names(path)) == {entry.name for entry in model.graph.input}
+        assert read_graph_files(path).inputs == tuple(entry.name for entry in model.graph.input)
         halves = {tensor.data_type for tensor in model.graph.initializer} & {onnx.TensorProto.FLOAT16}
         assert bool(halves) == (variant.precision == "fp16")
 
