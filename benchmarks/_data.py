@@ -18,6 +18,7 @@ from typing import Any
 from crossrank import CrossrankError, InputError
 
 from ._bm25 import top_documents
+from ._files import read_text
 from ._ir_datasets import Dataset, open_dataset
 from ._trec import Qrels, read_qrels
 
@@ -130,7 +131,12 @@ def _unreadable(source: Path) -> Iterator[None]:
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, CrossrankError):
             raise
-        raise InputError(f"{source}: queries and documents cannot be read: {error!r}") from error
+        raise InputError(f"{source}: queries and documents cannot be read: {_kind(error)}") from error
+
+
+def _kind(error: Exception) -> str:
+    """An error in words; not its repr, which may hold all of a file."""
+    return f"{type(error).__name__}: {error}"
 
 
 def _read_folder(folder: Path) -> Collection:
@@ -160,7 +166,7 @@ def _read_dataset(name: str) -> Collection:
     except CrossrankError:
         raise
     except Exception as error:  # of downloads, archives and parsers: ir_datasets has no errors of its own
-        raise InputError(f"{name}: ir_datasets cannot give it: {error!r}") from error
+        raise InputError(f"{name}: ir_datasets cannot give it: {_kind(error)}") from error
     return _judged(name, name, first_stage, candidates, dataset.qrels)
 
 
@@ -181,7 +187,7 @@ def _find_qrels(folder: Path) -> Path:
 
 
 def _read_run(path: Path) -> Iterator[Candidates]:
-    for entry in json.loads(path.read_text(encoding="utf-8")):
+    for entry in json.loads(read_text(path)):
         hits = sorted(entry["hits"], key=lambda hit: int(hit["rank"]))
         if hits:
             ids, texts = (tuple(str(hit[key]) for hit in hits) for key in ("docid", "content"))
@@ -189,7 +195,8 @@ def _read_run(path: Path) -> Iterator[Candidates]:
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    # Not splitlines: it would also cut at characters that JSON may hold, such as U+2028.
+    return [json.loads(line) for line in read_text(path).split("\n") if line.strip()]
 
 
 def _search(

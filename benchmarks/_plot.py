@@ -5,17 +5,21 @@ white equals that to GitHub's dark page, 4.35; none can have more on both.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from crossrank import MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TEXT = "#777b82"
 OURS = "#d9480f"
 THEIRS = "#868e96"
 
 _WIDTH_INCHES, _ROW_INCHES, _EDGE_INCHES = 10.0, 0.25, 0.5
-_DOTS_PER_INCH = 115
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,31 @@ class Panel:
 
     title: str
     bars: Mapping[str, tuple[float, float | None]]
+
+
+@contextmanager
+def new_figure(width_inches: float, height_inches: float) -> Iterator[tuple["Figure", io.BytesIO]]:
+    """A figure to draw on, and the file that holds it afterwards, a PNG.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure  # not pyplot, which looks for a display
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the plot needs matplotlib: pip install matplotlib (or, in a checkout, pip install --group bench)"
+        ) from error
+
+    # The font that matplotlib brings, so that all draw the same.
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9.5}):
+        figure, written = Figure(figsize=(width_inches, height_inches), dpi=115, layout="constrained"), io.BytesIO()
+        yield figure, written
+        # Without the version of matplotlib in it: the same figures give the same file.
+        figure.savefig(
+            written, format="png", transparent=True, metadata={"Software": None}, pil_kwargs={"optimize": True}
+        )
 
 
 def draw(panels: Sequence[Panel], *, highlighted: Sequence[str], engines: Sequence[str]) -> bytes:
@@ -45,18 +74,7 @@ def draw(panels: Sequence[Panel], *, highlighted: Sequence[str], engines: Sequen
     Raises:
         MissingDependencyError: If matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure  # not pyplot, which looks for a display
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the plot needs matplotlib: pip install matplotlib (or, in a checkout, pip install --group bench)"
-        ) from error
-
-    height = _EDGE_INCHES + _ROW_INCHES * len(engines)
-    # The font that matplotlib brings, so that all draw the same.
-    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9.5}):
-        figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=_DOTS_PER_INCH, layout="constrained")
+    with new_figure(_WIDTH_INCHES, _EDGE_INCHES + _ROW_INCHES * len(engines)) as (figure, written):
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, panel in zip(axes, panels, strict=True):
             top = max((speed for speed, _ in panel.bars.values()), default=1)
@@ -80,9 +98,4 @@ def draw(panels: Sequence[Panel], *, highlighted: Sequence[str], engines: Sequen
             if engine in highlighted:
                 name.set(color=OURS, weight="bold")
         axes[0].set_ylim(len(engines) - 0.5, -0.5)  # from top to bottom; the others share it
-        written = io.BytesIO()
-        # Without the version of matplotlib in it: the same figures give the same file.
-        figure.savefig(
-            written, format="png", transparent=True, metadata={"Software": None}, pil_kwargs={"optimize": True}
-        )
     return written.getvalue()

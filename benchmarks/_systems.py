@@ -12,6 +12,7 @@ from crossrank import CrossEncoder, InputError
 from ._data import Collection
 from ._machine import git_commit
 from ._options import ROOT, command_line
+from ._trec import run_tag
 
 _PACKAGES = ("crossrank", "onnxruntime", "numpy", "tokenizers", "ir-measures")
 
@@ -78,7 +79,7 @@ def open_systems(options: argparse.Namespace) -> Iterator[System]:
     """Every model in every precision, opened one after the other.
 
     Raises:
-        InputError: If two models have one name.
+        InputError: If two models have one name, or one a name that a run cannot have.
     """
     check_names([split_name(text)[0] for text in options.model])
     for text in options.model:
@@ -87,6 +88,17 @@ def open_systems(options: argparse.Namespace) -> Iterator[System]:
 
 
 def check_names(names: list[str]) -> None:
+    """Raise `InputError` unless every name that was given can be a run's tag and file, and only once."""
+    unfit = [name for name in names if not name or run_tag(name) != name]
+    if unfit:
+        raise InputError(
+            f"{', '.join(map(repr, unfit))}: a system's name is of letters, digits, '_', '.' and '-', "
+            "at least one: give it one, NAME=PATH"
+        )
+    check_distinct(names)
+
+
+def check_distinct(names: list[str]) -> None:
     """Raise `InputError` if a name is there twice."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -1,13 +1,10 @@
 """The plot that people choose a model by: quality over documents per second."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crossrank import MissingDependencyError
-
-from ._plot import OURS, TEXT, THEIRS
+from ._plot import OURS, TEXT, THEIRS, new_figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +34,9 @@ def draw_tradeoff(
     Raises:
         MissingDependencyError: If matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the plot needs matplotlib: pip install matplotlib (or, in a checkout, pip install --group bench)"
-        ) from error
+    with new_figure(8.0, 4.5) as (figure, written):
+        from matplotlib.ticker import FuncFormatter  # there, since there is a figure
 
-    # As README's plot: the font that matplotlib brings, so that all draw the same.
-    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9.5}):
-        figure = Figure(figsize=(8.0, 4.5), dpi=115, layout="constrained")
         axis = figure.subplots()
         axis.plot(*_xy(cascade), color=THEIRS, marker="o", ms=4, label=curve)
         axis.plot(*_xy(models), color=OURS, marker="o", ms=7, ls="")
@@ -80,10 +68,6 @@ def draw_tradeoff(
         axis.spines[["left", "bottom"]].set_color(TEXT)
         if cascade:
             axis.legend(frameon=False, labelcolor=TEXT)
-        written = io.BytesIO()
-        figure.savefig(
-            written, format="png", transparent=True, metadata={"Software": None}, pil_kwargs={"optimize": True}
-        )
     return written.getvalue()
 
 

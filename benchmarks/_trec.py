@@ -8,7 +8,7 @@ import numpy as np
 
 from crossrank import InputError
 
-from ._files import write_whole
+from ._files import read_text, write_whole
 
 Qrels = Mapping[str, Mapping[str, int]]  # query id -> document id -> grade
 Run = Mapping[str, Sequence[tuple[str, float]]]  # query id -> document ids and scores, best first
@@ -20,10 +20,10 @@ def read_qrels(path: Path) -> Qrels:
     """Judgments in TREC form, ``query-id 0 document-id grade`` a line, or in BEIR's, three columns with a header.
 
     Raises:
-        InputError: If a line is something else.
+        InputError: If the file cannot be read or a line is something else.
     """
     qrels: dict[str, dict[str, int]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     beir = bool(lines) and lines[0].split() == _BEIR_HEADER
     wanted = " ".join(_BEIR_HEADER) if beir else "query-id 0 document-id grade"
     for number, line in list(enumerate(lines, 1))[beir:]:
@@ -46,11 +46,7 @@ def read_run(path: Path) -> Run:
         InputError: If the file cannot be read, a line is something else, or a query has a document twice.
     """
     found: dict[str, dict[str, float]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"run {path} cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         try:
             query_id, _, doc_id, _, text, _ = line.split()
             score = float(text)
@@ -65,6 +61,15 @@ def read_run(path: Path) -> Run:
     return {query_id: sorted(scores.items(), key=lambda hit: -hit[1]) for query_id, scores in found.items()}
 
 
+def run_tag(name: str) -> str:
+    """A system's name as a word that a run's lines and its file's name can hold.
+
+    >>> run_tag("a, cpu int8"), run_tag("bge-m3.v2")
+    ('a-cpu-int8', 'bge-m3.v2')
+    """
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
 def write_run(path: Path, run: Run, *, tag: str) -> None:
     """Write a run in TREC form.
 
@@ -77,7 +82,7 @@ def write_run(path: Path, run: Run, *, tag: str) -> None:
         tag: Names the system.
 
     Raises:
-        InputError: If an id has a blank in it, which the form has no place for.
+        InputError: If an id or the tag is empty or has a blank in it, which the form has no place for.
     """
     lines = []
     for query_id, hits in run.items():
@@ -85,7 +90,9 @@ def write_run(path: Path, run: Run, *, tag: str) -> None:
         for rank, (doc_id, value) in enumerate(hits, 1):
             score = min(np.float32(value), np.nextafter(score, np.float32(-np.inf)))
             fields = (query_id, "Q0", doc_id, str(rank), str(score), tag)
-            if any(re.search(r"\s", field) for field in fields):
-                raise InputError(f"{path}: a line of a TREC run is six words; {fields} has a blank in one")
+            if any(field.split() != [field] for field in fields):
+                raise InputError(
+                    f"{path}: a line of a TREC run is six words; {fields} has a blank in one, or an empty one"
+                )
             lines.append(" ".join(fields) + "\n")
     write_whole(path, "".join(lines))

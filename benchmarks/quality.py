@@ -4,7 +4,6 @@ import argparse
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,13 +19,14 @@ from ._significance import Comparison, compare_queries
 from ._systems import (
     System,
     add_model_arguments,
+    check_distinct,
     check_names,
     describe_evaluation,
     open_systems,
     split_name,
 )
 from ._text import format_table, progress
-from ._trec import Run, read_run, write_run
+from ._trec import Run, read_run, run_tag, write_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,8 +61,9 @@ def run(options: argparse.Namespace) -> None:
     for system in open_systems(options):
         # With one model the name says how it runs; that it is the model, the result says once.
         name = system.name if len(options.model) > 1 else system.name.removeprefix(f"{system.label}, ")
-        runs[name] = scored_run(collection, _score(system, collection))
-    check_names([*runs, *given])
+        if name not in runs:  # "auto" may be one of the other precisions
+            runs[name] = scored_run(collection, _score(system, collection))
+    check_distinct([run_tag(name) for name in (*runs, *given)])
     runs |= given
     found = {name: measure_run(collection, run) for name, run in runs.items()}
     means = {name: mean_quality(values) for name, values in found.items()}
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     if options.run_out:
         options.run_out.mkdir(exist_ok=True)
         for name, run in runs.items():
-            tag = re.sub(r"[^\w.-]+", "-", name)
+            tag = run_tag(name)
             write_run(options.run_out / f"{tag}.run", run, tag=tag)
     if options.per_query:
         write_whole(options.per_query, _format_csv(found))

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
     if options.output and not options.output.parent.is_dir():
         raise InputError(f"--output {options.output}: there is no folder {options.output.parent}")
     data, choosing = _read_held_out(options, collection)
-    models, cascades = _open_models(options), _open_cascades(options)
+    (models, pair), cascades = _open_models(options), _open_cascades(options)
     engines = {name: Timed(system.encoder.score) for name, system in models.items()}
     engines |= {_name(depth): Timed(ranking_scores(cascade)) for depth, cascade in cascades.items()}
     workload = deal(collection, rounds=options.rounds, warm_up=options.warm_up)
@@ -84,9 +84,7 @@ def run(options: argparse.Namespace) -> None:
     found, first_stage = weigh(series, workload), measure_first_stage(collection)
     choice = None
     if choosing:  # after the timing: a model may remember what it has read
-        small, big = (
-            [models[name].encoder.score(entry.query, entry.documents) for entry in choosing] for name in _names(options)
-        )
+        small, big = ([models[name].encoder.score(entry.query, entry.documents) for entry in choosing] for name in pair)
         choice = choose_depth(small, big, options.depths, least_overlap=options.least_overlap, data=data)
     print(
         f"{collection.name}: {len(collection.candidates)} queries, {options.threads} threads\n{_TIMED}\n"
@@ -98,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
     if not options.output:
         return
     facts = {name: _describe(system) for name, system in models.items()}
-    facts |= {_name(depth): {"kind": "cascade", "of": _names(options), "depth": depth} for depth in cascades}
+    facts |= {_name(depth): {"kind": "cascade", "of": pair, "depth": depth} for depth in cascades}
     result = describe_evaluation(options, collection, machine=machine) | {
         "timed": _TIMED,
         "threads": options.threads,
@@ -112,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
     image = draw_tradeoff(
         [_point(found[name], name) for name in models],
         [_point(found[_name(depth)], f"k={depth}") for depth in cascades],
-        curve=f"cascade of {' and '.join(_names(options))}" if cascades else "",
+        curve=f"cascade of {' and '.join(pair)}" if cascades else "",
         line=(collection.first_stage, first_stage.ndcg_at_10),
         heading=f"nDCG@10, {collection.name}",
     )
@@ -132,16 +130,22 @@ def _read_held_out(options: argparse.Namespace, collection: Collection) -> tuple
     return name, kept
 
 
-def _open_models(options: argparse.Namespace) -> dict[str, System]:
-    """Every model in every precision, and those of the cascade, each alone."""
+def _open_models(options: argparse.Namespace) -> tuple[dict[str, System], list[str]]:
+    """Every model in every precision and those of the cascade, each alone, and what these two are called.
+
+    A name has the precision that runs, which "auto" leaves to the model and the device.
+    """
     asked = list(dict.fromkeys([*options.model, *(options.cascade or [])]))
     check_names([split_name(text)[0] for text in asked])
     wanted = [(text, precision) for text in options.model for precision in options.precision]
     wanted += [(text, options.precision[0]) for text in options.cascade or []]
-    return {
-        f"{split_name(text)[0]} {precision}": open_system(text, precision, options.threads)
-        for text, precision in dict.fromkeys(wanted)
-    }
+    models: dict[str, System] = {}
+    names = {}
+    for text, precision in dict.fromkeys(wanted):
+        system = open_system(text, precision, options.threads)
+        names[text, precision] = name = f"{system.label} {system.encoder.info().precision}"
+        models.setdefault(name, system)  # "auto" may be one of the other precisions
+    return models, [names[text, options.precision[0]] for text in options.cascade or []]
 
 
 def _open_cascades(options: argparse.Namespace) -> dict[int, Cascade]:
@@ -157,11 +161,6 @@ def _open_cascades(options: argparse.Namespace) -> dict[int, Cascade]:
         )
         for depth in sorted(set(options.depths))
     }
-
-
-def _names(options: argparse.Namespace) -> list[str]:
-    """What the cascade's two models are called, where each is alone."""
-    return [f"{split_name(text)[0]} {options.precision[0]}" for text in options.cascade]
 
 
 def _name(depth: int) -> str:

@@ -13,7 +13,7 @@ from ._bench import bench, format_speeds
 from ._cross_encoder import CrossEncoder
 from ._errors import CrossrankError, InputError
 from ._info import format_parity_table
-from ._locate import EMBEDDED_MODEL, EMBEDDED_NAME
+from ._locate import EMBEDDED_MODEL, EMBEDDED_NAME, locate_model
 from ._manifest import PRECISIONS
 from ._verify import verify_artifact
 
@@ -113,12 +113,11 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="check an artifact's files and prove its graphs on this machine")
     verify.add_argument(
-        "folder",
+        "model",
         nargs="?",
         default=EMBEDDED_MODEL,
-        metavar="FOLDER",
-        type=Path,
-        help=f"an artifact folder (default: {EMBEDDED_NAME})",
+        metavar="MODEL",
+        help=f"an artifact folder, or what else --model of the other commands finds one by (default: {EMBEDDED_NAME})",
     )
     verify.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -205,11 +204,12 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    manifest, skipped = verify_artifact(options.folder)
+    folder = locate_model(options.model)
+    manifest, skipped = verify_artifact(folder)
     if options.json:
         print(json.dumps({"skipped": skipped, **asdict(manifest)}, indent=2, ensure_ascii=False))
         return
-    print(f"{options.folder}: {len(manifest.files)} files with the right sha256\n{format_parity_table(manifest)}")
+    print(f"{folder}: {len(manifest.files)} files with the right sha256\n{format_parity_table(manifest)}")
     for reason in skipped:
         print(f"not proven here: {reason}")
 

@@ -25,10 +25,10 @@ _GROUP = "crossrank.artifacts"
 def locate_model(
     name_or_folder: str | Path,
     *,
-    cache_folder: Path | None,
-    revision: str | None,
-    local_files_only: bool,
-    token: str | bool | None,
+    cache_folder: Path | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
 ) -> Path:
     """The folder of a model's graphs, or the ONNX file that was named.
 

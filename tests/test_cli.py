@@ -174,7 +174,6 @@ def test_a_bad_line_of_jsonl_is_named_with_its_number(text: str, problem: str) -
         (["rank", "--model", "FOLDER", "q", "FILE", "--device", "gpu"], ["device='gpu'", "'cuda:N'"]),
         (["rank", "--model", "FOLDER", "q", "FILE", "--precision", "int8"], ["int8", "there is cpu fp32"]),
         (["info", "--model", "no-such-model"], ["'no-such-model'", "export-model --list"]),
-        (["verify", "."], ["is no artifact folder", "crossrank.json"]),
         (["verify", "FOREIGN"], ["Only exported artifacts hold a proof", "export-model CHECKPOINT -o DIR"]),
         (["verify", "FOREIGN/onnx/model.onnx"], ["is no artifact folder", "export-model CHECKPOINT -o DIR"]),
         (["rank", "--model", "FOREIGN/onnx/absent.onnx", "q", "FILE"], ["onnx/absent.onnx: no such file"]),
@@ -307,6 +306,29 @@ def test_info_as_json_is_the_librarys(folder: Path, capsys: pytest.CaptureFixtur
     assert info.parity is not None
     assert facts["parity"]["max_abs"] == info.parity.max_abs
     assert facts["parity"]["max_abs"] <= 1e-4  # the exporter's bound of fp32
+
+
+def test_every_command_finds_a_model_by_the_same_names(
+    folder: Path, lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = {
+        "rank": ["rank", QUERY, lines, "--model"],
+        "info": ["info", "--model"],
+        "bench": ["bench", "--documents", "1", "--seconds", "0.05", "--model"],
+        "verify": ["verify"],
+    }
+    for wrong in ("no-such-model", "no/such-model", "", str(tmp_path), str(tmp_path / "absent.onnx")):
+        found = {_run(capsys, *command, wrong) for command in commands.values()}
+        assert len(found) == 1, wrong
+        assert next(iter(found))[0] == 1
+    monkeypatch.setenv("CROSSRANK_HOME", str(tmp_path / "home"))
+    # A checkpoint is exported into the cache, by whichever command is the first.
+    status, out, _ = _run(capsys, *commands["verify"], folder.parent / "checkpoint")
+    assert status == 0
+    assert _run(capsys, *commands["rank"], folder.parent / "checkpoint")[0] == 0
+    status, facts, _ = _run(capsys, *commands["info"], folder.parent / "checkpoint", "--json")
+    assert status == 0
+    assert out.startswith(f"{json.loads(facts)['folder']}: ")
 
 
 def test_verify_prints_the_figures_of_this_machine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

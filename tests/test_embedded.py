@@ -148,6 +148,8 @@ def test_rank_needs_no_model(file: str, capsys: pytest.CaptureFixture[str]) -> N
         (["info"], [EMBEDDED_NAME, "cpu int8", "parity"]),
         (["bench", "--documents", "1", "--seconds", "0.05"], [EMBEDDED_NAME, "cpu int8", "\nint8 "]),
         (["verify"], [f"{EMBEDDED_MODEL}: ", "files with the right sha256", "cpu int8"]),
+        (["verify", EMBEDDED_NAME], [f"{EMBEDDED_MODEL}: ", "cpu int8"]),
+        (["info", "--model", EMBEDDED_NAME], [f"{EMBEDDED_MODEL}\n", "cpu int8"]),
     ],
     ids=lambda value: value[0],
 )

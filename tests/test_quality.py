@@ -89,6 +89,42 @@ def test_judgments_of_the_other_form_are_an_error_that_names_the_line(text: str,
         read_qrels(tmp_path / "test.tsv")
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "line", "byte"),
+    [
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n1\ta\t1\n1\té\t1\n".encode("latin-1"), 3, 0xE9),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n1\ta\t1\n".encode("utf-16"), 1, 0xFF),
+        ("corpus.jsonl", '{"_id": "a", "text": "a"}\n{"_id": "b", "text": "naïve"}\n'.encode("cp1252"), 2, 0xEF),
+        ("queries.jsonl", '{"_id": "1", "text": "naïve"}\n'.encode("cp1252"), 1, 0xEF),
+        ("bm25-top100.json", b'[{"query": "\x80"}]', 1, 0x80),
+    ],
+)
+def test_bytes_that_are_no_utf8_are_named_with_file_line_and_remedy(
+    file: str, content: bytes, line: int, byte: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_beir(tmp_path)
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\ta\t1\n", encoding="utf-8")
+    (tmp_path / file).write_bytes(content)
+    assert main(["quality", "--data", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {tmp_path / file}:{line}: byte 0x{byte:02x} is no UTF-8")
+    assert "iconv -f ENCODING -t UTF-8" in err
+
+
+def test_byte_order_mark_is_no_part_of_the_first_id(tmp_path: Path) -> None:
+    (tmp_path / "qrels").write_text(QRELS, encoding="utf-8-sig")
+    (tmp_path / "x.run").write_text("1 Q0 a 1 1 x\n", encoding="utf-8-sig")
+    assert list(read_qrels(tmp_path / "qrels")) == ["1", "2", "4"]
+    assert list(read_run(tmp_path / "x.run")) == ["1"]
+
+
+def test_document_of_a_beir_folder_may_hold_what_ends_lines_elsewhere(tmp_path: Path) -> None:
+    write_beir(tmp_path)
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\ta\t1\n", encoding="utf-8")
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "red\u2028fruit"}\r\n', encoding="utf-8")
+    assert read_collection(tmp_path).candidates[0].documents == ("red\u2028fruit",)
+
+
 def test_queries_without_judgments_are_read_from_a_run_with_texts(data: Path) -> None:
     name, candidates = read_candidates(data / "bm25-top100.json")
     assert (name, len(candidates)) == ("bm25-top100.json", 4)
@@ -224,8 +260,9 @@ def test_written_run_keeps_order_and_scores_and_ties_fall(tmp_path: Path) -> Non
     np.testing.assert_allclose(scores, [score for _, score in hits], rtol=1e-6)
     assert [doc_id for doc_id, _ in read_run(tmp_path / "x.run")["7"]] == [doc_id for doc_id, _ in hits]
     assert [path.name for path in tmp_path.iterdir()] == ["x.run"]
-    with pytest.raises(InputError, match="has a blank in one"):
-        write_run(tmp_path / "y.run", {"7": [("a b", 1.0)]}, tag="x")
+    for run, tag in (({"7": [("a b", 1.0)]}, "x"), ({"": [("a", 1.0)]}, "x"), ({"7": [("a", 1.0)]}, "x y")):
+        with pytest.raises(InputError, match="has a blank in one, or an empty one"):
+            write_run(tmp_path / "y.run", run, tag=tag)
     assert not (tmp_path / "y.run").exists()
 
 
@@ -242,7 +279,7 @@ def test_run_is_read_by_score_and_ties_in_the_files_order(tmp_path: Path) -> Non
         ("7 Q0 a 1 high x\n", "x.run:1: "),
         ("7 Q0 a 1 nan x\n", "x.run:1: "),
         ("7 Q0 a 1 2 x\n7 Q0 a 2 1 x\n", "x.run:2: query 7 has document a twice"),
-        (None, "cannot be read"),
+        (None, "x.run cannot be read: No such file"),
     ],
 )
 def test_run_that_is_none_is_an_error_that_names_the_line(text: str | None, wrong: str, tmp_path: Path) -> None:
@@ -297,7 +334,7 @@ def test_every_model_and_precision_is_compared_with_the_first(
     options = ["--data", data, "--model", f"one={artifact}", "--model", f"two={artifact}", "--per-query", table]
     report = evaluate(capsys, *options, "--precision", "auto", "fp32")
     one, two = (f"{name}, cpu fp32, CPUExecutionProvider" for name in ("one", "two"))
-    assert list(report["results"]) == ["first stage, BM25", one, two]
+    assert list(report["results"]) == ["first stage, BM25", one, two]  # auto is fp32
     assert report["results"][one] == report["results"][two]
     assert (report["model"], report["compared_with"]) == ("one, two", one)
     same = {"difference": 0, "p_value": 1, "better": 0, "worse": 0, "equal": 3}
@@ -352,6 +389,12 @@ def test_table_says_what_is_compared_and_how(data: Path, tmp_path: Path, capsys:
     [
         (["--run-in", "a=RUN", "a=RUN"], "several are called a"),
         (["--model", "some/a", "other/a"], "several are called a"),
+        (["--run-in", "first-stage-BM25=JUDGED"], "several are called first-stage-BM25"),  # in the names of files
+        (["--run-in", "a b=RUN"], "'a b': a system's name is of letters, digits, '_', '.' and '-'"),
+        (["--run-in", "=RUN"], "'': a system's name"),
+        (["--run-in", "../a=RUN"], "'../a': a system's name"),
+        (["--model", "some/my model"], "'my model': a system's name"),
+        (["--model", "a\tb=some/model", "c"], "at least one: give it one, NAME=PATH"),
         (["--run-in", "RUN"], "none of its 1 queries is among those of tiny"),
         (["--per-query", "absent/x.csv"], "there is no folder absent"),
         (["--run-out", "absent/runs"], "there is no folder absent"),
@@ -362,6 +405,7 @@ def test_what_cannot_be_measured_or_written_fails_with_a_message(
 ) -> None:
     path = tmp_path / "x.run"
     path.write_text("99 Q0 a 1 2 x\n", encoding="utf-8")
-    given = [option.replace("RUN", str(path)) for option in options]
+    (tmp_path / "y.run").write_text("1 Q0 a 1 2 x\n", encoding="utf-8")
+    given = [option.replace("RUN", str(path)).replace("JUDGED", str(tmp_path / "y.run")) for option in options]
     assert main(["quality", "--data", str(data), *given]) == 1
     assert wrong in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """`python -m benchmarks tradeoff`: quality and speed of models and cascades in one run, and the choice of a depth."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from benchmarks._interleave import Series, Spread
 from benchmarks._measures import measure
 from benchmarks._tradeoff import deal, ranking_scores, weigh
 from benchmarks._tradeoff_plot import Point, draw_tradeoff
-from crossrank import Cascade, CrossEncoder
+from crossrank import Cascade, CrossEncoder, MissingDependencyError
+from crossrank._locate import EMBEDDED_NAME
 from crossrank._sample_texts import sample_texts
 from tests.artifacts import make_artifact
 
@@ -154,12 +156,43 @@ def test_run_measures_models_and_cascades_and_chooses_a_depth(
     assert report["systems"]["cascade, k=4"]["quality"]["ndcg_at_10"] == pytest.approx(expected.ndcg_at_10)
 
 
+def test_systems_are_called_by_the_precision_that_runs(
+    data: Path, artifacts: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def draw(models: list[Point], cascade: list[Point], **names: object) -> bytes:
+        drawn.extend(point.label for point in models)
+        return b""
+
+    monkeypatch.setattr("benchmarks.tradeoff.draw_tradeoff", draw)
+    output, big = tmp_path / "result.json", f"big={artifacts[1]}"
+    # "auto" is int8 for the model that comes with crossrank, which has nothing else, and fp32 for the other.
+    depths = ("--depths", 2, "--rounds", 1, "--documents", 4, "--output", output)
+    assert tradeoff("--data", data, "--model", EMBEDDED_NAME, big, "--cascade", EMBEDDED_NAME, big, *depths) == 0
+    systems = json.loads(output.read_text(encoding="utf-8"))["systems"]
+    names = [f"{EMBEDDED_NAME} int8", "big fp32"]
+    assert list(systems) == [*names, "cascade, k=2"]
+    assert systems["cascade, k=2"]["of"] == names
+    assert drawn == names
+
+
+def test_precision_that_auto_chooses_is_measured_once(
+    data: Path, artifacts: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = ("--model", f"small={artifacts[0]}", "--precision", "auto", "fp32")
+    assert tradeoff("--data", data, *models, "--rounds", 1) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("small")]
+    assert [line.split()[:2] for line in lines] == [["small", "fp32"]]
+
+
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
         ([], "nothing to measure: give --model, --cascade, or both"),
         (["--model", "a", "--choose-on", "."], "give --cascade SMALL BIG"),
         (["--cascade", "x/a", "y/a"], "several are called a"),
+        (["--model", "a b=x"], "'a b': a system's name is of letters"),
         (["--cascade", "x/a", "y/b", "--choose-on", "DATA"], "all of its 3 queries are measured too"),
         (["--model", "a", "--output", "absent/x.json"], "there is no folder absent"),
     ],
@@ -169,6 +202,12 @@ def test_what_makes_no_sense_fails_before_a_model_is_opened(
 ) -> None:
     assert tradeoff("--data", data, *(option.replace("DATA", str(data)) for option in options)) == 1
     assert wrong in capsys.readouterr().err
+
+
+def test_plot_without_matplotlib_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependencyError, match="the plot needs matplotlib: pip install matplotlib"):
+        draw_tradeoff([Point(30.0, 0.7, "big")], [], curve="", line=("BM25", 0.5), heading="nDCG@10")
 
 
 def test_plot_is_the_same_for_the_same_figures_and_needs_no_cascade() -> None:
