@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-hub bench-env bench bench-full check clean
+.PHONY: help install demo test test-all test-hub test-frameworks bench-env bench bench-full check clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -22,11 +22,12 @@ PACKAGE_FILES := $(sort $(shell find engine export models -type f -not -name '*.
 KEY := $(shell { cat pyproject.toml setup.cfg; echo $(PACKAGE_FILES); } | cksum | cut -d ' ' -f 1)
 INSTALLED := build/stamps/$(KEY)-install
 TESTABLE := build/stamps/$(KEY)-test
+FRAMEWORKS := build/stamps/$(KEY)-frameworks
 BENCHABLE := build/stamps/$(KEY)-bench
 CHECKABLE := build/stamps/$(KEY)-check
 
 help: ## Print the targets.
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
 install: $(INSTALLED) ## Install the package, editable, with [cpu,export] into .venv.
 
@@ -41,6 +42,9 @@ test-all: $(TESTABLE) ## Run the tests marked slow too.
 
 test-hub: $(TESTABLE) ## Compare published models with their scores (downloads 11 GB): make test-hub OPTIONS='-k TinyBERT'
 	@$(BIN)/python -m pytest tests/test_hub.py -m hub $(OPTIONS)
+
+test-frameworks: $(FRAMEWORKS) ## Run SERVING.md's examples, those in LangChain, LlamaIndex and Haystack too (installs 220 MB).
+	@$(BIN)/python -m pytest tests/test_serving.py
 
 bench-env: $(INSTALLED) ## Make the environments of the benchmarks' other engines, in .bench (takes minutes).
 	@$(BIN)/python -m benchmarks._environments
@@ -95,6 +99,9 @@ $(INSTALLED): .venv/ready
 
 $(TESTABLE): .venv/ready
 	$(call install,$(INSTALLED) $(TESTABLE),--group test)
+
+$(FRAMEWORKS): .venv/ready
+	$(call install,$(INSTALLED) $(TESTABLE) $(FRAMEWORKS),--group frameworks)
 
 $(BENCHABLE): .venv/ready
 	$(call install,$(INSTALLED) $(TESTABLE) $(BENCHABLE),--group bench)

@@ -20,6 +20,7 @@ COMMANDS = {
     "throughput": "documents per second of whole calls, ours and others', and how near the scores are",
     "latency": "p50, p95 and p99 of one call",
     "memory": "peak memory of an engine's process, and ours after many documents",
+    "service": "docs/s and latencies under the load of many callers, beside a lock and peers' thread pools",
     "startup": "import, load and first score in fresh processes",
     "suite": "all of these, each in a process of its own, to go on where an earlier run was stopped",
     "gpu": "a GPU machine checked and timed in parts, beside peers; --rehearse needs none",

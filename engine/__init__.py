@@ -5,6 +5,7 @@
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from ._activation import Activation, ActivationFunction
 from ._cascade import Cascade, CascadedDocument
@@ -13,18 +14,34 @@ from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import (
     ArtifactError,
     CheckpointError,
+    Closed,
     CrossrankError,
     DeviceError,
     InputError,
     MissingDependencyError,
     ModelError,
     ModelNotFoundError,
+    Overloaded,
     ProofError,
     UnsupportedModelError,
 )
 from ._info import ModelInfo
-from ._outputs import RankedDocument
+from ._outputs import RankedDocument, Ranking, TimedDocument
 from ._parity import Parity
+from ._stats import CallRecord, Stats
+
+if TYPE_CHECKING:
+    from ._async import AsyncCrossEncoder
+else:  # or type checkers would take every name for one of ours
+
+    def __getattr__(name: str) -> type:
+        """`AsyncCrossEncoder`, imported when it is asked for, with asyncio, which takes 30 ms."""
+        if name != "AsyncCrossEncoder":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from ._async import AsyncCrossEncoder
+
+        return AsyncCrossEncoder
+
 
 __version__ = version("crossrank")
 
@@ -32,9 +49,12 @@ __all__ = [
     "Activation",
     "ActivationFunction",
     "ArtifactError",
+    "AsyncCrossEncoder",
+    "CallRecord",
     "Cascade",
     "CascadedDocument",
     "CheckpointError",
+    "Closed",
     "CrossEncoder",
     "CrossrankError",
     "DeviceError",
@@ -45,9 +65,13 @@ __all__ = [
     "ModelError",
     "ModelInfo",
     "ModelNotFoundError",
+    "Overloaded",
     "Parity",
     "ProofError",
     "RankedDocument",
+    "Ranking",
+    "Stats",
+    "TimedDocument",
     "UnsupportedModelError",
     "__version__",
 ]

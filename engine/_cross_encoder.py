@@ -1,37 +1,38 @@
 """`CrossEncoder`: pairs of texts in, scores or a ranking out."""
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sized
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ._activation import Activation, apply_activation, resolve_activation, softmax
-from ._encoded import EncodedDocument, EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
+from ._activation import Activation, resolve_activation
+from ._blocking import BlockingCalls
+from ._calls import Call, Calls
+from ._encoded import EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
 from ._encoded_folder import write_encoded
 from ._errors import InputError
 from ._info import ModelInfo
-from ._inputs import PairInputs, check_documents, either, one_query, split_pairs
+from ._inputs import check_documents
 from ._locate import EMBEDDED_MODEL, locate_model
 from ._model_folder import transformer_folder
 from ._open import open_model
-from ._outputs import RankedDocument, check_top_k, kept_texts, rank_scores, to_tensor
 from ._progress import Progress
-from ._relevance import choose_activation, read_meaning
+from ._relevance import read_meaning
 from ._runtime import ort
-from ._scoring import Scorer, check_max_length
+from ._scheduler import Scheduler
+from ._scoring import PairWork, Scorer, check_max_length
 from ._session import check_device, check_precision, parse_device
+from ._stats import Account, OnCall, Stats
 from ._threads import resolve_threads
 from ._tokenizer_identity import TokenizerFile
 
-Floats = NDArray[np.float32]
+T = TypeVar("T")
 
 
-class CrossEncoder:
+class CrossEncoder(BlockingCalls):
     """A cross-encoder on the fastest graph for the device at hand.
 
-    Threads may share one object. After a fork, a child gets its own session at its first call.
+    Threads may share one object: on a CPU their calls join into batches, and a small one passes larger ones. After a
+    fork, a child gets its own session at its first call.
 
     Args:
         name_or_folder: By default crossrank-mini-en, the model that comes with crossrank (English, int8, CPU). Or
@@ -51,6 +52,10 @@ class CrossEncoder:
         revision: Hub revision.
         local_files_only: Never ask the hub.
         token: Hub token.
+        max_queue_tokens: Most tokens that may wait for the model, or None. A call beyond it raises `Overloaded`; one
+            that finds none waiting is always taken.
+        on_call: Called with a `CallRecord` when a call has ended, by whichever thread or event loop ends it; for a
+            metrics library. What it raises is logged.
 
     Raises:
         ModelNotFoundError: If there is no such model.
@@ -74,10 +79,14 @@ class CrossEncoder:
         revision: str | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        max_queue_tokens: int | None = None,
+        on_call: OnCall | None = None,
     ) -> None:
         # What can be refused is refused before a model is downloaded or exported.
         thread_count = resolve_threads(threads)
         check_precision(precision)
+        if max_queue_tokens is not None and (not isinstance(max_queue_tokens, int) or max_queue_tokens < 1):
+            raise InputError(f"max_queue_tokens={max_queue_tokens!r}: a positive integer, or None for no bound")
         asked = None if device is None else parse_device(device)
         if asked is not None:
             check_device(asked)
@@ -100,7 +109,10 @@ class CrossEncoder:
             length, self._max_length_origin = max_length, "as asked"
         tokenizer_file = transformer_folder(model.folder) / "tokenizer.json"
         self._tokenizer_file = TokenizerFile(tokenizer_file, model.tokenizer, self._manifest.source.name)
-        self._scorer = Scorer(model.tokenizer, model.runner, length, head.labels)
+        scheduler = Scheduler(model.runner, max_queue_tokens=max_queue_tokens, on_call=on_call)
+        self._scheduler = scheduler
+        self._scorer = Scorer(model.tokenizer, model.runner, length, head.labels, scheduler)
+        self._calls = Calls(self._meaning, self._manifest.source.name)
         model.runner.learn_costs(model.tokenizer, length, cache)
 
     def encode(
@@ -133,146 +145,24 @@ class CrossEncoder:
         """Pay ahead what first calls would, before requests come; calls that come meanwhile wait.
 
         On a GPU, in seconds: CUDA graphs of small shapes are captured, while no other model should be busy there, and
-        a largest batch takes its memory, or DeviceError says that there is too little. On a CPU: every thread wakes.
+        a largest batch takes its memory, or DeviceError says that there is too little. On a CPU every thread wakes, and
+        what batches cost is measured in half a second, where it is not known yet.
         """
         self._scorer.runner.warm_up()
-        self._logits(one_query("a", ["b"] * 4 * self._scorer.runner.threads.count))
+        self._run(self._calls.score_any("a", [f"b {i}" for i in range(4 * self._scorer.runner.threads.count)]))
 
-    def score(self, query: str, documents: Iterable[str | EncodedDocument]) -> Floats:
-        """Relevance scores of documents for a query: the lean call, and what `rank` sorts by.
+    def stats(self) -> Stats:
+        """What was done until now, and what waits."""
+        return self._scheduler.stats()
 
-        Args:
-            query: The query.
-            documents: The documents, any number: texts, or what `encode` made of them, whole or in part.
-
-        Returns:
-            float32 [documents], with the activation applied; of a relevance model with two labels the
-            softmax probability of the relevant one.
-
-        Raises:
-            InputError: If a text is no string, documents were encoded with another tokenizer, or the model has
-                several labels and none means "relevant".
-        """
-        self._meaning.require_relevance("score", self._manifest.source.name)
-        return self._meaning.relevance(self._logits(one_query(query, documents)), self._meaning.of_relevance)
-
-    def rank(
-        self,
-        query: str,
-        documents: Iterable[str | EncodedDocument],
-        top_k: int | None = None,
-        return_documents: bool = False,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        activation_fct: Activation | None = None,
-    ) -> list[RankedDocument]:
-        """Documents by falling score; ties keep the input's order.
+    def close(self, *, finish: bool = True) -> None:
+        """Take no more calls, and return when none is left; calls after it raise `Closed`.
 
         Args:
-            query: The query.
-            documents: The documents, as in `score`.
-            top_k: How many to return, or None for all.
-            return_documents: Whether entries hold the document's text; not of encoded documents.
-            batch_size: Most pairs of a batch, or None for the planner's own batches.
-            show_progress_bar: Draw progress on standard error.
-            activation_fn: In place of the model's own.
-            activation_fct: Older name of ``activation_fn``.
-
-        Returns:
-            ``{"corpus_id": index, "score": float}``, and ``"text"`` if asked for.
-
-        Raises:
-            InputError: If a text is no string, an option is out of range, or the model has several
-                labels and none means "relevant" (use `predict`).
+            finish: Whether calls that wait are finished; False fails them with `Closed`. Of a call of several
+                thousand documents the part that has not begun fails either way.
         """
-        self._meaning.require_relevance("rank", self._manifest.source.name)
-        check_top_k(top_k)
-        pairs = one_query(query, documents)
-        texts = kept_texts(pairs.documents) if return_documents else None
-        activation = choose_activation(activation_fn, activation_fct, self._meaning.of_relevance)
-        scores = self._meaning.relevance(self._logits(pairs, batch_size, show_progress_bar), activation)
-        return rank_scores(scores, top_k, texts)
-
-    @overload
-    def predict(
-        self,
-        inputs: Sequence[Any] | None = None,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        apply_softmax: bool = False,
-        convert_to_numpy: Literal[True] = True,
-        convert_to_tensor: Literal[False] = False,
-        sentences: Sequence[Any] | None = None,
-        activation_fct: Activation | None = None,
-    ) -> Floats: ...
-
-    @overload
-    def predict(
-        self,
-        inputs: Sequence[Any] | None = None,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        apply_softmax: bool = False,
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        sentences: Sequence[Any] | None = None,
-        activation_fct: Activation | None = None,
-    ) -> Any: ...
-
-    def predict(
-        self,
-        inputs: Sequence[Any] | None = None,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        apply_softmax: bool = False,
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        sentences: Sequence[Any] | None = None,
-        activation_fct: Activation | None = None,
-    ) -> Any:
-        """Scores of pairs, as sentence-transformers' ``CrossEncoder.predict``.
-
-        Args:
-            inputs: A list of pairs (tuples or lists of two strings, or a numpy array of them), or one pair. A
-                document may also be one of those that `encode` gives.
-            batch_size: Most pairs of a batch, or None for the planner's own batches.
-            show_progress_bar: Draw progress on standard error.
-            activation_fn: In place of the model's own.
-            apply_softmax: Softmax over the labels, for models with several.
-            convert_to_numpy: An array; False gives a list of its entries.
-            convert_to_tensor: A torch tensor (needs torch); wins over ``convert_to_numpy``.
-            sentences: Older name of ``inputs``.
-            activation_fct: Older name of ``activation_fn``.
-
-        Returns:
-            float32 [pairs], or [pairs, labels] for a model with several labels; of one pair its entry.
-
-        Raises:
-            InputError: If something is no pair of strings, or an option is out of range.
-            MissingDependencyError: If ``convert_to_tensor`` and torch is not installed.
-        """
-        given = either("inputs", inputs, "sentences", sentences)
-        if given is None:
-            raise InputError("predict needs inputs: a pair (query, document) or a list of pairs")
-        pairs = split_pairs(given)
-        activation = choose_activation(activation_fn, activation_fct, self._meaning.activation)
-        scores = apply_activation(activation, self._logits(pairs, batch_size, show_progress_bar))
-        if self._meaning.head.labels == 1:
-            scores = scores.reshape(-1)
-        elif apply_softmax:
-            scores = softmax(scores)
-        result = scores[0] if pairs.single else scores
-        if convert_to_tensor:
-            return to_tensor(result)
-        return result if convert_to_numpy or pairs.single else list(result)
+        self._scheduler.close(finish=finish)
 
     def info(self) -> ModelInfo:
         """What this model is and runs on."""
@@ -302,7 +192,22 @@ class CrossEncoder:
             parity=self._variant.parity,
         )
 
-    def _logits(self, pairs: PairInputs, batch_size: int | None = None, show: bool | None = False) -> Floats:
-        scorer, progress = self._scorer, Progress(len(pairs.documents), "documents", show=bool(show))
-        documents = texts_or_tokens(pairs.documents, scorer.tokenizer, self._tokenizer_file.identity)
-        return scorer.logits(pairs.queries, documents, pairs.query_index, max_pairs=batch_size, progress=progress)
+    def _run(self, call: Call[T]) -> T:
+        with self._scheduler.meter.call(len(call.pairs.documents)) as account:
+            work = self._work(call, account)
+            self._scorer.run(work, call.batch_size)
+            return call.finish(work.finish())
+
+    def _work(self, call: Call[Any], account: Account) -> PairWork:
+        """What a call wants computed."""
+        pairs, scorer = call.pairs, self._scorer
+        return PairWork(
+            scorer,
+            pairs.queries,
+            lambda: texts_or_tokens(pairs.documents, scorer.tokenizer, self._tokenizer_file.identity),
+            pairs.query_index,
+            windows=call.windows,
+            deadline=call.deadline,
+            progress=Progress(len(pairs.documents), "documents", show=bool(call.show_progress_bar)),
+            account=account,
+        )

@@ -9,6 +9,8 @@
     │   ├── ArtifactError       an exported folder is damaged, foreign or of a newer format
     │   └── ProofError          an export or a verification left its error bound
     ├── DeviceError             a device was asked for and cannot run (also a RuntimeError)
+    ├── Overloaded              too many tokens wait for this model already (also a RuntimeError)
+    ├── Closed                  the model takes no more requests (also a RuntimeError)
     └── MissingDependencyError  an extra is not installed (also an ImportError)
 
 Messages give what was received, what is allowed, and what to do.
@@ -54,6 +56,30 @@ class ProofError(ModelError):
 
 class DeviceError(CrossrankError, RuntimeError):
     """A device was asked for that cannot run here."""
+
+
+class Overloaded(CrossrankError, RuntimeError):
+    """Too much waits already for another request to be taken in; later it may be.
+
+    Attributes:
+        waiting_tokens: How many wait.
+        max_tokens: How many may.
+        request_tokens: How many the request has.
+    """
+
+    def __init__(self, waiting_tokens: int, max_tokens: int, request_tokens: int) -> None:
+        super().__init__(
+            f"{waiting_tokens:,} of {max_tokens:,} tokens wait already and this request has {request_tokens:,} more: "
+            "try again later, or raise max_queue_tokens"
+        )
+        self.waiting_tokens, self.max_tokens, self.request_tokens = waiting_tokens, max_tokens, request_tokens
+
+    def __reduce__(self) -> tuple[type["Overloaded"], tuple[int, int, int]]:
+        return Overloaded, (self.waiting_tokens, self.max_tokens, self.request_tokens)
+
+
+class Closed(CrossrankError, RuntimeError):
+    """The model was closed, and takes no more requests."""
 
 
 class MissingDependencyError(CrossrankError, ImportError):

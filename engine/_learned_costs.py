@@ -49,9 +49,14 @@ class LearnedCosts:
         return max(_LEAST_MAX_TOKENS, self.known.max_tokens) if self.known else None
 
     def worked(self, seconds: float) -> None:
-        """Take notice of a call's time; measure when there was enough of it."""
+        """Take notice of a call's time; learn when there was enough of it."""
         self._worked_s += seconds
-        if self.known is None and self._worked_s > _WORK_S and self._measuring.acquire(blocking=False):
+        if self._worked_s > _WORK_S:
+            self.learn()
+
+    def learn(self) -> None:
+        """Read the costs from the cache or measure them, which takes half a second, unless they are known."""
+        if self.known is None and self._measuring.acquire(blocking=False):
             try:
                 self.known = (load_costs(self._file) if self._file else None) or self._measure()
             except CrossrankError as error:  # a call that has its scores does not fail for this

@@ -1,21 +1,74 @@
 """What a call gives back: rankings, and arrays in the form asked for."""
 
-from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import InputError, MissingDependencyError
+from ._found import Found
+from ._windows import best_windows
 
 
 class RankedDocument(TypedDict):
-    """One entry of a ranking: the document's index in the input, its score, and its text if asked for."""
+    """One entry of a ranking.
+
+    Attributes:
+        corpus_id: The document's index in the input.
+        score: Its score.
+        window: Of a call with ``max_windows`` the window that has this score, counted from 0.
+        text: The document, if asked for.
+    """
 
     corpus_id: int
     score: float
+    window: NotRequired[int]
     text: NotRequired[str]
+
+
+class TimedDocument(TypedDict):
+    """One entry of a ranking with a deadline: a `RankedDocument`, or one that was not scored in time.
+
+    Attributes:
+        corpus_id: The document's index in the input.
+        score: Its score, or None: such entries come last, in the input's order.
+        window: Of a scored document in a call with ``max_windows`` the window that has this score, counted from 0.
+        text: The document, if asked for.
+    """
+
+    corpus_id: int
+    score: float | None
+    window: NotRequired[int]
+    text: NotRequired[str]
+
+
+Entry = TypeVar("Entry", bound=RankedDocument | TimedDocument)
+
+
+class Ranking(list[Entry], Generic[Entry]):
+    """The entries of `rank`, best first: a list, with what there is to know of the call as a whole.
+
+    Attributes:
+        scored: How many documents were scored, whatever ``top_k`` left of them.
+        complete: Whether that is all of them.
+        reason: Why it is not, or None.
+        truncated: ``corpus_id`` of the scored documents of which the model did not see all tokens, rising.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[Entry] = (),
+        *,
+        scored: int = 0,
+        complete: bool = True,
+        reason: str | None = None,
+        truncated: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(entries)
+        self.scored, self.complete, self.reason, self.truncated = scored, complete, reason, truncated
 
 
 def check_top_k(top_k: int | None) -> None:
@@ -35,22 +88,40 @@ def kept_texts(documents: Sequence[str | EncodedDocument] | EncodedDocuments) ->
     return [document for document in documents if not isinstance(document, EncodedDocument)]
 
 
-def rank_scores(
-    scores: NDArray[np.float32], top_k: int | None, documents: Sequence[str] | None = None
-) -> list[RankedDocument]:
-    """Documents by falling score; ties keep the input's order.
+def rank_found(
+    found: Found,
+    scores: NDArray[np.float32],
+    top_k: int | None,
+    documents: Sequence[str] | None = None,
+    reason: str | None = None,
+) -> Ranking[Any]:
+    """Documents by falling score, ties in the input's order; behind them those without a score.
 
     Args:
-        scores: float32 [documents].
+        found: What was computed.
+        scores: float32 [pairs], of its pairs.
         top_k: How many to return, or None for all.
         documents: Their texts, if entries shall hold them.
-
-    >>> rank_scores(np.array([0.5, 2.0, 0.5], np.float32), 2)
-    [{'corpus_id': 1, 'score': 2.0}, {'corpus_id': 0, 'score': 0.5}]
+        reason: Why documents have no score, if some have none.
     """
-    ranking: list[RankedDocument] = []
-    for i in np.argsort(-scores, kind="stable")[:top_k].tolist():
-        entry: RankedDocument = {"corpus_id": i, "score": float(scores[i])}
+    won: list[int] = []
+    if found.windows is not None:
+        scores, windows = best_windows(scores, found.windows)
+    order = np.argsort(-scores, kind="stable")
+    if found.windows is not None:
+        won = windows[order].tolist()
+    unscored = np.setdiff1d(np.arange(found.documents), found.scored, assume_unique=True)
+    ids = np.concatenate([found.scored[order], unscored])[:top_k].tolist()
+    ranking = Ranking[Any](
+        scored=len(found.scored),
+        complete=found.complete,
+        reason=None if found.complete else reason,
+        truncated=tuple(found.truncated.tolist()),
+    )
+    for i, score, window in zip_longest(ids, scores[order][:top_k].tolist(), won[: len(ids)]):
+        entry = {"corpus_id": i, "score": score}
+        if window is not None:
+            entry["window"] = window
         if documents is not None:
             entry["text"] = documents[i]
         ranking.append(entry)

@@ -13,7 +13,7 @@ _SMALL_TOKENS = 256
 # Of batches of one length, until it is measured: within a few percent of the best for every model that was tried.
 EVEN_MAX_TOKENS = 512
 # A lane that is done early waits for the others' last batches: with so many for each it waits little.
-_BATCHES_PER_LANE = 4
+BATCHES_PER_LANE = 4
 
 
 def plan_even_batches(
@@ -41,7 +41,7 @@ def plan_even_batches(
     """
     check_limits(max_tokens, max_pairs)
     if lanes > 1:
-        max_tokens = min(max_tokens, int(lengths.sum()) // (lanes * _BATCHES_PER_LANE))
+        max_tokens = min(max_tokens, int(lengths.sum()) // (lanes * BATCHES_PER_LANE))
     order = np.argsort(lengths, kind="stable")
     bounds = np.flatnonzero(np.diff(lengths[order])) + 1
     batches = []

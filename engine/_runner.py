@@ -10,6 +10,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from ._costs import Costs
 from ._cuda_plan import plan_packed_batches
 from ._cuda_session import PackedSession
 from ._errors import ArtifactError, DeviceError
@@ -104,6 +105,21 @@ class Runner:
         measured = self._costs.max_tokens if self._costs else None
         return (EVEN_MAX_TOKENS, "until measured") if measured is None else (measured, "measured on this machine")
 
+    @property
+    def lanes(self) -> Lanes | None:
+        """What runs batches of one length side by side, for the scheduler; None where a session plans by itself."""
+        return self._lanes if self._even and isinstance(self.session, Session) else None
+
+    @property
+    def costs(self) -> Costs | None:
+        """What batches take on one lane of a CPU, where it is known."""
+        return self._costs.known if self._costs else None
+
+    def worked(self, seconds: float) -> None:
+        """Take notice of seconds that all lanes worked on batches that others gave them."""
+        if self._costs:
+            self._costs.worked(seconds)
+
     def run(self, pairs: PairSource, max_pairs: int | None, take: Take) -> None:
         """Run pairs through the graph.
 
@@ -127,8 +143,10 @@ class Runner:
         return lambda: None
 
     def warm_up(self) -> None:
-        """Let a GPU see every shape before a request does; elsewhere there is nothing to do."""
+        """Let a GPU see every shape before a request does; on a CPU learn what batches cost."""
         self.session.warm_up()
+        if self._costs:
+            self._costs.learn()
 
     def _submit_packed(self, session: PackedSession, pairs: PairSource, max_pairs: int | None, take: Take) -> Wait:
         batches = plan_packed_batches(pairs.lengths, max_tokens=session.max_tokens, max_pairs=max_pairs)

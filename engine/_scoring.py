@@ -1,20 +1,34 @@
 """The run loop: texts to logits, in the order given."""
 
-from collections.abc import Sequence
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._errors import InputError
+from ._costs import Costs
+from ._deadline import Deadline
+from ._distinct import DistinctPairs, select_texts
+from ._errors import Closed, InputError, Overloaded
+from ._found import Found, Part, gather
 from ._pairs import PairSource, Tokens, enough_document_tokens
 from ._progress import Progress
-from ._runner import Runner, Wait
+from ._runner import Runner, Take, Wait
+from ._scheduler import Scheduler
+from ._stats import Account
 from ._tokenize import PairTokenizer
+from ._windows import Windows, truncated_documents
 
-# Pairs planned together: enough to sort well, few enough that their arrays stay small.
+logger = logging.getLogger(__name__)
+
+# Documents planned together: enough to sort well, few enough that their arrays stay small.
 _WINDOW = 4096
+_LEAST_WINDOW = 64  # of documents that are read in many windows each
 
 
 def check_max_length(max_length: int, tokenizer: PairTokenizer) -> int:
@@ -38,12 +52,29 @@ class Scorer:
         runner: The model's graph.
         max_length: Most tokens of a joined pair.
         labels: Logits per pair.
+        scheduler: Where several callers share the graph, or None for one caller.
     """
 
     tokenizer: PairTokenizer
     runner: Runner
     max_length: int
     labels: int
+    scheduler: Scheduler | None = None
+
+    @property
+    def room(self) -> int:
+        """Tokens of a pair beside the special ones."""
+        return self.max_length - self.tokenizer.template.special_count
+
+    @property
+    def lanes(self) -> int:
+        """Batches that run side by side."""
+        return self.runner.lanes.count if self.runner.lanes else 1
+
+    @property
+    def costs(self) -> Costs | None:
+        """What batches take on one lane, where it is known."""
+        return self.runner.costs
 
     def logits(
         self,
@@ -54,7 +85,7 @@ class Scorer:
         max_pairs: int | None = None,
         progress: Progress | None = None,
     ) -> NDArray[np.float32]:
-        """Logits of pairs.
+        """Logits of pairs. Pairs that are the same to the model are computed once.
 
         Args:
             queries: The distinct queries, each tokenized once.
@@ -64,35 +95,182 @@ class Scorer:
             progress: Told how many pairs are done.
 
         Returns:
-            float32 [pairs, labels], in the order of ``documents``.
+            float32 [pairs, labels], in the order of ``documents``; NaN where the model gives that.
         """
-        tokenizer, template = self.tokenizer, self.tokenizer.template
-        pairs_in_all = len(query_index)
-        logits = np.empty((pairs_in_all, self.labels), np.float32)
-        query_tokens = tokenizer.encode(queries, "query")
-        lock = Lock()  # lanes report their progress one at a time
+        work = PairWork(self, queries, lambda: documents, query_index, progress=progress)
+        self.run(work, max_pairs)
+        return work.finish().logits
+
+    def run(self, work: "PairWork", max_pairs: int | None) -> None:
+        """Have all of a call's pairs computed, or as many as its deadline lets it.
+
+        Args:
+            work: The call.
+            max_pairs: Most pairs of a batch, or None.
+        """
+        submit = (self.scheduler or self.runner).submit
+        if work.deadline is not None:
+            assert self.scheduler is not None, "only calls of users have a deadline"
+            submit = partial(self.scheduler.submit, stop_at=work.deadline.stop_at)
         wait: Wait | None = None
-        enough = enough_document_tokens(query_tokens.lengths, self.max_length - template.special_count)
-        for start in range(0, pairs_in_all, _WINDOW):
-            stop = min(start + _WINDOW, pairs_in_all)
-            if isinstance(documents, Tokens):
-                document_tokens = documents.part(start, stop)
-            else:
-                document_tokens = tokenizer.encode(documents[start:stop], "document", first=start, enough=enough)
-            pairs = PairSource(template, query_tokens, document_tokens, query_index[start:stop], self.max_length)
-            into = logits[start:stop]
-
-            def take(index: NDArray[np.intp], rows: NDArray[np.float32], into: NDArray[np.float32] = into) -> None:
-                into[index] = rows
-                if progress is not None:
-                    with lock:
-                        progress.advance(len(index))
-
-            # On a GPU the next documents are tokenized while it computes these.
-            following = self.runner.submit(pairs, max_pairs, take)
+        try:
+            while (window := work.next_window()) is not None:
+                # On a GPU the next documents are tokenized while it computes these.
+                before, wait = wait, submit(window, max_pairs, work.take_of(window))
+                if work.deadline is not None:  # the next step's size hangs on what this one took
+                    before, wait = wait, None
+                if before is not None:
+                    before()
+        except (Overloaded, Closed) as error:
+            work.refused(error)
+        finally:
             if wait is not None:
                 wait()
-            wait = following
-        if wait is not None:
-            wait()
-        return logits
+
+
+class PairWork:
+    """The pairs of one call on their way: tokens a window at a time, logits in the order given.
+
+    Args:
+        scorer: The model.
+        queries: The distinct queries, each tokenized once.
+        documents: Gives one document per pair, as `Scorer.logits` takes them; asked once, before the first window.
+        query_index: int [documents].
+        windows: How long documents are cut, of a call with one query; None for truncation.
+        deadline: When to stop, or None.
+        progress: Told how many documents are done.
+        account: Gets what this took.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        queries: Sequence[str],
+        documents: Callable[[], Sequence[str] | Tokens],
+        query_index: NDArray[np.intp],
+        *,
+        windows: Windows | None = None,
+        deadline: Deadline | None = None,
+        progress: Progress | None = None,
+        account: Account | None = None,
+    ) -> None:
+        self.deadline = deadline
+        self._scorer, self._queries, self._query_index = scorer, queries, query_index
+        self._read_documents, self._windows = documents, windows
+        self._progress, self._account = progress, account or Account(len(query_index))
+        self._next = 0
+        self._texts: tuple[Tokens, Sequence[str] | Tokens] | None = None  # queries and documents
+        self._rows = np.zeros(0, np.intp)  # of the window's pairs
+        self._distinct = DistinctPairs()
+        self._parts: list[Part] = []
+        self._done: deque[int] = deque()
+        self._reporting = Lock()  # lanes report their progress one at a time
+
+    def next_window(self) -> PairSource | None:
+        """Tokenize the next documents. Returns those of their pairs that are new; None after the last ones."""
+        while most := self._most_documents():
+            start = time.perf_counter()
+            if self._texts is None:
+                self._texts = self._scorer.tokenizer.encode(self._queries, "query"), self._read_documents()
+            if self._next == len(self._query_index):
+                return None
+            pairs = self._read_window(*self._texts, most)
+            self._account.tokenizing_s += time.perf_counter() - start
+            if pairs is not None:
+                self._account.tokens += int(pairs.lengths.sum())
+                return pairs
+        return None
+
+    def take_of(self, window: PairSource) -> Take:
+        """What takes the logits of the window that was read last."""
+        rows, part = self._rows, self._parts[-1]
+        first = None if part.windows is None else np.cumsum(part.windows) - part.windows
+
+        def take(index: NDArray[np.intp], found: NDArray[np.float32]) -> None:
+            taken = rows[index]
+            part.take(taken, found)
+            if self._progress is not None:  # of a document in windows the first one counts
+                self._report(len(taken) if first is None else int(np.isin(taken, first).sum()))
+
+        return take
+
+    def refused(self, error: Overloaded | Closed) -> None:
+        """Go on without the documents that were not taken in any more, if there is a deadline and others were.
+
+        Raises:
+            Overloaded: Otherwise, as it is; or Closed.
+        """
+        if self.deadline is None or len(self._parts) < 2:
+            raise error
+        self.deadline.reason = str(error)
+
+    def finish(self) -> Found:
+        """What was found, when every window's logits are taken, or when time is up."""
+        with self._reporting:
+            self._tell()
+        found = gather(list(self._parts), len(self._query_index), self._scorer.labels)
+        account = self._account
+        account.truncated, account.unscored = len(found.truncated), found.documents - len(found.scored)
+        if np.isnan(found.logits).any():
+            bad = np.unique(found.of_pairs()[np.isnan(found.logits).any(axis=1)])
+            account.without_score = len(bad)
+            logger.warning(
+                "the model gives NaN for %d of %d documents, first for %d", len(bad), found.documents, bad[0]
+            )
+        return found
+
+    def _most_documents(self) -> int:
+        """How many to read next; 0 when time is up."""
+        most = _WINDOW if self._windows is None else max(_LEAST_WINDOW, _WINDOW // self._windows.most)
+        if self.deadline is None:
+            return most
+        return min(most, self.deadline.next_documents(self._next, self._scorer.lanes, self._scorer.costs))
+
+    def _read_window(self, queries: Tokens, documents: Sequence[str] | Tokens, most: int) -> PairSource | None:
+        scorer, tokenizer = self._scorer, self._scorer.tokenizer
+        start, stop = self._next, min(self._next + most, len(self._query_index))
+        query_index = self._query_index[start:stop]
+        enough = needed = enough_document_tokens(queries.lengths, scorer.room)
+        if self._windows is not None:
+            enough = self._windows.size(int(queries.lengths[0]), scorer.room)
+            needed = self._windows.reach(enough) + 1
+        if isinstance(documents, Tokens):
+            tokens = documents.part(start, stop)
+        else:
+            tokens = tokenizer.encode(documents[start:stop], "document", first=start, enough=needed)
+        counts = None
+        if self._windows is None:
+            cut = truncated_documents(queries.lengths[query_index], tokens.lengths, scorer.room)
+        else:
+            cut = tokens.lengths >= needed
+            tokens, counts = self._windows.cut(tokens, enough)
+            query_index = np.repeat(query_index, counts)
+        new = like = np.arange(len(query_index))
+        if len(query_index) > 1 or len(self._query_index) > 1:
+            new, like = self._distinct.find(tokens, query_index, enough)
+        part = Part(like, scorer.labels, cut, counts)
+        self._parts.append(part)
+        self._next, self._rows = stop, new
+        if len(new) < len(like):
+            tokens, query_index = select_texts(tokens, new), query_index[new]
+            first = np.arange(len(like)) if counts is None else np.cumsum(counts) - counts
+            self._done.append(len(np.setdiff1d(first, new)))
+        if not len(new):
+            return None
+        return PairSource(tokenizer.template, queries, tokens, query_index, scorer.max_length)
+
+    def _report(self, documents: int) -> None:
+        self._done.append(documents)
+        # A lane never waits for another one's report: who reports takes all there is, the last one does in `finish`.
+        if self._reporting.acquire(blocking=False):
+            try:
+                self._tell()
+            finally:
+                self._reporting.release()
+
+    def _tell(self) -> None:
+        documents = 0
+        while self._done:
+            documents += self._done.popleft()
+        if documents and self._progress is not None:
+            self._progress.advance(documents)

@@ -160,17 +160,16 @@ class Session:
             DeviceError: If a GPU's memory does not suffice for half of them.
             ArtifactError: As `outputs`.
         """
-
-        def attempt(part: PackedPairs) -> NDArray[np.float32]:
-            logits: NDArray[np.float32] = self.outputs(part, [self._logits])[0]
-            return logits
-
         try:
-            return attempt(batch)
+            return self._run(batch)
         except CrossrankError as error:
             if self.device.kind == "cpu" or not is_out_of_memory(error):
                 raise
-            return run_halved(attempt, batch, error, str(self.device))
+            return run_halved(self._run, batch, error, str(self.device))
+
+    def _run(self, batch: PackedPairs) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self.outputs(batch, [self._logits])[0]
+        return logits
 
     def outputs(self, batch: PackedPairs, names: list[str]) -> list[NDArray[Any]]:
         """Outputs of the graph by name, for joined pairs.

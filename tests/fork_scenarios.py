@@ -31,10 +31,10 @@ model: CrossEncoder
 expected: NDArray[np.float32]
 
 
-def _check(times: int = 2) -> None:
+def _check(times: int = 2, atol: float = 0.0) -> None:
     for _ in range(times):
         # Exact: the same graph, batches and number of threads on the same machine.
-        assert np.array_equal(model.score(QUERY, DOCUMENTS), expected)
+        assert np.abs(model.score(QUERY, DOCUMENTS) - expected).max() <= atol
 
 
 def _forked(work: Callable[[], None]) -> None:
@@ -100,7 +100,7 @@ def threads_in_child() -> None:
 
         def check() -> None:
             try:
-                _check()
+                _check(atol=1e-5)  # calls of several threads join into other batches
             except BaseException as error:
                 failures.append(error)
 

@@ -217,6 +217,7 @@ def test_a_file_that_is_no_longer_the_same_is_not_opened_again(
     if happening == "replaced":  # by another model, as an export with --force does
         shutil.copyfile(make_artifact(tmp_path / "other", seed=1) / path.relative_to(copy), path)
     expected = model.score(QUERY, DOCUMENTS)
+    caplog.clear()  # of warnings about the texts
     with caplog.at_level(logging.WARNING):
         model.score(QUERY, [DOCUMENT])
         assert eventually(lambda: bool(caplog.messages))

@@ -252,8 +252,8 @@ def test_eight_threads_on_one_object_get_the_serial_scores(folder: Path, lanes: 
         start.wait(timeout=30)
         for i in range(len(jobs)):
             job = (i + offset) % len(jobs)
-            # Exact: the same batches through the same kernels, whoever runs beside them.
-            np.testing.assert_array_equal(model.score(*jobs[job]), serial[job])
+            # 1e-5: pairs of several callers join into other batches; logits of up to 9.
+            np.testing.assert_allclose(model.score(*jobs[job]), serial[job], atol=1e-5)
 
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(work, 3 * worker) for worker in range(8)]:

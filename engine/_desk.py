@@ -1,0 +1,70 @@
+"""What the threads of one process share of a model: its queue, its counts, and who holds its lanes."""
+
+import os
+from threading import Event, Lock
+
+from ._queue import RequestQueue
+from ._stats import Meter, OnCall
+
+
+class Desk:
+    """One process's queue. Whoever changes it holds its lock.
+
+    Args:
+        lanes: Batches that run side by side.
+        max_queue_tokens: Most tokens that may wait, or None.
+        on_call: The user's hook, told of each call that has ended, or None.
+
+    Attributes:
+        held: Lanes that are at work or on their way.
+        helpers: Of those, threads of the runner's pool.
+        spare: Whether one of them is the thread that stands in for a caller's.
+        drained: Set when the queue is closed and nothing is open.
+    """
+
+    def __init__(self, lanes: int, max_queue_tokens: int | None, on_call: OnCall | None) -> None:
+        self.lock = Lock()
+        self.queue = RequestQueue(lanes, max_queue_tokens)
+        self.meter = Meter(on_call)
+        self.held = self.helpers = 0
+        self.spare = False
+        self.drained = Event()
+
+    def check_drained(self) -> None:
+        """Set ``drained`` when it is time."""
+        if self.queue.closed and not self.queue.open:
+            self.drained.set()
+
+
+class Desks:
+    """The desk of each process: a fork leaves the parent's to the parent.
+
+    Args:
+        lanes: As of `Desk`, with all that follows.
+        max_queue_tokens: Most tokens that may wait, or None.
+        on_call: The user's hook, or None.
+    """
+
+    def __init__(self, lanes: int, max_queue_tokens: int | None, on_call: OnCall | None) -> None:
+        self._arguments = lanes, max_queue_tokens, on_call
+        self._by_process: dict[int, Desk] = {}
+        self._closed = False
+
+    def here(self) -> Desk:
+        """This process's desk."""
+        process = os.getpid()
+        desk = self._by_process.get(process)
+        if desk is None:
+            desk = Desk(*self._arguments)
+            if self._closed:
+                desk.queue.close()
+            desk = self._by_process.setdefault(process, desk)
+        return desk
+
+    def close(self) -> Desk:
+        """Have no desk take requests any more. Returns this process's."""
+        self._closed = True
+        desk = self.here()
+        with desk.lock:
+            desk.queue.close()
+        return desk

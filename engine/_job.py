@@ -1,0 +1,86 @@
+"""A request of the queue with its pairs, and where its logits go."""
+
+from collections.abc import Callable
+from threading import Event
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._pairs import PackedPairs, PairSource
+from ._queue import Piece, Request
+from ._runner import Take
+
+Floats = NDArray[np.float32]
+
+
+class Job(Request):
+    """A request with its pairs, and where its logits go.
+
+    Args:
+        pairs: The pairs.
+        batches: Indices of the pairs of each batch, as if it were alone.
+        max_pairs: Most pairs of a batch, or None.
+        take: Gets the index of some pairs and their logits, float32 [pairs, labels]; from any thread.
+        on_end: Told when it has ended, from any thread, or None.
+    """
+
+    def __init__(
+        self,
+        pairs: PairSource,
+        batches: list[NDArray[np.intp]],
+        max_pairs: int | None,
+        take: Take,
+        on_end: Callable[[], object] | None = None,
+    ) -> None:
+        super().__init__([(int(pairs.lengths[batch[0]]), len(batch)) for batch in batches], max_pairs)
+        self._index = np.concatenate(batches) if batches else np.zeros(0, np.intp)
+        self._joined = pairs.batch(self._index)
+        self._starts = np.append(0, np.cumsum(self._joined.lengths))
+        self._take, self._on_end = take, on_end
+        self._event: Event | None = None
+
+    def packed(self, start: int, stop: int) -> PackedPairs:
+        """Some of its pairs, joined."""
+        a, b = self._starts[start], self._starts[stop]
+        joined = self._joined
+        return PackedPairs(joined.ids[a:b], joined.types[a:b], joined.lengths[start:stop])
+
+    def take(self, start: int, stop: int, logits: Floats) -> None:
+        """Hand over the logits of some of its pairs, float32 [pairs, labels]."""
+        self._take(self._index[start:stop], logits)
+
+    def event(self) -> Event:
+        """Set once it has ended; to be asked for before that, under the queue's lock."""
+        self._event = self._event or Event()
+        return self._event
+
+    def tell(self) -> None:
+        """Say that it has ended; to be called once, after that, without the lock."""
+        if self._event is not None:
+            self._event.set()
+        if self._on_end is not None:
+            self._on_end()
+
+
+def pack(pieces: list[Piece]) -> PackedPairs:
+    """The pairs of a batch, joined."""
+    parts = [request.packed(start, stop) for request, start, stop in pieces if isinstance(request, Job)]
+    if len(parts) == 1:
+        return parts[0]
+    return PackedPairs(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.types for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+    )
+
+
+def hand_over(pieces: list[Piece], logits: Floats, failed: list[tuple[Request, Exception]]) -> None:
+    """Give each job of a batch its logits, float32 [pairs, labels]; what cannot take them is added to ``failed``."""
+    first = 0
+    for request, start, stop in pieces:
+        if isinstance(request, Job) and request.outcome is None:
+            try:
+                request.take(start, stop, logits[first : first + stop - start])
+            except Exception as error:
+                failed.append((request, error))
+        first += stop - start

@@ -1,0 +1,360 @@
+"""Many callers of one model: each gets its own scores once, whatever others do; errors, closing, counts, fairness."""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from crossrank import CallRecord, Closed, CrossEncoder, CrossrankError, Overloaded
+from crossrank._pairs import PackedPairs
+from crossrank._session import Session
+from tests.artifacts import make_artifact
+from tests.tiny_models import PAIRS
+
+# The same kernels on batches of other sizes; logits of up to 9.
+ATOL = 1e-5
+WAIT_S = 60
+QUERY = PAIRS[0][0]
+WORDS = ["the", "sea", "is", "calm", "and", "a", "knife", "cuts", "bread", "while", "ships", "wait", "in", "fog"]
+
+
+def texts(count: int, seed: int) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(1, 30))) for _ in range(count)]
+
+
+DOCUMENTS = texts(60, 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_artifact(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> dict[str, np.float32]:
+    """The score of each document, computed one by one."""
+    model = CrossEncoder(folder, device="cpu", threads=1, activation_fn="identity")
+    return {document: model.score(QUERY, [document])[0] for document in DOCUMENTS}
+
+
+class Faulty:
+    """A session that may be held, may fail, and may give NaN."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.path = session.path
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        self.fails: Callable[[PackedPairs], bool] = lambda batch: False
+        self.spoils: Callable[[PackedPairs], NDArray[np.bool_]] = lambda batch: np.zeros(len(batch.lengths), bool)
+        self.pairs = 0
+        self.batches: list[int] = []
+
+    def run(self, batch: PackedPairs) -> NDArray[np.float32]:
+        self.entered.release()
+        assert self.gate.wait(timeout=WAIT_S)
+        if self.fails(batch):
+            raise ValueError("broken")
+        self.batches.append(len(batch.lengths))
+        logits = self._session.run(batch)
+        logits[self.spoils(batch)] = np.nan
+        return logits
+
+
+def open_model(folder: Path, threads: int = 2, **options: object) -> tuple[CrossEncoder, Faulty]:
+    model = CrossEncoder(folder, device="cpu", threads=threads, activation_fn="identity", **options)  # type: ignore[arg-type]
+    runner = model._scorer.runner
+    assert isinstance(runner.session, Session)
+    session = Faulty(runner.session)
+    runner.session = session  # type: ignore[assignment]
+    return model, session
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    end = time.monotonic() + WAIT_S
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.002)
+    return holds()
+
+
+def wait_for(model: CrossEncoder, requests: int) -> None:
+    assert eventually(lambda: model.stats().waiting_requests == requests)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_callers_of_all_sizes_get_their_own_scores(
+    folder: Path, expected: dict[str, np.float32], pool: ThreadPoolExecutor, threads: int
+) -> None:
+    model, _ = open_model(folder, threads)
+    rng = random.Random(threads)
+    calls = [rng.choices(DOCUMENTS, k=rng.choice([0, 1, 2, 10, 60])) for _ in range(150)]
+    for documents, scores in zip(calls, pool.map(lambda call: model.score(QUERY, call), calls), strict=True):
+        np.testing.assert_allclose(scores, [expected[document] for document in documents], atol=ATOL)
+    stats = model.stats()
+    assert (stats.requests, stats.documents) == (150, sum(map(len, calls)))
+    assert (stats.waiting_requests, stats.waiting_tokens) == (0, 0)
+
+
+def test_waiting_calls_join_into_batches(folder: Path, pool: ThreadPoolExecutor) -> None:
+    model, session = open_model(folder, threads=1)
+    session.gate.clear()
+    calls = [pool.submit(model.score, QUERY, [f"sea {word}", "the sea is calm"]) for word in WORDS[:12]]
+    wait_for(model, 12)
+    session.gate.set()
+    for call in calls:
+        call.result(timeout=WAIT_S)
+    assert max(session.batches) > 5  # alone, a call of theirs has batches of one pair of a length
+
+
+def test_a_pair_that_is_there_twice_is_computed_once(folder: Path, expected: dict[str, np.float32]) -> None:
+    model, session = open_model(folder)
+    documents = DOCUMENTS[:7] * 5 + DOCUMENTS[3:9]
+    scores = model.score(QUERY, documents)
+    np.testing.assert_allclose(scores, [expected[document] for document in documents], atol=ATOL)
+    assert sum(session.batches) == 9
+    encoded = model.encode(documents)
+    session.batches.clear()
+    np.testing.assert_allclose(model.score(QUERY, encoded), scores, atol=ATOL)
+    assert sum(session.batches) == 9
+    # Of another query it is another pair.
+    session.batches.clear()
+    model.predict([(QUERY, DOCUMENTS[0]), ("sea", DOCUMENTS[0]), (QUERY, DOCUMENTS[0])])
+    assert sum(session.batches) == 2
+
+
+def test_a_pair_is_found_again_thousands_of_documents_later(folder: Path) -> None:
+    model, session = open_model(folder)
+    few = texts(50, 1)
+    scores = model.score(QUERY, few * 100)
+    assert sum(session.batches) == len(set(few))
+    np.testing.assert_array_equal(scores, np.tile(scores[:50], 100))
+
+
+def test_a_batch_that_fails_fails_its_own_call_only(
+    folder: Path, expected: dict[str, np.float32], pool: ThreadPoolExecutor
+) -> None:
+    model, session = open_model(folder)
+    bad = "violin ☃"
+    found: list[NDArray[np.int32]] = []
+    run = session.run
+
+    def note(batch: PackedPairs) -> NDArray[np.float32]:
+        found.append(batch.ids)
+        return run(batch)
+
+    session.run = note  # type: ignore[method-assign]
+    model.score(QUERY, [bad])
+    (ids,) = found
+
+    def holds_bad(batch: PackedPairs) -> bool:
+        return any(np.array_equal(part, ids) for part in np.split(batch.ids, np.cumsum(batch.lengths)[:-1]))
+
+    session.fails = holds_bad
+    session.gate.clear()
+    good = [pool.submit(model.score, QUERY, DOCUMENTS) for _ in range(6)]
+    failing = [pool.submit(model.score, QUERY, [*DOCUMENTS[:5], bad]) for _ in range(3)]
+    wait_for(model, 9)
+    session.gate.set()
+    for call in good:
+        np.testing.assert_allclose(call.result(WAIT_S), [expected[document] for document in DOCUMENTS], atol=ATOL)
+    for call in failing:
+        with pytest.raises(ValueError, match="broken"):
+            call.result(WAIT_S)
+    np.testing.assert_allclose(model.score(QUERY, DOCUMENTS[:1]), expected[DOCUMENTS[0]], atol=ATOL)
+    assert model.stats().failed == 3
+
+
+def test_nan_is_one_documents_and_is_counted_without_its_text(
+    folder: Path, expected: dict[str, np.float32], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, session = open_model(folder)
+
+    def spoil(batch: PackedPairs) -> NDArray[np.bool_]:
+        first = np.zeros(len(batch.lengths), bool)
+        first[0] = batch.lengths[0] > 40
+        return first
+
+    session.spoils = spoil
+    with caplog.at_level(logging.DEBUG, logger="crossrank"):
+        scores = model.score(QUERY, DOCUMENTS)
+    bad = np.isnan(scores)
+    assert 0 < bad.sum() < len(DOCUMENTS)
+    good = [i for i in range(len(DOCUMENTS)) if not bad[i]]
+    np.testing.assert_allclose(scores[good], [expected[DOCUMENTS[i]] for i in good], atol=ATOL)
+    assert model.stats().without_score == bad.sum()
+    (warning,) = [record for record in caplog.records if "NaN" in record.message]
+    assert warning.getMessage() == (
+        f"the model gives NaN for {bad.sum()} of 60 documents, first for {np.flatnonzero(bad)[0]}"
+    )
+    texts_of_the_call = [QUERY, *(document for document in DOCUMENTS if len(document) > 10)]
+    assert not any(text in message for text in texts_of_the_call for message in caplog.messages)
+    ranking = model.rank(QUERY, DOCUMENTS)
+    assert all(np.isnan(entry["score"]) for entry in ranking[-int(bad.sum()) :])
+
+
+def test_a_full_queue_refuses_and_takes_again(folder: Path, pool: ThreadPoolExecutor) -> None:
+    model, session = open_model(folder, max_queue_tokens=200)
+    session.gate.clear()
+    first = pool.submit(model.score, QUERY, DOCUMENTS)  # larger than the bound, and taken: nothing waits
+    assert session.entered.acquire(timeout=WAIT_S)
+    with pytest.raises(Overloaded, match=r"of 200 tokens wait already and this request has [\d,]+ more") as caught:
+        model.score(QUERY, DOCUMENTS[:10])
+    assert caught.value.waiting_tokens > 200
+    session.gate.set()
+    first.result(timeout=WAIT_S)
+    model.score(QUERY, DOCUMENTS)
+    assert model.stats().rejected == 1
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_closing_finishes_or_fails_what_waits(
+    folder: Path, expected: dict[str, np.float32], pool: ThreadPoolExecutor, finish: bool
+) -> None:
+    model, session = open_model(folder)
+    session.gate.clear()
+    calls = [pool.submit(model.score, QUERY, DOCUMENTS) for _ in range(5)]
+    wait_for(model, 5)
+    closing = pool.submit(model.close, finish=finish)
+    if finish:
+        assert eventually(lambda: model._scheduler._desks.here().queue.closed)
+        assert not closing.done()
+    else:
+        closing.result(timeout=WAIT_S)  # it does not wait for what is in the model
+    session.gate.set()
+    closing.result(timeout=WAIT_S)
+    for call in calls:
+        if finish:
+            np.testing.assert_allclose(call.result(WAIT_S), [expected[document] for document in DOCUMENTS], atol=ATOL)
+        else:
+            with pytest.raises(Closed, match="the model was closed while this request waited"):
+                call.result(WAIT_S)
+    with pytest.raises(Closed, match="the model is closed"):
+        model.score(QUERY, DOCUMENTS)
+    with pytest.raises(Closed, match="the model is closed"):
+        model.score(QUERY, DOCUMENTS[:1])
+    model.close()
+
+
+def test_a_small_call_passes_a_large_one(folder: Path, pool: ThreadPoolExecutor) -> None:
+    model, session = open_model(folder, threads=1)
+    session.gate.clear()
+    large = pool.submit(model.score, QUERY, texts(2000, 3))
+    assert session.entered.acquire(timeout=WAIT_S)
+    small = pool.submit(model.score, QUERY, DOCUMENTS[:5])
+    wait_for(model, 2)
+    session.gate.set()
+    small.result(timeout=WAIT_S)
+    assert not large.done()
+    assert model.stats().waiting_tokens > 10_000
+    large.result(timeout=WAIT_S)
+
+
+def test_the_hook_gets_every_call_and_its_errors_are_only_logged(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records: list[CallRecord] = []
+
+    def on_call(record: CallRecord) -> None:
+        records.append(record)
+        raise ValueError("the hook's own")
+
+    model, session = open_model(folder, on_call=on_call)
+    assert len(model.score(QUERY, DOCUMENTS)) == 60
+    session.fails = lambda batch: True
+    with pytest.raises(ValueError, match="broken"):
+        model.score(QUERY, DOCUMENTS[:3])
+    model.close()
+    with pytest.raises(Closed):
+        model.score(QUERY, DOCUMENTS[:3])
+    assert [(record.ending, record.documents) for record in records] == [("done", 60), ("failed", 3), ("rejected", 3)]
+    assert records[0].tokens > 60
+    assert 0 < records[0].tokenizing_s < records[0].seconds
+    assert sum("on_call failed" in message for message in caplog.messages) == 3
+
+
+def test_stats_add_up(folder: Path) -> None:
+    model, _ = open_model(folder)
+    model.score(QUERY, DOCUMENTS)
+    stats = model.stats()
+    assert stats.batches > 1
+    assert 0 < stats.batch_fill <= 1
+    assert stats.model_s > 0
+    assert stats.tokenizing_s > 0
+    assert stats.tokens > 60
+
+
+def storm(folder: Path, expected: dict[str, np.float32], documents: int) -> None:
+    """Calls of all sizes from many threads, with faults; at the end the model is closed under them."""
+    model, session = open_model(folder, max_queue_tokens=20_000)
+    rng = random.Random(0)
+    lock = threading.Lock()
+    seen = {"done": 0, "failed": 0, "rejected": 0, "closed": 0}
+    left = documents
+    session.fails = lambda batch: rng.random() < 0.02
+
+    def caller(seed: int) -> None:
+        nonlocal left
+        own = random.Random(seed)
+        while True:
+            count = own.choice([0, 1, 1, 3, 10, 10, 60])
+            with lock:
+                left -= count
+                if left < -documents // 4:
+                    return
+            chosen = own.choices(DOCUMENTS, k=count)
+            try:
+                scores = model.score(QUERY, chosen)
+            except Overloaded:
+                ending = "rejected"
+            except Closed:
+                ending = "closed"
+            except ValueError:
+                ending = "failed"
+            else:
+                np.testing.assert_allclose(scores, [expected[document] for document in chosen], atol=ATOL)
+                ending = "done"
+            with lock:
+                seen[ending] += 1
+
+    with ThreadPoolExecutor(12) as callers:
+        futures = [callers.submit(caller, seed) for seed in range(12)]
+        assert eventually(lambda: left < 0)
+        model.close(finish=False)
+        for future in futures:
+            future.result(timeout=10 * WAIT_S)
+    stats = model.stats()
+    assert (stats.waiting_requests, stats.waiting_tokens) == (0, 0)
+    assert stats.requests == sum(seen.values())
+    assert stats.failed == seen["failed"]
+    assert stats.rejected == seen["rejected"] + seen["closed"]
+    assert seen["done"] > 0
+
+
+def test_no_answer_is_wrong_or_lost_among_faults_and_a_close(folder: Path, expected: dict[str, np.float32]) -> None:
+    storm(folder, expected, 4_000)
+
+
+@pytest.mark.slow
+def test_no_answer_is_wrong_or_lost_over_200_000_documents(folder: Path, expected: dict[str, np.float32]) -> None:
+    storm(folder, expected, 200_000)
+
+
+@pytest.mark.parametrize("bound", [0, -1, 1.5, "many"])
+def test_a_bound_that_is_no_number_of_tokens_is_refused(folder: Path, bound: object) -> None:
+    with pytest.raises(CrossrankError, match=r"max_queue_tokens=.*a positive integer, or None"):
+        open_model(folder, max_queue_tokens=bound)

@@ -1,0 +1,233 @@
+"""The queue of requests as a state machine: any interleaving of what can happen, compared with plain sets of pairs."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+
+from crossrank import Closed, Overloaded
+from crossrank._queue import Batch, Request, RequestQueue
+
+PLANS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 12)), max_size=8)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Every request ends exactly once, every pair of one that is done was in exactly one settled batch, in bounds."""
+
+    batches: Bundle[Batch] = Bundle("batches")
+    requests: Bundle[Request] = Bundle("requests")
+
+    @initialize(lanes=st.integers(1, 4), bound=st.none() | st.integers(1, 400), budget=st.integers(1, 200))
+    def open_queue(self, lanes: int, bound: int | None, budget: int) -> None:
+        self.queue = RequestQueue(lanes, bound)
+        self.budget, self.closed = budget, False
+        self.lengths: dict[Request, list[int]] = {}  # of each request that was taken in, by pair
+        self.settled: dict[Request, Counter[int]] = {}
+        self.running: set[Batch] = set()
+        self.ended: dict[Request, str] = {}
+
+    @rule(target=requests, plan=PLANS, max_pairs=st.none() | st.integers(1, 5))
+    def submit(self, plan: list[tuple[int, int]], max_pairs: int | None) -> Request:
+        request = Request(plan, max_pairs)
+        waiting = self.queue.waiting_tokens
+        bound = self.queue.max_tokens
+        try:
+            self.queue.submit(request)
+        except Closed:
+            assert self.closed
+            return request
+        except Overloaded:
+            assert bound is not None
+            assert waiting
+            assert waiting + request.tokens > bound
+            assert self.queue.waiting_tokens == waiting
+            return request
+        assert not self.closed
+        if not plan:
+            assert request.outcome == "done"
+            return request
+        self.lengths[request] = [length for length, pairs in plan for _ in range(pairs)]
+        self.settled[request] = Counter()
+        return request
+
+    @rule(target=batches)
+    def begin(self) -> Batch:
+        waiting = self.queue.waiting_tokens
+        batch = self.queue.next_batch(self.budget)
+        if batch is None:
+            assert not waiting
+            return Batch(1, [], 1, settled=True)
+        pairs = sum(stop - start for _, start, stop in batch.pieces)
+        assert pairs == 1 or batch.tokens <= min(self.budget, batch.capacity)
+        for request, start, stop in batch.pieces:
+            assert request not in self.ended
+            assert pairs <= (request.max_pairs or pairs)
+            assert set(self.lengths[request][start:stop]) == {batch.length}
+        self.running.add(batch)
+        return batch
+
+    @rule(batch=consumes(batches))
+    def finish(self, batch: Batch) -> None:
+        if batch not in self.running:
+            return
+        self.running.remove(batch)
+        for request, start, stop in batch.pieces:
+            self.settled[request].update(range(start, stop))
+        for request in self.queue.done(batch):
+            self.note_end(request, "done")
+
+    @rule(batch=consumes(batches))
+    def fail_batch(self, batch: Batch) -> None:
+        if batch not in self.running:
+            return
+        self.running.remove(batch)
+        for request in {piece.request for piece in batch.pieces}:
+            if self.queue.end(request, "failed", ValueError("broken")):
+                self.note_end(request, "failed")
+        assert self.queue.done(batch) == []
+
+    @rule(batch=consumes(batches))
+    def interrupt(self, batch: Batch) -> None:
+        if batch in self.running:
+            self.running.remove(batch)
+            self.queue.put_back(batch)
+        waiting = self.queue.waiting_tokens
+        self.queue.put_back(batch)  # another time changes nothing
+        assert self.queue.waiting_tokens == waiting
+
+    @rule(request=requests)
+    def cancel(self, request: Request) -> None:
+        known = request in self.lengths
+        before = request.outcome
+        assert self.queue.end(request, "cancelled") == (before is None)
+        if known and before is None:
+            self.note_end(request, "cancelled")
+
+    @rule()
+    def close(self) -> None:
+        self.queue.close()
+        self.closed = True
+
+    def note_end(self, request: Request, outcome: str) -> None:
+        assert request not in self.ended
+        assert request.outcome == outcome
+        self.ended[request] = outcome
+
+    @invariant()
+    def books_are_right(self) -> None:
+        taken: dict[Request, Counter[int]] = {request: Counter(self.settled[request]) for request in self.lengths}
+        for batch in self.running:
+            for request, start, stop in batch.pieces:
+                taken[request].update(range(start, stop))
+        waiting = 0
+        for request, lengths in self.lengths.items():
+            assert all(count == 1 for count in taken[request].values())
+            if request not in self.ended:
+                waiting += sum(length for pair, length in enumerate(lengths) if pair not in taken[request])
+            elif self.ended[request] == "done":
+                assert len(self.settled[request]) == len(lengths)
+        assert self.queue.waiting_tokens == waiting
+        assert set(self.queue.open.values()) == set(self.lengths) - set(self.ended)
+
+    def teardown(self) -> None:
+        """Whatever was left can be worked off: none hangs."""
+        for batch in self.running:
+            self.queue.put_back(batch)
+        while (rest := self.queue.next_batch(self.budget)) is not None:
+            for request, start, stop in rest.pieces:
+                self.settled[request].update(range(start, stop))
+            for request in self.queue.done(rest):
+                self.note_end(request, "done")
+        self.running.clear()
+        assert set(self.ended) == set(self.lengths)
+        self.books_are_right()
+
+
+QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+test_every_interleaving_ends_each_request_once_with_all_its_pairs = QueueMachine.TestCase
+
+
+def work_off(queue: RequestQueue, max_tokens: int = 512) -> dict[Request, int]:
+    """Tokens that had run when each request ended."""
+    ran = 0
+    ends: dict[Request, int] = {}
+    while (batch := queue.next_batch(max_tokens)) is not None:
+        ran += batch.tokens
+        ends |= dict.fromkeys(queue.done(batch), ran)
+    return ends
+
+
+@given(plan=PLANS.filter(bool), lanes=st.integers(1, 4), budget=st.integers(1, 300))
+def test_alone_a_request_runs_in_the_order_of_its_plan(plan: list[tuple[int, int]], lanes: int, budget: int) -> None:
+    queue = RequestQueue(lanes)
+    request = Request(plan)
+    queue.submit(request)
+    lengths = []
+    while (batch := queue.next_batch(budget)) is not None:
+        lengths.append(batch.length)
+        queue.done(batch)
+    assert list(dict.fromkeys(lengths)) == list(dict.fromkeys(length for length, _ in plan))
+    assert request.outcome == "done"
+
+
+@pytest.mark.parametrize("large", [1, 2, 5, 20])
+@pytest.mark.parametrize("begun", [0, 7, 50])
+def test_a_small_request_passes_any_number_of_large_ones(large: int, begun: int) -> None:
+    queue = RequestQueue(2)
+    for _ in range(large):
+        queue.submit(Request([(length, 10) for length in range(50, 150)]))
+    for _ in range(begun):
+        batch = queue.next_batch(512)
+        assert batch is not None
+        queue.done(batch)
+    small = Request([(length, 1) for length in range(60, 120, 6)])
+    queue.submit(small)
+    # Shares go by one over the root of the size; each large one may be a batch ahead or behind of its share.
+    share = 1 + large * (small.tokens / 99_500) ** 0.5
+    assert work_off(queue)[small] <= share * small.tokens + (large + 1) * 512
+
+
+def test_no_stream_of_small_requests_starves_a_large_one() -> None:
+    queue = RequestQueue(2)
+    large = Request([(128, 4)] * 100)
+    queue.submit(large)
+    ran = 0
+    for _ in range(10_000):
+        if len(queue.open) < 3:
+            queue.submit(Request([(100, 2)]))
+        batch = queue.next_batch(512)
+        assert batch is not None
+        ran += batch.tokens
+        queue.done(batch)
+        if large.outcome == "done":
+            break
+    # Its share beside two of 200 tokens.
+    assert large.outcome == "done"
+    assert ran <= (1 + 2 * (large.tokens / 200) ** 0.5) * large.tokens + 512
+
+
+def test_requests_join_where_lengths_are_the_same() -> None:
+    queue = RequestQueue(1)
+    requests = [Request([(100, 1), (50, 1)]) for _ in range(5)]
+    for request in requests:
+        queue.submit(request)
+    sizes = []
+    while (batch := queue.next_batch(500)) is not None:
+        sizes.append(len(batch.pieces))
+        queue.done(batch)
+    assert sum(sizes) == 10
+    assert len(sizes) < 6  # alone, each of the five would have run two
+
+
+def test_a_full_queue_says_how_full_it_is_and_an_empty_one_takes_anything() -> None:
+    queue = RequestQueue(1, max_tokens=100)
+    queue.submit(Request([(60, 5)]))
+    with pytest.raises(Overloaded, match="300 of 100 tokens wait already and this request has 10 more") as caught:
+        queue.submit(Request([(10, 1)]))
+    assert (caught.value.waiting_tokens, caught.value.max_tokens, caught.value.request_tokens) == (300, 100, 10)
+    while (batch := queue.next_batch(500)) is not None:
+        queue.done(batch)
+    queue.submit(Request([(10, 1)]))
+    assert queue.waiting_tokens == 10
