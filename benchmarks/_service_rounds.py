@@ -8,7 +8,7 @@ from functools import partial
 
 from ._engines import ENGINES, EngineSpec
 from ._models import BenchmarkModel
-from ._service_process import BOUNDED, DEADLINE, DIRECT, LOCKED, SHARED, Group, Measured, Subject, open_subject
+from ._service_process import BOUNDED, DEADLINE, DIRECT, LOCKED, ROOMY, SHARED, Group, Measured, Subject, open_subject
 from ._service_targets import (
     ALONE,
     BESIDE,
@@ -25,7 +25,7 @@ from ._service_targets import (
 )
 from ._worker import EngineUnavailable, WorkerError
 
-UNITS = 45  # of time in a round: 16 + 4 closed, 17 open, 3 beside, 4 deadlines, 1 overhead
+UNITS = 46  # of time in a round: 16 + 5 closed, 17 open, 3 beside, 4 deadlines, 1 overhead
 
 _LOCK = "crossrank under a lock"
 _CALLERS = (1, 4, 16, 64)
@@ -122,6 +122,7 @@ class Round:
         for callers in _CALLERS:
             self._closed(closed_load(callers, "10"), fleet, callers, 10)
         self._closed(closed_load(16, MIX), fleet, 16, None)
+        self._closed(f"{int8_model}: {ONE_LARGE}", {name: it for name, it in int8.items() if name == OURS}, 1, 1000)
         self._closed(f"{int8_model}: {SIXTEEN}", {name: it for name, it in int8.items() if name != _LOCK}, 16, 10, 2)
         for times in TIMES:
             self._open(times, MIX, fleet, None)
@@ -153,7 +154,7 @@ class Round:
 
         def ask(system: System) -> Measured:
             return system.subject.open(
-                system.open,
+                ROOMY if system.open == BOUNDED and documents is None else system.open,
                 times * capacity,
                 documents,
                 seconds=self.unit_s,

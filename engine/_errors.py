@@ -64,7 +64,7 @@ class Overloaded(CrossrankError, RuntimeError):
     Attributes:
         waiting_tokens: How many wait.
         max_tokens: How many may.
-        request_tokens: How many the request has.
+        request_tokens: How many the request has; a low estimate of it, where it was refused before tokenizing.
     """
 
     def __init__(self, waiting_tokens: int, max_tokens: int, request_tokens: int) -> None:

@@ -55,6 +55,12 @@ class Scheduler:
             requests, tokens = len(desk.queue.open), desk.queue.waiting_tokens
         return desk.meter.stats(requests, tokens)
 
+    def require_room(self, tokens: int) -> None:
+        """Raise what `submit` would refuse a request of so many tokens with."""
+        desk = self._desks.here()
+        with desk.lock:
+            desk.queue.require_room(tokens)
+
     def submit(
         self, pairs: PairSource, max_pairs: int | None, take: Take, stop_at: float | None = None
     ) -> Callable[[], None]:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 
@@ -15,12 +15,13 @@ from ._costs import Costs
 from ._deadline import Deadline
 from ._distinct import DistinctPairs, select_texts
 from ._errors import Closed, InputError, Overloaded
-from ._found import Found, Part, gather
+from ._found import Floats, Found, Ints, Part, gather
 from ._pairs import PairSource, Tokens, enough_document_tokens
 from ._progress import Progress
 from ._runner import Runner, Take, Wait
 from ._scheduler import Scheduler
 from ._stats import Account
+from ._token_estimate import TokenEstimate
 from ._tokenize import PairTokenizer
 from ._windows import Windows, truncated_documents
 
@@ -53,6 +54,7 @@ class Scorer:
         max_length: Most tokens of a joined pair.
         labels: Logits per pair.
         scheduler: Where several callers share the graph, or None for one caller.
+        estimate: What is known of the documents' tokens before they are tokenized.
     """
 
     tokenizer: PairTokenizer
@@ -60,6 +62,7 @@ class Scorer:
     max_length: int
     labels: int
     scheduler: Scheduler | None = None
+    estimate: TokenEstimate = field(default_factory=TokenEstimate)
 
     @property
     def room(self) -> int:
@@ -186,7 +189,7 @@ class PairWork:
         rows, part = self._rows, self._parts[-1]
         first = None if part.windows is None else np.cumsum(part.windows) - part.windows
 
-        def take(index: NDArray[np.intp], found: NDArray[np.float32]) -> None:
+        def take(index: Ints, found: Floats) -> None:
             taken = rows[index]
             part.take(taken, found)
             if self._progress is not None:  # of a document in windows the first one counts
@@ -195,12 +198,12 @@ class PairWork:
         return take
 
     def refused(self, error: Overloaded | Closed) -> None:
-        """Go on without the documents that were not taken in any more, if there is a deadline and others were.
+        """Go on without the documents that were not taken in any more, if there is a deadline and others are scored.
 
         Raises:
             Overloaded: Otherwise, as it is; or Closed.
         """
-        if self.deadline is None or len(self._parts) < 2:
+        if self.deadline is None or not any(part.scored.any() for part in self._parts):
             raise error
         self.deadline.reason = str(error)
 
@@ -237,7 +240,11 @@ class PairWork:
         if isinstance(documents, Tokens):
             tokens = documents.part(start, stop)
         else:
-            tokens = tokenizer.encode(documents[start:stop], "document", first=start, enough=needed)
+            texts = documents[start:stop]
+            if scorer.scheduler is not None:
+                scorer.scheduler.require_room(scorer.estimate.at_least(texts, scorer.room))
+            tokens = tokenizer.encode(texts, "document", first=start, enough=needed)
+            scorer.estimate.learn(texts, len(tokens.ids))
         counts = None
         if self._windows is None:
             cut = truncated_documents(queries.lengths[query_index], tokens.lengths, scorer.room)

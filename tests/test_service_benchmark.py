@@ -175,7 +175,8 @@ def test_a_quick_run_shows_every_load_and_target_and_names_what_it_could_not_mea
     assert loads["arriving, 3 x capacity, 1-1,000"]["fake in a thread pool"]["unanswered"]["median"] >= 0
     measured = {entry["claim"]: entry["met"] is not None for entry in result["targets"]}
     assert [claim for claim, is_measured in measured.items() if not is_measured] == [
-        "docs/s to fake in a thread pool, 16 callers x 10, absent int8"
+        "docs/s of 16 callers x 10 to 1 caller x 1,000, absent int8",
+        "docs/s to fake in a thread pool, 16 callers x 10, absent int8",
     ]
     out, err = capsys.readouterr()
     assert format_targets([]).strip().split()[0] in out

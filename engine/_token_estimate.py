@@ -1,0 +1,36 @@
+"""How many tokens texts have, told by their characters: a full queue refuses them before they are tokenized."""
+
+from collections.abc import Sequence
+
+# Of what is expected: a request that would fit is hardly ever refused, and one that would not seldom gets further.
+_LOW = 0.75
+
+
+class TokenEstimate:
+    """Tokens per character, as the texts until now had them. Threads may share it: what a race loses is little."""
+
+    def __init__(self) -> None:
+        self._tokens = self._characters = 0
+
+    def learn(self, texts: Sequence[str], tokens: int) -> None:
+        """Take notice of how many tokens some texts have, all together."""
+        self._characters += sum(map(len, texts))
+        self._tokens += tokens
+
+    def at_least(self, texts: Sequence[str], most: int) -> int:
+        """A low estimate of the tokens of texts, the same ones counted once; 0 while nothing is known.
+
+        Args:
+            texts: The texts.
+            most: Tokens of a text beyond so many do not count.
+
+        >>> estimate = TokenEstimate()
+        >>> estimate.learn(["four", "letters"], 2)
+        >>> estimate.at_least(["eleven more", "eleven more", "a" * 1000], 20)
+        16
+        """
+        if not self._characters:
+            return 0
+        rate = _LOW * self._tokens / self._characters
+        # What is no text is for the tokenizer to refuse.
+        return int(sum(min(len(text) * rate, most) for text in {text for text in texts if isinstance(text, str)}))
