@@ -54,11 +54,11 @@ class Step:
         if deadline is None:
             await future
             return True
+        future.add_done_callback(_forget)
         done, _ = await asyncio.wait({future}, timeout=max(0.0, deadline.left_s()))
         if done:
             return True
         self._given_up = True
-        future.add_done_callback(_forget)
         if self._job is not None:
             self._scheduler.late(self._job)
         return False
@@ -71,6 +71,8 @@ class Step:
         if window is None:
             return False
         take = self._work.take_of(window)
+        if self._given_up:
+            return False
         if not self._scheduler.plans:
             self._scheduler.submit(window, self._max_pairs, take)()
             return True

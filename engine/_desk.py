@@ -30,6 +30,14 @@ class Desk:
         self.spare = False
         self.drained = Event()
 
+    def leave(self, *, helper: bool, spare: bool) -> None:
+        """Give a lane up, of one of the pool's threads, of the thread that stands in, or of a caller's."""
+        self.held -= 1
+        if spare:
+            self.spare = False
+        elif helper:
+            self.helpers -= 1
+
     def check_drained(self) -> None:
         """Set ``drained`` when it is time."""
         if self.queue.closed and not self.queue.open:

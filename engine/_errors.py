@@ -64,7 +64,7 @@ class Overloaded(CrossrankError, RuntimeError):
     Attributes:
         waiting_tokens: How many wait.
         max_tokens: How many may.
-        request_tokens: How many the request has; a low estimate of it, where it was refused before tokenizing.
+        request_tokens: How many the request has; an estimate of it, where it was refused before tokenizing.
     """
 
     def __init__(self, waiting_tokens: int, max_tokens: int, request_tokens: int) -> None:
@@ -72,7 +72,9 @@ class Overloaded(CrossrankError, RuntimeError):
             f"{waiting_tokens:,} of {max_tokens:,} tokens wait already and this request has {request_tokens:,} more: "
             "try again later, or raise max_queue_tokens"
         )
-        self.waiting_tokens, self.max_tokens, self.request_tokens = waiting_tokens, max_tokens, request_tokens
+        self.waiting_tokens: int = waiting_tokens
+        self.max_tokens: int = max_tokens
+        self.request_tokens: int = request_tokens
 
     def __reduce__(self) -> tuple[type["Overloaded"], tuple[int, int, int]]:
         return Overloaded, (self.waiting_tokens, self.max_tokens, self.request_tokens)

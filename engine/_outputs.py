@@ -68,7 +68,10 @@ class Ranking(list[Entry], Generic[Entry]):
         truncated: tuple[int, ...] = (),
     ) -> None:
         super().__init__(entries)
-        self.scored, self.complete, self.reason, self.truncated = scored, complete, reason, truncated
+        self.scored: int = scored
+        self.complete: bool = complete
+        self.reason: str | None = reason
+        self.truncated: tuple[int, ...] = truncated
 
 
 def check_top_k(top_k: int | None) -> None:

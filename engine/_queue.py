@@ -54,6 +54,7 @@ class Request:
         self.weight = self.tokens**-0.5 if self.tokens else 0.0
         self.turn = 0.0  # the virtual time at which it is to be served
         self.number = -1  # in the queue
+        self.whole = False  # it counts as waiting, beside the queue
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
 
@@ -113,6 +114,7 @@ class RequestQueue:
         self.lanes, self.max_tokens = lanes, max_tokens
         self.closed = False
         self.waiting_tokens = 0  # in no batch yet
+        self.whole_tokens = 0  # of what runs, or waits for its device, beside the queue
         self.open: dict[int, Request] = {}  # all that have not ended
         self._open_tokens, self._open_weight = 0, 0.0
         self._by_length: dict[int, dict[int, Request]] = {}  # those with pairs of a length left
@@ -133,21 +135,35 @@ class RequestQueue:
         if not request.pairs:
             request.outcome = "done"
             return
-        number = request.number = next(self._numbers)
+        number = self._open(request)
         request.turn = self._clock
-        self.open[number] = request
-        self._open_tokens += request.tokens
-        self._open_weight += request.weight
         self.waiting_tokens += request.tokens
         for length in request.left:
             self._by_length.setdefault(length, {})[number] = request
         heappush(self._turns, (request.turn, number))
 
+    def submit_whole(self, request: Request, *, waits: bool) -> None:
+        """Take in what something else runs as a whole, until `end`.
+
+        Args:
+            request: Its pairs.
+            waits: Whether it counts as waiting, as for a device that others may keep busy.
+
+        Raises:
+            Overloaded: As `submit`.
+            Closed: After `close`.
+        """
+        self.require_room(request.tokens)
+        request.whole = waits
+        request.left.clear()
+        self._open(request)
+        self.whole_tokens += request.tokens * waits
+
     def require_room(self, tokens: int) -> None:
         """Raise what a request of so many tokens would be refused with."""
         if self.closed:
             raise Closed("the model is closed: it takes no more requests; load it again")
-        most, waiting = self.max_tokens, self.waiting_tokens
+        most, waiting = self.max_tokens, self.waiting_tokens + self.whole_tokens
         if most is not None and waiting and waiting + tokens > most:
             raise Overloaded(waiting, most, tokens)
 
@@ -169,19 +185,13 @@ class RequestQueue:
         self._fill(batch, request, size)
         if batch.pairs < size and length in self._by_length:
             for other in list(self._by_length[length].values()):  # a copy: it shrinks as they are served
+                if batch.pairs >= size:
+                    break
                 limit = min(size, other.max_pairs or size)
                 if other.tokens <= _LARGER * request.tokens and batch.pairs < limit:
                     self._fill(batch, other, limit - batch.pairs)
                     size = limit
         self._clock += batch.tokens / self._open_weight
-        return batch
-
-    def take_all(self, request: Request) -> Batch:
-        """All pairs of a request at once, for what plans its batches itself. Their lengths do not count."""
-        batch = Batch(1, [], request.tokens)
-        if request.left and request.number in self.open:
-            batch.pieces.append(Piece(request, 0, request.pairs))
-            self._forget_waiting(request)
         return batch
 
     def done(self, batch: Batch) -> list[Request]:
@@ -220,6 +230,7 @@ class RequestQueue:
             return True
         self._open_tokens -= request.tokens
         self._open_weight -= request.weight
+        self.whole_tokens -= request.tokens * request.whole
         self._forget_waiting(request)
         if not self.open:  # rounding does not add up
             self._clock = self._open_weight = 0.0
@@ -229,6 +240,13 @@ class RequestQueue:
     def close(self) -> None:
         """Take no more requests in."""
         self.closed = True
+
+    def _open(self, request: Request) -> int:
+        request.number = next(self._numbers)
+        self.open[request.number] = request
+        self._open_tokens += request.tokens
+        self._open_weight += request.weight
+        return request.number
 
     def _next_by_turn(self) -> Request | None:
         while self._turns:

@@ -11,6 +11,7 @@ an idle CPU), goes through the queue's books as a whole: it is counted, bounded 
 import time
 from collections.abc import Callable
 from functools import partial
+from threading import TIMEOUT_MAX
 
 from ._desk import Desk, Desks
 from ._errors import Closed
@@ -44,6 +45,11 @@ class Scheduler:
         return self._lanes is not None
 
     @property
+    def bounded(self) -> bool:
+        """Whether a full queue refuses requests."""
+        return self._desks.here().queue.max_tokens is not None
+
+    @property
     def meter(self) -> Meter:
         """This process's counts."""
         return self._desks.here().meter
@@ -52,7 +58,8 @@ class Scheduler:
         """What was done until now, and what waits."""
         desk = self._desks.here()
         with desk.lock:
-            requests, tokens = len(desk.queue.open), desk.queue.waiting_tokens
+            queue = desk.queue
+            requests, tokens = len(queue.open), queue.waiting_tokens + queue.whole_tokens
         return desk.meter.stats(requests, tokens)
 
     def require_room(self, tokens: int) -> None:
@@ -166,17 +173,16 @@ class Scheduler:
     def _submit_whole(self, desk: Desk, pairs: PairSource, max_pairs: int | None, take: Take) -> Callable[[], None]:
         tokens = int(pairs.lengths.sum())
         request = Request([(tokens, 1)] if tokens else [], max_pairs)
+        lane = int(self._lanes is not None)
         with desk.lock:
-            desk.queue.submit(request)
-            batch = desk.queue.take_all(request)
-            lane = int(self._lanes is not None)
+            desk.queue.submit_whole(request, waits=not lane)
             desk.held += lane
         start = time.perf_counter()
 
         def end() -> None:
             desk.meter.batch(tokens, tokens, time.perf_counter() - start)
             with desk.lock:
-                desk.queue.done(batch)
+                desk.queue.end(request, "done")
                 desk.held -= lane
                 if lane and desk.queue.waiting_tokens and desk.held < self._count:
                     self._hire(desk)
@@ -203,7 +209,9 @@ class Scheduler:
         """Until a request has ended, or its time is up. Raises what it failed with."""
         with desk.lock:
             event = job.event() if job.outcome is None else None
-        if event is not None and not event.wait(None if stop_at is None else stop_at - time.perf_counter()):
+        if event is not None and not event.wait(
+            None if stop_at is None else min(stop_at - time.perf_counter(), TIMEOUT_MAX)
+        ):
             self.late(job)
         if job.error is not None:
             raise job.error
@@ -218,15 +226,20 @@ class Scheduler:
             pool, spare = self._stand_in, True
         else:
             return False
-        if not pool.submit(partial(self._help, desk, spare)):
+        hired: list[bool] = []
+        if not pool.submit(partial(self._help, desk, spare, hired)):
             return False
+        hired.append(True)
         desk.held += 1
         desk.helpers += not spare
         desk.spare = desk.spare or spare
         return True
 
-    def _help(self, desk: Desk, spare: bool) -> None:
-        self._work(desk, None, spare)
+    def _help(self, desk: Desk, spare: bool, hired: list[bool]) -> None:
+        with desk.lock:
+            counted = bool(hired)  # a pool that could not start a thread refuses, and yet keeps the work for later
+        if counted:
+            self._work(desk, None, spare)
 
     def _work(self, desk: Desk, own: Job | None, spare: bool = False) -> None:
         """Run batches on a lane: a caller's thread until all of its pairs are under way, others until none waits."""
@@ -243,7 +256,7 @@ class Scheduler:
                     batch = None if leaving else desk.queue.next_batch(self._runner.max_tokens[0])
                     if batch is None:
                         leaving = True
-                        self._leave(desk, own, spare)
+                        desk.leave(helper=own is None, spare=spare)
                         return
                 self._run(desk, batch)
         finally:
@@ -251,16 +264,9 @@ class Scheduler:
                 with desk.lock:
                     if batch is not None:
                         desk.queue.put_back(batch)
-                    self._leave(desk, own, spare)
+                    desk.leave(helper=own is None, spare=spare)
                     if desk.queue.waiting_tokens:
                         self._hire(desk)
-
-    def _leave(self, desk: Desk, own: Job | None, spare: bool) -> None:
-        desk.held -= 1
-        if spare:
-            desk.spare = False
-        elif own is None:
-            desk.helpers -= 1
 
     def _run(self, desk: Desk, batch: Batch) -> None:
         failed: list[tuple[Request, Exception]] = []

@@ -115,15 +115,18 @@ class Scorer:
         if work.deadline is not None:
             assert self.scheduler is not None, "only calls of users have a deadline"
             submit = partial(self.scheduler.submit, stop_at=work.deadline.stop_at)
+        one_by_one = work.deadline is not None or (self.scheduler is not None and self.scheduler.bounded)
         wait: Wait | None = None
         try:
             while (window := work.next_window()) is not None:
                 # On a GPU the next documents are tokenized while it computes these.
                 before, wait = wait, submit(window, max_pairs, work.take_of(window))
-                if work.deadline is not None:  # the next step's size hangs on what this one took
-                    before, wait = wait, None
                 if before is not None:
                     before()
+                # The size of a deadline's next step hangs on what this one took; a bounded queue would count both.
+                if one_by_one:
+                    wait()
+                    wait = None
         except (Overloaded, Closed) as error:
             work.refused(error)
         finally:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-# Of what is expected: a request that would fit is hardly ever refused, and one that would not seldom gets further.
+# Of what is expected: of texts like those before, one that would fit is hardly ever refused, and the others mostly are.
 _LOW = 0.75
 
 
@@ -27,7 +27,7 @@ class TokenEstimate:
         >>> estimate = TokenEstimate()
         >>> estimate.learn(["four", "letters"], 2)
         >>> estimate.at_least(["eleven more", "eleven more", "a" * 1000], 20)
-        16
+        21
         """
         if not self._characters:
             return 0

@@ -231,3 +231,29 @@ def test_a_full_queue_says_how_full_it_is_and_an_empty_one_takes_anything() -> N
         queue.done(batch)
     queue.submit(Request([(10, 1)]))
     assert queue.waiting_tokens == 10
+
+
+def test_what_runs_as_a_whole_is_counted_and_bounded_until_it_ends() -> None:
+    queue = RequestQueue(1, max_tokens=100)
+    whole = [Request([(60, 1)]) for _ in range(2)]
+    queue.submit_whole(whole[0], waits=True)
+    with pytest.raises(Overloaded, match="60 of 100 tokens wait already and this request has 60 more"):
+        queue.submit_whole(whole[1], waits=True)
+    assert queue.next_batch(500) is None
+    assert queue.end(whole[0], "done")
+    queue.submit_whole(whole[1], waits=False)  # a document that a free lane takes at once
+    queue.submit(Request([(10, 20)]))
+    assert (queue.waiting_tokens, queue.whole_tokens) == (200, 0)
+
+
+def test_requests_beside_the_queue_leave_nothing_in_it() -> None:
+    queue = RequestQueue(1)
+    before = Request([(60, 1)])
+    queue.submit_whole(before, waits=True)
+    for _ in range(1000):  # never idle
+        after = Request([(60, 1)])
+        queue.submit_whole(after, waits=True)
+        queue.end(before, "done")
+        before = after
+    assert not queue._turns
+    assert queue.whole_tokens == 60
