@@ -35,7 +35,7 @@ class Child:
         self._process = subprocess.Popen(
             [python, "-m", "benchmarks._serve"],
             cwd=ROOT,
-            env=os.environ | _variables(threads),
+            env=os.environ | thread_variables(threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -100,7 +100,7 @@ class Child:
         self.close()
 
 
-def _variables(threads: int) -> dict[str, str]:
+def thread_variables(threads: int) -> dict[str, str]:
     # Read when a library starts its pool: the tokenizers' is Rayon's, torch's is OpenMP's.
     pools = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     return pools | {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}

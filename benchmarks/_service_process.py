@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from crossrank import CrossEncoder
 
-from ._child import _variables
+from ._child import thread_variables
 from ._conversions import model_folder
 from ._engines import EngineSpec
 from ._environments import SetupError
@@ -213,7 +213,7 @@ def _open_peer(spec: EngineSpec, folder: Path, threads: int, warm_up_s: float, t
 def _serve(connection: Connection, opening: tuple[EngineSpec, Path, int, float]) -> None:
     """The process: open the model, then answer requests until nobody is left to ask."""
     spec, folder, threads, warm_up_s = opening
-    os.environ |= _variables(threads)
+    os.environ |= thread_variables(threads)
     os.dup2(2, 1)  # what libraries print is no result
     texts = Texts()
     try:

@@ -52,8 +52,8 @@ class CrossEncoder(BlockingCalls):
         revision: Hub revision.
         local_files_only: Never ask the hub.
         token: Hub token.
-        max_queue_tokens: Most tokens that may wait for the model, or None. A call beyond it raises `Overloaded`; one
-            that finds none waiting is always taken.
+        max_queue_tokens: Most tokens that may wait for the model, or None. A call beyond it raises `Overloaded`,
+            mostly before it is tokenized, by its characters; one that finds none waiting is always taken.
         on_call: Called with a `CallRecord` when a call has ended, by whichever thread or event loop ends it; for a
             metrics library. What it raises is logged.
 
@@ -85,7 +85,8 @@ class CrossEncoder(BlockingCalls):
         # What can be refused is refused before a model is downloaded or exported.
         thread_count = resolve_threads(threads)
         check_precision(precision)
-        if max_queue_tokens is not None and (not isinstance(max_queue_tokens, int) or max_queue_tokens < 1):
+        counts = isinstance(max_queue_tokens, int) and not isinstance(max_queue_tokens, bool) and max_queue_tokens > 0
+        if max_queue_tokens is not None and not counts:
             raise InputError(f"max_queue_tokens={max_queue_tokens!r}: a positive integer, or None for no bound")
         asked = None if device is None else parse_device(device)
         if asked is not None:

@@ -354,7 +354,7 @@ def test_no_answer_is_wrong_or_lost_over_200_000_documents(folder: Path, expecte
     storm(folder, expected, 200_000)
 
 
-@pytest.mark.parametrize("bound", [0, -1, 1.5, "many"])
+@pytest.mark.parametrize("bound", [0, -1, 1.5, "many", True])
 def test_a_bound_that_is_no_number_of_tokens_is_refused(folder: Path, bound: object) -> None:
     with pytest.raises(CrossrankError, match=r"max_queue_tokens=.*a positive integer, or None"):
         open_model(folder, max_queue_tokens=bound)
