@@ -101,6 +101,6 @@ class Child:
 
 
 def thread_variables(threads: int) -> dict[str, str]:
-    # Read when a library starts its pool: the tokenizers' is Rayon's, torch's is OpenMP's.
+    """Environment variables that libraries read when they start their pools: Rayon for tokenizers, OpenMP for torch."""
     pools = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     return pools | {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
