@@ -209,6 +209,6 @@ class CrossEncoder(BlockingCalls):
             pairs.query_index,
             windows=call.windows,
             deadline=call.deadline,
-            progress=Progress(len(pairs.documents), "documents", show=bool(call.show_progress_bar)),
+            progress=Progress(len(pairs.documents), "documents", show=True) if call.show_progress_bar else None,
             account=account,
         )

@@ -1,7 +1,7 @@
 """A request of the queue with its pairs, and where its logits go."""
 
 from collections.abc import Callable
-from threading import Event
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +35,9 @@ class Job(Request):
         super().__init__([(int(pairs.lengths[batch[0]]), len(batch)) for batch in batches], max_pairs)
         self._index = np.concatenate(batches) if batches else np.zeros(0, np.intp)
         self._joined = pairs.batch(self._index)
-        self._starts = np.append(0, np.cumsum(self._joined.lengths))
+        self._starts = [0, *np.cumsum(self._joined.lengths).tolist()]
         self._take, self._on_end = take, on_end
-        self._event: Event | None = None
+        self._latch: Lock | None = None
 
     def packed(self, start: int, stop: int) -> PackedPairs:
         """Some of its pairs, joined."""
@@ -49,15 +49,16 @@ class Job(Request):
         """Hand over the logits of some of its pairs, float32 [pairs, labels]."""
         self._take(self._index[start:stop], logits)
 
-    def event(self) -> Event:
-        """Set once it has ended; to be asked for before that, under the queue's lock."""
-        self._event = self._event or Event()
-        return self._event
+    def latch(self) -> Lock:
+        """Held until it has ended; to be asked for once, before that, under the queue's lock."""
+        self._latch = Lock()  # an Event of one waiter, for a tenth of the time
+        self._latch.acquire()
+        return self._latch
 
     def tell(self) -> None:
         """Say that it has ended; to be called once, after that, without the lock."""
-        if self._event is not None:
-            self._event.set()
+        if self._latch is not None:
+            self._latch.release()
         if self._on_end is not None:
             self._on_end()
 

@@ -125,7 +125,7 @@ def choose_layout(declared: Iterable[Declared], inputs: Inputs) -> Layout:
 
     even: Makers = {
         "input_ids": lambda batch: _rows(batch.ids, batch.lengths),
-        "token_type_ids": lambda batch: _rows(types(batch), batch.lengths),
+        "token_type_ids": lambda batch: types(batch).reshape(len(batch.lengths), -1),  # as the ids, which are checked
     }
     with_mask: Makers = {
         "input_ids": padded,

@@ -94,6 +94,9 @@ def truncate_longest_first(query_lengths: Int32, document_lengths: Int32, room: 
     >>> truncate_longest_first(np.array([4, 9], np.int32), np.array([9, 9], np.int32), 9)
     (array([4, 4], dtype=int32), array([5, 5], dtype=int32))
     """
+    fits = query_lengths + document_lengths <= room
+    if fits.all():
+        return query_lengths, document_lengths
     shorter = np.minimum(query_lengths, document_lengths)
     half = room // 2
     kept_shorter = np.minimum(shorter, half)
@@ -101,7 +104,6 @@ def truncate_longest_first(query_lengths: Int32, document_lengths: Int32, room: 
     query_is_longer = query_lengths > document_lengths
     kept_query = np.where(query_is_longer, kept_longer, kept_shorter)
     kept_document = np.where(query_is_longer, kept_shorter, kept_longer)
-    fits = query_lengths + document_lengths <= room
     return (
         np.where(fits, query_lengths, kept_query).astype(np.int32),
         np.where(fits, document_lengths, kept_document).astype(np.int32),
@@ -145,39 +147,27 @@ class PairSource:
         query_index: NDArray[np.intp],
         max_length: int,
     ) -> None:
-        specials = [np.array(part, np.int32) for part in template.special_ids]
-        special_types = [np.array(part, np.int32) for part in template.special_types]
-        # One source to gather from: prefix, middle, suffix, then all queries, then all documents.
-        self._ids = np.concatenate([*specials, queries.ids, documents.ids])
-        self._types = np.concatenate(
-            [
-                *special_types,
-                np.full(len(queries.ids), template.query_type, np.int32),
-                np.full(len(documents.ids), template.document_type, np.int32),
-            ]
-        )
-        prefix, middle, suffix = (len(part) for part in specials)
-        room = max_length - template.special_count
-        kept_query, kept_document = truncate_longest_first(queries.lengths[query_index], documents.lengths, room)
-        pairs = len(query_index)
-        first_query = template.special_count
+        prefix, middle, suffix = (len(part) for part in template.special_ids)
+        first_query = prefix + middle + suffix
         first_document = first_query + len(queries.ids)
-        constant = np.ones(pairs, np.int64)
+        # One source to gather from: prefix, middle, suffix, then all queries, then all documents.
+        specials = np.array(sum(template.special_ids, ()), np.int32)
+        self._ids = np.concatenate([specials, queries.ids, documents.ids])
+        self._types = np.full(len(self._ids), template.document_type, np.int32)
+        self._types[:first_query] = sum(template.special_types, ())
+        self._types[first_query:first_document] = template.query_type
+        kept_query, kept_document = truncate_longest_first(
+            queries.lengths[query_index], documents.lengths, max_length - first_query
+        )
         # [pairs, 5]: where each part starts in the source, and how many tokens of it are taken
-        self._part_starts = np.stack(
-            [
-                0 * constant,
-                first_query + queries.offsets[query_index],
-                prefix * constant,
-                first_document + documents.offsets[:-1],
-                (prefix + middle) * constant,
-            ],
-            axis=1,
-        )
-        self._part_lengths = np.stack(
-            [prefix * constant, kept_query, middle * constant, kept_document, suffix * constant], axis=1
-        )
-        self.lengths: Int32 = self._part_lengths.sum(axis=1).astype(np.int32)
+        self._part_starts = np.empty((len(query_index), 5), np.int64)
+        self._part_starts[:, ::2] = 0, prefix, prefix + middle
+        self._part_starts[:, 1] = first_query + queries.offsets[query_index]
+        self._part_starts[:, 3] = first_document + documents.offsets[:-1]
+        self._part_lengths = np.empty_like(self._part_starts)
+        self._part_lengths[:, ::2] = prefix, middle, suffix
+        self._part_lengths[:, 1], self._part_lengths[:, 3] = kept_query, kept_document
+        self.lengths: Int32 = kept_query + kept_document + np.int32(first_query)
 
     def batch(self, index: NDArray[np.intp]) -> PackedPairs:
         """Join the pairs at ``index``, in that order."""

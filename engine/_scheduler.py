@@ -208,11 +208,11 @@ class Scheduler:
     def _wait(self, desk: Desk, job: Job, stop_at: float | None) -> None:
         """Until a request has ended, or its time is up. Raises what it failed with."""
         with desk.lock:
-            event = job.event() if job.outcome is None else None
-        if event is not None and not event.wait(
-            None if stop_at is None else min(stop_at - time.perf_counter(), TIMEOUT_MAX)
-        ):
-            self.late(job)
+            latch = job.latch() if job.outcome is None else None
+        if latch is not None:
+            left = -1 if stop_at is None else min(max(0.0, stop_at - time.perf_counter()), TIMEOUT_MAX)
+            if not latch.acquire(timeout=left):
+                self.late(job)
         if job.error is not None:
             raise job.error
         if stop_at is None:  # learning takes longer than most deadlines leave
