@@ -1,6 +1,8 @@
 """What the threads of one process share of a model: its queue, its counts, and who holds its lanes."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event, Lock
 
 from ._queue import RequestQueue
@@ -29,6 +31,26 @@ class Desk:
         self.held = self.helpers = 0
         self.spare = False
         self.drained = Event()
+
+    @contextmanager
+    def reserve(self, tokens: int) -> Iterator[None]:
+        """Hold room in the queue for what is tokenized inside the ``with``: no more is begun than could wait.
+
+        Args:
+            tokens: How many are expected.
+
+        Raises:
+            Overloaded: As a request of so many tokens would be refused.
+            Closed: After the queue was closed.
+        """
+        with self.lock:
+            self.queue.require_room(tokens)
+            self.queue.reserved_tokens += tokens
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.queue.reserved_tokens -= tokens
 
     def leave(self, *, helper: bool, spare: bool) -> None:
         """Give a lane up, of one of the pool's threads, of the thread that stands in, or of a caller's."""

@@ -115,6 +115,7 @@ class RequestQueue:
         self.closed = False
         self.waiting_tokens = 0  # in no batch yet
         self.whole_tokens = 0  # of what runs, or waits for its device, beside the queue
+        self.reserved_tokens = 0  # expected of what is being tokenized
         self.open: dict[int, Request] = {}  # all that have not ended
         self._open_tokens, self._open_weight = 0, 0.0
         self._by_length: dict[int, dict[int, Request]] = {}  # those with pairs of a length left
@@ -163,7 +164,7 @@ class RequestQueue:
         """Raise what a request of so many tokens would be refused with."""
         if self.closed:
             raise Closed("the model is closed: it takes no more requests; load it again")
-        most, waiting = self.max_tokens, self.waiting_tokens + self.whole_tokens
+        most, waiting = self.max_tokens, self.waiting_tokens + self.whole_tokens + self.reserved_tokens
         if most is not None and waiting and waiting + tokens > most:
             raise Overloaded(waiting, most, tokens)
 

@@ -10,6 +10,7 @@ an idle CPU), goes through the queue's books as a whole: it is counted, bounded 
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from threading import TIMEOUT_MAX
 
@@ -62,11 +63,9 @@ class Scheduler:
             requests, tokens = len(queue.open), queue.waiting_tokens + queue.whole_tokens
         return desk.meter.stats(requests, tokens)
 
-    def require_room(self, tokens: int) -> None:
-        """Raise what `submit` would refuse a request of so many tokens with."""
-        desk = self._desks.here()
-        with desk.lock:
-            desk.queue.require_room(tokens)
+    def reserve(self, tokens: int) -> AbstractContextManager[None]:
+        """As `Desk.reserve`."""
+        return self._desks.here().reserve(tokens)
 
     def submit(
         self, pairs: PairSource, max_pairs: int | None, take: Take, stop_at: float | None = None

@@ -4,6 +4,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
@@ -180,7 +181,9 @@ class PairWork:
                 self._texts = self._scorer.tokenizer.encode(self._queries, "query"), self._read_documents()
             if self._next == len(self._query_index):
                 return None
-            pairs = self._read_window(*self._texts, most)
+            queries, documents = self._texts
+            with self._reserved(documents, most):
+                pairs = self._read_window(queries, documents, most)
             self._account.tokenizing_s += time.perf_counter() - start
             if pairs is not None:
                 self._account.tokens += int(pairs.lengths.sum())
@@ -232,6 +235,14 @@ class PairWork:
             return most
         return min(most, self.deadline.next_documents(self._next, self._scorer.lanes, self._scorer.costs))
 
+    def _reserved(self, documents: Sequence[str] | Tokens, most: int) -> AbstractContextManager[None]:
+        """Room in the queue for the next documents while they are tokenized."""
+        scorer = self._scorer
+        if scorer.scheduler is None or isinstance(documents, Tokens):
+            return nullcontext()
+        texts = documents[self._next : self._next + most]
+        return scorer.scheduler.reserve(scorer.estimate.at_least(texts, scorer.room))
+
     def _read_window(self, queries: Tokens, documents: Sequence[str] | Tokens, most: int) -> PairSource | None:
         scorer, tokenizer = self._scorer, self._scorer.tokenizer
         start, stop = self._next, min(self._next + most, len(self._query_index))
@@ -244,8 +255,6 @@ class PairWork:
             tokens = documents.part(start, stop)
         else:
             texts = documents[start:stop]
-            if scorer.scheduler is not None:
-                scorer.scheduler.require_room(scorer.estimate.at_least(texts, scorer.room))
             tokens = tokenizer.encode(texts, "document", first=start, enough=needed)
             scorer.estimate.learn(texts, len(tokens.ids))
         counts = None
