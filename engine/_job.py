@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._pairs import PackedPairs, PairSource
-from ._queue import Piece, Request
+from ._request import Piece, Request
 from ._runner import Take
 
 Floats = NDArray[np.float32]

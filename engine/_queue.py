@@ -1,8 +1,6 @@
 """Which pairs run next while many requests wait: a pure state machine, without threads, clocks and tokens.
 
-Order: fair queueing by virtual time (Parekh and Gallager, IEEE/ACM Transactions on Networking 1993), where a request's
-weight is one over the square root of its tokens. So 10 documents pass 1,000 with ten times their speed, and yet no
-stream of small requests starves a large one: each gets its weight's share of what runs while it waits.
+Order: `FairOrder` says whose turn it is.
 
 Joining: a batch holds pairs of one length. Places that its own request leaves free go to other requests' pairs of that
 length, unless those requests are so much larger that the small one would run at their speed.
@@ -10,96 +8,15 @@ length, unless those requests are so much larger that the small one would run at
 Whoever uses it from several threads holds a lock.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from heapq import heappop, heappush, heapreplace
 from itertools import count
-from typing import Literal, NamedTuple
 
 from ._errors import Closed, Overloaded
+from ._fair_order import FairOrder
 from ._plan import BATCHES_PER_LANE
+from ._request import Batch, Outcome, Piece, Request
 
 # Requests of up to so many times the size of another one join it as its equals: each gains what it gives.
 _LARGER = 4
-
-Outcome = Literal["done", "failed", "cancelled", "late"]
-
-
-class Request:
-    """Pairs of one caller. They are counted in the order of the plan.
-
-    Args:
-        plan: Length and number of pairs of each of its batches, in the order in which it would run them if it were
-            alone.
-        max_pairs: Most pairs of a batch that holds some of these, or None.
-
-    Attributes:
-        pairs: How many.
-        tokens: Of all of them.
-        left: Of each length the ranges of pairs that are in no batch yet, the next one last.
-        outcome: How it ended, or None.
-        error: Why it did not end well.
-    """
-
-    def __init__(self, plan: Sequence[tuple[int, int]], max_pairs: int | None = None) -> None:
-        self.max_pairs, self.pairs, self.tokens, self.scored = max_pairs, 0, 0, 0
-        self.left: dict[int, list[tuple[int, int]]] = {}
-        for length, pairs in plan:
-            self.left.setdefault(length, []).append((self.pairs, self.pairs + pairs))
-            self.pairs += pairs
-            self.tokens += length * pairs
-        for ranges in self.left.values():
-            ranges.reverse()
-        self._next = [length for length, _ in plan][::-1]
-        self.weight = self.tokens**-0.5 if self.tokens else 0.0
-        self.turn = 0.0  # the virtual time at which it is to be served
-        self.number = -1  # in the queue
-        self.whole = False  # it counts as waiting, beside the queue
-        self.outcome: Outcome | None = None
-        self.error: BaseException | None = None
-
-    def next_length(self) -> int:
-        """Of its next batch; only while something is left."""
-        while self._next[-1] not in self.left:
-            self._next.pop()
-        return self._next[-1]
-
-    def give_back(self, length: int, start: int, stop: int) -> None:
-        """Have pairs that were taken be left again."""
-        self.left.setdefault(length, []).append((start, stop))
-        self._next.append(length)
-
-
-class Piece(NamedTuple):
-    """Pairs of one request in a batch, from ``start`` to before ``stop``."""
-
-    request: Request
-    start: int
-    stop: int
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """Pairs of one length that run together.
-
-    Attributes:
-        length: Tokens of each.
-        pieces: Whose they are.
-        capacity: Tokens that there was room for.
-        pairs: How many.
-        settled: Whether it was done or given back.
-    """
-
-    length: int
-    pieces: list[Piece]
-    capacity: int
-    pairs: int = 0
-    settled: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all its pairs."""
-        return self.length * self.pairs
 
 
 class RequestQueue:
@@ -117,11 +34,10 @@ class RequestQueue:
         self.whole_tokens = 0  # of what runs, or waits for its device, beside the queue
         self.reserved_tokens = 0  # expected of what is being tokenized
         self.open: dict[int, Request] = {}  # all that have not ended
-        self._open_tokens, self._open_weight = 0, 0.0
+        self._open_tokens = 0
         self._by_length: dict[int, dict[int, Request]] = {}  # those with pairs of a length left
         self._numbers = count()
-        self._turns: list[tuple[float, int]] = []  # a heap; what has ended or moved on is mended when it comes up
-        self._clock = 0.0  # virtual time: the tokens per weight that each who waits should have had
+        self._order = FairOrder()
 
     def submit(self, request: Request) -> None:
         """Take a request in; one that has ended before, or has no pairs, ends here.
@@ -137,11 +53,10 @@ class RequestQueue:
             request.outcome = "done"
             return
         number = self._open(request)
-        request.turn = self._clock
         self.waiting_tokens += request.tokens
         for length in request.left:
             self._by_length.setdefault(length, {})[number] = request
-        heappush(self._turns, (request.turn, number))
+        self._order.add(request)
 
     def submit_whole(self, request: Request, *, waits: bool) -> None:
         """Take in what something else runs as a whole, until `end`.
@@ -174,7 +89,7 @@ class RequestQueue:
         Args:
             max_tokens: Budget of a batch in tokens; a pair that is longer runs alone.
         """
-        request = self._next_by_turn()
+        request = self._order.next()
         if request is None:
             return None
         length = request.next_length()
@@ -192,7 +107,6 @@ class RequestQueue:
                 if other.tokens <= _LARGER * request.tokens and batch.pairs < limit:
                     self._fill(batch, other, limit - batch.pairs)
                     size = limit
-        self._clock += batch.tokens / self._open_weight
         return batch
 
     def done(self, batch: Batch) -> list[Request]:
@@ -216,7 +130,7 @@ class RequestQueue:
             request.give_back(batch.length, start, stop)
             self._by_length.setdefault(batch.length, {})[request.number] = request
             self.waiting_tokens += batch.length * (stop - start)
-            heappush(self._turns, (request.turn, request.number))
+            self._order.add(request)
 
     def end(self, request: Request, outcome: Outcome, error: BaseException | None = None) -> bool:
         """End a request now. What of it is in a batch runs to that batch's end; the rest gives up its place.
@@ -230,12 +144,10 @@ class RequestQueue:
         if self.open.pop(request.number, None) is None:
             return True
         self._open_tokens -= request.tokens
-        self._open_weight -= request.weight
         self.whole_tokens -= request.tokens * request.whole
         self._forget_waiting(request)
-        if not self.open:  # rounding does not add up
-            self._clock = self._open_weight = 0.0
-            self._turns.clear()
+        if not self.open:
+            self._order.clear()
         return True
 
     def close(self) -> None:
@@ -246,23 +158,10 @@ class RequestQueue:
         request.number = next(self._numbers)
         self.open[request.number] = request
         self._open_tokens += request.tokens
-        self._open_weight += request.weight
         return request.number
 
-    def _next_by_turn(self) -> Request | None:
-        while self._turns:
-            turn, number = self._turns[0]
-            request = self.open.get(number)
-            if request is None or not request.left:
-                heappop(self._turns)
-            elif request.turn != turn:
-                heapreplace(self._turns, (request.turn, number))
-            else:
-                return request
-        return None
-
     def _fill(self, batch: Batch, request: Request, most: int) -> None:
-        """Move pairs of a request into a batch, and its turn on."""
+        """Move pairs of a request into a batch."""
         length, filled = batch.length, 0
         ranges = request.left[length]
         while ranges and filled < most:
@@ -274,16 +173,19 @@ class RequestQueue:
             filled += stop - start
         batch.pairs += filled
         self.waiting_tokens -= filled * length
-        request.turn += filled * length / request.weight
+        self._order.served(request, filled * length)
         if not ranges:
             del request.left[length]
             self._forget_length(request, length)
+            if not request.left:
+                self._order.remove(request)
 
     def _forget_waiting(self, request: Request) -> None:
         for length, ranges in request.left.items():
             self._forget_length(request, length)
             self.waiting_tokens -= length * sum(stop - start for start, stop in ranges)
         request.left.clear()
+        self._order.remove(request)
 
     def _forget_length(self, request: Request, length: int) -> None:
         alike = self._by_length[length]

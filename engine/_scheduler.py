@@ -20,7 +20,7 @@ from ._job import Job, hand_over, pack
 from ._lanes import Lanes
 from ._pairs import PairSource
 from ._plan import plan_even_batches
-from ._queue import Batch, Outcome, Request
+from ._request import Batch, Outcome, Request
 from ._runner import Runner, Take
 from ._stats import Meter, OnCall, Stats
 

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from crossrank import Closed, Overloaded
-from crossrank._queue import Batch, Request, RequestQueue
+from crossrank import Closed, InputError, Overloaded
+from crossrank._desk import Desk
+from crossrank._queue import RequestQueue
+from crossrank._request import Batch, Request
 
 PLANS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 12)), max_size=8)
 
@@ -189,6 +191,20 @@ def test_a_small_request_passes_any_number_of_large_ones(large: int, begun: int)
     assert work_off(queue)[small] <= share * small.tokens + (large + 1) * 512
 
 
+def test_requests_of_one_size_are_served_as_they_came() -> None:
+    queue = RequestQueue(1)
+    requests = [Request([(11 + i, 3)]) for i in range(5)]
+    for request in requests:
+        queue.submit(request)
+    first = queue.next_batch(10)
+    assert first is not None
+    served = [first.pieces[0].request]
+    queue.put_back(first)
+    while (batch := queue.next_batch(10)) is not None:
+        served += [piece.request for piece in batch.pieces]
+    assert served == [requests[0], *(request for request in requests for _ in range(3))]
+
+
 def test_no_stream_of_small_requests_starves_a_large_one() -> None:
     queue = RequestQueue(2)
     large = Request([(128, 4)] * 100)
@@ -233,6 +249,18 @@ def test_a_full_queue_says_how_full_it_is_and_an_empty_one_takes_anything() -> N
     assert queue.waiting_tokens == 10
 
 
+def test_room_is_held_for_what_is_tokenized() -> None:
+    desk = Desk(1, 100, None)
+    with pytest.raises(InputError), desk.reserve(80):
+        with pytest.raises(Overloaded, match="80 of 100 tokens wait already and this request has 30 more"):
+            desk.queue.submit(Request([(30, 1)]))
+        with pytest.raises(Overloaded), desk.reserve(30):
+            raise AssertionError("not reached")
+        raise InputError("a text is none")
+    desk.queue.submit(Request([(100, 1)]))
+    assert desk.queue.reserved_tokens == 0
+
+
 def test_what_runs_as_a_whole_is_counted_and_bounded_until_it_ends() -> None:
     queue = RequestQueue(1, max_tokens=100)
     whole = [Request([(60, 1)]) for _ in range(2)]
@@ -255,5 +283,5 @@ def test_requests_beside_the_queue_leave_nothing_in_it() -> None:
         queue.submit_whole(after, waits=True)
         queue.end(before, "done")
         before = after
-    assert not queue._turns
+    assert queue._order.next() is None
     assert queue.whole_tokens == 60
