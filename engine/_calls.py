@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._activation import Activation, apply_activation, softmax
-from ._deadline import Deadline
+from ._deadline import Deadline, Lateness
 from ._encoded import EncodedDocument
 from ._errors import InputError
 from ._found import Found
@@ -67,11 +67,13 @@ class Calls:
     Attributes:
         meaning: What its logits mean.
         model: Its name, for messages.
+        lateness: Of its calls with a deadline.
         told: Holds something once a warning has said that documents are truncated.
     """
 
     meaning: Meaning
     model: str
+    lateness: Lateness = field(default_factory=Lateness)
     told: set[str] = field(default_factory=set)
 
     def score(self, query: str, documents: Iterable[str | EncodedDocument]) -> Call[Floats]:
@@ -90,7 +92,8 @@ class Calls:
 
     def rank(self, query: str, documents: Iterable[str | EncodedDocument], options: RankOptions) -> Call[Ranking[Any]]:
         """As `CrossEncoder.rank`."""
-        deadline = None if options.deadline_ms is None else Deadline(options.deadline_ms)  # time runs from here on
+        # Time runs from here on.
+        deadline = None if options.deadline_ms is None else Deadline(options.deadline_ms, self.lateness)
         self.meaning.require_relevance("rank", self.model)
         check_top_k(options.top_k)
         windows = read_windows(options.max_windows, options.window_overlap)
@@ -100,7 +103,10 @@ class Calls:
 
         def finish(found: Found) -> Ranking[Any]:
             scores = self.meaning.relevance(found.logits, activation)
-            return rank_found(found, scores, options.top_k, texts, deadline.reason if deadline else None)
+            ranking = rank_found(found, scores, options.top_k, texts, deadline.reason if deadline else None)
+            if deadline is not None:
+                deadline.answered()
+            return ranking
 
         return Call(pairs, finish, options.batch_size, options.show_progress_bar, windows, deadline)
 

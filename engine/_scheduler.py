@@ -59,13 +59,16 @@ class Scheduler:
         """What was done until now, and what waits."""
         desk = self._desks.here()
         with desk.lock:
-            queue = desk.queue
-            requests, tokens = len(queue.open), queue.waiting_tokens + queue.whole_tokens
+            requests, tokens = len(desk.queue.open), desk.queue.waiting_tokens + desk.queue.whole_tokens
         return desk.meter.stats(requests, tokens)
 
     def reserve(self, tokens: int) -> AbstractContextManager[None]:
         """As `Desk.reserve`."""
         return self._desks.here().reserve(tokens)
+
+    def pause(self) -> None:
+        """As `Desk.pause`."""
+        self._desks.here().pause()
 
     def submit(
         self, pairs: PairSource, max_pairs: int | None, take: Take, stop_at: float | None = None

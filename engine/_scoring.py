@@ -255,7 +255,8 @@ class PairWork:
             tokens = documents.part(start, stop)
         else:
             texts = documents[start:stop]
-            tokens = tokenizer.encode(texts, "document", first=start, enough=needed)
+            pause = scorer.scheduler.pause if scorer.scheduler else None
+            tokens = tokenizer.encode(texts, "document", first=start, enough=needed, pause=pause)
             scorer.estimate.learn(texts, len(tokens.ids))
         counts = None
         if self._windows is None:

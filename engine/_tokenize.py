@@ -1,7 +1,7 @@
 """Texts to token ids, with the Rust tokenizer; the pair's special tokens, read off that tokenizer."""
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ._words import WordMemory
 # A Rust Encoding holds offsets and strings, many times its ids: they are dropped every so many texts. A longer text
 # goes there in parts, the first with the other texts, the others so many at a time and only as far as they are needed.
 _TEXTS_PER_CALL = 512
+_TEXTS_PER_PAUSE = 32
 _PART_CHARACTERS = 4096
 _PARTS_PER_CALL = 8
 _ID_BYTES = np.dtype(np.int32).itemsize
@@ -113,7 +114,15 @@ class PairTokenizer:
         """The tokenizer's model: WordPiece, BPE, Unigram or WordLevel."""
         return type(self._tokenizer.model).__name__
 
-    def encode(self, texts: Sequence[str], what: str, *, first: int = 0, enough: int | None = None) -> Tokens:
+    def encode(
+        self,
+        texts: Sequence[str],
+        what: str,
+        *,
+        first: int = 0,
+        enough: int | None = None,
+        pause: Callable[[], None] | None = None,
+    ) -> Tokens:
         """Token ids of each text, without special tokens and without truncation.
 
         Args:
@@ -121,6 +130,7 @@ class PairTokenizer:
             what: What the texts are, for messages: "query" or "document".
             first: The caller's index of the first text, for messages.
             enough: Of a text's ids, those after so many may be left out, and are where that saves time; None for all.
+            pause: Called now and then between texts, for other threads to go first; or None.
 
         Raises:
             InputError: If one of them is no string or holds a lone surrogate; the message gives its index.
@@ -130,8 +140,12 @@ class PairTokenizer:
                 raise InputError(f"{what} {first + index} is {type(text).__name__}, not str: {text!r:.80}")
         ids: list[NDArray[np.int32]] = []
         lengths = np.zeros(len(texts), np.int64)
-        for start in range(0, len(texts), _TEXTS_PER_CALL):
-            some = texts[start : start + _TEXTS_PER_CALL]
+        # The memory is Python and keeps Python's lock; the Rust tokenizer gives it up.
+        size = _TEXTS_PER_CALL if pause is None or self._memory is None else _TEXTS_PER_PAUSE
+        for start in range(0, len(texts), size):
+            if start and pause is not None:
+                pause()
+            some = texts[start : start + size]
             try:
                 rows = self._encode_some(some, enough)
             except (TypeError, UnicodeEncodeError) as error:  # TypeError: what the binding says of such a text

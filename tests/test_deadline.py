@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from crossrank import AsyncCrossEncoder, CallRecord, CrossEncoder, InputError, Ranking
 from crossrank._costs import Costs
-from crossrank._deadline import Deadline
+from crossrank._deadline import Deadline, Lateness
 from crossrank._pairs import PackedPairs
 from tests.artifacts import make_artifact
 from tests.test_scheduler import ATOL, QUERY, Faulty, open_model, texts
@@ -262,10 +262,10 @@ def test_no_call_with_a_deadline_measures_what_batches_cost(folder: Path, kind: 
     assert runner.costs is not None
 
 
-@pytest.mark.parametrize("value", [0, -1, True, "5", float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [0, -1, True, "5", float("nan"), float("inf"), 10**400])
 def test_a_deadline_that_is_no_time_is_refused(folder: Path, value: Any) -> None:
     model, _ = open_model(folder)
-    with pytest.raises(InputError, match=r"deadline_ms=.*: milliseconds, a finite number above 0"):
+    with pytest.raises(InputError, match=r"deadline_ms=.*: milliseconds, a number above 0 and up to"):
         model.rank(QUERY, MANY, deadline_ms=value)
 
 
@@ -290,7 +290,7 @@ def steps(deadline: Deadline, clock: Clock, per_s: Callable[[float], float], cos
 
 def test_steps_take_half_of_the_time_that_is_left() -> None:
     clock = Clock()
-    found = steps(Deadline(1000, clock), clock, lambda now: 400.0, None)
+    found = steps(Deadline(1000, clock=clock), clock, lambda now: 400.0, None)
     assert found[0] == 2 * LANES  # nothing is known
     np.testing.assert_allclose(found[1:4], [396 / 2, 396 / 4, 396 / 8], atol=1)
     assert 380 <= sum(found) <= 400
@@ -301,13 +301,13 @@ def test_the_first_step_follows_known_costs() -> None:
     clock = Clock()
     costs = Costs(0.0, 1e-5, 0.0, 512, "", "")
     # A quarter of 200 ms on two lanes, 1.28 ms a document.
-    assert steps(Deadline(200, clock), clock, lambda now: 1500.0, costs)[0] == 78
+    assert steps(Deadline(200, clock=clock), clock, lambda now: 1500.0, costs)[0] == 78
 
 
 @pytest.mark.parametrize("slower", [1, 3, 10])
 def test_a_machine_that_slows_down_is_noticed(slower: float) -> None:
     clock = Clock()
-    deadline = Deadline(1000, clock)
+    deadline = Deadline(1000, clock=clock)
     found = steps(deadline, clock, lambda now: 400.0 if now < 100.3 else 400.0 / slower, None)
     # One step is planned with the old rate: for half of the time that is left, here a quarter of all.
     assert clock.now - 100.0 <= max(1.0, 0.5 + slower * 0.25) + 1e-6
@@ -316,13 +316,29 @@ def test_a_machine_that_slows_down_is_noticed(slower: float) -> None:
 
 def test_time_that_is_over_ends_a_call() -> None:
     clock = Clock()
-    deadline = Deadline(50, clock)
+    deadline = Deadline(50, clock=clock)
     clock.now += 0.051
     assert deadline.next_documents(0, LANES, None) == 0
     assert deadline.reason == "deadline_ms=50: 1 ms too late before a document was read"
-    deadline = Deadline(50, clock)
+    deadline = Deadline(50, clock=clock)
     assert deadline.next_documents(0, LANES, None) > 0
     clock.now += 0.06
     assert deadline.next_documents(4, LANES, None) == 0
     assert deadline.reason == "the deadline of 50 ms came first"
     assert deadline.left_s() < 0
+
+
+def test_a_deadline_stops_sooner_by_what_answers_took_of_late() -> None:
+    clock, lateness = Clock(), Lateness()
+
+    def stop(deadline_ms: float, answered_s: float) -> float:
+        deadline, start = Deadline(deadline_ms, lateness, clock), clock()
+        clock.now = deadline.stop_at + answered_s
+        deadline.answered()
+        return round(deadline.stop_at - start, 6)
+
+    assert stop(100, 0.008) == 0.1
+    assert stop(100, 0.001) == 0.092
+    assert stop(100, -0.05) == pytest.approx(0.1 - 0.98 * 0.008)  # in time: nothing is learnt
+    assert stop(100, 0.5) == pytest.approx(0.1 - 0.98 * 0.008)
+    assert stop(100, 0.0) == 0.08  # never more than a fifth
