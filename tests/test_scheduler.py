@@ -299,11 +299,11 @@ def test_stats_add_up(folder: Path) -> None:
 
 
 def storm(folder: Path, expected: dict[str, np.float32], documents: int) -> None:
-    """Calls of all sizes from many threads, with faults; at the end the model is closed under them."""
+    """Calls of all sizes from many threads, with deadlines and faults; at the end the model is closed under them."""
     model, session = open_model(folder, max_queue_tokens=20_000)
     rng = random.Random(0)
     lock = threading.Lock()
-    seen = {"done": 0, "failed": 0, "rejected": 0, "closed": 0}
+    seen = {"done": 0, "late": 0, "failed": 0, "rejected": 0, "closed": 0}
     left = documents
     session.fails = lambda batch: rng.random() < 0.02
 
@@ -317,8 +317,17 @@ def storm(folder: Path, expected: dict[str, np.float32], documents: int) -> None
                 if left < -documents // 4:
                     return
             chosen = own.choices(DOCUMENTS, k=count)
+            deadline_ms = own.choice([None, None, 0.1, 2, 20, 200])
+            complete = True
             try:
-                scores = model.score(QUERY, chosen)
+                if deadline_ms is None:
+                    found: dict[int, float | None] = dict(enumerate(model.score(QUERY, chosen)))
+                else:
+                    ranking = model.rank(QUERY, chosen, deadline_ms=deadline_ms)
+                    complete = ranking.complete
+                    found = {entry["corpus_id"]: entry["score"] for entry in ranking}
+                    assert len(ranking) == count
+                    assert ranking.scored == sum(score is not None for score in found.values())
             except Overloaded:
                 ending = "rejected"
             except Closed:
@@ -326,8 +335,12 @@ def storm(folder: Path, expected: dict[str, np.float32], documents: int) -> None
             except ValueError:
                 ending = "failed"
             else:
-                np.testing.assert_allclose(scores, [expected[document] for document in chosen], atol=ATOL)
-                ending = "done"
+                assert found.keys() == set(range(count))
+                assert complete == (None not in found.values())
+                scored = {i: score for i, score in found.items() if score is not None}
+                wanted = np.array([expected[chosen[i]] for i in scored])
+                np.testing.assert_allclose(np.array(list(scored.values())), wanted, atol=ATOL)
+                ending = "done" if complete else "late"
             with lock:
                 seen[ending] += 1
 
@@ -341,8 +354,9 @@ def storm(folder: Path, expected: dict[str, np.float32], documents: int) -> None
     assert (stats.waiting_requests, stats.waiting_tokens) == (0, 0)
     assert stats.requests == sum(seen.values())
     assert stats.failed == seen["failed"]
+    assert stats.late == seen["late"]
     assert stats.rejected == seen["rejected"] + seen["closed"]
-    assert seen["done"] > 0
+    assert min(seen["done"], seen["late"]) > 0
 
 
 def test_no_answer_is_wrong_or_lost_among_faults_and_a_close(folder: Path, expected: dict[str, np.float32]) -> None:
