@@ -186,7 +186,7 @@ class Runner:
         if few and session is own and took > _SHARE_FROM_S:
             self._slow_s += took
             if self._slow_s > self._opening_s and self._opening.acquire(blocking=False):
-                self._lanes.submit(self._open_sharing)
+                Lanes(2).submit(self._open_sharing)  # on a thread of its own, since the pool's are other calls' lanes
 
     def _open_sharing(self) -> None:
         path = self.session.path
