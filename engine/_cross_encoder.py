@@ -53,7 +53,7 @@ class CrossEncoder(BlockingCalls):
         local_files_only: Never ask the hub.
         token: Hub token.
         max_queue_tokens: Most tokens that may wait for the model, or None. A call beyond it raises `Overloaded`,
-            mostly before it is tokenized, by its characters; one that finds none waiting is always taken.
+            mostly before it is tokenized, by its characters; one that finds nobody else's is always taken.
         on_call: Called with a `CallRecord` when a call has ended, by whichever thread or event loop ends it; for a
             metrics library. What it raises is logged.
 

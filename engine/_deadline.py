@@ -20,6 +20,7 @@ _LEAST_PER_LANE = 2
 _MOST = 1024
 _TICK_S = 1e-9  # a coarse clock may not have moved
 _LONGEST_MS = 1_000_000_000  # eleven days
+_MOST_LATE_S = 0.02  # longer is not the machine: an iterator of documents that blocks, a text of megabytes
 _FADE = 0.98  # of a lateness, from one call that was late to the next
 _MOST_RESERVE = 0.2  # of a deadline
 
@@ -34,8 +35,8 @@ class Lateness:
         self._seconds = 0.0
 
     def learn(self, seconds: float) -> None:
-        """Take notice of how long one took."""
-        self._seconds = max(seconds, self._seconds * _FADE)
+        """Take notice of how long one took; no single one teaches much."""
+        self._seconds = max(min(seconds, _MOST_LATE_S), self._seconds * _FADE)
 
     def reserve_s(self, deadline_s: float) -> float:
         """Seconds of a deadline to keep for it."""
@@ -104,12 +105,12 @@ class Deadline:
         else:
             if costs is not None and costs.seconds(1, _SHORT) > left:
                 self.reason = (
-                    f"deadline_ms={self._ms:g}: {max(left, 0) * 1000:.3g} ms were left, and one short document takes "
-                    f"{costs.seconds(1, _SHORT) * 1000:.3g} ms"
+                    f"deadline_ms={self._ms:g}: {max(left, 0) * 1000:.3g} ms were left for it, and one short document "
+                    f"takes {costs.seconds(1, _SHORT) * 1000:.3g} ms"
                 )
                 return 0
             if left <= 0:
-                self.reason = f"deadline_ms={self._ms:g}: {-left * 1000:.3g} ms too late before a document was read"
+                self.reason = f"deadline_ms={self._ms:g}: no time was left for documents before one was read"
                 return 0
             count = 0 if costs is None else _FIRST * left * lanes / costs.seconds(1, _USUAL)
         self._before = (read, now)

@@ -38,7 +38,7 @@ class Desk:
 
     @contextmanager
     def reserve(self, tokens: int) -> Iterator[None]:
-        """Hold room in the queue for what is tokenized inside the ``with``: no more is begun than could wait.
+        """Hold room in the queue for what is tokenized inside the ``with``: hardly more is begun than could wait.
 
         Args:
             tokens: How many are expected.
@@ -47,14 +47,16 @@ class Desk:
             Overloaded: As a request of so many tokens would be refused.
             Closed: After the queue was closed.
         """
-        with self.lock:
-            self.queue.require_room(tokens)
-            self.queue.reserved_tokens += tokens
+        held = 0
         try:
+            with self.lock:
+                self.queue.require_room(tokens)
+                self.queue.reserved_tokens += tokens
+                held = tokens
             yield
         finally:
             with self.lock:
-                self.queue.reserved_tokens -= tokens
+                self.queue.reserved_tokens -= held
 
     def pause(self) -> None:
         """Let other threads go first for a moment, if requests are under way; for long work in Python."""

@@ -3,8 +3,8 @@
 Requests of about one size, of up to twice the tokens, are served one after the other as they came: were they to share,
 they would all end late. Sizes share by start-time fair queueing (Goyal, Vin and Cheng, IEEE/ACM Transactions on
 Networking 1997), where each waiting request adds a weight of one over the square root of its tokens to its size. So 10
-documents pass 1,000 with ten times their speed, and yet no stream of small requests starves a large one: each size gets
-its share of what runs while it waits.
+documents pass 1,000 with ten times their speed, and yet no stream of small requests that is not growing starves a large
+one: each size gets its share of what runs while it waits.
 """
 
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ class FairOrder:
         if not waiting:
             return None
         size = min(waiting, key=attrgetter("turn"))
-        self._clock = max(self._clock, size.turn)
+        self._clock = size.turn
         return next(iter(size.waiting.values()))
 
     def served(self, request: Request, tokens: int) -> None:

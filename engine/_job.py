@@ -51,9 +51,10 @@ class Job(Request):
 
     def latch(self) -> Lock:
         """Held until it has ended; to be asked for once, before that, under the queue's lock."""
-        self._latch = Lock()  # an Event of one waiter, for a tenth of the time
-        self._latch.acquire()
-        return self._latch
+        latch = Lock()  # an Event of one waiter, for a tenth of the time
+        latch.acquire()
+        self._latch = latch
+        return latch
 
     def tell(self) -> None:
         """Say that it has ended; to be called once, after that, without the lock."""

@@ -24,7 +24,7 @@ class RequestQueue:
 
     Args:
         lanes: Batches that run side by side.
-        max_tokens: Most tokens that may wait, or None. A request that finds nothing waiting is always taken in.
+        max_tokens: Most tokens that may wait, or None. One that finds none is always taken in.
     """
 
     def __init__(self, lanes: int, max_tokens: int | None = None) -> None:
@@ -75,11 +75,16 @@ class RequestQueue:
         self._open(request)
         self.whole_tokens += request.tokens * waits
 
+    @property
+    def tokens(self) -> int:
+        """All that count against the bound."""
+        return self.waiting_tokens + self.whole_tokens + self.reserved_tokens
+
     def require_room(self, tokens: int) -> None:
         """Raise what a request of so many tokens would be refused with."""
         if self.closed:
             raise Closed("the model is closed: it takes no more requests; load it again")
-        most, waiting = self.max_tokens, self.waiting_tokens + self.whole_tokens + self.reserved_tokens
+        most, waiting = self.max_tokens, self.tokens
         if most is not None and waiting and waiting + tokens > most:
             raise Overloaded(waiting, most, tokens)
 

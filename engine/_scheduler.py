@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from threading import TIMEOUT_MAX
 
 from ._desk import Desk, Desks
 from ._errors import Closed
@@ -59,7 +58,7 @@ class Scheduler:
         """What was done until now, and what waits."""
         desk = self._desks.here()
         with desk.lock:
-            requests, tokens = len(desk.queue.open), desk.queue.waiting_tokens + desk.queue.whole_tokens
+            requests, tokens = len(desk.queue.open), desk.queue.tokens
         return desk.meter.stats(requests, tokens)
 
     def reserve(self, tokens: int) -> AbstractContextManager[None]:
@@ -212,7 +211,7 @@ class Scheduler:
         with desk.lock:
             latch = job.latch() if job.outcome is None else None
         if latch is not None:
-            left = -1 if stop_at is None else min(max(0.0, stop_at - time.perf_counter()), TIMEOUT_MAX)
+            left = -1 if stop_at is None else max(0.0, stop_at - time.perf_counter())
             if not latch.acquire(timeout=left):
                 self.late(job)
         if job.error is not None:

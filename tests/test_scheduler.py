@@ -4,16 +4,17 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from crossrank import CallRecord, Closed, CrossEncoder, CrossrankError, Overloaded
-from crossrank._pairs import PackedPairs
+from crossrank._pairs import PackedPairs, Tokens
 from crossrank._session import Session
 from tests.artifacts import make_artifact
 from tests.tiny_models import PAIRS
@@ -219,6 +220,37 @@ def test_a_full_queue_refuses_and_takes_again(folder: Path, pool: ThreadPoolExec
     first.result(timeout=WAIT_S)
     model.score(QUERY, DOCUMENTS)
     assert model.stats().rejected == 1
+
+
+def test_room_is_held_while_texts_are_tokenized_and_a_full_queue_tokenizes_none(
+    folder: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, session = open_model(folder, max_queue_tokens=200)
+    held: list[int] = []
+    tokenizer = model._scorer.tokenizer
+    encode = tokenizer.encode
+
+    def watched(texts: Sequence[str], what: str, **options: Any) -> Tokens:
+        if what == "document":
+            held.append(model.stats().waiting_tokens)
+        return encode(texts, what, **options)
+
+    monkeypatch.setattr(tokenizer, "encode", watched)
+    for _ in range(2):
+        model.score(QUERY, DOCUMENTS[:10])
+    assert held[0] == 0  # nothing was known of texts yet
+    assert held[1] > 0
+    session.gate.clear()
+    first = pool.submit(model.score, QUERY, DOCUMENTS)
+    assert session.entered.acquire(timeout=WAIT_S)
+    wait_for(model, 1)
+    count = len(held)
+    with pytest.raises(Overloaded):
+        model.score(QUERY, DOCUMENTS[:10])
+    assert len(held) == count
+    session.gate.set()
+    first.result(timeout=WAIT_S)
+    assert model.stats().waiting_tokens == 0
 
 
 @pytest.mark.parametrize("finish", [True, False])

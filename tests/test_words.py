@@ -331,3 +331,11 @@ def test_a_post_processor_that_gives_a_text_twice_is_refused() -> None:
     )
     with pytest.raises(CheckpointError, match="gives the words of a text again"):
         PairTokenizer(tokenizer)
+
+
+def test_long_work_pauses_for_other_threads() -> None:
+    tokenizer = PairTokenizer(wordpiece(bert()))
+    documents, pauses = [f"the fox {i}" for i in range(100)], list[int]()
+    tokens = tokenizer.encode(documents, "document", pause=lambda: pauses.append(1))
+    assert tokens.ids.tolist() == tokenizer.encode(documents, "document").ids.tolist()
+    assert len(pauses) == 3
