@@ -106,7 +106,7 @@ class BlockingCalls:
             deadline_ms: Milliseconds from the call to its answer, or None for as long as it takes. Documents are
                 scored in the order given, so put the most promising first; those left over come last, with a score of
                 None. It stops as much sooner, up to a fifth, as answering took of late. The answer is late by the
-                tokenizing of a few documents at most, or on a busy machine by some milliseconds.
+                tokenizing of a few documents at most, on a busy machine by some milliseconds, on a GPU by a batch.
 
         Returns:
             A list of ``{"corpus_id": index, "score": float}``, with ``"text"`` if asked for, and with ``"window"``,
