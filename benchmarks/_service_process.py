@@ -29,7 +29,7 @@ from ._worker import EngineUnavailable, WorkerError
 SHARED, LOCKED, BOUNDED, ROOMY, DEADLINE, DIRECT = "shared", "locked", "bounded", "roomy", "deadline", "direct"
 
 DEADLINE_MS = 50
-QUEUE_S = {BOUNDED: 0.25, ROOMY: 1.0}  # of full load may wait; 1,000 documents must fit beside others
+QUEUE_S = {BOUNDED: 0.15, ROOMY: 0.75}  # of full load may wait; 1,000 documents must fit beside others
 WARM_UP = (16, 10)  # callers, documents
 _LONGEST_WARM_UP = 8  # times the shortest, until the costs of batches are measured
 _OPENING_S = 300.0  # at most
