@@ -181,7 +181,7 @@ class AsyncCrossEncoder:
         await self.close(finish=error is None)
 
     async def _run(self, call: Call[T]) -> T:
-        with self.model._scheduler.meter.call(len(call.pairs.documents)) as account:
+        with self.model._scheduler.desk.meter.call(len(call.pairs.documents)) as account:
             if self._closed:
                 raise Closed("the model is closed: it takes no more requests; load it again")
             work = self.model._work(call, account)

@@ -194,7 +194,7 @@ class CrossEncoder(BlockingCalls):
         )
 
     def _run(self, call: Call[T]) -> T:
-        with self._scheduler.meter.call(len(call.pairs.documents)) as account:
+        with self._scheduler.desk.meter.call(len(call.pairs.documents)) as account:
             work = self._work(call, account)
             self._scorer.run(work, call.batch_size)
             return call.finish(work.finish())

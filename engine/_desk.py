@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Lock
 
+from ._cores import Cores
 from ._queue import RequestQueue
 from ._stats import Meter, OnCall
 
@@ -25,6 +26,7 @@ class Desk:
         held: Lanes that are at work or on their way.
         helpers: Of those, threads of the runner's pool.
         spare: Whether one of them is the thread that stands in for a caller's.
+        cores: Those that the pools' threads stay on.
         drained: Set when the queue is closed and nothing is open.
     """
 
@@ -34,6 +36,7 @@ class Desk:
         self.meter = Meter(on_call)
         self.held = self.helpers = 0
         self.spare = False
+        self.cores = Cores(lanes)
         self.drained = Event()
 
     @contextmanager

@@ -10,7 +10,6 @@ an idle CPU), goes through the queue's books as a whole: it is counted, bounded 
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
 
 from ._desk import Desk, Desks
@@ -21,7 +20,7 @@ from ._pairs import PairSource
 from ._plan import plan_even_batches
 from ._request import Batch, Outcome, Request
 from ._runner import Runner, Take
-from ._stats import Meter, OnCall, Stats
+from ._stats import OnCall, Stats
 
 
 class Scheduler:
@@ -47,27 +46,19 @@ class Scheduler:
     @property
     def bounded(self) -> bool:
         """Whether a full queue refuses requests."""
-        return self._desks.here().queue.max_tokens is not None
+        return self.desk.queue.max_tokens is not None
 
     @property
-    def meter(self) -> Meter:
-        """This process's counts."""
-        return self._desks.here().meter
+    def desk(self) -> Desk:
+        """What this process's callers share."""
+        return self._desks.here()
 
     def stats(self) -> Stats:
         """What was done until now, and what waits."""
-        desk = self._desks.here()
+        desk = self.desk
         with desk.lock:
             requests, tokens = len(desk.queue.open), desk.queue.tokens
         return desk.meter.stats(requests, tokens)
-
-    def reserve(self, tokens: int) -> AbstractContextManager[None]:
-        """As `Desk.reserve`."""
-        return self._desks.here().reserve(tokens)
-
-    def pause(self) -> None:
-        """As `Desk.pause`."""
-        self._desks.here().pause()
 
     def submit(
         self, pairs: PairSource, max_pairs: int | None, take: Take, stop_at: float | None = None
@@ -85,7 +76,7 @@ class Scheduler:
             Overloaded: If too much waits.
             Closed: After `close`.
         """
-        desk = self._desks.here()
+        desk = self.desk
         alone = stop_at is None and 2 * len(pairs.lengths) <= self._count and not desk.queue.open
         if self._lanes is None or alone:
             return self._submit_whole(desk, pairs, max_pairs, take)
@@ -117,7 +108,7 @@ class Scheduler:
             Overloaded: If too much waits.
             Closed: After `close`.
         """
-        desk = self._desks.here()
+        desk = self.desk
         with desk.lock:
             desk.queue.submit(job)
             if job.outcome is not None:
@@ -141,7 +132,7 @@ class Scheduler:
         return self._end(job, "late", None)
 
     def _end(self, job: Job, outcome: Outcome, error: BaseException | None) -> bool:
-        desk = self._desks.here()
+        desk = self.desk
         with desk.lock:
             ended = desk.queue.end(job, outcome, error)
             desk.check_drained()
@@ -151,7 +142,7 @@ class Scheduler:
 
     def learn(self) -> None:
         """Let the runner take notice of the work that was done; now and then that takes half a second."""
-        self._runner.worked(self._desks.here().meter.unreported_s() / self._count)
+        self._runner.worked(self.desk.meter.unreported_s() / self._count)
 
     def close(self, *, finish: bool = True) -> None:
         """Take no more requests, and return when none is left.
@@ -240,9 +231,12 @@ class Scheduler:
         with desk.lock:
             counted = bool(hired)  # a pool that could not start a thread refuses, and yet keeps the work for later
         if counted:
-            self._work(desk, None, spare)
+            with desk.cores.stretch() as stay:
+                self._work(desk, None, spare, stay)
 
-    def _work(self, desk: Desk, own: Job | None, spare: bool = False) -> None:
+    def _work(
+        self, desk: Desk, own: Job | None, spare: bool = False, between: Callable[[], None] = lambda: None
+    ) -> None:
         """Run batches on a lane: a caller's thread until all of its pairs are under way, others until none waits."""
         batch: Batch | None = None
         leaving = False
@@ -260,6 +254,7 @@ class Scheduler:
                         desk.leave(helper=own is None, spare=spare)
                         return
                 self._run(desk, batch)
+                between()
         finally:
             if not leaving:  # interrupted
                 with desk.lock:

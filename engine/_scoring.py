@@ -241,7 +241,7 @@ class PairWork:
         if scorer.scheduler is None or isinstance(documents, Tokens):
             return nullcontext()
         texts = documents[self._next : self._next + most]
-        return scorer.scheduler.reserve(scorer.estimate.at_least(texts, scorer.room))
+        return scorer.scheduler.desk.reserve(scorer.estimate.at_least(texts, scorer.room))
 
     def _read_window(self, queries: Tokens, documents: Sequence[str] | Tokens, most: int) -> PairSource | None:
         scorer, tokenizer = self._scorer, self._scorer.tokenizer
@@ -255,7 +255,7 @@ class PairWork:
             tokens = documents.part(start, stop)
         else:
             texts = documents[start:stop]
-            pause = scorer.scheduler.pause if scorer.scheduler else None
+            pause = scorer.scheduler.desk.pause if scorer.scheduler else None
             tokens = tokenizer.encode(texts, "document", first=start, enough=needed, pause=pause)
             scorer.estimate.learn(texts, len(tokens.ids))
         counts = None

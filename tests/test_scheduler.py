@@ -1,6 +1,7 @@
 """Many callers of one model: each gets its own scores once, whatever others do; errors, closing, counts, fairness."""
 
 import logging
+import os
 import random
 import threading
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import crossrank._cores
 from crossrank import CallRecord, Closed, CrossEncoder, CrossrankError, Overloaded
 from crossrank._pairs import PackedPairs, Tokens
 from crossrank._session import Session
@@ -263,7 +265,7 @@ def test_closing_finishes_or_fails_what_waits(
     wait_for(model, 5)
     closing = pool.submit(model.close, finish=finish)
     if finish:
-        assert eventually(lambda: model._scheduler._desks.here().queue.closed)
+        assert eventually(lambda: model._scheduler.desk.queue.closed)
         assert not closing.done()
     else:
         closing.result(timeout=WAIT_S)  # it does not wait for what is in the model
@@ -294,6 +296,30 @@ def test_a_small_call_passes_a_large_one(folder: Path, pool: ThreadPoolExecutor)
     assert not large.done()
     assert model.stats().waiting_tokens > 10_000
     large.result(timeout=WAIT_S)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_the_pools_threads_stay_on_a_core_while_they_work_and_callers_threads_are_left_alone(
+    folder: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("one core")
+    monkeypatch.setattr(crossrank._cores, "_LONG_S", 0.0)
+    model, session = open_model(folder, threads=len(allowed))
+    seen: dict[bool, set[tuple[int, frozenset[int]]]] = {True: set(), False: set()}
+
+    def look(batch: PackedPairs) -> bool:
+        ours = threading.current_thread().name.startswith("crossrank")
+        seen[ours].add((threading.get_native_id(), frozenset(os.sched_getaffinity(0))))
+        return False
+
+    session.fails = look
+    for call in [pool.submit(model.score, QUERY, texts(200, seed)) for seed in range(16)]:
+        call.result(timeout=WAIT_S)
+    assert all(cores == allowed for _, cores in seen[False])
+    assert any(len(cores) == 1 for _, cores in seen[True])
+    assert eventually(lambda: all(os.sched_getaffinity(thread) == allowed for thread, _ in seen[True]))
 
 
 def test_the_hook_gets_every_call_and_its_errors_are_only_logged(
