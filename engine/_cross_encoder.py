@@ -19,7 +19,7 @@ from ._progress import Progress
 from ._relevance import read_meaning
 from ._runtime import ort
 from ._scheduler import Scheduler
-from ._scoring import PairWork, Scorer, check_max_length
+from ._scoring import PairWork, Scorer
 from ._session import check_device, check_precision, parse_device
 from ._stats import Account, OnCall, Stats
 from ._threads import resolve_threads
@@ -106,7 +106,7 @@ class CrossEncoder(BlockingCalls):
         head = head if relevant_label is None else head.with_relevant(relevant_label)
         self._meaning = read_meaning(head, given, str(activation_fn))
         length, self._max_length_origin = inputs.max_length, inputs.max_length_origin
-        if max_length is not None and check_max_length(max_length, model.tokenizer) < inputs.max_length:
+        if max_length is not None and model.tokenizer.check_max_length(max_length) < inputs.max_length:
             length, self._max_length_origin = max_length, "as asked"
         tokenizer_file = transformer_folder(model.folder) / "tokenizer.json"
         self._tokenizer_file = TokenizerFile(tokenizer_file, model.tokenizer, self._manifest.source.name)

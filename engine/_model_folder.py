@@ -9,7 +9,6 @@ from ._activation import default_activation
 from ._errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, join_problems
 from ._fields import read_json, read_json_object
 from ._manifest import Head, Inputs
-from ._scoring import check_max_length
 from ._tokenize import PairTokenizer
 
 # The files that hold weights, alone or listed by an index, in the order in which they are taken.
@@ -213,7 +212,7 @@ def describe_inputs(
     stated = model.tokenizer.get("model_max_length")
     limits = [
         (_whole(model.config.get("max_position_embeddings"), less=offset), "the model's positions"),
-        (None if max_length is None else check_max_length(max_length, tokenizer), "as asked at export"),
+        (None if max_length is None else tokenizer.check_max_length(max_length), "as asked at export"),
         (_whole(own), "sentence_bert_config.json max_seq_length")
         if own is not None
         else (_whole(stated), "tokenizer_config.json model_max_length"),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ._costs import Costs
 from ._deadline import Deadline
 from ._distinct import DistinctPairs, select_texts
-from ._errors import Closed, InputError, Overloaded
+from ._errors import Closed, Overloaded
 from ._found import Floats, Found, Ints, Part, gather
 from ._pairs import PairSource, Tokens, enough_document_tokens
 from ._progress import Progress
@@ -31,18 +31,6 @@ logger = logging.getLogger(__name__)
 # Documents planned together: enough to sort well, few enough that their arrays stay small.
 _WINDOW = 4096
 _LEAST_WINDOW = 64  # of documents that are read in many windows each
-
-
-def check_max_length(max_length: int, tokenizer: PairTokenizer) -> int:
-    """``max_length`` itself, if a pair's special tokens leave room in it.
-
-    Raises:
-        InputError: If they do not.
-    """
-    least = tokenizer.template.special_count + 1
-    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < least:
-        raise InputError(f"max_length={max_length!r}: an integer of at least {least}, special tokens and one more")
-    return max_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +154,8 @@ class PairWork:
         self._read_documents, self._windows = documents, windows
         self._progress, self._account = progress, account or Account(len(query_index))
         self._next = 0
-        self._texts: tuple[Tokens, Sequence[str] | Tokens] | None = None  # queries and documents
+        self._query_tokens: Tokens | None = None
+        self._documents: Sequence[str] | Tokens | None = None
         self._rows = np.zeros(0, np.intp)  # of the window's pairs
         self._distinct = DistinctPairs()
         self._parts: list[Part] = []
@@ -177,13 +166,13 @@ class PairWork:
         """Tokenize the next documents. Returns those of their pairs that are new; None after the last ones."""
         while most := self._most_documents():
             start = time.perf_counter()
-            if self._texts is None:
-                self._texts = self._scorer.tokenizer.encode(self._queries, "query"), self._read_documents()
+            if self._documents is None:
+                self._documents = self._read_documents()
             if self._next == len(self._query_index):
+                self._read_queries()  # without a document they are checked all the same
                 return None
-            queries, documents = self._texts
-            with self._reserved(documents, most):
-                pairs = self._read_window(queries, documents, most)
+            with self._reserved(self._documents, most):
+                pairs = self._read_window(self._read_queries(), self._documents, most)
             self._account.tokenizing_s += time.perf_counter() - start
             if pairs is not None:
                 self._account.tokens += int(pairs.lengths.sum())
@@ -242,6 +231,11 @@ class PairWork:
             return nullcontext()
         texts = documents[self._next : self._next + most]
         return scorer.scheduler.desk.reserve(scorer.estimate.at_least(texts, scorer.room))
+
+    def _read_queries(self) -> Tokens:
+        if self._query_tokens is None:
+            self._query_tokens = self._scorer.tokenizer.encode(self._queries, "query")
+        return self._query_tokens
 
     def _read_window(self, queries: Tokens, documents: Sequence[str] | Tokens, most: int) -> PairSource | None:
         scorer, tokenizer = self._scorer, self._scorer.tokenizer

@@ -114,6 +114,17 @@ class PairTokenizer:
         """The tokenizer's model: WordPiece, BPE, Unigram or WordLevel."""
         return type(self._tokenizer.model).__name__
 
+    def check_max_length(self, max_length: int) -> int:
+        """The length itself, if a pair's special tokens leave room in it.
+
+        Raises:
+            InputError: If they do not.
+        """
+        least = self.template.special_count + 1
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < least:
+            raise InputError(f"max_length={max_length!r}: an integer of at least {least}, special tokens and one more")
+        return max_length
+
     def encode(
         self,
         texts: Sequence[str],
