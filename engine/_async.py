@@ -1,7 +1,8 @@
 """`AsyncCrossEncoder`: the calls of `CrossEncoder` for asyncio.
 
 Tokenizing and the model run on threads, never on the event loop. A call that finds the engine idle is worked on by the
-thread that has tokenized it; the others wait in the model's queue, where they take no thread.
+thread that has tokenized it; the others wait in the model's queue, where they take no thread. A call that finds the
+queue full takes none either.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from ._activation import Activation
 from ._async_step import Step
 from ._calls import Call, RankOptions
 from ._cross_encoder import CrossEncoder
-from ._encoded import EncodedDocument
+from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import Closed, InputError, Overloaded
 from ._locate import EMBEDDED_MODEL
 from ._outputs import RankedDocument, Ranking, TimedDocument
@@ -185,6 +186,8 @@ class AsyncCrossEncoder:
             if self._closed:
                 raise Closed("the model is closed: it takes no more requests; load it again")
             work = self.model._work(call, account)
+            if not isinstance(call.pairs.documents, EncodedDocuments):
+                work.require_room(call.pairs.documents)  # a full queue refuses here, without a thread
             try:
                 while await Step(self.model._scheduler, work, call.batch_size).run(self._in_thread):
                     pass

@@ -39,6 +39,11 @@ class Desk:
         self.cores = Cores(lanes)
         self.drained = Event()
 
+    def require_room(self, tokens: int) -> None:
+        """Raise what a request of so many tokens would be refused with, as `reserve` does."""
+        with self.lock:
+            self.queue.require_room(tokens)
+
     @contextmanager
     def reserve(self, tokens: int) -> Iterator[None]:
         """Hold room in the queue for what is tokenized inside the ``with``: hardly more is begun than could wait.

@@ -2,13 +2,15 @@
 
 import sys
 import time
+from collections import deque
+from threading import Lock
 from typing import TextIO
 
 _REDRAW_S = 0.1
 
 
 class Progress:
-    """A counter that redraws itself in place on standard error.
+    """A counter that redraws itself in place on standard error. Threads may share it; none waits for another to draw.
 
     Args:
         total: Steps in all.
@@ -24,14 +26,31 @@ class Progress:
         self._show = show
         self._total, self._unit = total, unit
         self._done = 0
+        self._steps: deque[int] = deque()  # not counted yet
+        self._drawing = Lock()
         self._start = time.perf_counter()
         self._drawn = 0.0
 
     def advance(self, steps: int) -> None:
         """Count ``steps`` more; the line is drawn at most ten times a second, and at the end."""
-        self._done += steps
+        self._steps.append(steps)
+        if self._drawing.acquire(blocking=False):
+            try:
+                self._draw()
+            finally:
+                self._drawing.release()
+
+    def finish(self) -> None:
+        """Draw what another thread left, when no further step comes."""
+        with self._drawing:
+            self._draw()
+
+    def _draw(self) -> None:
+        before = self._done
+        while self._steps:
+            self._done += self._steps.popleft()
         now = time.perf_counter()
-        if not self._show or (now - self._drawn < _REDRAW_S and self._done < self._total):
+        if self._done == before or not self._show or (now - self._drawn < _REDRAW_S and self._done < self._total):
             return
         self._drawn = now
         rate = self._done / max(now - self._start, 1e-9)

@@ -2,12 +2,10 @@
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,8 +157,23 @@ class PairWork:
         self._rows = np.zeros(0, np.intp)  # of the window's pairs
         self._distinct = DistinctPairs()
         self._parts: list[Part] = []
-        self._done: deque[int] = deque()
-        self._reporting = Lock()  # lanes report their progress one at a time
+
+    def require_room(self, documents: Sequence[object]) -> None:
+        """Raise what a full queue refuses the first documents with, so quickly that an event loop may ask.
+
+        With a deadline only the time that is left then tells how many come first: that says nothing here.
+
+        Args:
+            documents: All of the call's, as its caller gave them.
+
+        Raises:
+            Overloaded: If not even a low estimate of their tokens finds room.
+            Closed: After the model was closed.
+        """
+        scorer = self._scorer
+        if self.deadline is None and scorer.scheduler is not None and scorer.scheduler.bounded:
+            first = documents[: self._most_documents()]
+            scorer.scheduler.desk.require_room(scorer.estimate.at_least(first, scorer.room))
 
     def next_window(self) -> PairSource | None:
         """Tokenize the next documents. Returns those of their pairs that are new; None after the last ones."""
@@ -188,7 +201,7 @@ class PairWork:
             taken = rows[index]
             part.take(taken, found)
             if self._progress is not None:  # of a document in windows the first one counts
-                self._report(len(taken) if first is None else int(np.isin(taken, first).sum()))
+                self._progress.advance(len(taken) if first is None else int(np.isin(taken, first).sum()))
 
         return take
 
@@ -204,8 +217,8 @@ class PairWork:
 
     def finish(self) -> Found:
         """What was found, when every window's logits are taken, or when time is up."""
-        with self._reporting:
-            self._tell()
+        if self._progress is not None:
+            self._progress.finish()
         found = gather(list(self._parts), len(self._query_index), self._scorer.labels)
         account = self._account
         account.truncated, account.unscored = len(found.truncated), found.documents - len(found.scored)
@@ -268,23 +281,8 @@ class PairWork:
         if len(new) < len(like):
             tokens, query_index = select_texts(tokens, new), query_index[new]
             first = np.arange(len(like)) if counts is None else np.cumsum(counts) - counts
-            self._done.append(len(np.setdiff1d(first, new)))
+            if self._progress is not None:
+                self._progress.advance(len(np.setdiff1d(first, new)))
         if not len(new):
             return None
         return PairSource(tokenizer.template, queries, tokens, query_index, scorer.max_length)
-
-    def _report(self, documents: int) -> None:
-        self._done.append(documents)
-        # A lane never waits for another one's report: who reports takes all there is, the last one does in `finish`.
-        if self._reporting.acquire(blocking=False):
-            try:
-                self._tell()
-            finally:
-                self._reporting.release()
-
-    def _tell(self) -> None:
-        documents = 0
-        while self._done:
-            documents += self._done.popleft()
-        if documents and self._progress is not None:
-            self._progress.advance(documents)

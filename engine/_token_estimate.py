@@ -17,7 +17,7 @@ class TokenEstimate:
         self._characters += sum(map(len, texts))
         self._tokens += tokens
 
-    def at_least(self, texts: Sequence[str], most: int) -> int:
+    def at_least(self, texts: Sequence[object], most: int) -> int:
         """A low estimate of the tokens of texts, the same ones counted once; 0 while nothing is known.
 
         Args:

@@ -152,6 +152,24 @@ def test_a_full_queue_refuses(folder: Path) -> None:
     run(work, folder, max_queue_tokens=300)
 
 
+def test_a_full_queue_refuses_without_a_thread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(model: AsyncCrossEncoder, session: Faulty) -> None:
+        assert len(await model.score(QUERY, DOCUMENTS)) == 60  # so that tokens per character are known
+        session.gate.clear()
+        call = asyncio.ensure_future(model.score(QUERY, DOCUMENTS))
+        assert await asyncio.to_thread(eventually, lambda: model.stats().waiting_tokens > 0)
+        with monkeypatch.context() as without:
+            without.setattr(model, "_in_thread", None)
+            with pytest.raises(Overloaded):
+                await model.score(QUERY, DOCUMENTS)
+        assert (await model.rank(QUERY, [], deadline_ms=1000)).complete  # it needs no room
+        session.gate.set()
+        assert len(await call) == 60
+        assert model.stats().rejected == 1
+
+    run(work, folder, max_queue_tokens=300)
+
+
 def test_leaving_the_block_finishes_what_waits(folder: Path, sync_model: CrossEncoder) -> None:
     async def main() -> None:
         async with AsyncCrossEncoder(folder, device="cpu", threads=2, activation_fn="identity") as model:

@@ -1,6 +1,8 @@
 """Which graph runs where and with what, what is refused, and one object under many threads."""
 
 import gc
+import io
+import re
 import shutil
 import threading
 import time
@@ -267,19 +269,26 @@ def test_threads_do_not_change_scores(folder: Path, threads: int) -> None:
     np.testing.assert_allclose(one, several, atol=1e-6)
 
 
-def test_progress_is_told_by_one_lane_at_a_time(folder: Path) -> None:
-    class Slow(Progress):
-        done = 0
+def test_progress_is_drawn_by_one_lane_at_a_time(folder: Path) -> None:
+    class Slow(io.StringIO):
+        writers = 0
+        most = 0
 
-        def advance(self, steps: int) -> None:
-            done = self.done
+        def write(self, text: str) -> int:
+            self.writers += 1
+            self.most = max(self.most, self.writers)
             time.sleep(0.001)  # another lane gets its turn
-            self.done = done + steps
+            self.writers -= 1
+            return super().write(text)
 
-    model, progress = CrossEncoder(folder, device="cpu", threads=4), Slow(len(PAIRS), "pairs")
+    stream = Slow()
+    model = CrossEncoder(folder, device="cpu", threads=4)
+    progress = Progress(len(PAIRS), "pairs", show=True, stream=stream)
     queries, documents = zip(*PAIRS, strict=True)
     model._scorer.logits(queries, documents, np.arange(len(PAIRS)), max_pairs=1, progress=progress)
-    assert progress.done == len(PAIRS)
+    assert stream.most == 1
+    assert stream.getvalue().count("\n") == 1
+    assert re.search(rf"\r{len(PAIRS)}/{len(PAIRS)} pairs, \d+/s\S*\n$", stream.getvalue())
 
 
 def test_a_model_that_is_let_go_takes_its_threads_along(folder: Path) -> None:
