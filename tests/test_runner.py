@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import crossrank._runner
 from crossrank import CrossEncoder
 from crossrank._pairs import PackedPairs
+from crossrank._progress import Progress
 from crossrank._runner import Runner
 from crossrank._session import Session
 from crossrank.export import export_model
@@ -190,7 +191,7 @@ def test_beside_another_call_it_is_not_used(folder: Path) -> None:
     runs = watch(runner)
     pairs_inside: list[str] = []
 
-    class Inside:
+    class Inside(Progress):
         def advance(self, steps: int) -> None:
             if not pairs_inside:
                 pairs_inside.append("once")
@@ -199,7 +200,7 @@ def test_beside_another_call_it_is_not_used(folder: Path) -> None:
                 caller.join()
 
     queries, documents = zip(*PAIRS, strict=True)
-    model._scorer.logits(queries, documents, np.arange(len(PAIRS)), progress=Inside())  # type: ignore[arg-type]
+    model._scorer.logits(queries, documents, np.arange(len(PAIRS)), progress=Inside(len(PAIRS), "pairs", show=False))
     assert {name for name, _ in runs} == {"lanes"}
     model.score(QUERY, [DOCUMENT])
     assert runs[-1][0] == "sharing"
