@@ -1,8 +1,8 @@
 """`AsyncCrossEncoder`: the calls of `CrossEncoder` for asyncio.
 
 Tokenizing and the model run on threads, never on the event loop. A call that finds the engine idle is worked on by the
-thread that has tokenized it; the others wait in the model's queue, where they take no thread. A call that finds the
-queue full takes none either.
+thread that has tokenized it; the others wait in the model's queue, where they take no thread. A call without a deadline
+that clearly finds the queue full takes none either.
 """
 
 import asyncio
