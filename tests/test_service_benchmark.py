@@ -13,6 +13,7 @@ import pytest
 from benchmarks import _service_load, _service_targets
 from benchmarks.__main__ import main
 from benchmarks._engines import ENGINES, EngineSpec
+from benchmarks._interleave import Spread
 from benchmarks._service_load import Callers, Texts, arrivals, closed_loop, open_loop
 from benchmarks._service_targets import OURS, OVERHEAD, Found, Reached, reach, targets
 from benchmarks.service import format_loads, format_targets, spreads
@@ -187,3 +188,16 @@ def test_a_quick_run_shows_every_load_and_target_and_names_what_it_could_not_mea
 def test_a_model_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["service", "--model", str(tmp_path / "absent")]) == 1
     assert "it is one of tinybert-l2, " in capsys.readouterr().err
+
+
+def test_the_document_says_of_each_target_what_the_result_does() -> None:
+    folder = Path(_service_targets.__file__).parent
+    result = json.loads((folder / "results" / "service-tinybert-l2.json").read_text(encoding="utf-8"))
+    names = ("TinyBERT-L-2", "MiniLM-L12", "sentence-transformers torch fp32 in a thread pool")
+    reached = [
+        Reached(target, Spread(**entry["reached"]))
+        for target, entry in zip(targets(*names, 50), result["targets"], strict=True)
+    ]
+    assert [entry.describe() for entry in reached] == result["targets"]
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(f"| {' | '.join(entry.row())} |" for entry in reached) in text
