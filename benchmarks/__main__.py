@@ -22,6 +22,7 @@ COMMANDS = {
     "memory": "peak memory of an engine's process, and ours after many documents",
     "service": "docs/s and latencies under the load of many callers, beside a lock and peers' thread pools",
     "startup": "import, load and first score in fresh processes",
+    "path": "modules that one call enters, switches between them, and Python calls",
     "suite": "all of these, each in a process of its own, to go on where an earlier run was stopped",
     "gpu": "a GPU machine checked and timed in parts, beside peers; --rehearse needs none",
     "report": "README's table and plot, and the goals, from the results",

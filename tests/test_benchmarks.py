@@ -37,6 +37,7 @@ from benchmarks._vocabulary import write_tokenizer
 from benchmarks._worker import Call, WorkerError
 from benchmarks._workloads import Workload, judged_calls, make_workload
 from benchmarks.memory import random_length_calls
+from benchmarks.path import trace_rank
 from crossrank import InputError
 from crossrank._sample_texts import sample_texts
 from crossrank.export import export_model
@@ -768,3 +769,12 @@ def test_demo_exports_the_real_checkpoint_and_puts_the_answers_first(
         demo.PASSAGES[1][:24],
         demo.PASSAGES[4][:24],
     }
+
+
+def test_one_call_takes_no_longer_way_than_today() -> None:
+    """Modules do not depend on the machine, calls and switches hardly: they may vary with what a pool's thread takes."""
+    figures = trace_rank(calls=5)
+    here, everywhere = zip(*figures.values(), strict=True)
+    assert all(1 < a <= b for a, b in zip(here, everywhere, strict=True))
+    assert figures["modules entered"][0] <= 29
+    assert figures["Python calls"][0] <= 450

@@ -1,0 +1,106 @@
+"""The way of one call through the engine: modules entered, switches between them, Python calls.
+
+The central path should be short enough to read: each module that a call enters is one that a reader must open, each
+switch between two of them a jump that he must follow. What is counted are the calls of crossrank's own Python functions
+while one `rank` runs, on the calling thread, and beside it on all threads.
+"""
+
+import argparse
+import json
+import sys
+import threading
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from types import FrameType
+
+import crossrank
+from crossrank import CrossEncoder
+from crossrank._info import align_columns
+
+_ENGINE = Path(crossrank.__file__).resolve().parent
+_QUERY = "how many people live in berlin"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--documents", type=int, default=20, metavar="N", help="of the call (default: 20)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the model (default: 2)")
+    parser.add_argument("--calls", type=int, default=25, metavar="N", help="whose median counts (default: 25)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Trace calls of `rank` with the embedded model and print the medians."""
+    figures = trace_rank(options.documents, threads=options.threads, calls=options.calls)
+    if options.json:
+        print(json.dumps(figures, indent=2))
+        return
+    print(f"one rank of {options.documents} documents, {options.threads} threads, median of {options.calls} calls:")
+    print(
+        align_columns(
+            [("", "caller's thread", "all threads"), *((name, *map(str, row)) for name, row in figures.items())]
+        )
+    )
+
+
+def trace_rank(documents: int = 20, *, threads: int = 2, calls: int = 25) -> dict[str, tuple[float, float]]:
+    """Count what one `rank` of the embedded model enters.
+
+    Args:
+        documents: Of the call.
+        threads: Of the model.
+        calls: How many are traced.
+
+    Returns:
+        Medians of modules entered, switches and Python calls, each on the caller's thread and on all.
+    """
+    log: list[tuple[int, str]] = []  # thread, file of the function that was called
+    texts = [f"passage {i}: berlin had {'many ' * (i % 7)}people in 20{i:02}" for i in range(documents)]
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            log.append((threading.get_ident(), frame.f_code.co_filename))
+
+    before = sys.getprofile(), threading.getprofile()
+    threading.setprofile(note)  # before the model's threads start
+    try:
+        model = CrossEncoder(threads=threads)
+        for _ in range(3):
+            model.rank(_QUERY, texts)
+        sys.setprofile(note)
+        paths = []
+        for _ in range(calls):
+            log.clear()
+            model.rank(_QUERY, texts)
+            paths.append(list(log))
+    finally:
+        sys.setprofile(before[0])
+        threading.setprofile(before[1])
+    here = threading.get_ident()
+    ours = [[(thread, module) for thread, file in path if (module := _module(file))] for path in paths]
+    views = [[step for step in path if step[0] == here] for path in ours], ours
+    return {
+        name: (median(map(count, views[0])), median(map(count, views[1])))
+        for name, count in (("modules entered", _modules), ("switches", _switches), ("Python calls", len))
+    }
+
+
+@cache  # a link costs a look at the disk
+def _module(file: str) -> str:
+    """Name of the engine's module in a file; empty for another's."""
+    path = Path(file).resolve()
+    return str(path.relative_to(_ENGINE).with_suffix("")) if path.is_relative_to(_ENGINE) else ""
+
+
+def _modules(path: list[tuple[int, str]]) -> int:
+    return len({module for _, module in path})
+
+
+def _switches(path: list[tuple[int, str]]) -> int:
+    """How often the next call of a thread is in another module."""
+    of_threads: dict[int, list[str]] = {}
+    for thread, module in path:
+        of_threads.setdefault(thread, []).append(module)
+    return sum(a != b for modules in of_threads.values() for a, b in pairwise(modules))
