@@ -772,7 +772,7 @@ def test_demo_exports_the_real_checkpoint_and_puts_the_answers_first(
 
 
 def test_one_call_takes_no_longer_way_than_today() -> None:
-    """Modules do not depend on the machine, calls and switches hardly: they may vary with what a pool's thread takes."""
+    """Modules do not depend on the machine, calls and switches hardly: they may vary with what a pool takes over."""
     figures = trace_rank(calls=5)
     here, everywhere = zip(*figures.values(), strict=True)
     assert all(1 < a <= b for a, b in zip(here, everywhere, strict=True))
