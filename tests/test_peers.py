@@ -1,4 +1,4 @@
-"""What MIGRATING.md says of FlashRank's and fastembed's scores."""
+"""What docs/migrating.md says of FlashRank's and fastembed's scores."""
 
 import json
 import os
