@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 DOCUMENTS = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
-# What the blocks call the export of the real checkpoint.
-ARTIFACT = "artifact"
+# The model that the blocks show, and what they call its export.
+SHOWN, ARTIFACT = "ms-marco-MiniLM-L12-v2", "artifact"
 _BLOCK = re.compile(r"```console\n\$ (?P<command>[^\n]+)\n(?P<output>.*?)```", re.DOTALL)
 
 
