@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from sentence_transformers import CrossEncoder
 
 from crossrank import InputError, UnsupportedModelError
 from crossrank._activation import ACTIVATIONS, default_activation, resolve_activation, sigmoid, softmax
+from tests.references import reference
 from tests.tiny_models import config_of, make_checkpoint, write_json
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
 
 SIGMOID = "torch.nn.modules.activation.Sigmoid"
 IDENTITY = "torch.nn.modules.linear.Identity"
@@ -55,7 +57,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folders = {}
     for labels in (1, 2):
         folder = tmp_path_factory.mktemp(f"labels-{labels}")
-        model = CrossEncoder(str(make_checkpoint(folder / "plain", "bert", labels=labels)), device="cpu")
+        model = sentence_transformers.CrossEncoder(
+            str(make_checkpoint(folder / "plain", "bert", labels=labels)), device="cpu"
+        )
         model.save_pretrained(str(folder / "saved"))
         folders[labels] = folder / "saved"
     return folders
@@ -74,7 +78,7 @@ def test_the_choice_is_sentence_transformers(
     write_json(tmp_path / "config.json", whole)
     if settings:
         write_json(tmp_path / PLACES[0], {"model_type": "CrossEncoder"} | settings)
-    theirs = CrossEncoder(str(tmp_path), device="cpu")
+    theirs = sentence_transformers.CrossEncoder(str(tmp_path), device="cpu")
     assert default_activation(whole, settings, labels)[0] == type(theirs.activation_fn).__name__
 
 

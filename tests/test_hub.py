@@ -22,10 +22,8 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
-import torch
 from huggingface_hub import constants, get_session
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from crossrank import CrossEncoder, ModelNotFoundError
 from crossrank._manifest import read_manifest
@@ -33,7 +31,11 @@ from crossrank.export import export_model
 from crossrank.export._cache import describe_source, fetch_checkpoint
 from crossrank.export._config import ARCHITECTURES
 from crossrank.models import find_model
+from tests.references import reference
 from tests.tiny_models import PAIRS, make_checkpoint, transformers_logits
+
+torch = reference("torch")
+torch_files = reference("safetensors.torch")
 
 COMMIT, OTHER_COMMIT, ABSENT_COMMIT = "a" * 40, "b" * 40, "c" * 40
 # Against transformers' float32 logits, as in tests/test_export.py.
@@ -288,7 +290,7 @@ def cached_files(folder: str) -> set[str]:
 def with_torch_weights(checkpoint: Path, folder: Path) -> Path:
     """A copy of a checkpoint as it was published before there were safetensors."""
     shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    torch.save(load_file(checkpoint / "model.safetensors"), folder / "pytorch_model.bin")
+    torch.save(torch_files.load_file(checkpoint / "model.safetensors"), folder / "pytorch_model.bin")
     return folder
 
 

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import sentence_transformers
-import torch
 
 from crossrank import CrossEncoder
 from crossrank.export import export_model
+from tests.references import reference
 from tests.tiny_models import PAIRS, make_checkpoint
 from tests.trained_models import Trained
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
 
 SCRIPT = Path(__file__).with_name("sentence_transformers_5.py")
 REQUIREMENTS = [

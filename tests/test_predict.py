@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sentence_transformers
-import torch
 
 import crossrank
 from crossrank import CrossEncoder, InputError
 from crossrank.export import export_model
 from tests.artifacts import make_artifact
+from tests.references import reference
 from tests.tiny_models import PAIRS, make_checkpoint
 from tests.trained_models import Trained
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
 
 ATOL, RTOL = 1e-5, 1e-6
 

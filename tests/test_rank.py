@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sentence_transformers
-import torch
 from numpy.typing import NDArray
 
 from crossrank import CrossEncoder, InputError
 from tests.artifacts import edit_manifest, make_artifact
+from tests.references import reference
 from tests.tiny_models import PAIRS
 from tests.trained_models import Trained
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
 
 ATOL, RTOL = 1e-5, 1e-6
 

@@ -56,7 +56,8 @@ class _Graph:
         """float32, in the shape that the graph has."""
         if (whole := self._raw.get(name)) is not None:
             return np.array(whole, np.float32)
-        return np.array(self._raw[f"{name}.int8"], np.float32) * self._raw[f"{name}.scales"]
+        scales: NDArray[np.float32] = self._raw[f"{name}.scales"]
+        return self._raw[f"{name}.int8"].astype(np.float32) * scales
 
     def linear(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weight [outputs, inputs] and bias [outputs], as torch has them; units that lie apart come last."""
