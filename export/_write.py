@@ -5,8 +5,8 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 # Everything at the top of an artifact folder.
-_ENGINES = "tensorrt"  # a folder of TensorRT's engines, which are made again
-_OURS = {MANIFEST_NAME, PROOF_NAME, "onnx", _ENGINES, *SETTINGS_FILES}
+ENGINES = "tensorrt"  # a folder of TensorRT's engines, which are made again
+_OURS = {MANIFEST_NAME, PROOF_NAME, "onnx", ENGINES, *SETTINGS_FILES}
 # Errors that only writing gives. Python gives them without a path when they come from write() or fsync().
 _ONLY_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
@@ -103,7 +103,7 @@ def _others(target: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError):  # damaged; what may be ours passes for ours
         return sorted(path.name for path in target.iterdir() if path.name not in _OURS)
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
-    return sorted(name for name in found - ours if not name.startswith(f"{_ENGINES}/"))
+    return sorted(name for name in found - ours if not name.startswith(f"{ENGINES}/"))
 
 
 @contextmanager
@@ -118,6 +118,30 @@ def new_folder(target: Path) -> Iterator[Path]:
         yield folder
     finally:
         _put_right(target)
+
+
+def link_files(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """Put files of an artifact into another folder of its file system, linked where that can be, else copied."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _link(source / name, folder / name)
+
+
+def link_engines(source: Path, folder: Path) -> None:
+    """The same for TensorRT's engines, which stay good for the graphs that they were built from.
+
+    A process may be writing some: what is not whole is built again.
+    """
+    if (source / ENGINES).is_dir():
+        with suppress(shutil.Error, OSError):
+            shutil.copytree(source / ENGINES, folder / ENGINES, symlinks=True, copy_function=_link)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
 
 
 def swap_in(folder: Path, target: Path) -> None:
