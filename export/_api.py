@@ -82,7 +82,7 @@ def export_model(
     if tensorrt:
         require_tensorrt()
     choose_targets(variants, precisions, exporter)  # what can be refused is refused before anything is read
-    source = describe_source(str(name_or_folder), revision)
+    source = describe_source(str(name_or_folder), revision, _root(cache_folder) if output is None else None)
     if source.folder is not None:
         check_folder(source.folder, revision)
 
@@ -129,11 +129,11 @@ def ensure_artifact(
     Raises:
         CrossrankError: As `export_model`.
     """
-    source = describe_source(name_or_folder, revision)
-    cached = _cached(source, cache_folder)
     gpu = [Device("cuda")] if Device("cuda").provider in ort.get_available_providers() else []
     order = partial(order_for_model, precision, [*gpu, Device("cpu")] if device is None else [device])
     order("auto")  # what nobody makes is refused before anything is read
+    source = describe_source(name_or_folder, revision, _root(cache_folder))
+    cached = _cached(source, cache_folder)
     advise = partial(advise_model, precision)
     present = None
     if (cached / MANIFEST_NAME).exists():
@@ -250,7 +250,11 @@ def _missing(wanted: Order, present: Manifest, source: CheckpointSource, advise:
 
 
 def _cached(source: CheckpointSource, cache_folder: str | Path | None) -> Path:
-    return cache_root(None if cache_folder is None else Path(cache_folder)) / source.cache_key
+    return _root(cache_folder) / source.cache_key
+
+
+def _root(cache_folder: str | Path | None) -> Path:
+    return cache_root(None if cache_folder is None else Path(cache_folder))
 
 
 def _targets_of(manifest: Manifest) -> set[Target]:

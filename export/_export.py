@@ -24,7 +24,7 @@ from crossrank._threads import ThreadCount, available_threads
 from crossrank.models import RegisteredModel
 
 from ._blueprint import Blueprint
-from ._cache import CheckpointSource, fetch_checkpoint, fingerprint
+from ._cache import CheckpointSource, check_unchanged, fetch_checkpoint, fingerprint
 from ._config import ARCHITECTURES
 from ._half import keep_in_float32
 from ._native import read_native
@@ -85,6 +85,7 @@ def make_artifact(
         folder, commit = fetch_checkpoint(source, local_files_only=local_files_only, token=token)
     with stage(report, "read config, tokenizer, weights"):
         blueprint = _read(folder, source.registered, exporter, max_length)
+        check_unchanged(source)
     wanted = order(blueprint.exporter)
     version = metadata.version("crossrank")
     with new_folder(target_folder) as work:
@@ -99,6 +100,7 @@ def make_artifact(
         bench = _Bench(blueprint, work, report, present if taken is not None else None)
         while targets := wanted.next(bench.proven, bench.refused):
             bench.make(targets)
+        check_unchanged(source)  # the proof read the checkpoint once more
         unmet = wanted.unmet(bench.proven)
         if unmet and taken is None:
             raise bench.failure(unmet, advise)
