@@ -66,6 +66,8 @@ def describe_source(name_or_folder: str, revision: str | None, cache: Path | Non
             f"as it is"
         )
     registered = find_model(name_or_folder)
+    if registered is None and _is_path(name_or_folder):
+        raise ModelNotFoundError(f"{name_or_folder}: no such folder{_where(folder)}")
     if registered is None and not _HUB_ID.fullmatch(name_or_folder):
         near = ", ".join(nearest_names(name_or_folder)) or "none"
         raise ModelNotFoundError(
@@ -76,6 +78,21 @@ def describe_source(name_or_folder: str, revision: str | None, cache: Path | Non
     revision = revision or (registered.revision if registered else None)
     key = name.replace("/", "--") + (f"@{revision.replace('/', '--')}" if revision else "")
     return CheckpointSource(name, None, revision, registered, key)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only mean a folder."""
+    return name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1 or Path(name).is_absolute()
+
+
+def _where(folder: Path) -> str:
+    """What helps to find a folder that is not there."""
+    if folder.parts[:1] and folder.parts[0].startswith("~"):
+        return f"; the ~ of a home folder is not expanded here: {os.path.expanduser(folder)}"
+    if folder.is_absolute():
+        near = next((parent for parent in folder.parents if parent.is_dir()), None)
+        return f"; there is only {near}" if near is not None and near != folder.parent else ""
+    return f" in {Path.cwd()}"
 
 
 def check_folder(folder: Path, revision: str | None) -> None:
