@@ -171,7 +171,9 @@ def measure_correctness(model: GpuModel, contenders: Sequence[Contender], pairs:
                 found[f"{contender.name}: {form}"] = {"failed": f"{type(error).__name__}: {error}"}
                 continue
             provider = contender.facts.get("provider", "torch")
-            parity = compare_logits(reference, logits, singles, name=name, graph="graph", provider=provider)
+            parity = compare_logits(
+                reference, logits, singles, precision="fp16", name=name, graph="graph", provider=provider
+            )
             found[f"{contender.name}: {form}"] = asdict(parity) | {"problems": parity.problems(BOUNDS["fp16"])}
     return found
 

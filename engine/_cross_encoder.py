@@ -36,9 +36,9 @@ class CrossEncoder(BlockingCalls):
 
     Args:
         name_or_folder: By default crossrank-mini-en, the model that comes with crossrank (English, int8, CPU). Or
-            an artifact folder; a checkpoint folder or a hub name, which is exported once into the cache (needs
-            ``crossrank[export]`` the first time); a folder of config.json, tokenizer.json and ONNX files without
-            weights, or one ONNX file in such a folder, which are used as they are.
+            an artifact folder; a checkpoint folder or a hub name, of which the graph for this precision and device is
+            exported once into the cache (needs ``crossrank[export]`` then); a folder of config.json, tokenizer.json
+            and ONNX files without weights, or one ONNX file in such a folder, which are used as they are.
         max_length: Most tokens of a joined pair; the model's own limit holds where it is smaller.
         precision: "fp32", "fp16", "int8", or "auto": fp32 on a CPU (int8 where the model has nothing else), fp16 on
             CUDA.
@@ -99,6 +99,8 @@ class CrossEncoder(BlockingCalls):
             revision=revision,
             local_files_only=local_files_only,
             token=token,
+            precision=precision,
+            device=asked,
         )
         model = open_model(place, asked, precision, thread_count)
         self._folder, self._manifest, self._variant = model.folder, model.manifest, model.variant

@@ -109,9 +109,16 @@ def align_columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
+def _figures(parity: Parity) -> tuple[str, ...]:
+    errors = (f"{parity.max_abs:.2e}", f"{parity.mean_abs:.2e}", f"{parity.kendall_tau:.4f}")
+    return (*errors, f"{parity.top10_overlap:.2f}", str(parity.nan_count), f"{parity.alone_max_abs:.1e}")
+
+
 def format_parity_table(manifest: Manifest) -> str:
     """The parity figures of an artifact's graphs, a line each, and what they were taken against and on."""
-    rows = [("graph", "MB", "max |Δ|", "mean |Δ|", "tau", "top-10", "NaN", "alone |Δ|", "proven")]
+    rows: list[tuple[str, ...]] = [
+        ("graph", "MB", "max |Δ|", "mean |Δ|", "tau", "top-10", "NaN", "alone |Δ|", "proven")
+    ]
     first: Parity | None = None
     for variant in manifest.variants:
         files = (variant.file, f"{variant.file}_data")
@@ -121,9 +128,10 @@ def format_parity_table(manifest: Manifest) -> str:
             rows.append((variant.name, size, *("-",) * 6, "no"))
             continue
         first = first or parity
-        errors = (f"{parity.max_abs:.2e}", f"{parity.mean_abs:.2e}", f"{parity.kendall_tau:.4f}")
-        counts = (f"{parity.top10_overlap:.2f}", str(parity.nan_count), f"{parity.alone_max_abs:.1e}")
-        rows.append((variant.name, size, *errors, *counts, "by its CPU twin" if parity.graph == "twin" else "yes"))
+        rows.append((variant.name, size, *_figures(parity), "by its CPU twin" if parity.graph == "twin" else "yes"))
+    for refusal in manifest.refused:
+        figures = _figures(refusal.parity) if refusal.parity else ("-",) * 6
+        rows.append((refusal.name, "-", *figures, "refused"))
     if first is None:
         return align_columns(rows)
     return (

@@ -100,10 +100,45 @@ class Variant:
         """Variant and precision as people write them, such as ``cpu int8``."""
         return f"{self.variant} {self.precision}"
 
+    @property
+    def target(self) -> tuple[str, str]:
+        """Variant and precision."""
+        return self.variant, self.precision
+
     def problems(self) -> list[str]:
         """Where its parity leaves its precision's bound, one sentence each; empty if it holds or was not measured."""
         found = [] if self.parity is None else self.parity.problems(BOUNDS[self.precision])
         return [f"{self.name}: {text}" for text in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A graph that an export made and did not keep.
+
+    Attributes:
+        variant: Of `VARIANTS`.
+        precision: Of `PRECISIONS`.
+        problems: Why, one sentence each.
+        parity: Its figures, None where it could not be built or run.
+    """
+
+    variant: str
+    precision: str
+    problems: tuple[str, ...]
+    parity: Parity | None = None
+
+    @property
+    def name(self) -> str:
+        """Variant and precision as people write them."""
+        return f"{self.variant} {self.precision}"
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """Variant and precision."""
+        return self.variant, self.precision
+
+    def __str__(self) -> str:
+        return f"{self.name}: {'; '.join(self.problems)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +162,7 @@ class Manifest:
         crossrank: Version that wrote it.
         format: Version of the manifest's format.
         exporter: Of `EXPORTERS`, what wrote the graphs; "foreign" in the memory of one that reads others' graphs.
+        refused: Graphs that this version made and did not keep, since they do not hold. It does not try them again.
     """
 
     source: Source
@@ -137,6 +173,7 @@ class Manifest:
     crossrank: str
     format: int = FORMAT
     exporter: str = "native"
+    refused: tuple[Refusal, ...] = ()
 
 
 def hash_file(path: Path) -> str:
@@ -183,9 +220,11 @@ def read_manifest(folder: Path) -> Manifest:
 def _value_problems(manifest: Manifest) -> list[str]:
     head, inputs = manifest.head, manifest.inputs
     known = [("head.activation", head.activation, tuple(ACTIVATIONS)), ("exporter", manifest.exporter, EXPORTERS)]
-    for i, variant in enumerate(manifest.variants):
-        known.append((f"variants[{i}].variant", variant.variant, VARIANTS))
-        known.append((f"variants[{i}].precision", variant.precision, PRECISIONS))
+    graphs: dict[str, tuple[Variant | Refusal, ...]] = {"variants": manifest.variants, "refused": manifest.refused}
+    for field, members in graphs.items():
+        for i, graph in enumerate(members):
+            known.append((f"{field}[{i}].variant", graph.variant, VARIANTS))
+            known.append((f"{field}[{i}].precision", graph.precision, PRECISIONS))
     problems = [f"{name} is {value!r:.60}; known are {', '.join(ok)}" for name, value, ok in known if value not in ok]
     if head.labels < 1 or not 0 <= (head.relevant_label or 0) < head.labels:
         problems.append(f"head has {head.labels} labels of which {head.relevant_label} is the relevant one")
@@ -193,6 +232,9 @@ def _value_problems(manifest: Manifest) -> list[str]:
         problems.append(f"inputs hold a number that is too small: {inputs}")
     if not manifest.variants:
         problems.append("variants is empty")
+    for i, refusal in enumerate(manifest.refused):  # printed as it is, and not all who write manifests are ours
+        if not all(text.isprintable() for text in refusal.problems):
+            problems.append(f"refused[{i}].problems hold what cannot be printed")
     return problems
 
 

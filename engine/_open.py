@@ -55,7 +55,8 @@ def open_model(place: Path, asked: Device | None, precision: str, threads: Threa
 
     def choose(device: Device) -> Variant:
         if file is None:
-            return choose_variant(model.variants, device, precision)
+            refused = model.refused if isinstance(model, Manifest) else ()
+            return choose_variant(model.variants, device, precision, refused)
         (named,) = model.variants  # whatever the device would like best
         if precision not in ("auto", named.precision):
             raise InputError(f"precision={precision!r}: {named.file} is {named.precision} by its name")

@@ -19,7 +19,7 @@ from ._cuda_options import provider_options, session_entries
 from ._errors import ArtifactError, CrossrankError, DeviceError, InputError
 from ._gpu_check import gpu_advice
 from ._layout import choose_layout, choose_logits
-from ._manifest import PRECISIONS, Inputs, Variant
+from ._manifest import PRECISIONS, Inputs, Refusal, Variant
 from ._out_of_memory import is_out_of_memory, run_halved
 from ._pairs import PackedPairs
 from ._plan import PADDED_MAX_TOKENS, plan_batches
@@ -84,26 +84,48 @@ def check_device(device: Device) -> None:
         )
 
 
-def choose_variant(variants: Sequence[Variant], device: Device, precision: str) -> Variant:
-    """The graph that suits a device and a precision best.
+def graph_order(device: Device, precision: str) -> list[tuple[str, str]]:
+    """The graphs, variant and precision, that suit a device and a precision, the best first.
 
     "auto" is fp32 on a CPU (int8 where there is nothing else) and fp16 on a GPU (fp32 where there is nothing else).
 
     Raises:
         InputError: If the precision is unknown.
+
+    >>> graph_order(Device("cuda"), "auto")
+    [('cuda', 'fp16'), ('portable', 'fp16'), ('cuda', 'fp32'), ('portable', 'fp32')]
+    """
+    check_precision(precision)
+    order = ("fp32", "int8", "fp16") if device.kind == "cpu" else ("fp16", "fp32")
+    wanted = order if precision == "auto" else (precision,)
+    return [(kind, candidate) for candidate in wanted for kind in (device.kind, "portable")]
+
+
+def choose_variant(
+    variants: Sequence[Variant], device: Device, precision: str, refused: Sequence[Refusal] = ()
+) -> Variant:
+    """The graph that suits a device and a precision best, by `graph_order`.
+
+    Args:
+        variants: What there is.
+        device: Where it is to run.
+        precision: "auto" or one of `PRECISIONS`.
+        refused: What was made and not kept, for the message.
+
+    Raises:
+        InputError: If the precision is unknown.
         ArtifactError: If the artifact holds no such graph.
     """
-    order = ("fp32", "int8", "fp16") if device.kind == "cpu" else ("fp16", "fp32")
-    check_precision(precision)
-    wanted = order if precision == "auto" else (precision,)
-    for candidate in wanted:
-        for kind in (device.kind, "portable"):
-            for variant in variants:
-                if (variant.variant, variant.precision) == (kind, candidate):
-                    return variant
+    order = graph_order(device, precision)
+    held = {variant.target: variant for variant in reversed(variants)}
+    for target in order:
+        if target in held:
+            return held[target]
     have = ", ".join(variant.name for variant in variants)
+    known = [str(refusal) for refusal in refused if refusal.target in order]
+    why = f" ({'; '.join(known)}: refused when the model was exported)" if known else ""
     raise ArtifactError(
-        f"no graph for device {device} with precision {precision!r}: there is {have}; "
+        f"no graph for device {device} with precision {precision!r}{why}: there is {have}; "
         f"take one of these, make it with export-model and its --variants and --precision, or name the ONNX file itself"
     )
 

@@ -54,7 +54,8 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
             skipped.append(f"{variant.name} did not run here: {error}")
             variants.append(replace(variant, parity=None))
             continue
-        parity = measure_parity(proof, Scorer(tokenizer, runner, manifest.inputs.max_length, manifest.head.labels))
+        scorer = Scorer(tokenizer, runner, manifest.inputs.max_length, manifest.head.labels)
+        parity = measure_parity(proof, scorer, variant.precision)
         variants.append(replace(variant, parity=parity))
     problems = [text for variant in variants for text in variant.problems()]
     if problems:
