@@ -130,7 +130,7 @@ def _record(path: Path) -> FileRecord:
 
 def _prove(blueprint: Blueprint, work: Path, targets: Sequence[Target], report: Report | None) -> tuple[Variant, ...]:
     """Parity of each graph, or of its CPU-runnable twin, with the reference; writes proof.json."""
-    pairs = load_pairs("proof")
+    pairs = load_pairs("proof", blueprint.tokenizer)
     with stage(report, "reference logits"):
         name, logits = blueprint.reference(pairs, work / "tokenizer.json")
     proof = Proof(name, pairs, logits)
