@@ -1,5 +1,6 @@
 """A folder in Hugging Face's layout: what it says of its model, whatever holds the weights."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from ._tokenize import PairTokenizer
 
 # The files that hold weights, alone or listed by an index, in the order in which they are taken.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+ADAPTER_CONFIG = "adapter_config.json"
 # transformers' model types that count positions from their padding id plus one.
 _COUNT_FROM_PADDING = frozenset({
     "camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
@@ -55,7 +57,8 @@ def read_model_folder(folder: Path) -> ModelFolder:
     """
     inner = transformer_folder(folder)
     if not (inner / "config.json").is_file():
-        raise ModelNotFoundError(f"{folder} holds no model: there is no {inner / 'config.json'}")
+        reason = lone_adapter_message(inner) or f"there is no {inner / 'config.json'}"
+        raise ModelNotFoundError(f"{folder} holds no model: {reason}")
     damaged: list[str] = []
 
     def read(path: Path) -> dict[str, Any]:
@@ -84,6 +87,32 @@ def read_model_folder(folder: Path) -> ModelFolder:
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds weights, in any of the forms that the exporter knows."""
     return any((folder / f"{name}{end}").exists() for name in WEIGHT_FILES for end in ("", ".index.json"))
+
+
+def lone_adapter_message(folder: Path) -> str | None:
+    """What to say of a folder with a PEFT adapter and without the weights that it belongs to; None for any other."""
+    if not (folder / ADAPTER_CONFIG).is_file() or has_weights(folder):
+        return None
+    try:
+        base = read_json_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    except (OSError, ValueError):
+        base = None
+    return (
+        f"{ADAPTER_CONFIG} says that its weights are an adapter, without those of the base model "
+        f"{str(base or 'that was trained')!r:.200}. {merge_advice(folder)}"
+    )
+
+
+def merge_advice(folder: Path) -> str:
+    """How PEFT merges an adapter into its base model, a sentence."""
+    code = (
+        "import sys; from peft import AutoPeftModelForSequenceClassification as Model; "
+        "Model.from_pretrained(sys.argv[1]).merge_and_unload().save_pretrained(sys.argv[2])"
+    )
+    return (
+        f"Merge it, into a folder that gets the tokenizer's files too: pip install peft; "
+        f"python -c {shlex.quote(code)} {shlex.quote(str(folder))} MERGED"
+    )
 
 
 def transformer_folder(folder: Path) -> Path:

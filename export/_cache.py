@@ -9,7 +9,7 @@ from pathlib import Path
 from crossrank._errors import InputError, MissingDependencyError, ModelError, ModelNotFoundError
 from crossrank._locate import EMBEDDED_NAME
 from crossrank._manifest import MANIFEST_NAME
-from crossrank._model_folder import has_weights, transformer_folder
+from crossrank._model_folder import has_weights, lone_adapter_message, transformer_folder
 from crossrank.models import RegisteredModel, find_model, nearest_names
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -77,7 +77,8 @@ def check_folder(folder: Path, revision: str | None) -> None:
             f"{folder} is an exported artifact and no checkpoint: CrossEncoder and crossrank take it as it is"
         )
     if not any((folder / name).exists() for name in ("config.json", "modules.json")):
-        raise ModelNotFoundError(f"{folder} holds no model: it has no config.json")
+        reason = lone_adapter_message(folder) or "it has no config.json"
+        raise ModelNotFoundError(f"{folder} holds no model: {reason}")
     if revision is not None:
         raise InputError(f"revision={revision!r}: {folder} is a folder, which has no revisions")
 

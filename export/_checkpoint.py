@@ -10,10 +10,10 @@ from crossrank._tokenize import PairTokenizer
 from crossrank._tokenizer_class import gives_token_types
 from crossrank._tokenizer_settings import limit_ids, open_tokenizer
 
+from ._adapter import open_weights
 from ._byte_level import build_byte_level
 from ._complete import complete_config
 from ._config import EncoderConfig, read_config
-from ._tensors import open_tensors
 from ._texts import load_pairs
 from ._weights import EncoderWeights, read_weights
 from ._wordpiece import build_wordpiece, missing_tokenizer_message
@@ -60,7 +60,7 @@ def read_checkpoint(
     source = read_model_folder(folder)
     problems: list[str] = []
     tokenizer = attempt(lambda: read_tokenizer(source), problems)
-    tensors = attempt(lambda: open_tensors(source.folder), problems)
+    tensors = attempt(lambda: open_weights(source.folder), problems)
     completed = attempt(lambda: complete_config(source.config, tensors or {}), problems)
     config = None if completed is None else attempt(lambda: read_config(completed), problems)
     weights = None

@@ -30,17 +30,17 @@ from crossrank._errors import (
     join_problems,
 )
 from crossrank._manifest import Inputs
-from crossrank._model_folder import ModelFolder, describe_head, describe_inputs, read_model_folder
+from crossrank._model_folder import ADAPTER_CONFIG, ModelFolder, describe_head, describe_inputs, read_model_folder
 from crossrank._tokenizer_class import gives_token_types
 from crossrank._tokenizer_settings import limit_ids
 from crossrank.models import RegisteredModel
 
+from ._adapter import load_adapted, open_weights
 from ._blueprint import Blueprint
 from ._checkpoint import plain_texts, read_tokenizer
 from ._complete import complete_config
 from ._reference import model_settings, transformers_logits
 from ._targets import Target
-from ._tensors import open_tensors
 
 INSTALL_OPTIMUM = (
     "pip install 'crossrank[cpu,export,optimum]' in an environment of its own, since it needs an older transformers; "
@@ -82,7 +82,7 @@ def read_optimum(folder: Path, registered: RegisteredModel | None, *, max_length
     source = read_model_folder(folder)
     problems: list[str] = []
     tokenizer = attempt(lambda: read_tokenizer(source), problems)
-    tensors = attempt(lambda: open_tensors(source.folder), problems)
+    tensors = attempt(lambda: open_weights(source.folder), problems)
     completed = attempt(lambda: complete_config(source.config, tensors or {}), problems)
     if problems or tokenizer is None or completed is None:
         raise CheckpointError(join_problems(str(folder), problems))
@@ -153,6 +153,8 @@ def _load(folder: Path, config: Any) -> Any:
     """The model in transformers, all of its weights from the checkpoint, in float32."""
     from transformers import AutoModelForSequenceClassification
 
+    if (folder / ADAPTER_CONFIG).exists():
+        return load_adapted(folder, config).float().eval()
     with _translated(CheckpointError, f"{folder}: transformers cannot load it"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,

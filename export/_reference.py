@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from crossrank._errors import CheckpointError
-from crossrank._model_folder import ModelFolder
+from crossrank._model_folder import ADAPTER_CONFIG, ModelFolder
 
-from ._tensors import open_tensors
+from ._adapter import load_adapted, open_weights
 from ._transformers_tokenizer import compare_tokenizer
 
 Floats = NDArray[np.float32]
@@ -160,12 +160,15 @@ def transformers_logits(
     try:
         known = type(AutoConfig.for_model(config["model_type"])).from_dict(config)
         compare_tokenizer(source, known, tokenizer, pairs, encodings, max_length=max_length, token_types=token_types)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source.folder,
-            config=known,
-            local_files_only=True,
-            trust_remote_code=False,  # without it transformers may ask on standard input
-        )
+        if (source.folder / ADAPTER_CONFIG).exists():
+            model = load_adapted(source.folder, known)
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(
+                source.folder,
+                config=known,
+                local_files_only=True,
+                trust_remote_code=False,  # without it transformers may ask on standard input
+            )
     finally:
         if bars:
             logging.enable_progress_bar()
@@ -274,7 +277,7 @@ class _NumpyEncoder:
         self.epsilon = np.float32(config.get("layer_norm_eps", 1e-12))
         pad_id = config.get("pad_token_id")
         self.pad_id: int = pad_id if pad_id is not None else int(self.kind in ("roberta", "mpnet"))
-        self.tensors = {name.removeprefix(f"{self.kind}."): read for name, read in open_tensors(folder).items()}
+        self.tensors = {name.removeprefix(f"{self.kind}."): read for name, read in open_weights(folder).items()}
         self.read: dict[str, Floats] = {}
 
     def tensor(self, name: str) -> Floats:

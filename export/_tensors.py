@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from crossrank._errors import CheckpointError, MissingDependencyError
 from crossrank._fields import read_json_object
-from crossrank._model_folder import WEIGHT_FILES
+from crossrank._model_folder import WEIGHT_FILES, lone_adapter_message
 
 ReadTensor: TypeAlias = Callable[[], NDArray[Any]]
 
@@ -44,7 +44,8 @@ def open_tensors(folder: Path) -> dict[str, ReadTensor]:
             break
     else:
         raise CheckpointError(
-            f"no weights: neither {' nor '.join(WEIGHT_FILES)}, nor an index of one; transformers writes "
+            lone_adapter_message(folder)
+            or f"no weights: neither {' nor '.join(WEIGHT_FILES)}, nor an index of one; transformers writes "
             f"them: AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     tensors: dict[str, ReadTensor] = {}

@@ -153,9 +153,109 @@ TOKENIZERS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class AdapterCase:
+    """A LoRA adapter beside a checkpoint.
+
+    Attributes:
+        modules: The modules that it changes, by the ends of their names.
+        options: Of adapter_config.json.
+        whole: Parameters that were trained in full, by the ends of their names.
+        architecture: Of tiny_models.
+    """
+
+    modules: tuple[str, ...] = ("query", "value")
+    options: dict[str, Any] = field(default_factory=dict)
+    whole: tuple[str, ...] = ("classifier.weight", "classifier.bias")
+    architecture: str = "bert"
+
+    def write(self, folder: Path) -> None:
+        """Write a checkpoint and the adapter beside it."""
+        from tests.tiny_models import make_checkpoint
+
+        make_checkpoint(folder, self.architecture)
+        self.write_beside(folder)
+
+    def write_beside(self, folder: Path) -> None:
+        """Write adapter_config.json, and adapter_model.safetensors drawn at random, beside a checkpoint."""
+        from tests.tiny_models import write_json
+
+        options = {"peft_type": "LORA", "task_type": "SEQ_CLS", "r": 4, "lora_alpha": 8, **self.options}
+        modules = {"target_modules": list(self.modules), "base_model_name_or_path": str(folder)}
+        write_json(folder / "adapter_config.json", options | modules)
+        self._write_tensors(folder)
+
+    def _write_tensors(self, folder: Path) -> None:
+        import numpy as np
+        from safetensors.numpy import load_file, save_file
+
+        rng = np.random.default_rng(7)
+
+        def draw(*shape: int) -> Any:
+            return rng.normal(scale=0.2, size=shape).astype(np.float32)
+
+        found: dict[str, Any] = {}
+        for name, value in sorted(load_file(folder / "model.safetensors").items()):
+            module, _, kind = name.rpartition(".")
+            if kind == "weight" and module.endswith(self.modules):
+                rank = next((r for key, r in self.options.get("rank_pattern", {}).items() if module.endswith(key)), 4)
+                outputs, inputs = value.shape
+                at, start, end = f"base_model.model.{module}", "lora_", ".weight"
+                if "embeddings" in module:
+                    (inputs, outputs), start, end = value.shape, "lora_embedding_", ""
+                found[f"{at}.{start}A{end}"], found[f"{at}.{start}B{end}"] = draw(rank, inputs), draw(outputs, rank)
+                if self.options.get("use_dora"):
+                    found[f"{at}.lora_magnitude_vector"] = 1 + draw(outputs)
+                if self.options.get("lora_bias"):
+                    found[f"{at}.lora_B.bias"] = draw(outputs)
+            if name.endswith(self.whole):
+                inner = ".base_layer" if module.endswith(self.modules) else ""
+                found[f"base_model.model.{module}{inner}.{kind}"] = value + draw(*value.shape)
+        save_file(found, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+ADAPTERS = {
+    "plain": AdapterCase(),
+    "rsLoRA": AdapterCase(options={"use_rslora": True}),
+    "DoRA": AdapterCase(("query", "key", "dense"), {"use_dora": True}),
+    "fan_in_fan_out": AdapterCase(options={"fan_in_fan_out": True}),
+    "patterns": AdapterCase(
+        options={
+            "rank_pattern": {"layer.1.attention.self.query": 2},
+            "alpha_pattern": {"layer.1.attention.self.query": 32, "value": 3, "layer.[01].attention.self.value": 5},
+        }
+    ),
+    "bias of its modules": AdapterCase(
+        options={"bias": "lora_only"}, whole=("classifier.weight", "classifier.bias", "query.bias", "value.bias")
+    ),
+    "all biases": AdapterCase(options={"bias": "all"}, whole=("classifier.weight", "bias")),
+    "bias of the product": AdapterCase(options={"lora_bias": True}),
+    "embeddings": AdapterCase(("word_embeddings", "query")),
+    "embeddings, DoRA": AdapterCase(("word_embeddings", "query"), {"use_dora": True}),
+    "norms": AdapterCase(
+        options={"modules_to_save": ["LayerNorm", "classifier"]},
+        whole=("LayerNorm.weight", "LayerNorm.bias", "classifier.weight", "classifier.bias"),
+    ),
+    "ELECTRA": AdapterCase(
+        ("query", "output.dense"),
+        {"exclude_modules": ["classifier.dense"]},
+        whole=tuple(
+            f"classifier.{part}" for part in ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
+        ),
+        architecture="electra",
+    ),
+    "DistilBERT": AdapterCase(
+        ("q_lin", "v_lin"),
+        {"modules_to_save": ["pre_classifier", "classifier"]},
+        whole=("pre_classifier.weight", "pre_classifier.bias", "classifier.weight", "classifier.bias"),
+        architecture="distilbert",
+    ),
+}
+
+
 def write(place: Path) -> None:
     """Write every case to a folder of its own."""
-    for kind, cases in ("tokenizers", TOKENIZERS):
+    for kind, cases in (("tokenizers", TOKENIZERS), ("adapters", ADAPTERS)):
         for name, case in cases.items():
             case.write(place / kind / name)
 
