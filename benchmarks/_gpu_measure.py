@@ -152,8 +152,7 @@ def measure_correctness(model: GpuModel, contenders: Sequence[Contender], pairs:
     queries, documents = zip(*load_pairs("proof")[:pairs], strict=True)
     source, inputs = model.checkpoint.source, model.checkpoint.inputs
     name, reference = reference_logits(
-        source.folder,
-        source.config,
+        source,
         source.folder / "tokenizer.json",
         list(zip(queries, documents, strict=True)),
         max_length=inputs.max_length,

@@ -16,7 +16,6 @@ from ._model_folder import (
     count_labels,
     describe_head,
     describe_inputs,
-    gives_token_types,
     has_weights,
     read_model_folder,
     transformer_folder,
@@ -24,6 +23,8 @@ from ._model_folder import (
 from ._pairs import PackedPairs
 from ._session import Session
 from ._tokenize import PairTokenizer
+from ._tokenizer_class import gives_token_types
+from ._tokenizer_settings import limit_ids, open_tokenizer
 
 # What optimum and sentence-transformers append to "model", in the order in which files of one precision are taken:
 # from O3 on the GELU is an approximation.
@@ -156,16 +157,11 @@ def read_foreign(folder: Path, file: Path | None) -> ForeignModel:
     source = read_model_folder(folder)
     problems: list[str] = []
     variants = attempt(lambda: _variants(source, file), problems)
-    labels, vocabulary = count_labels(source.config), source.config.get("vocab_size")
+    labels = count_labels(source.config)
     if labels is not None and labels < 1:
         problems.append("config.json: num_labels or id2label gives no number of labels")
-    tokenizer = attempt(lambda: _read_tokenizer(source.folder), problems)
-    types = gives_token_types(source.tokenizer)
-    inputs = (
-        None if tokenizer is None else attempt(lambda: describe_inputs(source, tokenizer, token_types=types), problems)
-    )
-    if tokenizer is not None and isinstance(vocabulary, int) and tokenizer.vocabulary_size > vocabulary:
-        problems.append(f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model {vocabulary}")
+    tokenizer = attempt(lambda: _read_tokenizer(source), problems)
+    inputs = None if tokenizer is None else attempt(lambda: _describe_inputs(source, tokenizer), problems)
     if problems or variants is None or tokenizer is None or inputs is None:
         raise CheckpointError(join_problems(str(folder), problems))
     return ForeignModel(source, tokenizer, inputs, labels, variants)
@@ -184,10 +180,24 @@ def _variants(source: ModelFolder, file: Path | None) -> tuple[Variant, ...]:
     return known
 
 
-def _read_tokenizer(folder: Path) -> PairTokenizer:
-    path = folder / "tokenizer.json"
-    if path.exists():
-        return PairTokenizer(path)
+def _describe_inputs(source: ModelFolder, tokenizer: PairTokenizer) -> Inputs:
+    rows = source.config.get("vocab_size")
+    embeddings = None
+    if isinstance(rows, int) and not isinstance(rows, bool):
+        embeddings = limit_ids(tokenizer, rows, _plain_texts)
+    types = gives_token_types(source.tokenizer, source.config)
+    return describe_inputs(source, tokenizer, token_types=types, embeddings=embeddings)
+
+
+def _plain_texts() -> list[str]:
+    from ._sample_texts import sample_texts  # rarely asked for, and no model is loaded sooner with it
+
+    return sample_texts(64, kind="document", seed=0)
+
+
+def _read_tokenizer(source: ModelFolder) -> PairTokenizer:
+    if (source.folder / "tokenizer.json").exists():
+        return open_tokenizer(source)
     raise CheckpointError(
         "there is no tokenizer.json; transformers writes one of the tokenizer's other files: "
         "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"

@@ -77,6 +77,7 @@ class Inputs:
         pad_id: The id that fills a batch.
         position_offset: The position of the first token: 0, or ``pad_id + 1`` for RoBERTa's kind.
         token_types: Whether the tokenizer's segments reach the model.
+        embeddings: Rows of the table of embeddings, if the tokenizer has ids beyond it, which no text may hold.
     """
 
     max_length: int
@@ -84,6 +85,7 @@ class Inputs:
     pad_id: int
     position_offset: int
     token_types: bool
+    embeddings: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

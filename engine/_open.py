@@ -51,7 +51,10 @@ def open_model(place: Path, asked: Device | None, precision: str, threads: Threa
     file = None if place.is_dir() else place.parent.resolve() / place.name
     folder = place.resolve() if file is None else settings_folder(file)
     model = _read_artifact(folder, file) or read_foreign(folder, file)
-    tokenizer = model.tokenizer if isinstance(model, ForeignModel) else PairTokenizer(folder / "tokenizer.json")
+    if isinstance(model, ForeignModel):
+        tokenizer = model.tokenizer
+    else:
+        tokenizer = PairTokenizer(folder / "tokenizer.json", rows=model.inputs.embeddings)
 
     def choose(device: Device) -> Variant:
         if file is None:

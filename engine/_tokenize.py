@@ -84,13 +84,26 @@ class PairTokenizer:
 
     Args:
         source: A ``tokenizer.json``, or a tokenizer that was built, which is changed.
+        adapt: Changes what was read and says how, a phrase each; or None.
+        rows: Of the model's table of embeddings, where the tokenizer has ids beyond it; else None.
+
+    Attributes:
+        changes: What ``adapt`` said.
 
     Raises:
         CheckpointError: If the file cannot be read or joins pairs in no known way.
     """
 
-    def __init__(self, source: Path | Tokenizer) -> None:
+    def __init__(
+        self,
+        source: Path | Tokenizer,
+        *,
+        adapt: Callable[[Tokenizer], Sequence[str]] | None = None,
+        rows: int | None = None,
+    ) -> None:
         self._tokenizer = source if isinstance(source, Tokenizer) else _read_tokenizer(source)
+        self.changes: tuple[str, ...] = tuple(adapt(self._tokenizer)) if adapt else ()
+        self._rows = rows
         # The side that a tokenizer.json truncates, "right" without a word of it; see `describe_inputs`.
         self.truncation_side: str = str((self._tokenizer.truncation or {}).get("direction", "right")).lower()
         self._tokenizer.no_padding()
@@ -113,6 +126,14 @@ class PairTokenizer:
     def kind(self) -> str:
         """The tokenizer's model: WordPiece, BPE, Unigram or WordLevel."""
         return type(self._tokenizer.model).__name__
+
+    def is_added(self, token_id: int) -> bool:
+        """Whether an id is that of a token that is looked for before a text is split, as special tokens are."""
+        return int(token_id) in self._tokenizer.get_added_tokens_decoder()
+
+    def limit_ids(self, rows: int) -> None:
+        """Refuse from now on texts with ids that a table of so many embeddings does not hold."""
+        self._rows = rows
 
     def check_max_length(self, max_length: int) -> int:
         """The length itself, if a pair's special tokens leave room in it.
@@ -144,7 +165,8 @@ class PairTokenizer:
             pause: Called now and then between texts, for other threads to go first; or None.
 
         Raises:
-            InputError: If one of them is no string or holds a lone surrogate; the message gives its index.
+            InputError: If one of them is no string, holds a lone surrogate, or a token that the model has no embedding
+                for; the message gives its index.
         """
         for index, text in enumerate(texts):
             if not isinstance(text, str):
@@ -169,7 +191,31 @@ class PairTokenizer:
             ids.append(np.frombuffer(b"".join(rows), np.int32))
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        return Tokens(ids=np.concatenate(ids) if ids else np.zeros(0, np.int32), offsets=offsets)
+        tokens = Tokens(ids=np.concatenate(ids) if ids else np.zeros(0, np.int32), offsets=offsets)
+        if self._rows is not None:
+            self.check_ids(tokens, what, first=first)
+        return tokens
+
+    def check_ids(self, tokens: Tokens, what: str, *, first: int = 0) -> None:
+        """Refuse ids that the model has no embedding for.
+
+        Args:
+            tokens: Of texts.
+            what: What the texts are, for messages.
+            first: The caller's index of the first text, for messages.
+
+        Raises:
+            InputError: If there is one; the message gives its text's index.
+        """
+        if self._rows is None or not len(tokens.ids) or int(tokens.ids.max()) < self._rows:
+            return
+        place = int(np.argmax(tokens.ids >= self._rows))
+        index = first + int(np.searchsorted(tokens.offsets, place, side="right")) - 1
+        bad = int(tokens.ids[place])
+        raise InputError(
+            f"{what} {index} holds the token {self._tokenizer.id_to_token(bad)!r:.80}, id {bad}, and the model has "
+            f"embeddings for ids below {self._rows} alone: leave it out of the text"
+        )
 
     def _encode_some(self, texts: Sequence[str], enough: int | None) -> list[bytes]:
         heads = list(texts)

@@ -79,6 +79,8 @@ class TokenizerFile:
             if _stamp(self._path) != self._stamp:
                 raise ArtifactError(f"{self._path} has changed since the model was loaded; load the model anew")
             tokenizer = self._tokenizer
+            if tokenizer.changes:  # of a folder that is no artifact of ours: not what the file alone would give
+                sha256 = hashlib.sha256("\n".join([sha256, *tokenizer.changes]).encode()).hexdigest()
             self._identity = TokenizerIdentity(sha256, self._model, tokenizer.kind, tokenizer.vocabulary_size)
         return self._identity
 

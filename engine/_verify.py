@@ -42,7 +42,7 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
     if problems:
         raise ProofError(join_problems(str(folder), problems))
     proof = read_proof(folder)
-    tokenizer = PairTokenizer(folder / "tokenizer.json")
+    tokenizer = PairTokenizer(folder / "tokenizer.json", rows=manifest.inputs.embeddings)
     variants, skipped = [], []
     for variant in manifest.variants:
         device = Device("cuda" if variant.variant == "cuda" else "cpu")

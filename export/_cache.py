@@ -11,7 +11,7 @@ from crossrank._cache_root import folder_record, place_of
 from crossrank._errors import CheckpointError, InputError, MissingDependencyError, ModelNotFoundError
 from crossrank._locate import EMBEDDED_NAME
 from crossrank._manifest import MANIFEST_NAME
-from crossrank._model_folder import has_weights
+from crossrank._model_folder import has_weights, lone_adapter_message
 from crossrank.models import RegisteredModel, find_model, nearest_names
 
 from ._content import Stamp, hash_files, read_known, stamp_files, write_known
@@ -107,7 +107,8 @@ def check_folder(folder: Path, revision: str | None) -> None:
             f"{folder} is an exported artifact and no checkpoint: CrossEncoder and crossrank take it as it is"
         )
     if not any((folder / name).exists() for name in ("config.json", "modules.json")):
-        raise ModelNotFoundError(f"{folder} holds no model: it has no config.json")
+        reason = lone_adapter_message(folder) or "it has no config.json"
+        raise ModelNotFoundError(f"{folder} holds no model: {reason}")
     if revision is not None:
         raise InputError(f"revision={revision!r}: {folder} is a folder, which has no revisions")
 

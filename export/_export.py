@@ -240,7 +240,7 @@ class _Bench:
 
     def _reference(self) -> Proof:
         if self._proof is None:
-            pairs = load_pairs("proof")
+            pairs = load_pairs("proof", self._blueprint.tokenizer)
             with stage(self._report, "reference logits"):
                 name, logits = self._blueprint.reference(pairs, self._work / "tokenizer.json")
             self._proof = Proof(name, pairs, logits)

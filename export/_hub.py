@@ -22,6 +22,8 @@ _FILES = (
     *("config.json", "config_sentence_transformers.json", "modules.json", "sentence_bert_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model"),
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),  # refused, not used
+    *("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"),
     *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
 )
 # Of repositories without safetensors only: many hold the same weights in both forms.

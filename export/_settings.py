@@ -25,9 +25,9 @@ SETTINGS_FILES = ("config.json", "tokenizer.json", *_BESIDE_CONFIG, *_AT_THE_ROO
 
 
 def write_tokenizer(source: ModelFolder, tokenizer: PairTokenizer, folder: Path) -> None:
-    """Write tokenizer.json into an artifact: the checkpoint's own file, else the one that was built for it."""
+    """Write tokenizer.json into an artifact: the checkpoint's own file if it says all, else what was made of it."""
     own = source.folder / "tokenizer.json"
-    if own.exists():
+    if own.exists() and not tokenizer.changes:
         shutil.copyfile(own, folder / own.name)
     else:
         tokenizer.save(folder / own.name)

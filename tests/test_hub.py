@@ -393,6 +393,14 @@ def test_sharded_pytorch_files_and_old_vocabularies_are_downloaded(hub: Hub, tmp
     assert cached_files(fetch(tmp_path, hub.url, "someone/old-ranker")) == wanted
 
 
+def test_what_changes_scores_beside_the_weights_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+    wanted = {"config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors"}
+    wanted |= {"adapter_model.bin", "chat_template.jinja", "additional_chat_templates/rerank.jinja"}
+    for path in {*wanted, "README.md", "adapter_model.msgpack"}:
+        hub.files[f"someone/adapted/{path}"] = b"{}"
+    assert cached_files(fetch(tmp_path, hub.url, "someone/adapted")) == wanted
+
+
 def test_transformer_in_a_subfolder_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     wanted = {"modules.json", "0_Transformer/config.json", "0_Transformer/model.safetensors"}
     for path in {*wanted, "0_Transformer/pytorch_model.bin", "1_Pooling/config.json"}:
