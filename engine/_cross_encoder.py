@@ -13,7 +13,6 @@ from ._errors import InputError
 from ._info import ModelInfo
 from ._inputs import check_documents
 from ._locate import EMBEDDED_MODEL, locate_model
-from ._model_folder import transformer_folder
 from ._open import open_model
 from ._progress import Progress
 from ._relevance import read_meaning
@@ -110,8 +109,7 @@ class CrossEncoder(BlockingCalls):
         length, self._max_length_origin = inputs.max_length, inputs.max_length_origin
         if max_length is not None and model.tokenizer.check_max_length(max_length) < inputs.max_length:
             length, self._max_length_origin = max_length, "as asked"
-        tokenizer_file = transformer_folder(model.folder) / "tokenizer.json"
-        self._tokenizer_file = TokenizerFile(tokenizer_file, model.tokenizer, self._manifest.source.name)
+        self._tokenizer_file = TokenizerFile(model.tokenizer_file, model.tokenizer, self._manifest.source.name)
         scheduler = Scheduler(model.runner, max_queue_tokens=max_queue_tokens, on_call=on_call)
         self._scheduler = scheduler
         self._scorer = Scorer(model.tokenizer, model.runner, length, head.labels, scheduler)

@@ -70,6 +70,11 @@ def name_precision(file: Path) -> str:
     return _SUFFIXES.get(suffix) or ("int8" if suffix.startswith(_INT8) else rest)
 
 
+def files_beside(graph: Path) -> list[str]:
+    """The names of the files beside an ONNX file that may hold its weights: all but other graphs."""
+    return sorted(file.name for file in graph.parent.iterdir() if file.suffix != ".onnx" and file.is_file())
+
+
 def _onnx_files(folder: Path) -> list[Path]:
     """The ONNX files of a folder, in the order of preference among those of one precision."""
     known = list(_SUFFIXES)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ._cuda_options import provider_options, session_entries
 from ._errors import ArtifactError, CrossrankError, DeviceError, InputError
 from ._gpu_check import gpu_advice
+from ._held import ModelFile
 from ._layout import choose_layout, choose_logits
 from ._manifest import PRECISIONS, Inputs, Refusal, Variant
 from ._out_of_memory import is_out_of_memory, run_halved
@@ -131,10 +132,10 @@ def choose_variant(
 
 
 class Session:
-    """A graph loaded on a device. Threads may share it; a forked child gets a session of its own.
+    """A graph loaded on a device. Threads may share it; a forked child gets a session of its own, of the same file.
 
     Args:
-        path: The ONNX file.
+        graph: The ONNX file.
         inputs: The manifest's facts about the graph's inputs.
         device: Where to run.
         threads: Intra-op threads on a CPU; 1 is none but the caller's.
@@ -147,8 +148,9 @@ class Session:
     # Most tokens of a batch of several pairs that gets padding.
     max_tokens: int = PADDED_MAX_TOKENS
 
-    def __init__(self, path: Path, inputs: Inputs, device: Device, threads: int = 1) -> None:
-        self.path, self.device, self._threads = path, device, threads
+    def __init__(self, graph: Path | ModelFile, inputs: Inputs, device: Device, threads: int = 1) -> None:
+        self.file = ModelFile.of(graph)
+        self.path, self.device, self._threads = self.file.path, device, threads
         # A session's threads do not survive a fork, so each process has its own.
         self._by_process: dict[int, Any] = {}
         # A lock for each too: one that another thread holds in a fork would stay locked in the child.
@@ -197,10 +199,12 @@ class Session:
         """Outputs of the graph by name, for joined pairs.
 
         Raises:
-            ArtifactError: If onnxruntime fails in it, as in a graph that was made for another model.
+            ArtifactError: If onnxruntime fails in it, as in a graph that was made for another model, or if a forked
+                child finds another file in its place.
         """
+        session = self._session()
         try:
-            results: list[NDArray[Any]] = self._session().run(names, self._layout(batch))
+            results: list[NDArray[Any]] = session.run(names, self._layout(batch))
         except Exception as error:  # the binding's exceptions share no base of their own
             raise run_error(self.path, self.device, error) from error
         return results
@@ -212,7 +216,9 @@ class Session:
             with self._locks.setdefault(process, Lock()):  # all lanes come at once, and one graph is enough
                 session = self._by_process.get(process)
                 if session is None:
-                    session = self._by_process[process] = open_graph(self.path, self.device, self._threads)
+                    with self.file.opened() as place:
+                        session = open_graph(place, self.device, self._threads)
+                    self._by_process[process] = session
         return session
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ._cuda_session import check_process
 from ._errors import ArtifactError, CrossrankError, DeviceError
+from ._held import ModelFile
 from ._layout import Feed
 from ._manifest import Inputs
 from ._pairs import PackedPairs
@@ -46,7 +47,7 @@ class TensorrtSession(Session):
     """A portable graph on TensorRT. Threads may share it, one runs at a time; a forked child may not use it.
 
     Args:
-        path: The ONNX file.
+        graph: The ONNX file.
         inputs: The manifest's facts about the graph's inputs.
         device: Where to run.
         artifact: The folder that keeps the engines.
@@ -62,7 +63,7 @@ class TensorrtSession(Session):
 
     def __init__(
         self,
-        path: Path,
+        graph: Path | ModelFile,
         inputs: Inputs,
         device: Device,
         *,
@@ -71,12 +72,13 @@ class TensorrtSession(Session):
         settings: TensorrtSettings | None = None,
         open_engine: OpenEngine | None = None,
     ) -> None:
-        self.path, self.device = path, device
+        self.file = ModelFile.of(graph)
+        self.path, self.device = self.file.path, device
         self.settings = settings or TensorrtSettings()
         self.max_tokens = self.settings.max_tokens
         self.profiles = make_profiles(inputs.max_length, self.settings)
         self._pad_id, self._process, self._lock = inputs.pad_id, os.getpid(), Lock()
-        self._open_engine = open_engine or EngineStore(path, device, artifact, half=half)
+        self._open_engine = open_engine or EngineStore(self.file, device, artifact, half=half)
         self._engines: dict[Profile, _Engine] = {}
         # One that takes a batch of any size; so that what is wrong shows now.
         first = next(profile for profile in self.profiles if not profile.fixed)
@@ -84,10 +86,10 @@ class TensorrtSession(Session):
         self._describe(session, inputs)
         if self.even:
             raise ArtifactError(
-                f"{path} has no attention_mask, which TensorRT's padded shapes need: use device='cuda', or export it "
-                "with one"
+                f"{self.path} has no attention_mask, which TensorRT's padded shapes need: use device='cuda', or "
+                "export it with one"
             )
-        self._engines[first] = _Engine(session, path, device, self._logits)
+        self._engines[first] = _Engine(session, self.path, device, self._logits)
 
     def plan(self, lengths: NDArray[np.int32], max_pairs: int | None) -> list[NDArray[np.intp]]:
         """Batches of pairs, as `plan_tensorrt_batches` makes them."""

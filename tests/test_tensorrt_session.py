@@ -23,6 +23,7 @@ import pytest
 
 from crossrank import ArtifactError, CrossEncoder, DeviceError, InputError, ProofError
 from crossrank._gpu_facts import Gpu, GpuFacts
+from crossrank._held import ModelFile
 from crossrank._manifest import Variant, read_manifest
 from crossrank._open import OpenModel
 from crossrank._runner import Runner
@@ -125,7 +126,8 @@ def open_rehearsal(artifact: Path) -> tuple[OpenModel, list[tuple[Profile, bool]
 
     threads = resolve_threads(1)
     runner = Runner(artifact / variant.file, manifest.inputs, CPU, threads, padded=True, open_session=open_session)
-    return OpenModel(artifact, manifest, PairTokenizer(artifact / "tokenizer.json"), variant, runner), opened
+    path = artifact / "tokenizer.json"
+    return OpenModel(artifact, manifest, PairTokenizer(path), variant, runner, ModelFile(path)), opened
 
 
 def score(model: OpenModel, pairs: int = len(PAIRS)) -> Any:
@@ -405,7 +407,9 @@ def test_a_graph_that_was_replaced_gets_no_engine_of_the_older_one(artifact: Pat
     graph = onnx.load(path)
     graph.doc_string = "changed"
     onnx.save(graph, path)
-    with pytest.raises(ArtifactError, match=r"model\.onnx was replaced; load the model again"):
+    with pytest.raises(
+        ArtifactError, match=r"model\.onnx was replaced since the model was loaded; load the model again"
+    ):
         store(PROFILE, False)
     assert len(engine_folders(artifact / "tensorrt")) == kept
 
