@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from crossrank._errors import CheckpointError, UnsupportedModelError
-from crossrank._fields import read_json_object
+from crossrank._fields import read_json_object, read_text
 from crossrank._special_tokens import ROBERTA_TOKENS, add_special_tokens, read_special_tokens
 
 from ._wordpiece import conversion_command, kind_in_folder
@@ -56,7 +56,7 @@ def _read_model(folder: Path) -> models.BPE:
     try:
         vocabulary = read_json_object(folder / "vocab.json")
         # The first line is a version, and after the last line feed nothing is expected.
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")[1:-1]
+        lines = read_text(folder / "merges.txt").split("\n")[1:-1]
         merges = dict.fromkeys((left, right) for left, right in map(str.split, lines))  # of equal ones the first counts
         return models.BPE(vocabulary, list(merges), continuing_subword_prefix="", end_of_word_suffix="")
     except Exception as error:  # the binding raises bare Exception for merges that the vocabulary does not hold

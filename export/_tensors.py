@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from crossrank._errors import CheckpointError, MissingDependencyError
-from crossrank._fields import read_json_object
+from crossrank._fields import check_regular, read_json_object
 from crossrank._model_folder import WEIGHT_FILES, lone_adapter_message
 
 ReadTensor: TypeAlias = Callable[[], NDArray[Any]]
@@ -57,6 +57,7 @@ def open_tensors(folder: Path) -> dict[str, ReadTensor]:
 def open_tensor_file(path: Path) -> dict[str, ReadTensor]:
     """The tensors of one safetensors or PyTorch file, as `open_tensors` gives them, under the names they have there."""
     try:
+        check_regular(path)
         path.open("rb").close()  # safetensors takes a file that may not be read for one that is not there
         return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pytorch(path)
     except MissingDependencyError:

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
-from crossrank._fields import read_json_object
+from crossrank._fields import read_json_object, read_text
 from crossrank._special_tokens import BERT_TOKENS, MPNET_TOKENS, add_special_tokens, read_special_tokens
 from crossrank._tokenizer_class import tokenizer_kind
 
@@ -94,8 +94,8 @@ def kind_in_folder(folder: Path, settings: Mapping[str, Any], *, default: str) -
 def _read_vocabulary(path: Path) -> dict[str, int]:
     """One token a line, its number is the id; of equal lines the last counts, and the others' ids stay empty."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: one token a line in UTF-8 is expected: {error}") from error
     if text.startswith("\ufeff"):
         raise CheckpointError(
