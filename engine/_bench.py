@@ -19,6 +19,7 @@ from ._cross_encoder import CrossEncoder
 from ._errors import CrossrankError, InputError
 from ._info import ModelInfo, align_columns
 from ._manifest import PRECISIONS
+from ._printable import printable_line
 from ._processor import processor_name
 from ._progress import Progress
 from ._sample_texts import sample_texts
@@ -92,7 +93,8 @@ class BenchSetup:
             ("texts", self.texts),
             ("timed", "whole calls of score(query, documents), tokenizing included, after a warm-up"),
         ]
-        return "\n".join([f"{name:<13} {value}" for name, value in rows] + [f"not measured: {s}" for s in self.skipped])
+        rows += [("not measured:", text) for text in self.skipped]
+        return "\n".join(f"{name:<13} {printable_line(value)}" for name, value in rows)
 
 
 def bench(

@@ -14,6 +14,7 @@ from ._info import ModelInfo
 from ._inputs import check_documents
 from ._locate import EMBEDDED_MODEL, locate_model
 from ._open import open_model
+from ._printable import printable_line
 from ._progress import Progress
 from ._relevance import read_meaning
 from ._runtime import ort
@@ -113,7 +114,7 @@ class CrossEncoder(BlockingCalls):
         scheduler = Scheduler(model.runner, max_queue_tokens=max_queue_tokens, on_call=on_call)
         self._scheduler = scheduler
         self._scorer = Scorer(model.tokenizer, model.runner, length, head.labels, scheduler)
-        self._calls = Calls(self._meaning, self._manifest.source.name)
+        self._calls = Calls(self._meaning, printable_line(self._manifest.source.name))
         model.runner.learn_costs(model.tokenizer, length, cache)
 
     def encode(

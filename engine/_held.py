@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ._errors import ArtifactError, CrossrankError
 from ._manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest
+from ._printable import printable
 
 # Linux opens files of a folder by the folder's handle. Elsewhere a folder has but its path, which is looked at twice.
 _HANDLES = Path("/proc/self/fd")
@@ -47,7 +48,7 @@ class HeldFolder:
     def named(self, error: CrossrankError) -> CrossrankError:
         """An error of what was opened here, that speaks of the folder's own path."""
         if self.path != self.place:
-            error.args = tuple(str(argument).replace(str(self.path), str(self.place)) for argument in error.args)
+            error.args = tuple(str(argument).replace(str(self.path), printable(self.place)) for argument in error.args)
         return error
 
     @staticmethod

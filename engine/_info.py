@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ._manifest import Manifest
 from ._parity import Parity
+from ._printable import printable_line
 
 # Kinds of device that no committed results file was measured on.
 _NOTES = {"tensorrt": "TensorRT is not yet run on hardware: its options and shapes are checked without a GPU"}
@@ -95,7 +96,7 @@ class ModelInfo:
         rows.append(("parity", proof))
         if self.note is not None:
             rows.append(("note", self.note))
-        return "\n".join(f"{name:<13} {value}" for name, value in rows)
+        return "\n".join(f"{name:<13} {printable_line(value)}" for name, value in rows)
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> str:
@@ -105,8 +106,9 @@ def align_columns(rows: Sequence[Sequence[str]]) -> str:
     a    bc
     def  g
     """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    cells = [[printable_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
 
 def _figures(parity: Parity) -> tuple[str, ...]:
@@ -134,8 +136,8 @@ def format_parity_table(manifest: Manifest) -> str:
         rows.append((refusal.name, "-", *figures, "refused"))
     if first is None:
         return align_columns(rows)
-    return (
-        f"{align_columns(rows)}\n"
+    about = (
         f"{first.pairs} pairs against {first.reference} (standard deviation of its logits {first.spread:.2f}), "
         f"onnxruntime {first.onnxruntime}, {first.machine}"
     )
+    return f"{align_columns(rows)}\n{printable_line(about)}"

@@ -8,6 +8,7 @@ from typing import Any
 from ._errors import ArtifactError, DeviceError
 from ._held import ModelFile
 from ._out_of_memory import is_out_of_memory
+from ._printable import printable
 from ._session import Device, open_graph
 from ._tensorrt_cache import (
     EngineKey,
@@ -95,7 +96,9 @@ class EngineStore:
             except DeviceError as error:
                 if is_out_of_memory(error):  # nothing is wrong with the engine
                     raise
-                logger.warning("%s: TensorRT does not take its engine, which is built again: %s", found, error)
+                logger.warning(
+                    "%s: TensorRT does not take its engine, which is built again: %s", printable(found), error
+                )
                 refused.append(found)
         return None
 
