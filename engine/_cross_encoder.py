@@ -17,7 +17,7 @@ from ._open import open_model
 from ._printable import printable_line
 from ._progress import Progress
 from ._relevance import read_meaning
-from ._runtime import ort
+from ._runtime import ort, require_runtime
 from ._scheduler import Scheduler
 from ._scoring import PairWork, Scorer
 from ._session import check_device, check_precision, parse_device
@@ -62,7 +62,7 @@ class CrossEncoder(BlockingCalls):
         ModelError: If the model cannot be used: damaged, unsupported, or not proven exact.
         DeviceError: If the device that was asked for cannot run.
         InputError: If an option is not what it can be.
-        MissingDependencyError: If the model must be exported and ``crossrank[export]`` is absent.
+        MissingDependencyError: If onnxruntime is absent, or the model must be exported and ``crossrank[export]`` is.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class CrossEncoder(BlockingCalls):
         on_call: OnCall | None = None,
     ) -> None:
         # What can be refused is refused before a model is downloaded or exported.
+        require_runtime()
         thread_count = resolve_threads(threads)
         check_precision(precision)
         counts = isinstance(max_queue_tokens, int) and not isinstance(max_queue_tokens, bool) and max_queue_tokens > 0

@@ -14,7 +14,7 @@ from crossrank._cache_root import cache_root
 from crossrank._errors import ArtifactError, CrossrankError, InputError, MissingDependencyError
 from crossrank._manifest import MANIFEST_NAME, Manifest, read_manifest
 from crossrank._open import open_model
-from crossrank._runtime import ort
+from crossrank._runtime import ort, require_runtime
 from crossrank._session import Device
 from crossrank._threads import available_threads
 
@@ -76,9 +76,10 @@ def export_model(
         ModelNotFoundError: If there is no such model.
         ModelError: If it is damaged or unsupported, or no graph that was asked for holds its bound.
         InputError: If an option is not what it can be, or ``output`` may not be replaced.
-        MissingDependencyError: If ``crossrank[export]``, or the exporter that was asked for, is not installed.
+        MissingDependencyError: If onnxruntime, ``crossrank[export]`` or the exporter asked for is not installed.
         DeviceError: If engines are to be built and TensorRT cannot run here.
     """
+    require_runtime()
     if tensorrt:
         require_tensorrt()
     choose_targets(variants, precisions, exporter)  # what can be refused is refused before anything is read
