@@ -142,7 +142,7 @@ class ForeignModel:
             lengths[:] = lengths[0]
         which = np.concatenate([np.arange(length) % len(ids) for length in lengths])
         shape = session.run(PackedPairs(ids[which], types[which], lengths)).shape
-        if len(shape) != 2 or shape[0] != len(lengths):
+        if shape[0] != len(lengths):
             raise ArtifactError(f"{session.path} gives logits of shape {shape} for 3 pairs; [3, labels] expected")
         return int(shape[1])
 
@@ -152,7 +152,7 @@ def read_foreign(folder: Path, file: Path | None) -> ForeignModel:
 
     Args:
         folder: Holds config.json and tokenizer.json, or a modules.json that says where they are.
-        file: The graph to use, or None for all whose names say a known precision.
+        file: The graph to use, or None for all whose names say a known precision; a graph that is alone may have any.
 
     Raises:
         ModelNotFoundError: If there is no config.json.
@@ -175,7 +175,8 @@ def read_foreign(folder: Path, file: Path | None) -> ForeignModel:
 def _variants(source: ModelFolder, file: Path | None) -> tuple[Variant, ...]:
     files = _onnx_files(source.folder) if file is None else [file]
     found = [Variant("portable", name_precision(f), f.relative_to(source.root).as_posix()) for f in files]
-    known = tuple(variant for variant in found if file is not None or variant.precision in PRECISIONS)
+    # What is alone is taken whatever its name.
+    known = tuple(variant for variant in found if len(found) == 1 or variant.precision in PRECISIONS)
     if not known:
         raise CheckpointError(
             f"no ONNX file is named as one of {', '.join(PRECISIONS)} (model.onnx, model_fp16.onnx, "

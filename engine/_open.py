@@ -7,7 +7,7 @@ from pathlib import Path
 from ._errors import ArtifactError, CrossrankError, InputError
 from ._foreign import ForeignModel, files_beside, read_foreign, settings_folder
 from ._held import HeldFolder, ModelFile, hold
-from ._manifest import MANIFEST_NAME, Manifest, Variant, read_manifest
+from ._manifest import MANIFEST_NAME, PRECISIONS, Manifest, Variant, read_manifest
 from ._runner import Runner, open_runner
 from ._session import Device, Session, choose_variant
 from ._threads import ThreadCount
@@ -127,11 +127,14 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
         tokenizer_path = model.source.folder / "tokenizer.json"
 
     def choose(device: Device) -> Variant:
-        if name is None:
+        if name is None and variants[0].precision in PRECISIONS:
             return choose_variant(variants, device, precision, () if manifest is None else manifest.refused)
         (named,) = variants  # whatever the device would like best
         if precision not in ("auto", named.precision):
-            raise InputError(f"precision={precision!r}: {named.file} is {named.precision} by its name")
+            raise InputError(
+                f"precision={precision!r}: {named.file} is {named.precision} by its name; leave the precision away, or "
+                "name another file"
+            )
         return named
 
     def file_of(variant: Variant) -> ModelFile:

@@ -193,7 +193,15 @@ class Session:
 
     def _run(self, batch: PackedPairs) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self.outputs(batch, [self._logits])[0]
-        return logits
+        return logits if logits.ndim == 2 else self._rows(logits, len(batch.lengths))
+
+    def _rows(self, logits: NDArray[np.float32], pairs: int) -> NDArray[np.float32]:
+        """Logits [pairs, labels] of a graph that leaves out a dimension of 1."""
+        if logits.ndim > 2 or not logits.size or logits.size % pairs:
+            raise ArtifactError(
+                f"{self.path} gives logits of shape {logits.shape} for {pairs} pairs; [pairs, labels] expected"
+            )
+        return logits.reshape(pairs, -1)
 
     def outputs(self, batch: PackedPairs, names: list[str]) -> list[NDArray[Any]]:
         """Outputs of the graph by name, for joined pairs.

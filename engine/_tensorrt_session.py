@@ -108,7 +108,8 @@ class TensorrtSession(Session):
         profile, shape = choose_profile(Shape(pairs, int(batch.lengths.max())), self.profiles)
         feed = bring_to(self._layout(batch), shape, self._pad_id)
         with self._lock:
-            return [self._engine(profile).run(feed)[:pairs]]
+            logits = self._engine(profile).run(feed)
+        return [(logits if logits.ndim == 2 else self._rows(logits, shape.pairs))[:pairs]]
 
     def warm_up(self, *, each: Callable[[Profile, Callable[[], None]], None] | None = None) -> None:
         """Build or load the engine of each profile, and run each at its largest shape.
@@ -173,9 +174,10 @@ class _Engine:
             raise DeviceError(f"{self._path} does not declare how many logits it gives, so that nothing can be bound")
         where = ("cpu", 0) if self._device.kind == "cpu" else ("cuda", self._device.index)
         pairs = len(next(iter(feed.values())))
-        (kind,) = (_FLOATS[node.type] for node in self._session.get_outputs() if node.name == self._logits)
+        (output,) = (node for node in self._session.get_outputs() if node.name == self._logits)
+        kind, shape = _FLOATS[output.type], [pairs] if len(output.shape) == 1 else [pairs, labels]
         self._values = {name: ort.OrtValue.ortvalue_from_numpy(value, *where) for name, value in feed.items()}
-        self._rows = ort.OrtValue.ortvalue_from_shape_and_type([pairs, labels], kind, *where)
+        self._rows = ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, *where)
         self._binding = self._session.io_binding()
         for name, value in self._values.items():
             self._binding.bind_ortvalue_input(name, value)

@@ -23,8 +23,7 @@ from crossrank._verify import verify_artifact
 from crossrank.export import export_model
 from crossrank.export._write import locked, new_folder, swap_in
 from tests.artifacts import edit_manifest
-from tests.foreign_graphs import strip_artifact
-from tests.test_foreign import put_weights_outside
+from tests.foreign_graphs import put_weights_outside, strip_artifact
 from tests.tiny_models import PAIRS, make_checkpoint
 
 SOME = [PAIRS[0], *PAIRS[9:14]]

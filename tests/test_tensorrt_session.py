@@ -40,7 +40,8 @@ from crossrank._tokenize import PairTokenizer
 from crossrank.export import export_model
 from crossrank.export._cli import main as export_main
 from crossrank.export._tensorrt import build_engines
-from tests.artifacts import make_artifact
+from tests.artifacts import edit_manifest, make_artifact
+from tests.foreign_graphs import edit_graph, one_dimension
 from tests.tiny_models import ARCHITECTURES, PAIRS, make_checkpoint, transformers_logits
 
 MakePortable = Callable[..., Path]
@@ -146,6 +147,21 @@ def test_padded_to_its_profiles_the_graph_equals_transformers(
     reference = transformers_logits(artifact.parent / "checkpoint", PAIRS)
     assert len(opened) == 1  # all others wait for a batch
     for pairs in (len(PAIRS), 1, 2, 3):
+        assert np.abs(score(model, pairs) - reference[:pairs]).max() <= TOLERANCE
+    assert {profile.fixed for profile, _ in opened} == {False, True}
+
+
+def test_logits_in_one_dimension_are_bound_as_such(make_portable: MakePortable, tmp_path: Path) -> None:
+    """As other exporters declare those of one label."""
+    artifact = Path(shutil.copytree(make_portable("bert", 1), tmp_path / "artifact"))
+    path = artifact / "onnx/model.onnx"
+    edit_graph(path, one_dimension)
+    edit_manifest(
+        artifact, lambda manifest: manifest["files"]["onnx/model.onnx"].update(size_bytes=path.stat().st_size)
+    )
+    model, opened = open_rehearsal(artifact)
+    reference = transformers_logits(make_portable("bert", 1).parent / "checkpoint", PAIRS)
+    for pairs in (len(PAIRS), 1, 2):
         assert np.abs(score(model, pairs) - reference[:pairs]).max() <= TOLERANCE
     assert {profile.fixed for profile, _ in opened} == {False, True}
 
