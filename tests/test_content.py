@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -18,7 +17,10 @@ from crossrank.export import export_model
 from crossrank.export._cache import describe_source
 from crossrank.export._content import Stamp, hash_files, read_known, settled, stamp_files
 from tests.checkpoint_files import read_tensors, write_tensors
+from tests.references import reference
 from tests.tiny_models import PAIRS, make_checkpoint, transformers_logits
+
+torch = reference("torch")
 
 EPOCH = 315532800  # 1980, which reproducible images give every file
 LONG_AGO = {"a": (1, 2, 3, 10**18, 10**18)}

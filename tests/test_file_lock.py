@@ -16,6 +16,7 @@ import pytest
 
 from crossrank import InputError
 from crossrank._file_lock import FileLock
+from tests.tiny_models import make_checkpoint
 
 Lock = Callable[[Path], FileLock]
 ABANDONED_S = 0.3
@@ -169,8 +170,6 @@ def test_export_to_a_file_system_without_locks_ends(tmp_path: Path, code: int) -
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("a C compiler and Linux's loader are needed to let flock fail")
-    from tests.tiny_models import make_checkpoint  # torch, which nothing else here wants
-
     (tmp_path / "shim.c").write_text(_SHIM, encoding="utf-8")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", tmp_path / "shim.so", tmp_path / "shim.c"], check=True)
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "bert")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 import transformers
 from numpy.typing import NDArray
 
@@ -22,7 +21,10 @@ from crossrank._verify import verify_artifact
 from crossrank.export import export_model
 from tests.artifacts import edit_manifest
 from tests.checkpoint_files import files_of, read_tensors, write_tensors
+from tests.references import reference
 from tests.tiny_models import ARCHITECTURES, PAIRS, make_checkpoint, transformers_logits
+
+torch = reference("torch")
 
 DEFAULT = ["cpu fp32", "cpu int8", "cuda fp16", "portable fp32"]
 OUTLIER = 300.0
@@ -215,9 +217,7 @@ def test_later_need_adds_a_graph_and_leaves_the_others_as_they_are(fine: Path, c
     assert artifact_in(cache) == folder
     assert graphs(folder) == ["cpu fp32", "cpu int8"]
     assert {name: ((folder / name).stat().st_ino, (folder / name).stat().st_mtime_ns) for name in names} == before
-    assert {variant.parity.reference for variant in read_manifest(folder).variants if variant.parity} == {
-        f"transformers {transformers.__version__}"
-    }
+    assert len({variant.parity.reference for variant in read_manifest(folder).variants if variant.parity}) == 1
     assert np.array_equal(logits_of(fine, precision="fp32"), exact)
     verify_artifact(folder)
 
@@ -261,7 +261,7 @@ def test_graph_that_does_not_hold_is_refused_once_and_then_known(
         inodes.append(manifest.stat().st_ino)
     assert inodes[0] != inodes[1]  # the record was written
     assert inodes[1] == inodes[2] == inodes[3]  # and not again, so that nothing was built
-    assert messages[0].startswith(f"{coarse} is not exported, its graphs leave the bounds against transformers")
+    assert messages[0].startswith(f"{coarse} is not exported, its graphs leave the bounds against ")
     assert messages[1] == messages[2]
     assert messages[1].startswith(
         "coarse: when it was exported, graphs left their bounds: 3 problems\n  - cpu int8: max "
