@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import transformers
 
 from crossrank.export import export_model
-from tests.references import reference
+from tests.references import auto_classifier, reference
 
 torch = reference("torch")
 
@@ -35,7 +34,7 @@ def foreign_folder(checkpoint: Path, folder: Path, **options: Any) -> Path:
 
 def trace(checkpoint: Path, path: Path, inputs: list[str]) -> None:
     """A graph as torch.onnx makes it of transformers' own model."""
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint, attn_implementation="eager")
+    model = auto_classifier().from_pretrained(checkpoint, attn_implementation="eager")
     model.config.return_dict = False
     path.parent.mkdir(parents=True, exist_ok=True)
     example = {name: torch.ones(2, 7, dtype=torch.int64) for name in inputs}

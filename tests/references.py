@@ -28,3 +28,9 @@ def reference(name: str) -> Any:
         return import_module(name)
     except ImportError:
         return _Absent(name)
+
+
+def auto_classifier() -> Any:
+    """`transformers.AutoModelForSequenceClassification`; without torch, which it needs, what skips as above."""
+    torch = reference("torch")
+    return torch if isinstance(torch, _Absent) else reference("transformers").AutoModelForSequenceClassification

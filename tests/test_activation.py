@@ -132,6 +132,7 @@ def test_names_are_found_in_any_spelling(name: str) -> None:
     [(torch.nn.Sigmoid(), "Sigmoid"), (torch.nn.Identity(), "Identity"), (torch.nn.Softmax(dim=-1), "Softmax")],
 )
 def test_a_torch_module_becomes_the_function_of_its_name(module: Any, name: str) -> None:
+    assert isinstance(module, torch.nn.Module)
     assert resolve_activation(module) is ACTIVATIONS[name]
 
 

@@ -45,6 +45,7 @@ from crossrank.export import export_model
 from crossrank.export._config import read_config
 from crossrank.models import RegisteredModel, find_model
 from tests.large_data import FOLDER, MINILM, MULTILINGUAL_BERT, SCIFACT, TREC_DL19, case
+from tests.references import auto_classifier
 from tests.tiny_models import MAX_LENGTH, make_checkpoint, transformers_logits
 
 QRELS = {"1": {"a": 3, "b": 2, "c": 1, "d": 0}}
@@ -442,7 +443,7 @@ def test_drawn_checkpoint_loads_in_transformers_with_every_weight_and_spread_log
 ) -> None:
     folder = tmp_path / name
     write_random_checkpoint(folder, small(SHAPES[name][1]), vocabularies)
-    model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    model, loading = auto_classifier().from_pretrained(folder, output_loading_info=True)
     assert not any(loading[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert model.num_labels == labels
     # transformers' own tokenizer and forward pass; rounding and the seven digits of an error function remain.

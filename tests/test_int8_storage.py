@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -27,7 +26,7 @@ from crossrank.export._compact import CompactGraph, quantize
 from crossrank.export._graph import Graph, save_model
 from crossrank.export._layers import float_dense
 from crossrank.export._native import read_native
-from tests.references import reference
+from tests.references import auto_classifier, reference
 from tests.tiny_models import PAIRS, make_checkpoint, transformers_logits
 
 torch = reference("torch")
@@ -138,7 +137,7 @@ def test_stored_matrices_are_transformers_own_rounded_once(
 ) -> None:
     """Products in float32, so that nothing but storing differs; 2e-5 is the bound of float32 graphs on such models."""
     checkpoint = read(architecture)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint.source.folder)
+    model = auto_classifier().from_pretrained(checkpoint.source.folder)
     exact = transformers_logits(checkpoint.source.folder, PAIRS)
     round_parameters(model)
     model.save_pretrained(tmp_path / "rounded")

@@ -19,7 +19,7 @@ from crossrank._manifest import read_manifest
 from crossrank.export import export_model
 from crossrank.export._checkpoint import read_checkpoint
 from tests.checkpoint_files import Tensors, read_tensors, sha256_of, write_tensors
-from tests.references import reference
+from tests.references import auto_classifier, reference
 from tests.tiny_models import MAX_LENGTH, PAIRS, config_of, make_checkpoint, transformers_logits, write_json
 
 torch = reference("torch")
@@ -278,7 +278,7 @@ def test_electra_with_a_bare_projection_scores_as_its_authors_do(
 ) -> None:
     """Capreolus' head is one linear layer on the [CLS] row; ElectraForSequenceClassification has another before it."""
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "electra", labels=2)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    model = auto_classifier().from_pretrained(checkpoint).eval()
     model.classifier.dense = torch.nn.Identity()
     model.classifier.activation = torch.nn.Identity()
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)

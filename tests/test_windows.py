@@ -21,7 +21,7 @@ from crossrank import AsyncCrossEncoder, CallRecord, CrossEncoder, InputError, R
 from crossrank._pairs import Tokens
 from crossrank._windows import Windows, best_windows
 from tests.artifacts import make_artifact
-from tests.references import reference
+from tests.references import auto_classifier, reference
 from tests.test_scheduler import open_model
 from tests.tiny_models import MAX_LENGTH, PAIRS
 
@@ -58,7 +58,7 @@ def pair_parts(tokenizer: Any, document: str) -> tuple[dict[str, list[int]], lis
 def windows_by_hand(checkpoint: Path, document: str, most: int, overlap: int) -> tuple[list[float], int, int]:
     """Logits of each window by transformers; tokens of the document; tokens that the windows reach."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    network = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    network = auto_classifier().from_pretrained(checkpoint, dtype=torch.float32).eval()
     pair, place = pair_parts(tokenizer, document)
     count = len(place)
     first = place[0] if place else len(pair_parts(tokenizer, "a")[0]["input_ids"]) - 2

@@ -21,7 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from benchmarks._random_checkpoint import SPREAD, draw_parameter
 from crossrank.export._reference import numpy_logits
-from tests.references import reference
+from tests.references import auto_classifier, reference
 from tests.tiny_parameters import parameter_shapes
 
 __all__ = [
@@ -327,7 +327,7 @@ def transformers_logits(
     """
     torch = reference("torch")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    model = auto_classifier().from_pretrained(folder, dtype=torch.float32).eval()
     rows = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # models this small only wait when torch spreads them, most of all on a busy machine
