@@ -335,7 +335,7 @@ def test_a_model_that_was_closed_before_the_fork_is_closed_in_the_child(tmp_path
 
 
 def test_a_model_is_not_sent_to_another_process(model: CrossEncoder) -> None:
-    with pytest.raises((AttributeError, TypeError), match="pickle"):
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):  # each Python words it otherwise
         pickle.dumps(model)
 
 
