@@ -49,8 +49,12 @@ _PART = re.compile(
 _PATTERN = re.compile(r"[\w.^$|()\[\]\\-]{1,200}")
 
 
-def open_weights(folder: Path) -> dict[str, ReadTensor]:
+def open_weights(folder: Path, *, say: bool = False) -> dict[str, ReadTensor]:
     """The tensors of a folder as `open_tensors` gives them; of one with a LoRA adapter, the adapter merged in.
+
+    Args:
+        folder: As for `open_tensors`.
+        say: Log what is merged, as a warning.
 
     Raises:
         CheckpointError: As `open_tensors`; or if the adapter does not fit the weights, or is in them already.
@@ -58,7 +62,7 @@ def open_weights(folder: Path) -> dict[str, ReadTensor]:
         MissingDependencyError: As `open_tensors`.
     """
     tensors = open_tensors(folder)
-    return _merge(folder, tensors) if (folder / ADAPTER_CONFIG).exists() else tensors
+    return _merge(folder, tensors, say) if (folder / ADAPTER_CONFIG).exists() else tensors
 
 
 def load_adapted(folder: Path, config: Any) -> Any:
@@ -81,7 +85,7 @@ def load_adapted(folder: Path, config: Any) -> Any:
         name if name in own else prefix + name: torch.from_numpy(np.ascontiguousarray(read_floats(read)))
         for name, read in open_weights(folder).items()
     }
-    if missing := [name for name in model.load_state_dict(state, strict=False).missing_keys]:
+    if missing := model.load_state_dict(state, strict=False).missing_keys:
         raise CheckpointError(f"{folder}: the weights lack {', '.join(missing[:5])}")
     return model
 
@@ -137,7 +141,7 @@ def _read_options(folder: Path) -> _Options:
     return _Options(alphas["lora_alpha"], tuple(patterns), bool(config.get("use_rslora")), bool(config.get("use_dora")))
 
 
-def _merge(folder: Path, tensors: dict[str, ReadTensor]) -> dict[str, ReadTensor]:
+def _merge(folder: Path, tensors: dict[str, ReadTensor], say: bool) -> dict[str, ReadTensor]:
     options = _read_options(folder)
     path = next((folder / name for name in _FILES if (folder / name).exists()), None)
     if path is None:
@@ -163,10 +167,11 @@ def _merge(folder: Path, tensors: dict[str, ReadTensor]) -> dict[str, ReadTensor
     if problems:
         raise CheckpointError(join_problems(f"{path.name} does not fit the weights beside it", problems))
     _require_unmerged(tensors, merged, [name for name in whole if name.endswith(".weight")])
-    logger.warning(
-        "%s: the LoRA adapter is merged into the weights beside it: %d of them are changed, %d replaced",
-        *(folder, len(changes), len(whole)),
-    )
+    if say:
+        logger.warning(
+            "%s: the LoRA adapter is merged into the weights beside it: %d of them are changed, %d replaced",
+            *(folder, len(changes), len(whole)),
+        )
     return merged
 
 

@@ -60,7 +60,7 @@ def read_checkpoint(
     source = read_model_folder(folder)
     problems: list[str] = []
     tokenizer = attempt(lambda: read_tokenizer(source), problems)
-    tensors = attempt(lambda: open_weights(source.folder), problems)
+    tensors = attempt(lambda: open_weights(source.folder, say=True), problems)
     completed = attempt(lambda: complete_config(source.config, tensors or {}), problems)
     config = None if completed is None else attempt(lambda: read_config(completed), problems)
     weights = None

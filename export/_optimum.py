@@ -82,7 +82,7 @@ def read_optimum(folder: Path, registered: RegisteredModel | None, *, max_length
     source = read_model_folder(folder)
     problems: list[str] = []
     tokenizer = attempt(lambda: read_tokenizer(source), problems)
-    tensors = attempt(lambda: open_weights(source.folder), problems)
+    tensors = attempt(lambda: open_weights(source.folder, say=True), problems)
     completed = attempt(lambda: complete_config(source.config, tensors or {}), problems)
     if problems or tokenizer is None or completed is None:
         raise CheckpointError(join_problems(str(folder), problems))

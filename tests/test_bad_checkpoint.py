@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from crossrank import CheckpointError, CrossrankError, InputError, ModelNotFoundError, UnsupportedModelError
+from crossrank import (
+    CheckpointError,
+    CrossEncoder,
+    CrossrankError,
+    InputError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
 from crossrank.export import export_model
 from tests.checkpoint_files import change_config, files_of, read_tensors, write_tensors
 from tests.references import reference
@@ -466,3 +473,10 @@ def test_place_that_is_no_checkpoint_says_what_it_is(checkpoint: Path, tmp_path:
 def test_revision_of_a_folder_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"revision='v1': .* is a folder, which has no revisions"):
         export_model(checkpoint, tmp_path / "out", revision="v1")
+
+
+def test_chat_template_that_comes_after_an_export_is_noticed(checkpoint: Path, tmp_path: Path) -> None:
+    CrossEncoder(checkpoint, cache_folder=tmp_path / "cache", precision="fp32", device="cpu")
+    set_template(checkpoint, "chat_template.jinja")
+    with pytest.raises(UnsupportedModelError, match="chat template"):
+        CrossEncoder(checkpoint, cache_folder=tmp_path / "cache", precision="fp32", device="cpu")

@@ -132,6 +132,7 @@ def test_manifest_says_what_the_model_is(artifact: Path) -> None:
         "pad_id": 0,
         "position_offset": 0,
         "token_types": True,
+        "embeddings": None,
     }
 
 
