@@ -1,4 +1,4 @@
-"""``crossrank rank|info|bench|verify``: parse, call the library, print."""
+"""``crossrank rank|info|bench|verify|cache``: parse, call the library, print."""
 
 import argparse
 import io
@@ -11,6 +11,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from ._bench import bench, format_speeds
+from ._cache import (
+    CachedArtifact,
+    Removal,
+    format_cache,
+    format_removals,
+    list_cache,
+    prune_cache,
+    remove_from_cache,
+)
+from ._cache_root import cache_root
 from ._cross_encoder import CrossEncoder
 from ._errors import CrossrankError, InputError
 from ._info import format_parity_table
@@ -135,7 +145,33 @@ def _parser() -> argparse.ArgumentParser:
         help=f"an artifact folder, or what else --model of the other commands finds one by (default: {EMBEDDED_NAME})",
     )
     verify.add_argument("--json", action="store_true", help="print JSON")
+    _add_cache_commands(commands.add_parser("cache", help="show and clean the cache of exported models"))
     return parser
+
+
+def _add_cache_commands(cache: argparse.ArgumentParser) -> None:
+    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser(
+        "list", help="show the models in the cache: graphs, sizes, age, what nothing loads any more"
+    )
+    remove = actions.add_parser(
+        "remove", help="remove models from the cache; they are exported again when they are loaded"
+    )
+    remove.add_argument(
+        "names", nargs="+", metavar="NAME", help="a name that list shows, a hub id or a checkpoint folder"
+    )
+    prune = actions.add_parser(
+        "prune",
+        help="remove models of folders that are gone or changed, or of an older format, and what killed exports left",
+        description="Run it where the checkpoint folders are: of one that is not there the model goes too.",
+    )
+    for action in (remove, prune):
+        action.add_argument("--dry-run", action="store_true", help="only print what would be removed")
+    for action in (show, remove, prune):
+        action.add_argument("--json", action="store_true", help="print JSON")
+        action.add_argument(
+            "--cache-folder", type=Path, metavar="DIR", help="the cache (default: $CROSSRANK_HOME, else the user's)"
+        )
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -145,7 +181,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     texts = rest and all(argument == "-" or not argument.startswith("-") for argument in rest)
     if texts and options.command == "rank" and options.file is None:
         options.file = rest.pop(0)  # argparse gives up on FILE where an option stands between QUERY and it
-    if texts and rest and options.command != "verify":
+    if texts and rest and options.command not in ("verify", "cache"):
         parser.error(
             f"too many arguments: {' '.join(rest)}; the model is an option: crossrank {options.command} --model MODEL"
         )
@@ -232,8 +268,27 @@ def _verify(options: argparse.Namespace) -> None:
         print(f"not proven here: {printable_line(reason)}")
 
 
+def _cache(options: argparse.Namespace) -> int:
+    root = cache_root(options.cache_folder)
+    if options.action == "list":
+        artifacts = list_cache(root)
+        found: Sequence[CachedArtifact | Removal] = artifacts
+        text = format_cache(root, artifacts)
+    else:
+        removals = (
+            remove_from_cache(root, options.names, dry_run=options.dry_run)
+            if options.action == "remove"
+            else prune_cache(root, dry_run=options.dry_run)
+        )
+        found, text = removals, format_removals(removals, dry_run=options.dry_run)
+    print(json.dumps([asdict(entry) for entry in found], indent=2, ensure_ascii=False) if options.json else text)
+    return int(any(isinstance(entry, Removal) and entry.problem is not None for entry in found))
+
+
 def _main(arguments: Sequence[str] | None) -> int:
     options = _parse(arguments)
+    if options.command == "cache":
+        return _cache(options)
     {"rank": _rank, "info": _info, "bench": _bench, "verify": _verify}[options.command](options)
     return 0
 

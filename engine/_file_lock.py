@@ -106,6 +106,22 @@ class FileLock:
                 return True
             os.close(descriptor)  # its last holder removed the file
 
+    def is_held(self) -> bool:
+        """Whether another one is seen to hold the lock. No file is made, and reading it suffices."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        except OSError:
+            return False
+        try:
+            self._lock(descriptor)
+        except OSError as error:
+            return error.errno in _HELD or (error.errno in _WITHOUT_LOCKS and self._marker.is_there())
+        else:
+            _unlock(descriptor)
+            return False
+        finally:
+            os.close(descriptor)
+
     def release(self) -> None:
         """Give the lock back."""
         descriptor, self._descriptor = self._descriptor, None
@@ -160,6 +176,9 @@ class _Marker:
         self._done = Event()
         Thread(target=self._renew, args=(self._done,), name="crossrank-lock", daemon=True).start()
         return True
+
+    def is_there(self) -> bool:
+        return self._path.exists()
 
     def remove(self) -> None:
         self._done.set()

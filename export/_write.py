@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from crossrank._artifact_place import check_work_area, lock_file, lock_of, moved_aside, put_right, work_area
 from crossrank._errors import InputError
 from crossrank._fields import read_json_object
-from crossrank._file_lock import FileLock
 from crossrank._manifest import MANIFEST_NAME, PROOF_NAME
 
 from ._report import Report, stage
@@ -43,7 +43,7 @@ def locked(target: Path, report: Report | None = None) -> Iterator[None]:
         InputError: If ``target`` or what is beside it cannot be written, here or inside the block; or if a link or
             another user's folder is where ours belongs.
     """
-    lock = FileLock(_lock_file(target))
+    lock = lock_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not lock.try_acquire():
@@ -51,8 +51,8 @@ def locked(target: Path, report: Report | None = None) -> Iterator[None]:
             with stage(report, "wait for another export"):
                 lock.acquire()
         try:
-            _check_work_area(target)
-            _put_right(target)
+            check_work_area(target)
+            put_right(target)
             yield
         finally:
             lock.release()
@@ -110,15 +110,15 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Call it with the lock held.
     """
-    area = _work_area(target)
+    area = work_area(target)
     folder = area / "new"
-    _check_work_area(target)
+    check_work_area(target)
     try:
         area.mkdir(mode=0o700, parents=True)  # nobody else changes what is in the making
         folder.mkdir()
         yield folder
     finally:
-        _put_right(target)
+        put_right(target)
 
 
 def link_files(source: Path, folder: Path, names: Iterable[str]) -> None:
@@ -165,45 +165,8 @@ def swap_in(folder: Path, target: Path) -> None:
 
 def swap_in_two_steps(folder: Path, target: Path) -> None:
     """Between the steps nothing is at ``target``; should it end there, `locked` puts the older one back."""
-    target.rename(_moved_aside(target))
+    target.rename(moved_aside(target))
     folder.rename(target)
-
-
-def _check_work_area(target: Path) -> None:
-    """Refuse a link, or a folder that somebody else made, in the place of the one that we fill and remove."""
-    area = _work_area(target)
-    try:
-        status, parent = os.lstat(area), os.stat(area.parent)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(status.st_mode):
-        kind = "a link" if stat.S_ISLNK(status.st_mode) else "no folder"
-        raise InputError(f"{area} is {kind}, where an export's own folder belongs: remove it")
-    anybody = parent.st_mode & stat.S_IWOTH
-    if os.name == "posix" and anybody and status.st_uid != os.geteuid():
-        raise InputError(
-            f"{area} belongs to another user (uid {status.st_uid}), in a folder where anybody may write: have it "
-            f"removed, or choose another folder: -o, cache_folder or $CROSSRANK_HOME"
-        )
-
-
-def _put_right(target: Path) -> None:
-    """Remove what an export leaves beside ``target``, once the older artifact is back in its place."""
-    if _moved_aside(target).exists() and not target.exists():
-        _moved_aside(target).rename(target)
-    shutil.rmtree(_work_area(target), ignore_errors=True)
-
-
-def _lock_file(target: Path) -> Path:
-    return target.parent / f".{target.name}.lock"
-
-
-def _work_area(target: Path) -> Path:
-    return target.parent / f".{target.name}.crossrank-tmp"  # nobody else's name: it is removed unseen
-
-
-def _moved_aside(target: Path) -> Path:
-    return _work_area(target) / "old"
 
 
 def _is_of_writing(error: OSError, target: Path) -> bool:
@@ -211,7 +174,7 @@ def _is_of_writing(error: OSError, target: Path) -> bool:
     paths = [Path(str(path)) for path in (error.filename, error.filename2) if path is not None]
     if not paths:
         return error.errno in _ONLY_OF_WRITING
-    lock, places = str(_lock_file(target)), (target, _work_area(target))
+    lock, places = str(lock_file(target)), (target, work_area(target))
     return any(
         path in target.parents or str(path).startswith(lock) or any(path.is_relative_to(place) for place in places)
         for path in paths
