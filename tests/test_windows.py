@@ -227,6 +227,4 @@ def test_windows_are_those_of_a_loop(lengths: list[int], size: int, overlap: int
 
 
 def test_a_window_without_a_score_leaves_its_document_without_one() -> None:
-    best, window = best_windows(np.array([1, np.nan, 3, 5], np.float32), np.array([3, 1]))
-    np.testing.assert_array_equal(best, np.array([np.nan, 5], np.float32))
-    assert window.tolist() == [1, 0]
+    assert best_windows(np.array([1, np.nan, 3, 5], np.float32), np.array([3, 1])).tolist() == [1, 3]
