@@ -111,6 +111,7 @@ class Cascade:
             best = [places[hit["corpus_id"]] for hit in hits]
             order[: len(best)] = best
             for i, hit in zip(best, hits, strict=True):
+                assert hit["score"] is not None, "only a deadline leaves documents without one"
                 scores[i].append(hit["score"])
         ranking: list[CascadedDocument] = []
         for i in order[:top_k]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from crossrank import CrossEncoder, InputError
 from tests.artifacts import edit_manifest, make_artifact
+from tests.rankings import scores_of
 from tests.tiny_models import PAIRS
 
 ATOL, RTOL = 1e-5, 1e-6
@@ -83,7 +84,7 @@ def test_ranking_of_the_real_checkpoint_is_sentence_transformers(
 
 def test_scores_fall_and_entries_are_plain_python(tiny: CrossEncoder) -> None:
     ranking = tiny.rank(QUERY, DOCUMENTS, return_documents=True)
-    scores = [entry["score"] for entry in ranking]
+    scores = scores_of(ranking)
     assert scores == sorted(scores, reverse=True)
     assert sorted(entry["corpus_id"] for entry in ranking) == list(range(len(DOCUMENTS)))
     for entry in ranking:
