@@ -180,16 +180,10 @@ def test_a_plain_function_is_taken_as_it_is() -> None:
 
 def calibrated() -> Any:
     """A module of one's own, with weights: half of the logits, as probabilities."""
-
-    class Calibrated(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.tensor(0.5))
-
-        def forward(self, logits: Any) -> Any:
-            return torch.sigmoid(self.scale * logits)
-
-    return Calibrated()
+    kind = type("Calibrated", (torch.nn.Module,), {"forward": lambda self, logits: torch.sigmoid(self.scale * logits)})
+    module = kind()
+    module.scale = torch.nn.Parameter(torch.tensor(0.5))
+    return module
 
 
 OF_TORCH: list[Callable[..., Any]] = [
