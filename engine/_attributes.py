@@ -91,7 +91,8 @@ class DeviceName(str):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    __hash__ = str.__hash__
+    def __hash__(self) -> int:
+        return super().__hash__()
 
 
 class ModelConfig:

@@ -1,7 +1,7 @@
 """What a call wants computed and what it makes of the logits, whoever computes those."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -120,7 +120,7 @@ class Calls:
 
     def predict(
         self,
-        inputs: Sequence[Any] | None,
+        inputs: Collection[Any] | None,
         *,
         batch_size: int | None,
         show_progress_bar: bool | None,

@@ -1,6 +1,6 @@
 """`CrossEncoder`: pairs of texts in, scores or a ranking out."""
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Collection, Iterable, Sized
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack, overload
 
@@ -237,7 +237,7 @@ class CrossEncoder(ModelAttributes):
     @overload
     def predict(
         self,
-        inputs: Sequence[Any] | None = None,
+        inputs: Collection[Any] | None = None,
         *,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
@@ -251,7 +251,7 @@ class CrossEncoder(ModelAttributes):
     @overload
     def predict(
         self,
-        inputs: Sequence[Any] | None = None,
+        inputs: Collection[Any] | None = None,
         *,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
@@ -264,7 +264,7 @@ class CrossEncoder(ModelAttributes):
 
     def predict(
         self,
-        inputs: Sequence[Any] | None = None,
+        inputs: Collection[Any] | None = None,
         *,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
