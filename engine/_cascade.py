@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypeAlias, TypedDict
 
+from ._attributes import KnownAttributes
 from ._cross_encoder import CrossEncoder
 from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import InputError
 from ._inputs import one_query
+from ._numbers import as_whole
 from ._outputs import check_top_k, kept_texts
 
 _Documents: TypeAlias = Sequence[str | EncodedDocument] | EncodedDocuments
@@ -32,7 +34,7 @@ class CascadedDocument(TypedDict):
     text: NotRequired[str]
 
 
-class Cascade:
+class Cascade(KnownAttributes):
     """Ranks all documents with a first, small model, and the best of them with the next.
 
     It has no `score` and no `predict`: which models read a document hangs on the other documents of the call, so
@@ -55,6 +57,8 @@ class Cascade:
     """
 
     stages: tuple[tuple[CrossEncoder, int | None], ...]
+    _assigned = frozenset({"stages"})
+    _driven = ("stages[i][0]", CrossEncoder)
 
     def __init__(self, stages: Sequence[tuple[CrossEncoder | str | Path, int | None]]) -> None:
         _check_stages(stages)  # all of them, before one is downloaded or exported
@@ -62,7 +66,7 @@ class Cascade:
             (model if isinstance(model, CrossEncoder) else CrossEncoder(model), depth) for model, depth in stages
         )
         for model, _ in self.stages:
-            model._meaning.require_relevance("rank", model._manifest.source.name)  # now, not in the first call
+            model._calls.meaning.require_relevance("rank", model._calls.model)  # now, not in the first call
 
     def rank(
         self,
@@ -110,6 +114,7 @@ class Cascade:
             best = [places[hit["corpus_id"]] for hit in hits]
             order[: len(best)] = best
             for i, hit in zip(best, hits, strict=True):
+                assert hit["score"] is not None, "only a deadline leaves documents without one"
                 scores[i].append(hit["score"])
         ranking: list[CascadedDocument] = []
         for i in order[:top_k]:
@@ -156,13 +161,14 @@ def _check_stages(stages: Any) -> None:
             if depth is not None:
                 raise InputError(f"the depth of stage 0 is {depth!r}: the first model reads all documents, pass None")
             continue
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+        number = as_whole(depth)
+        if number is None or number < 1:
             raise InputError(
                 f"the depth of stage {i} is {depth!r}: how many of the best documents it reads, an integer from 1"
             )
-        if before is not None and depth >= before:
+        if before is not None and number >= before:
             raise InputError(
                 f"the depth of stage {i} is {depth}, that of stage {i - 1} {before}: each must be smaller than the one "
                 f"before it; order the stages from small models to large ones"
             )
-        before = depth
+        before = number

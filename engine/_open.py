@@ -29,6 +29,7 @@ class OpenModel:
         variant: The graph that was chosen.
         runner: That graph, loaded.
         tokenizer_file: The file of the tokenizer.
+        config_file: The model's config.json.
     """
 
     folder: Path
@@ -37,6 +38,7 @@ class OpenModel:
     variant: Variant
     runner: Runner
     tokenizer_file: ModelFile
+    config_file: ModelFile
 
 
 def open_model(place: Path, asked: Device | None, precision: str, threads: ThreadCount) -> OpenModel:
@@ -142,6 +144,7 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
 
     variant, runner = open_runner(held.place, inputs, choose, asked, threads, file_of)
     tokenizer_file = ModelFile(tokenizer_path, held=held, manifest=manifest)
+    config_file = ModelFile(tokenizer_path.parent / "config.json", held=held, manifest=manifest)
     session = runner.session
     if model is not None:
         assert isinstance(session, Session), "only an artifact's graph is packed"
@@ -151,7 +154,7 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
         raise ArtifactError(
             f"{session.path} gives {session.labels} labels, the manifest says {manifest.head.labels}: export it again"
         )
-    return OpenModel(held.place, manifest, tokenizer, variant, runner, tokenizer_file)
+    return OpenModel(held.place, manifest, tokenizer, variant, runner, tokenizer_file, config_file)
 
 
 def _read_artifact(held: HeldFolder, name: Path | None) -> tuple[Manifest, PairTokenizer] | None:

@@ -47,7 +47,6 @@ PUBLIC = [
     "RankedDocument",
     "Ranking",
     "Stats",
-    "TimedDocument",
     "UnsupportedModelError",
     "__version__",
 ]

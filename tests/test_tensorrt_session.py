@@ -128,7 +128,7 @@ def open_rehearsal(artifact: Path) -> tuple[OpenModel, list[tuple[Profile, bool]
     threads = resolve_threads(1)
     runner = Runner(artifact / variant.file, manifest.inputs, CPU, threads, padded=True, open_session=open_session)
     path = artifact / "tokenizer.json"
-    return OpenModel(artifact, manifest, PairTokenizer(path), variant, runner, ModelFile(path)), opened
+    return OpenModel(artifact, manifest, PairTokenizer(path), variant, runner, ModelFile(path), ModelFile(path)), opened
 
 
 def score(model: OpenModel, pairs: int = len(PAIRS)) -> Any:
