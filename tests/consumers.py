@@ -106,13 +106,21 @@ def put(module: str, encoder: Any, name: str = "CrossEncoder") -> Iterator[Any]:
 
 
 def table() -> str:
-    """The table in MIGRATING.md: one line per use."""
-    lines = ["| who | how crossrank gets there | outcome |", "|---|---|---|"]
+    """The table in MIGRATING.md: one line per way and outcome; ¹ marks what is played in our words."""
+    lines: dict[tuple[str, str], dict[str, list[str]]] = {}
     for row in USES:
-        marks = "" if row.package or row.play is None else " ¹"
-        reason = f": {row.words}" if row.outcome == "not applicable" else ""
-        lines.append(f"| {row.consumer}{marks} | {row.swap} | {row.outcome}{reason} |")
-    return "\n".join(lines) + "\n"
+        outcome = f"{row.outcome}: {row.words}" if row.outcome == "not applicable" else row.outcome
+        library, _, part = row.consumer.partition(": ")
+        mark = "" if row.package or row.play is None else " ¹"
+        lines.setdefault((row.swap, outcome), {}).setdefault(library, []).append((part or library) + mark)
+    body = ["| who | how crossrank gets there | outcome |", "|---|---|---|"]
+    for (swap, outcome), who in lines.items():
+        names = (
+            ", ".join(parts) if parts[0].startswith(library) else f"{library}: {', '.join(parts)}"
+            for library, parts in who.items()
+        )
+        body.append(f"| {'; '.join(names)} | {swap} | {outcome} |")
+    return "\n".join(body) + "\n"
 
 
 if __name__ == "__main__":
