@@ -26,7 +26,7 @@ from ._errors import (
     UnsupportedModelError,
 )
 from ._info import ModelInfo
-from ._outputs import RankedDocument, Ranking, TimedDocument
+from ._outputs import RankedDocument, Ranking
 from ._parity import Parity
 from ._stats import CallRecord, Stats
 
@@ -71,7 +71,6 @@ __all__ = [
     "RankedDocument",
     "Ranking",
     "Stats",
-    "TimedDocument",
     "UnsupportedModelError",
     "__version__",
 ]

@@ -12,19 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._activation import Activation
 from ._async_step import Step
-from ._calls import Call, RankOptions
+from ._calls import Call
+from ._compatibility import PredictOptions, RankOptions
 from ._cross_encoder import CrossEncoder
 from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import Closed, InputError, Overloaded
 from ._locate import EMBEDDED_MODEL
-from ._outputs import RankedDocument, Ranking, TimedDocument
+from ._outputs import Ranking
 from ._stats import Stats
 
 T = TypeVar("T")
@@ -73,7 +74,6 @@ class AsyncCrossEncoder:
         """As `CrossEncoder.score`."""
         return await self._run(self.model._calls.score(query, documents))
 
-    @overload
     async def rank(
         self,
         query: str,
@@ -84,57 +84,26 @@ class AsyncCrossEncoder:
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         activation_fn: Activation | None = None,
-        activation_fct: Activation | None = None,
-        max_windows: int | None = None,
-        window_overlap: int = 0,
-        deadline_ms: None = None,
-    ) -> Ranking[RankedDocument]: ...
-
-    @overload
-    async def rank(
-        self,
-        query: str,
-        documents: Iterable[str | EncodedDocument],
-        top_k: int | None = None,
-        return_documents: bool = False,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        activation_fct: Activation | None = None,
-        max_windows: int | None = None,
-        window_overlap: int = 0,
-        deadline_ms: float,
-    ) -> Ranking[TimedDocument]: ...
-
-    async def rank(
-        self,
-        query: str,
-        documents: Iterable[str | EncodedDocument],
-        top_k: int | None = None,
-        return_documents: bool = False,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        activation_fct: Activation | None = None,
         max_windows: int | None = None,
         window_overlap: int = 0,
         deadline_ms: float | None = None,
-    ) -> Ranking[Any]:
+        **others: Unpack[RankOptions],
+    ) -> Ranking:
         """As `CrossEncoder.rank`."""
-        options = RankOptions(
-            top_k=top_k,
-            return_documents=return_documents,
+        call = self.model._calls.rank(
+            query,
+            documents,
+            top_k,
+            return_documents,
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
             activation_fn=activation_fn,
-            activation_fct=activation_fct,
             max_windows=max_windows,
             window_overlap=window_overlap,
             deadline_ms=deadline_ms,
+            others=others,
         )
-        return await self._run(self.model._calls.rank(query, documents, options))
+        return await self._run(call)
 
     async def predict(
         self,
@@ -143,26 +112,23 @@ class AsyncCrossEncoder:
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         activation_fn: Activation | None = None,
-        apply_softmax: bool = False,
+        apply_softmax: bool | None = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        sentences: Sequence[Any] | None = None,
-        activation_fct: Activation | None = None,
+        **others: Unpack[PredictOptions],
     ) -> Any:
         """As `CrossEncoder.predict`."""
-        return await self._run(
-            self.model._calls.predict(
-                inputs,
-                batch_size,
-                show_progress_bar,
-                activation_fn,
-                apply_softmax,
-                convert_to_numpy,
-                convert_to_tensor,
-                sentences,
-                activation_fct,
-            )
+        call = self.model._calls.predict(
+            inputs,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            activation_fn=activation_fn,
+            apply_softmax=apply_softmax,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            others=others,
         )
+        return await self._run(call)
 
     def stats(self) -> Stats:
         """As `CrossEncoder.stats`; calls of threads that use the model are in it too."""

@@ -8,14 +8,17 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ._activation import Activation, apply_activation, softmax
+from ._activation import Activation, ActivationFunction, apply_activation, is_ours, softmax
+from ._compatibility import PREDICT, RANK, Own, PredictOptions, RankOptions, check_options, other_name
 from ._deadline import Deadline, Lateness
 from ._encoded import EncodedDocument
 from ._errors import InputError
 from ._found import Found
-from ._inputs import PairInputs, either, one_query, split_pairs
+from ._inputs import PairInputs, one_query, split_pairs
 from ._outputs import Ranking, check_top_k, kept_texts, rank_found, to_tensor
-from ._relevance import Meaning, choose_activation
+from ._plan import check_batch_size
+from ._relevance import Meaning
+from ._session import Device
 from ._windows import Windows, read_windows
 
 logger = logging.getLogger(__name__)
@@ -45,21 +48,6 @@ class Call(Generic[T]):
     deadline: Deadline | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankOptions:
-    """The options of `CrossEncoder.rank`, as the caller wrote them."""
-
-    top_k: int | None
-    return_documents: bool
-    batch_size: int | None
-    show_progress_bar: bool | None
-    activation_fn: Activation | None
-    activation_fct: Activation | None
-    max_windows: int | None
-    window_overlap: int
-    deadline_ms: float | None
-
-
 @dataclass(frozen=True, slots=True)
 class Calls:
     """The calls of one model.
@@ -67,12 +55,14 @@ class Calls:
     Attributes:
         meaning: What its logits mean.
         model: Its name, for messages.
+        device: Where it runs.
         lateness: Of its calls with a deadline.
-        told: Holds something once a warning has said that documents are truncated.
+        told: What was warned of once.
     """
 
     meaning: Meaning
     model: str
+    device: Device
     lateness: Lateness = field(default_factory=Lateness)
     told: set[str] = field(default_factory=set)
 
@@ -81,8 +71,8 @@ class Calls:
         self.meaning.require_relevance("score", self.model)
 
         def finish(found: Found) -> Floats:
-            self._tell(found)
-            return self.meaning.relevance(found.logits, self.meaning.of_relevance)
+            self._tell_of_truncated(found)
+            return self._relevance(found, self.meaning.of_relevance)
 
         return Call(one_query(query, documents), finish)
 
@@ -90,47 +80,69 @@ class Calls:
         """The logits, float32 [pairs, labels], of any model."""
         return Call(one_query(query, documents), lambda found: found.logits)
 
-    def rank(self, query: str, documents: Iterable[str | EncodedDocument], options: RankOptions) -> Call[Ranking[Any]]:
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str | EncodedDocument],
+        top_k: int | None,
+        return_documents: bool,
+        *,
+        batch_size: int | None,
+        show_progress_bar: bool | None,
+        activation_fn: Activation | None,
+        max_windows: int | None,
+        window_overlap: int,
+        deadline_ms: float | None,
+        others: RankOptions,
+    ) -> Call[Ranking]:
         """As `CrossEncoder.rank`."""
         # Time runs from here on.
-        deadline = None if options.deadline_ms is None else Deadline(options.deadline_ms, self.lateness)
+        deadline = None if deadline_ms is None else Deadline(deadline_ms, self.lateness)
+        if others:
+            activation_fn = other_name("activation_fn", activation_fn, "activation_fct", others)
+            check_options("CrossEncoder.rank", RANK, others, self._own())
         self.meaning.require_relevance("rank", self.model)
-        check_top_k(options.top_k)
-        windows = read_windows(options.max_windows, options.window_overlap)
+        most = check_top_k(top_k)
+        batch_size = check_batch_size(batch_size)
+        windows = read_windows(max_windows, window_overlap)
         pairs = one_query(query, documents)
-        texts = kept_texts(pairs.documents) if options.return_documents else None
-        activation = choose_activation(options.activation_fn, options.activation_fct, self.meaning.of_relevance)
+        texts = kept_texts(pairs.documents) if return_documents else None
+        activation = self.meaning.chosen(activation_fn, self.meaning.of_relevance)
 
-        def finish(found: Found) -> Ranking[Any]:
-            scores = self.meaning.relevance(found.logits, activation)
-            ranking = rank_found(found, scores, options.top_k, texts, deadline.reason if deadline else None)
+        def finish(found: Found) -> Ranking:
+            key, scores = self.meaning.order(found.logits, activation), self._relevance(found, activation)
+            ranking = rank_found(found, scores, key, most, texts, deadline.reason if deadline else None)
             if deadline is not None:
                 deadline.answered()
             return ranking
 
-        return Call(pairs, finish, options.batch_size, options.show_progress_bar, windows, deadline)
+        return Call(pairs, finish, batch_size, show_progress_bar, windows, deadline)
 
     def predict(
         self,
         inputs: Sequence[Any] | None,
+        *,
         batch_size: int | None,
         show_progress_bar: bool | None,
         activation_fn: Activation | None,
-        apply_softmax: bool,
+        apply_softmax: bool | None,
         convert_to_numpy: bool,
         convert_to_tensor: bool,
-        sentences: Sequence[Any] | None,
-        activation_fct: Activation | None,
+        others: PredictOptions,
     ) -> Call[Any]:
         """As `CrossEncoder.predict`."""
-        given = either("inputs", inputs, "sentences", sentences)
-        if given is None:
+        if others:
+            inputs = other_name("inputs", inputs, "sentences", others)
+            activation_fn = other_name("activation_fn", activation_fn, "activation_fct", others)
+            check_options("CrossEncoder.predict", PREDICT, others, self._own())
+        if inputs is None:
             raise InputError("predict needs inputs: a pair (query, document) or a list of pairs")
-        pairs = split_pairs(given)
-        activation = choose_activation(activation_fn, activation_fct, self.meaning.activation)
+        batch_size = check_batch_size(batch_size)
+        pairs = split_pairs(inputs)
+        activation = self.meaning.chosen(activation_fn, self.meaning.activation)
 
         def finish(found: Found) -> Any:
-            self._tell(found)
+            self._tell_of_truncated(found)
             scores = apply_activation(activation, found.logits)
             if self.meaning.head.labels == 1:
                 scores = scores.reshape(-1)
@@ -143,11 +155,24 @@ class Calls:
 
         return Call(pairs, finish, batch_size, show_progress_bar)
 
-    def _tell(self, found: Found) -> None:
+    def _own(self) -> Own:
+        return Own(self.device, self.meaning.head.labels)
+
+    def _relevance(self, found: Found, activation: ActivationFunction) -> Floats:
+        """Scores of relevance, float32 [pairs]. That the caller's function makes them all the same is told once."""
+        scores = self.meaning.relevance(found.logits, activation)
+        if len(scores) > 1 and not is_ours(activation) and (scores == scores[0]).all():
+            logits = found.logits[:, self.meaning.label]
+            if "alike" not in self.told and (logits != logits[0]).any():
+                logger.warning("activation_fn makes all %d scores %g, of logits that differ", len(scores), scores[0])
+                self.told.add("alike")
+        return scores
+
+    def _tell_of_truncated(self, found: Found) -> None:
         """Log that documents were truncated, where the result has no place for it: the first time as a warning."""
         if len(found.truncated):
             logger.log(
-                logging.DEBUG if self.told else logging.WARNING,
+                logging.DEBUG if "truncated" in self.told else logging.WARNING,
                 "%d of %d documents are longer than %s reads, first %d: rank(max_windows=…) scores long ones in parts",
                 len(found.truncated),
                 found.documents,

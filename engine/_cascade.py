@@ -11,6 +11,7 @@ from ._cross_encoder import CrossEncoder
 from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import InputError
 from ._inputs import one_query
+from ._numbers import as_whole
 from ._outputs import check_top_k, kept_texts
 
 _Documents: TypeAlias = Sequence[str | EncodedDocument] | EncodedDocuments
@@ -110,6 +111,7 @@ class Cascade:
             best = [places[hit["corpus_id"]] for hit in hits]
             order[: len(best)] = best
             for i, hit in zip(best, hits, strict=True):
+                assert hit["score"] is not None, "only a deadline leaves documents without one"
                 scores[i].append(hit["score"])
         ranking: list[CascadedDocument] = []
         for i in order[:top_k]:
@@ -156,13 +158,14 @@ def _check_stages(stages: Any) -> None:
             if depth is not None:
                 raise InputError(f"the depth of stage 0 is {depth!r}: the first model reads all documents, pass None")
             continue
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+        number = as_whole(depth)
+        if number is None or number < 1:
             raise InputError(
                 f"the depth of stage {i} is {depth!r}: how many of the best documents it reads, an integer from 1"
             )
-        if before is not None and depth >= before:
+        if before is not None and number >= before:
             raise InputError(
                 f"the depth of stage {i} is {depth}, that of stage {i - 1} {before}: each must be smaller than the one "
                 f"before it; order the stages from small models to large ones"
             )
-        before = depth
+        before = number

@@ -1,20 +1,32 @@
 """`CrossEncoder`: pairs of texts in, scores or a ranking out."""
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, Unpack, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ._activation import Activation, resolve_activation
-from ._blocking import BlockingCalls
 from ._calls import Call, Calls
-from ._encoded import EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
+from ._compatibility import (
+    MODEL,
+    ModelOptions,
+    PredictOptions,
+    RankOptions,
+    check_labels_asked,
+    check_options,
+    other_name,
+)
+from ._encoded import EncodedDocument, EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
 from ._encoded_folder import write_encoded
-from ._errors import InputError
 from ._info import ModelInfo
-from ._inputs import check_documents
+from ._inputs import read_documents
 from ._locate import EMBEDDED_MODEL, locate_model
 from ._model_folder import transformer_folder
+from ._numbers import whole_number
 from ._open import open_model
+from ._outputs import Ranking
 from ._progress import Progress
 from ._relevance import read_meaning
 from ._runtime import ort
@@ -26,9 +38,10 @@ from ._threads import resolve_threads
 from ._tokenizer_identity import TokenizerFile
 
 T = TypeVar("T")
+Floats = NDArray[np.float32]
 
 
-class CrossEncoder(BlockingCalls):
+class CrossEncoder:
     """A cross-encoder on the fastest graph for the device at hand.
 
     Threads may share one object: on a CPU their calls join into batches, and a small one passes larger ones. After a
@@ -42,10 +55,11 @@ class CrossEncoder(BlockingCalls):
         max_length: Most tokens of a joined pair; the model's own limit holds where it is smaller.
         precision: "fp32", "fp16", "int8", or "auto": fp32 on a CPU (int8 where the model has nothing else), fp16 on
             CUDA.
-        device: "cpu", "cuda", "cuda:1", "tensorrt", "tensorrt:1", or None for CUDA where it really runs, else the CPU.
+        device: "cpu", "cuda", "cuda:1", "tensorrt", "tensorrt:1", a torch.device of these, or None for CUDA where it
+            really runs, else the CPU.
         threads: CPU threads, or None for as many as this process may use.
         activation_fn: What turns logits into scores, or None for the model's own: a function
-            float32 [pairs, labels] -> the same shape, a name such as "sigmoid", or a torch module.
+            float32 [pairs, labels] -> the same shape, a name such as "sigmoid", or a torch module or function.
         relevant_label: Of a model with several labels the one that means "relevant", counted from 0; None for
             what the artifact says, which knows it of registered models.
         cache_folder: Where exported models lie; by default ``$CROSSRANK_HOME``, else the user's cache.
@@ -56,6 +70,7 @@ class CrossEncoder(BlockingCalls):
             mostly before it is tokenized, by its characters; one that finds nobody else's is always taken.
         on_call: Called with a `CallRecord` when a call has ended, by whichever thread or event loop ends it; for a
             metrics library. What it raises is logged.
+        others: sentence-transformers' options and names, accepted where they ask for nothing here (MIGRATING.md).
 
     Raises:
         ModelNotFoundError: If there is no such model.
@@ -71,7 +86,7 @@ class CrossEncoder(BlockingCalls):
         *,
         max_length: int | None = None,
         precision: Literal["auto", "fp32", "fp16", "int8"] = "auto",
-        device: str | None = None,
+        device: object = None,
         threads: int | None = None,
         activation_fn: Activation | None = None,
         relevant_label: int | None = None,
@@ -81,17 +96,25 @@ class CrossEncoder(BlockingCalls):
         token: str | bool | None = None,
         max_queue_tokens: int | None = None,
         on_call: OnCall | None = None,
+        **others: Unpack[ModelOptions],
     ) -> None:
+        if others:
+            for alias in ("model_name_or_path", "model_name"):
+                name_or_folder = other_name("name_or_folder", name_or_folder, alias, others, EMBEDDED_MODEL)
+            cache_folder = other_name("cache_folder", cache_folder, "cache_dir", others)
+            activation_fn = other_name("activation_fn", activation_fn, "default_activation_function", others)
+            check_options("CrossEncoder", MODEL, others)
         # What can be refused is refused before a model is downloaded or exported.
         thread_count = resolve_threads(threads)
         check_precision(precision)
-        counts = isinstance(max_queue_tokens, int) and not isinstance(max_queue_tokens, bool) and max_queue_tokens > 0
-        if max_queue_tokens is not None and not counts:
-            raise InputError(f"max_queue_tokens={max_queue_tokens!r}: a positive integer, or None for no bound")
+        if max_queue_tokens is not None:
+            allowed = "a positive integer, or None for no bound"
+            max_queue_tokens = whole_number("max_queue_tokens", max_queue_tokens, 1, allowed)
         asked = None if device is None else parse_device(device)
         if asked is not None:
             check_device(asked)
-        given = None if activation_fn is None else resolve_activation(activation_fn)
+        if activation_fn is not None:
+            resolve_activation(activation_fn)
         cache = None if cache_folder is None else Path(cache_folder)
         place = locate_model(
             name_or_folder,
@@ -104,17 +127,168 @@ class CrossEncoder(BlockingCalls):
         self._folder, self._manifest, self._variant = model.folder, model.manifest, model.variant
         head, inputs = self._manifest.head, self._manifest.inputs
         head = head if relevant_label is None else head.with_relevant(relevant_label)
-        self._meaning = read_meaning(head, given, str(activation_fn))
+        check_labels_asked(others, head.labels)
+        self._meaning = read_meaning(head, activation_fn, self._manifest.source.name)
         length, self._max_length_origin = inputs.max_length, inputs.max_length_origin
         if max_length is not None and model.tokenizer.check_max_length(max_length) < inputs.max_length:
-            length, self._max_length_origin = max_length, "as asked"
+            length, self._max_length_origin = int(max_length), "as asked"
         tokenizer_file = transformer_folder(model.folder) / "tokenizer.json"
         self._tokenizer_file = TokenizerFile(tokenizer_file, model.tokenizer, self._manifest.source.name)
         scheduler = Scheduler(model.runner, max_queue_tokens=max_queue_tokens, on_call=on_call)
         self._scheduler = scheduler
         self._scorer = Scorer(model.tokenizer, model.runner, length, head.labels, scheduler)
-        self._calls = Calls(self._meaning, self._manifest.source.name)
+        self._calls = Calls(self._meaning, self._manifest.source.name, model.runner.session.device)
         model.runner.learn_costs(model.tokenizer, length, cache)
+
+    def score(self, query: str, documents: Iterable[str | EncodedDocument]) -> Floats:
+        """Relevance scores of documents for a query: the lean call.
+
+        Args:
+            query: The query.
+            documents: The documents, any number: texts, or what `encode` made of them, whole or in part. A Series or
+                an Arrow array counts by its values.
+
+        Returns:
+            float32 [documents], with the activation applied; of a relevance model with two labels the
+            softmax probability of the relevant one.
+
+        Raises:
+            InputError: If a text is no string, documents were encoded with another tokenizer, or the model has
+                several labels and none means "relevant".
+        """
+        return self._run(self._calls.score(query, documents))
+
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str | EncodedDocument],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        max_windows: int | None = None,
+        window_overlap: int = 0,
+        deadline_ms: float | None = None,
+        **others: Unpack[RankOptions],
+    ) -> Ranking:
+        """Documents by falling score; ties keep the input's order.
+
+        Where float32 gives several logits one score, as a sigmoid does above 17, the logits decide; of a relevance
+        model with several labels the difference of the relevant one to the others.
+
+        Args:
+            query: The query.
+            documents: The documents, as in `score`.
+            top_k: How many to return, or None for all; a negative number leaves out so many of the last.
+            return_documents: Whether entries hold the document's text; not of encoded documents.
+            batch_size: Most pairs of a batch, or None for the planner's own batches.
+            show_progress_bar: Draw progress on standard error.
+            activation_fn: In place of the model's own.
+            max_windows: Score a document that is too long in so many parts at most, from its start, each beside the
+                whole query; the highest score counts. None truncates it.
+            window_overlap: Tokens that a part shares with the one before it.
+            deadline_ms: Milliseconds from the call to its answer, or None for as long as it takes. Documents are
+                scored in the order given, so put the most promising first; those left over come last, with a score of
+                None. It stops as much sooner, up to a fifth, as answering took of late. The answer is late by the
+                tokenizing of a few documents at most, on a busy machine by some milliseconds, on a GPU by a batch.
+            others: sentence-transformers' options, accepted where they ask for nothing here (MIGRATING.md).
+
+        Returns:
+            A list of ``{"corpus_id": index, "score": float}``, with ``"text"`` if asked for, and with ``"window"``,
+            the part that won, if there are any; see `Ranking` for what else it tells.
+
+        Raises:
+            InputError: If a text is no string, an option is out of range, or the model has several
+                labels and none means "relevant" (use `predict`).
+        """
+        call = self._calls.rank(
+            query,
+            documents,
+            top_k,
+            return_documents,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            activation_fn=activation_fn,
+            max_windows=max_windows,
+            window_overlap=window_overlap,
+            deadline_ms=deadline_ms,
+            others=others,
+        )
+        return self._run(call)
+
+    @overload
+    def predict(
+        self,
+        inputs: Sequence[Any] | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: Literal[True] = True,
+        convert_to_tensor: Literal[False] = False,
+        **others: Unpack[PredictOptions],
+    ) -> Floats: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: Sequence[Any] | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        **others: Unpack[PredictOptions],
+    ) -> Any: ...
+
+    def predict(
+        self,
+        inputs: Sequence[Any] | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        **others: Unpack[PredictOptions],
+    ) -> Any:
+        """Scores of pairs, as sentence-transformers' ``CrossEncoder.predict``.
+
+        Args:
+            inputs: A list of pairs (tuples, lists or arrays of two strings), a numpy array of them or a table of two
+                columns (pandas, Polars, Arrow), or one pair. A document may also be one of those that `encode` gives.
+            batch_size: Most pairs of a batch, or None for the planner's own batches.
+            show_progress_bar: Draw progress on standard error.
+            activation_fn: In place of the model's own.
+            apply_softmax: Softmax over the labels, for models with several.
+            convert_to_numpy: An array; False gives a list of its entries.
+            convert_to_tensor: A torch tensor (needs torch); wins over ``convert_to_numpy``.
+            others: As in `rank`; and ``sentences``, their older name of ``inputs``.
+
+        Returns:
+            float32 [pairs], or [pairs, labels] for a model with several labels; of one pair its entry.
+
+        Raises:
+            InputError: If something is no pair of strings, or an option is out of range.
+            MissingDependencyError: If ``convert_to_tensor`` and torch is not installed.
+        """
+        call = self._calls.predict(
+            inputs,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            activation_fn=activation_fn,
+            apply_softmax=apply_softmax,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            others=others,
+        )
+        return self._run(call)
 
     def encode(
         self, texts: Iterable[str], *, folder: str | Path | None = None, show_progress_bar: bool | None = None
@@ -133,7 +307,7 @@ class CrossEncoder(BlockingCalls):
         Raises:
             InputError: If a text is no string, or the folder is something else or cannot be written.
         """
-        check_documents(texts)
+        texts = read_documents(texts)
         total, identity = len(texts) if isinstance(texts, Sized) else None, self._tokenizer_file.identity()
         progress = Progress(total or 0, "documents", show=total is not None and bool(show_progress_bar))
         parts = encode_parts(self._scorer.tokenizer, texts, progress)

@@ -7,6 +7,7 @@ cut off between batches by the scheduler.
 
 import time
 from collections.abc import Callable
+from numbers import Real
 
 from ._costs import Costs
 from ._errors import InputError
@@ -62,12 +63,13 @@ class Deadline:
     def __init__(
         self, deadline_ms: float, lateness: Lateness | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        number = isinstance(deadline_ms, int | float) and not isinstance(deadline_ms, bool)
+        number = isinstance(deadline_ms, Real) and not isinstance(deadline_ms, bool)  # numpy's are such numbers too
         if not number or not 0 < deadline_ms <= _LONGEST_MS:
             raise InputError(
                 f"deadline_ms={deadline_ms!r:.60}: milliseconds, a number above 0 and up to {_LONGEST_MS:,}, or None "
                 f"for none"
             )
+        deadline_ms = float(deadline_ms)
         self._clock, self._start, self._lateness = clock, clock(), lateness
         seconds = deadline_ms / 1000
         self.stop_at = self._start + seconds - (lateness.reserve_s(seconds) if lateness else 0.0)

@@ -107,7 +107,6 @@ class ForeignModel:
 
         Raises:
             ArtifactError: If the graph does not run, or gives another number of labels than config.json says.
-            UnsupportedModelError: If the configuration names an unknown activation.
         """
         labels = self._count_logits(session)
         if self.labels not in (None, labels):

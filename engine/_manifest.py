@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from ._activation import ACTIVATIONS
 from ._errors import ArtifactError, InputError, join_problems
 from ._fields import parse_dataclass, read_json_object
+from ._numbers import whole_number
 from ._parity import BOUNDS, Parity
 
 FORMAT = 1
@@ -49,12 +50,14 @@ class Head:
         relevant_label: For a relevance model with several labels, the one that means "relevant".
         activation: A name of `ACTIVATIONS`, what a score is made with unless the caller says otherwise.
         activation_origin: Where that name comes from.
+        unknown_activation: What the checkpoint names that is not among them, so that the default stands here; or None.
     """
 
     labels: int
     relevant_label: int | None
     activation: str
     activation_origin: str
+    unknown_activation: str | None = None
 
     def with_relevant(self, label: int) -> "Head":
         """The same head with another label that means "relevant".
@@ -62,9 +65,11 @@ class Head:
         Raises:
             InputError: If it has no such label.
         """
-        if isinstance(label, bool) or not hasattr(label, "__index__") or not 0 <= label < self.labels:
-            raise InputError(f"relevant_label={label!r}: the model has the labels 0 to {self.labels - 1}")
-        return replace(self, relevant_label=int(label))
+        allowed = f"the model has the labels 0 to {self.labels - 1}"
+        number = whole_number("relevant_label", label, 0, allowed)
+        if number >= self.labels:
+            raise InputError(f"relevant_label={label!r}: {allowed}")
+        return replace(self, relevant_label=number)
 
 
 @dataclass(frozen=True, slots=True)

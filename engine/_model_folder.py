@@ -153,14 +153,10 @@ def count_labels(config: Mapping[str, Any]) -> int | None:
 
 
 def describe_head(model: ModelFolder, labels: int, relevant_label: int | None) -> Head:
-    """The head of a model with so many labels, of which ``relevant_label`` means "relevant" if it is known.
-
-    Raises:
-        UnsupportedModelError: If the configuration names an activation that crossrank does not have.
-    """
-    activation, origin = default_activation(model.config, model.sentence_transformers, labels)
+    """The head of a model with so many labels, of which ``relevant_label`` means "relevant" if it is known."""
+    activation, origin, unknown = default_activation(model.config, model.sentence_transformers, labels)
     known = relevant_label is not None and relevant_label < labels
-    return Head(labels, relevant_label if known else None, activation, origin)
+    return Head(labels, relevant_label if known else None, activation, origin, unknown)
 
 
 def describe_padding(config: Mapping[str, Any]) -> tuple[int, int]:

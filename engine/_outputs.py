@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
-from typing import Any, Generic, NotRequired, TypedDict, TypeVar
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import InputError, MissingDependencyError
 from ._found import Found
+from ._numbers import as_whole
 from ._windows import best_windows
 
 
@@ -18,23 +19,7 @@ class RankedDocument(TypedDict):
 
     Attributes:
         corpus_id: The document's index in the input.
-        score: Its score.
-        window: Of a call with ``max_windows`` the window that has this score, counted from 0.
-        text: The document, if asked for.
-    """
-
-    corpus_id: int
-    score: float
-    window: NotRequired[int]
-    text: NotRequired[str]
-
-
-class TimedDocument(TypedDict):
-    """One entry of a ranking with a deadline: a `RankedDocument`, or one that was not scored in time.
-
-    Attributes:
-        corpus_id: The document's index in the input.
-        score: Its score, or None: such entries come last, in the input's order.
+        score: Its score; None in a call with a deadline that came first: such entries come last, in the input's order.
         window: Of a scored document in a call with ``max_windows`` the window that has this score, counted from 0.
         text: The document, if asked for.
     """
@@ -45,10 +30,7 @@ class TimedDocument(TypedDict):
     text: NotRequired[str]
 
 
-Entry = TypeVar("Entry", bound=RankedDocument | TimedDocument)
-
-
-class Ranking(list[Entry], Generic[Entry]):
+class Ranking(list[RankedDocument]):
     """The entries of `rank`, best first: a list, with what there is to know of the call as a whole.
 
     Attributes:
@@ -60,7 +42,7 @@ class Ranking(list[Entry], Generic[Entry]):
 
     def __init__(
         self,
-        entries: Iterable[Entry] = (),
+        entries: Iterable[RankedDocument] = (),
         *,
         scored: int = 0,
         complete: bool = True,
@@ -74,10 +56,19 @@ class Ranking(list[Entry], Generic[Entry]):
         self.truncated: tuple[int, ...] = truncated
 
 
-def check_top_k(top_k: int | None) -> None:
-    """Raise `InputError` unless ``top_k`` is a number of documents, or None for all."""
-    if top_k is not None and (isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k < 0):
-        raise InputError(f"top_k={top_k!r}: how many to return, 0 or more, or None for all")
+def check_top_k(top_k: Any) -> int | None:
+    """A number of entries as an int, or None for all; a negative one leaves out so many of the last.
+
+    Raises:
+        InputError: If it is no whole number.
+    """
+    number = as_whole(top_k)
+    if top_k is not None and number is None:
+        raise InputError(
+            f"top_k={top_k!r:.60}: how many to return, a negative number for all but so many of the last, or None for "
+            f"all"
+        )
+    return number
 
 
 def kept_texts(documents: Sequence[str | EncodedDocument] | EncodedDocuments) -> Sequence[str]:
@@ -94,35 +85,39 @@ def kept_texts(documents: Sequence[str | EncodedDocument] | EncodedDocuments) ->
 def rank_found(
     found: Found,
     scores: NDArray[np.float32],
+    order_key: NDArray[np.floating[Any]] | None,
     top_k: int | None,
     documents: Sequence[str] | None = None,
     reason: str | None = None,
-) -> Ranking[Any]:
-    """Documents by falling score, ties in the input's order; behind them those without a score.
+) -> Ranking:
+    """The best documents first, ties in the input's order; behind them those without a score.
 
     Args:
         found: What was computed.
         scores: float32 [pairs], of its pairs.
-        top_k: How many to return, or None for all.
+        order_key: [pairs], what they are compared by; None for the scores.
+        top_k: As `check_top_k`.
         documents: Their texts, if entries shall hold them.
         reason: Why documents have no score, if some have none.
     """
-    won: list[int] = []
+    key, won = scores if order_key is None else order_key, None
     if found.windows is not None:
-        scores, windows = best_windows(scores, found.windows)
-    order = np.argsort(-scores, kind="stable")
-    if found.windows is not None:
-        won = windows[order].tolist()
+        best = best_windows(key, found.windows)
+        won = best - (np.cumsum(found.windows) - found.windows)
+        key, scores = key[best], scores[best]
+    order = np.argsort(-key, kind="stable")
     unscored = np.setdiff1d(np.arange(found.documents), found.scored, assume_unique=True)
     ids = np.concatenate([found.scored[order], unscored])[:top_k].tolist()
-    ranking = Ranking[Any](
+    order = order[: len(ids)]
+    ranking = Ranking(
         scored=len(found.scored),
         complete=found.complete,
         reason=None if found.complete else reason,
         truncated=tuple(found.truncated.tolist()),
     )
-    for i, score, window in zip_longest(ids, scores[order][:top_k].tolist(), won[: len(ids)]):
-        entry = {"corpus_id": i, "score": score}
+    windows = [] if won is None else won[order].tolist()
+    for i, score, window in zip_longest(ids, scores[order].tolist(), windows):
+        entry: RankedDocument = {"corpus_id": i, "score": score}
         if window is not None:
             entry["window"] = window
         if documents is not None:

@@ -1,14 +1,27 @@
-"""What the logits of one model mean: which activation makes scores of them, and which label is relevance."""
+"""The meaning of one model's logits: which activation makes scores of them, and which label is relevance."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._activation import Activation, ActivationFunction, apply_activation, resolve_activation, softmax
-from ._errors import InputError
-from ._inputs import either
+from ._activation import (
+    ACTIVATIONS,
+    Activation,
+    ActivationFunction,
+    apply_activation,
+    check_labels,
+    order_key,
+    resolve_activation,
+    softmax,
+)
+from ._errors import InputError, UnsupportedModelError
 from ._manifest import Head
+
+logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
@@ -19,17 +32,35 @@ class Meaning:
 
     Attributes:
         head: The model's head, with the relevant label that the caller named if one was.
+        given: The activation that the caller named for the model, or None.
         activation: What turns logits into `predict`'s scores.
         of_relevance: What turns them into `score`'s and `rank`'s.
-        name: The activation's name, for `info`.
-        origin: Where it comes from, for `info`.
     """
 
     head: Head
+    given: Activation | None
     activation: ActivationFunction
     of_relevance: ActivationFunction
-    name: str
-    origin: str
+
+    @property
+    def name(self) -> str:
+        """The activation's name, for `info`."""
+        return self.head.activation if self.given is None else str(self.given)
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for `info`."""
+        return self.head.activation_origin if self.given is None else "as asked"
+
+    @property
+    def function(self) -> Callable[[Any], Any]:
+        """The activation as its caller knows it: what was passed, or our function where that was a name."""
+        return self.given if callable(self.given) else self.activation
+
+    @property
+    def label(self) -> int:
+        """The label that scores of relevance are of."""
+        return self.head.relevant_label or 0
 
     def require_relevance(self, call: str, model: str) -> None:
         """Raise `InputError` if the model has several labels of which none means "relevant"."""
@@ -42,31 +73,52 @@ class Meaning:
 
     def relevance(self, logits: Floats, activation: ActivationFunction) -> Floats:
         """float32 [pairs]: scores of relevance of float32 [pairs, labels]."""
-        return apply_activation(activation, logits)[:, self.head.relevant_label or 0]
+        return apply_activation(activation, logits)[:, self.label]
+
+    def order(self, logits: Floats, activation: ActivationFunction) -> NDArray[np.floating[Any]] | None:
+        """[pairs]: what scores of relevance are to be compared by; None for the scores themselves."""
+        return order_key(activation, logits, self.label)
+
+    def chosen(self, activation: Activation | None, default: ActivationFunction) -> ActivationFunction:
+        """A call's activation: the one passed, else the model's.
+
+        Raises:
+            InputError: If it is none, or a softmax over one label.
+        """
+        if activation is None:
+            return default
+        chosen = resolve_activation(activation)
+        check_labels(chosen, self.head.labels)
+        return chosen
 
 
-def read_meaning(head: Head, given: ActivationFunction | None, given_name: str) -> Meaning:
-    """What a model's logits mean.
+def read_meaning(head: Head, given: Activation | None, model: str) -> Meaning:
+    """What a model's logits mean. An activation of the checkpoint's that is not known here is warned of.
 
     Args:
         head: The model's head.
         given: An activation in place of the model's own, or None.
-        given_name: How the caller named it.
-    """
-    activation = given or resolve_activation(head.activation)
-    # With several labels, one of which means "relevant", a score is a probability unless asked otherwise.
-    of_relevance = given or (activation if head.labels == 1 else softmax)
-    name, origin = (head.activation, head.activation_origin) if given is None else (given_name, "as asked")
-    return Meaning(head, activation, of_relevance, name, origin)
-
-
-def choose_activation(
-    given: Activation | None, alias: Activation | None, default: ActivationFunction
-) -> ActivationFunction:
-    """A call's activation: the one passed, under its newer or older name, else the model's.
+        model: The model's name, for messages.
 
     Raises:
-        InputError: If both were passed, or it is none.
+        InputError: If ``given`` is no activation, or a softmax over one label.
+        UnsupportedModelError: If none is given, and the model's own is one of torch's that is not known here, or
+            such a softmax.
     """
-    chosen = either("activation_fn", given, "activation_fct", alias)
-    return default if chosen is None else resolve_activation(chosen)
+    if given is not None:
+        activation = resolve_activation(given)
+        check_labels(activation, head.labels)
+        return Meaning(head, given, activation, activation)
+    activation, known = ACTIVATIONS[head.activation], ", ".join(ACTIVATIONS)
+    try:
+        check_labels(activation, head.labels)
+    except InputError as error:
+        raise UnsupportedModelError(f"{model} names {head.activation} ({head.activation_origin}): {error}") from error
+    if head.unknown_activation is not None:
+        text = f"{model} names the activation {head.unknown_activation!r}, which crossrank does not have ({known})"
+        # sentence-transformers runs these, and takes the default in place of any other.
+        if head.unknown_activation.startswith("torch."):
+            raise UnsupportedModelError(f"{text}: pass activation_fn=, such as the torch module itself")
+        logger.warning("%s: %s is in its place; pass activation_fn= for another", text, head.activation)
+    # With several labels, one of which means "relevant", a score is a probability unless asked otherwise.
+    return Meaning(head, None, activation, activation if head.labels == 1 else softmax)

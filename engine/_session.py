@@ -52,19 +52,21 @@ class Device:
         return _PROVIDERS[self.kind]
 
 
-def parse_device(device: str) -> Device:
-    """``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"tensorrt"`` or ``"tensorrt:1"``.
+def parse_device(device: object) -> Device:
+    """``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"tensorrt"`` or ``"tensorrt:1"``, or a torch.device that prints like one.
 
     Raises:
         InputError: For anything else.
     """
     kind, colon, index = str(device).partition(":")
-    if kind == "cpu" and not colon:
+    if kind == "cpu" and (not colon or index == "0"):
         return Device("cpu")
     if kind in ("cuda", "tensorrt") and (not colon or (index.isascii() and index.isdecimal())):
         return Device(kind, int(index or 0))
+    here = [kind for kind, provider in _PROVIDERS.items() if provider in ort.get_available_providers()]
     raise InputError(
-        f"device={device!r}: 'cpu', 'cuda', 'cuda:N', 'tensorrt', 'tensorrt:N', or None for the best that runs here"
+        f"device={device!r:.60}: 'cpu', 'cuda', 'cuda:N', 'tensorrt', 'tensorrt:N', or None for the best that runs "
+        f"here; the installed onnxruntime has {', '.join(here)}"
     )
 
 

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._errors import InputError
+from ._numbers import whole_number
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 
@@ -81,6 +81,5 @@ def resolve_threads(threads: int | None) -> ThreadCount:
     """
     if threads is None:
         return available_threads()
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads={threads!r}: a positive integer, or None for all that this process may use")
-    return ThreadCount(threads, "as asked")
+    allowed = "a positive integer, or None for all that this process may use"
+    return ThreadCount(whole_number("threads", threads, 1, allowed), "as asked")

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from ._cut import find_cuts, find_words
 from ._errors import CheckpointError, InputError
+from ._numbers import whole_number
 from ._pairs import PairTemplate, Tokens
 from ._words import WordMemory
 
@@ -115,15 +116,15 @@ class PairTokenizer:
         return type(self._tokenizer.model).__name__
 
     def check_max_length(self, max_length: int) -> int:
-        """The length itself, if a pair's special tokens leave room in it.
+        """The length as an int, if a pair's special tokens leave room in it.
 
         Raises:
             InputError: If they do not.
         """
         least = self.template.special_count + 1
-        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < least:
-            raise InputError(f"max_length={max_length!r}: an integer of at least {least}, special tokens and one more")
-        return max_length
+        return whole_number(
+            "max_length", max_length, least, f"an integer of at least {least}, special tokens and one more"
+        )
 
     def encode(
         self,

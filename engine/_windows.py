@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import InputError
+from ._numbers import whole_number
 from ._pairs import Int32, Tokens, truncate_longest_first
 
 
@@ -82,17 +83,13 @@ def read_windows(max_windows: int | None, window_overlap: int) -> Windows | None
     Raises:
         InputError: If the options are none that can be used.
     """
-    if max_windows is not None and not _is_count(max_windows, 1):
-        raise InputError(
-            f"max_windows={max_windows!r}: how many windows of a long document to score, 1 or more, or None to cut it"
-        )
-    if not _is_count(window_overlap, 0):
-        raise InputError(f"window_overlap={window_overlap!r}: tokens that neighbouring windows share, 0 or more")
+    overlap = whole_number("window_overlap", window_overlap, 0, "tokens that neighbouring windows share, 0 or more")
     if max_windows is None:
-        if window_overlap:
-            raise InputError(f"window_overlap={window_overlap} without windows: pass max_windows= too")
+        if overlap:
+            raise InputError(f"window_overlap={overlap} without windows: pass max_windows= too")
         return None
-    return Windows(int(max_windows), int(window_overlap))
+    allowed = "how many windows of a long document to score, 1 or more, or None to cut it"
+    return Windows(whole_number("max_windows", max_windows, 1, allowed), overlap)
 
 
 def truncated_documents(query_lengths: Int32, document_lengths: Int32, room: int) -> NDArray[np.bool_]:
@@ -110,22 +107,18 @@ def truncated_documents(query_lengths: Int32, document_lengths: Int32, room: int
     return over
 
 
-def best_windows(scores: NDArray[np.float32], counts: NDArray[np.intp]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Each document's highest score, and the first window that has it; NaN counts as the highest.
+def best_windows(scores: NDArray[np.floating[Any]], counts: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The first window of each document that has its highest score, counted over all; NaN counts as the highest.
 
     Args:
-        scores: float32 [windows], those of a document one after the other.
+        scores: [windows], those of a document one after the other.
         counts: int [documents], windows of each, at least 1.
 
-    >>> best_windows(np.array([1, 3, 3, 2], np.float32), np.array([3, 1]))
-    (array([3., 2.], dtype=float32), array([1, 0]))
+    >>> best_windows(np.array([1, 3, 3, 2]), np.array([3, 1]))
+    array([1, 3])
     """
     starts = np.cumsum(counts) - counts
     best = np.maximum.reduceat(scores, starts) if len(starts) else scores
     wins = np.flatnonzero((scores == np.repeat(best, counts)) | np.isnan(scores))
     _, first = np.unique(np.repeat(np.arange(len(counts)), counts)[wins], return_index=True)
-    return best, wins[first] - starts
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return not isinstance(value, bool) and hasattr(value, "__index__") and value >= least
+    return wins[first]

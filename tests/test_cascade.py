@@ -263,7 +263,7 @@ def test_threads_may_share_a_cascade(cascade: Cascade) -> None:
         ((QUERY, ["fine", None]), "document 1 is NoneType, not str"),
         ((7, ["fine"]), "query 0 is int, not str"),
         ((7, []), "query 0 is int, not str"),
-        ((QUERY, ["fine"], -1), "top_k=-1: how many to return"),
+        ((QUERY, ["fine"], 1.5), "top_k=1.5: how many to return"),
     ],
 )
 def test_calls_are_refused_as_the_models_refuse_them(cascade: Cascade, arguments: Any, message: str) -> None:

@@ -168,7 +168,6 @@ def test_a_bad_line_of_jsonl_is_named_with_its_number(text: str, problem: str) -
     [
         (["rank", "-m", "no-such-model", "q", "FILE"], ["'no-such-model'", "Nearest names"]),
         (["rank", "--model", "FOLDER", "q", "absent.txt"], ["absent.txt: documents cannot be read", "No such file"]),
-        (["rank", "--model", "FOLDER", "q", "FILE", "--top-k", "-1"], ["top_k=-1", "0 or more"]),
         (["rank", "--model", "FOLDER", "q", "FILE", "--threads", "0"], ["threads=0", "a positive integer"]),
         (["rank", "--model", "FOLDER", "q", "FILE", "--max-length", "2"], ["max_length=2", "at least 4"]),
         (["rank", "--model", "FOLDER", "q", "FILE", "--device", "gpu"], ["device='gpu'", "'cuda:N'"]),

@@ -23,6 +23,7 @@ from crossrank._costs import Costs
 from crossrank._deadline import Deadline, Lateness
 from crossrank._pairs import PackedPairs
 from tests.artifacts import make_artifact
+from tests.rankings import scores_of
 from tests.test_scheduler import ATOL, QUERY, Faulty, open_model, texts
 
 SLACK_S = 0.15
@@ -36,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(folder: Path) -> Ranking[Any]:
+def plain(folder: Path) -> Ranking:
     return CrossEncoder(folder, device="cpu", threads=1, activation_fn="identity").rank(QUERY, MANY)
 
 
@@ -53,7 +54,7 @@ def slow_model(folder: Path, batch_s: float, **options: Any) -> tuple[CrossEncod
     return model, session
 
 
-Rank = Callable[..., Ranking[Any]]
+Rank = Callable[..., Ranking]
 
 
 @contextmanager
@@ -70,14 +71,13 @@ def rank_of(model: CrossEncoder, kind: str) -> Any:
 both = pytest.mark.parametrize("kind", ["threads", "asyncio"])
 
 
-def assert_ranked_as_far_as_it_came(found: Ranking[Any], plain: Ranking[Any], count: int) -> list[int]:
+def assert_ranked_as_far_as_it_came(found: Ranking, plain: Ranking, count: int) -> list[int]:
     """Returns the documents that were scored."""
-    scores = {entry["corpus_id"]: entry["score"] for entry in plain}
+    scores = dict(zip((entry["corpus_id"] for entry in plain), scores_of(plain), strict=True))
     ranked, rest = found[: found.scored], found[found.scored :]
-    assert all(entry["score"] is not None for entry in ranked)
     assert all(entry["score"] is None for entry in rest)
-    assert [e["score"] for e in ranked] == sorted((e["score"] for e in ranked), reverse=True)
-    np.testing.assert_allclose([e["score"] for e in ranked], [scores[e["corpus_id"]] for e in ranked], atol=ATOL)
+    assert scores_of(ranked) == sorted(scores_of(ranked), reverse=True)
+    np.testing.assert_allclose(scores_of(ranked), [scores[e["corpus_id"]] for e in ranked], atol=ATOL)
     ids = [entry["corpus_id"] for entry in rest]
     assert ids == sorted(ids)
     assert sorted(entry["corpus_id"] for entry in found) == list(range(count))
@@ -87,7 +87,7 @@ def assert_ranked_as_far_as_it_came(found: Ranking[Any], plain: Ranking[Any], co
 
 
 @both
-def test_a_call_that_has_time_is_the_plain_one(folder: Path, plain: Ranking[Any], kind: str) -> None:
+def test_a_call_that_has_time_is_the_plain_one(folder: Path, plain: Ranking, kind: str) -> None:
     model, _ = open_model(folder, LANES)
     with rank_of(model, kind) as rank:
         found = rank(QUERY, MANY, deadline_ms=600_000)
@@ -98,7 +98,7 @@ def test_a_call_that_has_time_is_the_plain_one(folder: Path, plain: Ranking[Any]
 
 
 @both
-def test_what_is_scored_in_time_is_ranked_and_the_rest_follows(folder: Path, plain: Ranking[Any], kind: str) -> None:
+def test_what_is_scored_in_time_is_ranked_and_the_rest_follows(folder: Path, plain: Ranking, kind: str) -> None:
     records: list[CallRecord] = []
     model, _ = slow_model(folder, 0.01, on_call=records.append)
     with rank_of(model, kind) as rank:
@@ -204,7 +204,7 @@ def test_a_deadline_below_what_one_document_costs_is_answered_at_once(folder: Pa
     assert (session.batches, model.stats().tokens, model.stats().tokenizing_s) == ([], 0, 0)
 
 
-def test_documents_like_scored_ones_count(folder: Path, plain: Ranking[Any]) -> None:
+def test_documents_like_scored_ones_count(folder: Path, plain: Ranking) -> None:
     model, session = slow_model(folder, 0.02)
     found = model.rank(QUERY, MANY[:1] * 5_000, deadline_ms=30_000)
     assert (found.complete, found.scored, sum(session.batches)) == (True, 5_000, 1)
@@ -225,7 +225,7 @@ def test_a_document_counts_when_all_of_its_windows_do(folder: Path) -> None:
 
 
 @both
-def test_a_model_that_closes_meanwhile_leaves_what_was_scored(folder: Path, plain: Ranking[Any], kind: str) -> None:
+def test_a_model_that_closes_meanwhile_leaves_what_was_scored(folder: Path, plain: Ranking, kind: str) -> None:
     model, session = slow_model(folder, 0.0)
     run, closers = session.run, [threading.Thread(target=model.close)]
 

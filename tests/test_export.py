@@ -125,6 +125,7 @@ def test_manifest_says_what_the_model_is(artifact: Path) -> None:
         "relevant_label": None,
         "activation": "Sigmoid",
         "activation_origin": "default for 1 label",
+        "unknown_activation": None,
     }
     assert manifest["inputs"] == {
         "max_length": MAX_LENGTH,

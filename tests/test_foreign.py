@@ -448,9 +448,10 @@ def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(folder: Path) -> 
     assert refused(folder / "onnx" / "absent.onnx", ModelNotFoundError).endswith("absent.onnx: no such file")
 
 
-def test_an_unknown_activation_is_refused(folder: Path) -> None:
-    change_config(folder, sentence_transformers={"activation_fn": "torch.nn.Tanh"})
-    assert "torch.nn.Tanh" in refused(folder, UnsupportedModelError)
+def test_an_unknown_activation_is_refused_unless_the_caller_names_one(folder: Path) -> None:
+    change_config(folder, sentence_transformers={"activation_fn": "torch.nn.GELU"})
+    assert "torch.nn.GELU" in refused(folder, UnsupportedModelError)
+    assert CrossEncoder(folder, device="cpu", activation_fn="identity").score("a", ["b"]).shape == (1,)
 
 
 @pytest.mark.parametrize("size", [0, 100, 0.5])

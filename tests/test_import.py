@@ -46,7 +46,6 @@ PUBLIC = [
     "RankedDocument",
     "Ranking",
     "Stats",
-    "TimedDocument",
     "UnsupportedModelError",
     "__version__",
 ]

@@ -169,7 +169,7 @@ def test_all_mistyped_fields_are_named_with_value_and_type(folder: Path) -> None
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda m: m["head"].update(activation="Tanh"), "head.activation is 'Tanh'; known are Identity, Sigmoid"),
+        (lambda m: m["head"].update(activation="GELU"), "head.activation is 'GELU'; known are Identity, Sigmoid"),
         (lambda m: m["head"].update(labels=0), "head has 0 labels"),
         (lambda m: m["head"].update(relevant_label=2), "head has 2 labels of which 2 is the relevant one"),
         (lambda m: m["head"].update(relevant_label=-1), "of which -1 is the relevant one"),

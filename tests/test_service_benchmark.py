@@ -17,7 +17,7 @@ from benchmarks._interleave import Spread
 from benchmarks._service_load import Callers, Texts, arrivals, closed_loop, open_loop
 from benchmarks._service_targets import OURS, OVERHEAD, Found, Reached, reach, targets
 from benchmarks.service import format_loads, format_targets, spreads
-from crossrank import Overloaded, RankedDocument, Ranking
+from crossrank import Overloaded, Ranking
 from tests.tiny_models import make_checkpoint
 
 PEER = EngineSpec("fake", "tests.fake_adapter", "exact")
@@ -88,7 +88,7 @@ def test_requests_that_are_rejected_fail_or_still_wait_are_no_goodput(texts: Tex
 
 
 def test_documents_that_a_deadline_left_out_do_not_count(texts: Texts) -> None:
-    def score(query: str, documents: list[str]) -> Ranking[RankedDocument]:
+    def score(query: str, documents: list[str]) -> Ranking:
         return Ranking(scored=3, complete=False)
 
     answers = open_loop(score, [(0.0, 10)] * 2, texts, seconds=0.1, callers=1)
