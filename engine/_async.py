@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ._activation import Activation
 from ._async_step import Step
+from ._attributes import KnownAttributes
 from ._calls import Call
 from ._compatibility import PredictOptions, RankOptions
 from ._cross_encoder import CrossEncoder
@@ -37,10 +38,10 @@ MAX_QUEUE_TOKENS = 1_000_000
 _TOKENIZING_THREADS = 4
 
 
-class AsyncCrossEncoder:
+class AsyncCrossEncoder(KnownAttributes):
     """A cross-encoder for asyncio: `score`, `rank` and `predict` as in `CrossEncoder`, to be awaited.
 
-    A task that is cancelled frees its place between batches.
+    A task that is cancelled frees its place between batches. A pickle holds the model's; a copy drives the same model.
 
     Args:
         model: A `CrossEncoder`, which threads may go on using; or what it loads, by name or folder.
@@ -58,6 +59,8 @@ class AsyncCrossEncoder:
     """
 
     model: CrossEncoder
+    _assigned = frozenset({"model"})
+    _driven = ("model", CrossEncoder)
 
     def __init__(self, model: CrossEncoder | str | Path = EMBEDDED_MODEL, **options: Any) -> None:
         if isinstance(model, CrossEncoder):
@@ -138,6 +141,9 @@ class AsyncCrossEncoder:
         """Close the model, as `CrossEncoder.close`, and return when no call is left."""
         self._closed = True
         await self._in_thread(partial(self.model.close, finish=finish))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.model,)
 
     async def __aenter__(self) -> "AsyncCrossEncoder":
         return self

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypeAlias, TypedDict
 
+from ._attributes import KnownAttributes
 from ._cross_encoder import CrossEncoder
 from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import InputError
@@ -33,7 +34,7 @@ class CascadedDocument(TypedDict):
     text: NotRequired[str]
 
 
-class Cascade:
+class Cascade(KnownAttributes):
     """Ranks all documents with a first, small model, and the best of them with the next.
 
     It has no `score` and no `predict`: which models read a document hangs on the other documents of the call, so
@@ -56,6 +57,8 @@ class Cascade:
     """
 
     stages: tuple[tuple[CrossEncoder, int | None], ...]
+    _assigned = frozenset({"stages"})
+    _driven = ("stages[i][0]", CrossEncoder)
 
     def __init__(self, stages: Sequence[tuple[CrossEncoder | str | Path, int | None]]) -> None:
         _check_stages(stages)  # all of them, before one is downloaded or exported
@@ -63,7 +66,7 @@ class Cascade:
             (model if isinstance(model, CrossEncoder) else CrossEncoder(model), depth) for model, depth in stages
         )
         for model, _ in self.stages:
-            model._meaning.require_relevance("rank", model._manifest.source.name)  # now, not in the first call
+            model._calls.meaning.require_relevance("rank", model._calls.model)  # now, not in the first call
 
     def rank(
         self,

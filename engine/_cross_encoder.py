@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._activation import Activation, resolve_activation
+from ._attributes import ModelAttributes, ModelCardData
 from ._calls import Call, Calls
 from ._compatibility import (
     MODEL,
@@ -20,16 +21,15 @@ from ._compatibility import (
 )
 from ._encoded import EncodedDocument, EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
 from ._encoded_folder import write_encoded
-from ._info import ModelInfo
+from ._info import ModelInfo, describe_model
 from ._inputs import read_documents
-from ._locate import EMBEDDED_MODEL, locate_model
+from ._locate import EMBEDDED_MODEL, lasting_name, locate_model
 from ._model_folder import transformer_folder
 from ._numbers import whole_number
 from ._open import open_model
 from ._outputs import Ranking
 from ._progress import Progress
 from ._relevance import read_meaning
-from ._runtime import ort
 from ._scheduler import Scheduler
 from ._scoring import PairWork, Scorer
 from ._session import check_device, check_precision, parse_device
@@ -41,11 +41,15 @@ T = TypeVar("T")
 Floats = NDArray[np.float32]
 
 
-class CrossEncoder:
+class CrossEncoder(ModelAttributes):
     """A cross-encoder on the fastest graph for the device at hand.
 
     Threads may share one object: on a CPU their calls join into batches, and a small one passes larger ones. After a
     fork, a child gets its own session at its first call.
+
+    A pickle holds what it was loaded with, name or folder and options, and is loaded again where it is read; not a
+    ``token``, which is a secret: there the log-in's is used. A copy, deep ones too, is the same model, graph, queue
+    and `close`, with a ``max_length`` and an ``activation_fn`` of its own.
 
     Args:
         name_or_folder: By default crossrank-mini-en, the model that comes with crossrank (English, int8, CPU). Or
@@ -103,7 +107,7 @@ class CrossEncoder:
                 name_or_folder = other_name("name_or_folder", name_or_folder, alias, others, EMBEDDED_MODEL)
             cache_folder = other_name("cache_folder", cache_folder, "cache_dir", others)
             activation_fn = other_name("activation_fn", activation_fn, "default_activation_function", others)
-            check_options("CrossEncoder", MODEL, others)
+            check_options("CrossEncoder.__init__", MODEL, others)
         # What can be refused is refused before a model is downloaded or exported.
         thread_count = resolve_threads(threads)
         check_precision(precision)
@@ -123,22 +127,34 @@ class CrossEncoder:
             local_files_only=local_files_only,
             token=token,
         )
-        model = open_model(place, asked, precision, thread_count)
-        self._folder, self._manifest, self._variant = model.folder, model.manifest, model.variant
-        head, inputs = self._manifest.head, self._manifest.inputs
-        head = head if relevant_label is None else head.with_relevant(relevant_label)
+        model = self._model = open_model(place, asked, precision, thread_count)
+        manifest, runner = model.manifest, model.runner
+        head = manifest.head if relevant_label is None else manifest.head.with_relevant(relevant_label)
         check_labels_asked(others, head.labels)
-        self._meaning = read_meaning(head, activation_fn, self._manifest.source.name)
-        length, self._max_length_origin = inputs.max_length, inputs.max_length_origin
-        if max_length is not None and model.tokenizer.check_max_length(max_length) < inputs.max_length:
-            length, self._max_length_origin = int(max_length), "as asked"
+        meaning = read_meaning(head, activation_fn, manifest.source.name)
+        length, self._max_length_origin = self._read_max_length(max_length)
         tokenizer_file = transformer_folder(model.folder) / "tokenizer.json"
-        self._tokenizer_file = TokenizerFile(tokenizer_file, model.tokenizer, self._manifest.source.name)
-        scheduler = Scheduler(model.runner, max_queue_tokens=max_queue_tokens, on_call=on_call)
-        self._scheduler = scheduler
-        self._scorer = Scorer(model.tokenizer, model.runner, length, head.labels, scheduler)
-        self._calls = Calls(self._meaning, self._manifest.source.name, model.runner.session.device)
-        model.runner.learn_costs(model.tokenizer, length, cache)
+        self._tokenizer_file = TokenizerFile(tokenizer_file, model.tokenizer, manifest.source.name)
+        self._scheduler = Scheduler(runner, max_queue_tokens=max_queue_tokens, on_call=on_call)
+        self._scorer = Scorer(model.tokenizer, runner, length, head.labels, self._scheduler)
+        self._calls = Calls(meaning, manifest.source.name, runner.session.device)
+        runner.learn_costs(model.tokenizer, length, cache)
+        self._model_card_data = ModelCardData()
+        # What a pickle holds.
+        self._name = None if place == EMBEDDED_MODEL else lasting_name(name_or_folder)
+        self._options: dict[str, Any] = {
+            "max_length": max_length,
+            "precision": precision,
+            "device": None if asked is None else str(asked),
+            "threads": threads,
+            "relevant_label": relevant_label,
+            "cache_folder": None if cache is None else cache.absolute(),
+            "revision": revision,
+            "local_files_only": local_files_only,
+            "token": token if isinstance(token, bool) else None,
+            "max_queue_tokens": max_queue_tokens,
+            "on_call": on_call,
+        }
 
     def score(self, query: str, documents: Iterable[str | EncodedDocument]) -> Floats:
         """Relevance scores of documents for a query: the lean call.
@@ -341,31 +357,7 @@ class CrossEncoder:
 
     def info(self) -> ModelInfo:
         """What this model is and runs on."""
-        source, head, scorer = self._manifest.source, self._meaning.head, self._scorer
-        return ModelInfo(
-            source=source.name if source.revision is None else f"{source.name} at {source.revision}",
-            folder=self._folder,
-            architecture=source.architecture,
-            device=str(scorer.runner.session.device),
-            provider=scorer.runner.session.provider,
-            onnxruntime=ort.__version__,
-            variant=self._variant.variant,
-            precision=self._variant.precision,
-            file=self._variant.file,
-            exporter=self._manifest.exporter,
-            threads=scorer.runner.threads.count,
-            threads_reason=scorer.runner.threads.reason,
-            batch_tokens=scorer.runner.max_tokens[0],
-            batch_tokens_origin=scorer.runner.max_tokens[1],
-            labels=head.labels,
-            relevant_label=head.relevant_label,
-            activation=self._meaning.name,
-            activation_origin=self._meaning.origin,
-            max_length=scorer.max_length,
-            max_length_origin=self._max_length_origin,
-            tokenizer=f"{scorer.tokenizer.kind}, {scorer.tokenizer.vocabulary_size:,} tokens",
-            parity=self._variant.parity,
-        )
+        return describe_model(self._model, self._calls.meaning, self._scorer.max_length, self._max_length_origin)
 
     def _run(self, call: Call[T]) -> T:
         with self._scheduler.desk.meter.call(len(call.pairs.documents)) as account:

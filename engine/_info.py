@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ._manifest import Manifest
+from ._open import OpenModel
 from ._parity import Parity
+from ._relevance import Meaning
+from ._runtime import ort
 
 # Kinds of device that no committed results file was measured on.
 _NOTES = {"tensorrt": "TensorRT is not yet run on hardware: its options and shapes are checked without a GPU"}
@@ -96,6 +99,42 @@ class ModelInfo:
         if self.note is not None:
             rows.append(("note", self.note))
         return "\n".join(f"{name:<13} {value}" for name, value in rows)
+
+
+def describe_model(model: OpenModel, meaning: Meaning, max_length: int, max_length_origin: str) -> ModelInfo:
+    """What a loaded model is and runs on.
+
+    Args:
+        model: The model.
+        meaning: What its logits mean.
+        max_length: Most tokens of a pair.
+        max_length_origin: Where that comes from.
+    """
+    source, variant, runner = model.manifest.source, model.variant, model.runner
+    return ModelInfo(
+        source=source.name if source.revision is None else f"{source.name} at {source.revision}",
+        folder=model.folder,
+        architecture=source.architecture,
+        device=str(runner.session.device),
+        provider=runner.session.provider,
+        onnxruntime=ort.__version__,
+        variant=variant.variant,
+        precision=variant.precision,
+        file=variant.file,
+        exporter=model.manifest.exporter,
+        threads=runner.threads.count,
+        threads_reason=runner.threads.reason,
+        batch_tokens=runner.max_tokens[0],
+        batch_tokens_origin=runner.max_tokens[1],
+        labels=meaning.head.labels,
+        relevant_label=meaning.head.relevant_label,
+        activation=meaning.name,
+        activation_origin=meaning.origin,
+        max_length=max_length,
+        max_length_origin=max_length_origin,
+        tokenizer=f"{model.tokenizer.kind}, {model.tokenizer.vocabulary_size:,} tokens",
+        parity=variant.parity,
+    )
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> str:

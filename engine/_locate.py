@@ -22,6 +22,12 @@ EMBEDDED_MODEL = (Path(str(resources.files("crossrank"))) / "models" / EMBEDDED_
 _GROUP = "crossrank.artifacts"
 
 
+def lasting_name(name_or_folder: str | Path) -> str | Path:
+    """What names the same model from another folder: a path is made absolute, a name stays."""
+    path = Path(name_or_folder)
+    return path.absolute() if path.exists() else name_or_folder
+
+
 def locate_model(
     name_or_folder: str | Path,
     *,

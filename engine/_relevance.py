@@ -62,6 +62,17 @@ class Meaning:
         """The label that scores of relevance are of."""
         return self.head.relevant_label or 0
 
+    def with_activation(self, activation: Activation) -> "Meaning":
+        """The same with another activation; with the model's own, as `function` gives it, that of the model.
+
+        Raises:
+            InputError: If it is none, or a softmax over one label.
+        """
+        if activation is None:
+            raise InputError("activation_fn=None: that is logits in sentence-transformers; assign 'identity' for them")
+        own = ACTIVATIONS[self.head.activation]
+        return _own_meaning(self.head) if activation is own else _asked_meaning(self.head, activation)
+
     def require_relevance(self, call: str, model: str) -> None:
         """Raise `InputError` if the model has several labels of which none means "relevant"."""
         if self.head.labels != 1 and self.head.relevant_label is None:
@@ -106,12 +117,10 @@ def read_meaning(head: Head, given: Activation | None, model: str) -> Meaning:
             such a softmax.
     """
     if given is not None:
-        activation = resolve_activation(given)
-        check_labels(activation, head.labels)
-        return Meaning(head, given, activation, activation)
-    activation, known = ACTIVATIONS[head.activation], ", ".join(ACTIVATIONS)
+        return _asked_meaning(head, given)
+    meaning, known = _own_meaning(head), ", ".join(ACTIVATIONS)
     try:
-        check_labels(activation, head.labels)
+        check_labels(meaning.activation, head.labels)
     except InputError as error:
         raise UnsupportedModelError(f"{model} names {head.activation} ({head.activation_origin}): {error}") from error
     if head.unknown_activation is not None:
@@ -120,5 +129,16 @@ def read_meaning(head: Head, given: Activation | None, model: str) -> Meaning:
         if head.unknown_activation.startswith("torch."):
             raise UnsupportedModelError(f"{text}: pass activation_fn=, such as the torch module itself")
         logger.warning("%s: %s is in its place; pass activation_fn= for another", text, head.activation)
+    return meaning
+
+
+def _own_meaning(head: Head) -> Meaning:
+    activation = ACTIVATIONS[head.activation]
     # With several labels, one of which means "relevant", a score is a probability unless asked otherwise.
     return Meaning(head, None, activation, activation if head.labels == 1 else softmax)
+
+
+def _asked_meaning(head: Head, given: Activation) -> Meaning:
+    activation = resolve_activation(given)
+    check_labels(activation, head.labels)
+    return Meaning(head, given, activation, activation)

@@ -224,6 +224,14 @@ def test_torchs_modules_and_functions_score_as_in_sentence_transformers(
         np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=1e-6)
 
 
+def test_an_activation_over_the_documents_is_over_all_of_the_call(folders: dict[int, Path]) -> None:
+    pairs = list(PAIRS) * 3  # several batches in sentence-transformers
+    scores = crossrank.CrossEncoder(folders[1]).predict(pairs, activation_fn=torch.nn.Softmax(dim=0))
+    assert abs(scores.sum() - 1) < 1e-6
+    theirs = CrossEncoder(str(folders[1].parent / "checkpoint"), device="cpu")
+    assert theirs.predict(pairs, activation_fn=torch.nn.Softmax(dim=0)).sum() > 1.5
+
+
 def test_a_function_that_changes_its_array_changes_no_ranking(folders: dict[int, Path]) -> None:
     model, documents = crossrank.CrossEncoder(folders[1]), [document for _, document in PAIRS]
     expected = [hit["corpus_id"] for hit in model.rank("sky", documents, activation_fn="identity")]
@@ -373,7 +381,8 @@ def test_saturated_scores_are_ranked_by_their_logits(saturated: dict[int, Path],
     ranking = model.rank("sky", DOCUMENTS, activation_fn=activation)
     assert [hit["corpus_id"] for hit in ranking] == [hit["corpus_id"] for hit in expected]
     assert {hit["score"] for hit in ranking} == {1.0}
-    assert [hit["corpus_id"] for hit in ranking] != list(range(len(DOCUMENTS)))
+    there = [hit["corpus_id"] for hit in theirs.rank("sky", DOCUMENTS)]
+    assert there == list(range(len(DOCUMENTS))) != [hit["corpus_id"] for hit in ranking]
 
 
 @pytest.mark.parametrize("relevant", [0, 1])
