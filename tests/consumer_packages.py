@@ -4,11 +4,11 @@ import asyncio
 import importlib.util
 from typing import Any
 
-import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.cross_encoder import evaluation
-
 from tests.consumers import DOCUMENTS, QUERY, import_module, put, use
+from tests.references import reference
+
+torch = reference("torch")
+evaluation = reference("sentence_transformers.cross_encoder.evaluation")
 
 ST = "sentence_transformers"
 HERE = "UKPLab/sentence-transformers, sentence_transformers/"
@@ -85,53 +85,36 @@ def older_evaluators(encoder: Any, name: str) -> Any:
     return [*found, evaluation.CERerankingEvaluator(SAMPLES, write_csv=False)(model)]
 
 
-class Numbers(torch.nn.Module):  # type: ignore[misc]
+def letter_counts() -> Any:
     """Embeddings of texts that need no model: how often each letter occurs."""
 
-    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        return features | {"sentence_embedding": features["counts"]}
+    class Letters(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+            return features | {"sentence_embedding": features["counts"]}
 
-    def tokenize(self, texts: list[str], **_: Any) -> dict[str, torch.Tensor]:
-        return {"counts": torch.tensor([[float(text.lower().count(chr(i))) for i in range(97, 123)] for text in texts])}
+        def tokenize(self, texts: list[str], **_: Any) -> dict[str, Any]:
+            counts = [[float(text.lower().count(chr(i))) for i in range(97, 123)] for text in texts]
+            return {"counts": torch.tensor(counts)}
 
-
-def mine(encoder: Any, name: str, **options: Any) -> Any:
-    dataset = import_module("datasets").Dataset.from_dict(
-        {"query": [QUERY, "sea"], "answer": [DOCUMENTS[0], DOCUMENTS[4]]}
-    )
-    return (
-        import_module("sentence_transformers.util")
-        .mine_hard_negatives(
-            dataset,
-            SentenceTransformer(modules=[Numbers()], device="cpu"),
-            corpus=DOCUMENTS,
-            cross_encoder=encoder(name),
-            max_score=0.99,
-            absolute_margin=-1.0,
-            num_negatives=3,
-            output_format="labeled-list",
-            output_scores=True,
-            verbose=False,
-            **options,
-        )
-        .to_dict()
-    )
+    return import_module(ST).SentenceTransformer(modules=[Letters()], device="cpu")
 
 
 @use("sentence-transformers: mine_hard_negatives", HERE + "util/hard_negatives.py", "pass ours", package="datasets")
 def hard_negatives(encoder: Any, name: str) -> Any:
-    return mine(encoder, name)
-
-
-@use(
-    "sentence-transformers: mine_hard_negatives in several processes",
-    HERE + "util/hard_negatives.py",
-    "leave `use_multi_process` out: one process uses all its cores",
-    refused="start_multi_process_pool",
-    package="datasets",
-)
-def hard_negatives_of_processes(encoder: Any, name: str) -> Any:
-    return mine(encoder, name, use_multi_process=["cpu"])
+    rows = {"query": [QUERY, "sea"], "answer": [DOCUMENTS[0], DOCUMENTS[4]]}
+    mined = import_module("sentence_transformers.util").mine_hard_negatives(
+        import_module("datasets").Dataset.from_dict(rows),
+        letter_counts(),
+        corpus=DOCUMENTS,
+        cross_encoder=encoder(name),
+        max_score=0.99,
+        absolute_margin=-1.0,
+        num_negatives=3,
+        output_format="labeled-list",
+        output_scores=True,
+        verbose=False,
+    )
+    return mined.to_dict()
 
 
 # Frameworks

@@ -8,10 +8,12 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import sentence_transformers
-import torch
 
 from tests.consumers import DOCUMENTS, QUERY, USES, Use, use
+from tests.references import reference
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
 
 PAIRS = [(QUERY, document) for document in DOCUMENTS]
 LISTS = [[QUERY, document] for document in DOCUMENTS]
@@ -99,7 +101,7 @@ def inference_labels(encoder: Any, name: str) -> Any:
     "sentence-transformers: several processes",
     "UKPLab/sentence-transformers, docs/cross_encoder/usage",
     "leave the pool out: one process uses all its cores",
-    refused="start_multi_process_pool",
+    refused="threads share one model",
 )
 def process_pool(encoder: Any, name: str) -> Any:
     model = encoder(name)
@@ -113,8 +115,8 @@ def process_pool(encoder: Any, name: str) -> Any:
 @use(
     "sentence-transformers: prompts of an instruction",
     EXAMPLES + "cross_encoder/applications/cross-encoder_instruct_reranking.py",
-    "put the prompt before the query yourself",
-    refused="prompt",
+    "write the prompt into the query",
+    refused="write the prompt into the query",
 )
 def prompts(encoder: Any, name: str) -> Any:
     return encoder(name).predict(LISTS, prompt="Given a question, find the document that answers it.")
@@ -123,8 +125,8 @@ def prompts(encoder: Any, name: str) -> Any:
 @use(
     "sentence-transformers: `save_pretrained`",
     "UKPLab/sentence-transformers, docs/cross_encoder/training_overview.md",
-    "keep the checkpoint, or export it with `export-model`",
-    refused="save_pretrained",
+    "copy `model.info().folder`",
+    refused=r"copy info\(\)\.folder",
 )
 def save(encoder: Any, name: str) -> Any:
     encoder(name).save_pretrained(name + "-saved")
@@ -156,7 +158,7 @@ def mteb_protocol(encoder: Any, name: str) -> Any:
     "mteb: a CrossEncoder itself",
     "embeddings-benchmark/mteb, mteb/models/model_meta.py",
     "the row above",
-    refused="model",
+    refused="use score, rank and predict",
 )
 def mteb_instance(encoder: Any, name: str) -> Any:
     return encoder(name, revision=None).model.name_or_path and None
@@ -227,7 +229,7 @@ def autointent(encoder: Any, name: str) -> Any:
     "AutoIntent: a head of its own",
     "deeppavlov/AutoIntent, src/autointent/_wrappers/ranker.py",
     "`train_head=False`",
-    refused="model",
+    refused="use score, rank and predict",
 )
 def autointent_head(encoder: Any, name: str) -> Any:
     encoder(name, trust_remote_code=False, device=None, max_length=None).model.classifier.register_forward_hook(print)
@@ -346,7 +348,7 @@ def torch_device(encoder: Any, name: str) -> Any:
     "applications that move the model after loading it",
     "nguyenjacobak/Fashion_SegCBIR, src/model/cross_encoder_model.py",
     "`CrossEncoder(..., device=)`",
-    refused="device",
+    refused="pass device= to CrossEncoder",
 )
 def moved(encoder: Any, name: str) -> Any:
     model = encoder(name)
@@ -366,7 +368,7 @@ def deep_copy(encoder: Any, name: str) -> Any:
     "Xinference",
     "xorbitsai/inference, xinference/model/rerank/sentence_transformers/core.py",
     "serve it yourself, as SERVING.md shows",
-    refused="tokenizer",
+    refused=r"encode\(\) tokenizes documents ahead",
 )
 def xinference(encoder: Any, name: str) -> Any:
     model = encoder(name, device="cpu", trust_remote_code=True, max_length=512)
@@ -377,7 +379,7 @@ def xinference(encoder: Any, name: str) -> Any:
     "Infinity: CrossEncoderPatched",
     "michaelfeil/infinity, libs/infinity_emb/infinity_emb/transformer/crossencoder/torch.py",
     "serve it yourself, as SERVING.md shows",
-    refused="model",
+    refused="use score, rank and predict",
 )
 def infinity(encoder: Any, name: str) -> Any:
     class Patched(encoder):  # type: ignore[misc]
@@ -393,7 +395,7 @@ def infinity(encoder: Any, name: str) -> Any:
     "vLLM's tests: HfRunner in half precision",
     "vllm-project/vllm, tests/conftest.py",
     '`CrossEncoder(..., precision="fp16")`',
-    refused="precision",
+    refused="pass precision=",
 )
 def vllm(encoder: Any, name: str) -> Any:
     encoder(name, device="cpu", automodel_args={"torch_dtype": torch.float16}, trust_remote_code=True)

@@ -9,18 +9,22 @@ Tolerance: both compute in float32; their sums differ in the last bits, as in te
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
-import sentence_transformers
 
 import crossrank
 from tests import consumer_packages, consumer_replays, consumers
 from tests.consumers import USES, Use
+from tests.references import reference
 from tests.tiny_models import SPREAD, make_checkpoint, transformers_logits
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
 
 ATOL, RTOL = 1e-5, 1e-5
 MIGRATING = Path(__file__).resolve().parent.parent / "MIGRATING.md"
@@ -48,6 +52,15 @@ def spread_out(folder: Path, labels: int) -> Path:
     weights["classifier.bias"] = (weights["classifier.bias"] - logits.mean(axis=0)) * scale
     safetensors.numpy.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models this small only wait when torch spreads them over threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
