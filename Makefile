@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-hub test-frameworks bench-env bench bench-full check clean
+.PHONY: help install demo test test-all test-hub test-frameworks bench-env bench bench-full check docs clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -25,6 +25,7 @@ TESTABLE := build/stamps/$(KEY)-test
 FRAMEWORKS := build/stamps/$(KEY)-frameworks
 BENCHABLE := build/stamps/$(KEY)-bench
 CHECKABLE := build/stamps/$(KEY)-check
+DOCUMENTED := build/stamps/$(KEY)-docs
 
 help: ## Print the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -43,13 +44,13 @@ test-all: $(TESTABLE) ## Run the tests marked slow too.
 test-hub: $(TESTABLE) ## Compare published models with their scores (downloads 11 GB): make test-hub OPTIONS='-k TinyBERT'
 	@$(BIN)/python -m pytest tests/test_hub.py -m hub $(OPTIONS)
 
-test-frameworks: $(FRAMEWORKS) ## Run SERVING.md's examples and the uses in MIGRATING.md in other packages (installs 800 MB).
-	@CROSSRANK_TEST_FRAMEWORKS=1 $(BIN)/python -m pytest tests/test_serving.py tests/test_consumers.py
+test-frameworks: $(FRAMEWORKS) ## Run the examples and uses in LangChain, LlamaIndex, Haystack and more (installs 800 MB).
+	@CROSSRANK_TEST_FRAMEWORKS=1 $(BIN)/python -m pytest tests/test_examples.py tests/test_consumers.py
 
 bench-env: $(INSTALLED) ## Make the environments of the benchmarks' other engines, in .bench (takes minutes).
 	@$(BIN)/python -m benchmarks._environments
 
-bench: $(BENCHABLE) ## Measure beside other engines, under an hour on two cores; README's table and plot are written anew.
+bench: $(BENCHABLE) ## Measure beside other engines, under an hour on two cores; the tables and the plot are written anew.
 	$(call measure,)
 
 bench-full: $(BENCHABLE) ## Measure every model at every size; takes a night.
@@ -72,6 +73,10 @@ check: $(CHECKABLE) build/wheel/venv/installed ## Check format, lint and types (
 	@# --verifytypes takes the python that PATH finds, whatever --pythonpath says
 	@PATH="$$PWD/build/wheel/venv/bin:$$PATH" PYRIGHT_PYTHON_IGNORE_WARNINGS=1 \
 	    $(BIN)/pyright --verifytypes crossrank --ignoreexternal
+
+docs: $(DOCUMENTED) ## Build the site into build/docs, the API reference from the docstrings; a dead link fails.
+	@$(BIN)/sphinx-build -W --keep-going -q -b html -c docs . build/docs
+	@echo 'built build/docs/docs/index.html'
 
 clean: ## Remove .venv, builds and caches.
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -108,6 +113,9 @@ $(BENCHABLE): .venv/ready
 
 $(CHECKABLE): .venv/ready
 	$(call install,$(INSTALLED) $(TESTABLE) $(BENCHABLE) $(CHECKABLE),--group check)
+
+$(DOCUMENTED): .venv/ready
+	$(call install,$(INSTALLED) $(DOCUMENTED),--group docs)
 
 # What a user installs: sdist, from it the wheel, and that beside .venv's dependencies. Built from an
 # unpacked sdist, since an old build/lib would ship deleted files.

@@ -25,7 +25,7 @@ COMMANDS = {
     "path": "modules that one call enters, switches between them, and Python calls",
     "suite": "all of these, each in a process of its own, to go on where an earlier run was stopped",
     "gpu": "a GPU machine checked and timed in parts, beside peers; --rehearse needs none",
-    "report": "README's table and plot, and the goals, from the results",
+    "report": "the tables, the plot and the goals in the documents, from the results",
 }
 
 

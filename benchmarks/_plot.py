@@ -1,4 +1,4 @@
-"""README's plot: documents per second of each engine, a panel for each model.
+"""The plot: documents per second of each engine, a panel for each model.
 
 Drawn on no background, so that a page's own shows through. Each colour is therefore near the grey whose contrast to
 white equals that to GitHub's dark page, 4.35; none can have more on both.

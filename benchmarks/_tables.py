@@ -1,4 +1,4 @@
-"""Results as Markdown: README's table, and the goals and all measurements for the benchmarks' README."""
+"""Results as Markdown: README's table, the performance page's, and the goals for the benchmarks' README."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -7,9 +7,11 @@ from ._goals import GOALS, best_engine, is_ours
 from ._read_results import Result, Results
 
 MAIN_MODELS = ("tinybert-l2", "minilm-l12", "bert-base")
-DOCUMENTS = 100  # per call, in README's table and plot
+DOCUMENTS = 100  # per call, in the tables and the plot
 _SMALL, _TRAINED = "tinybert-l2", "minilm-l12"
 BASELINE = ENGINES["st-torch-fp32"].name
+# README's rows: ours, and the forms of the library that most people run.
+_USUAL = ("crossrank-fp32", "crossrank-int8", "st-torch-fp32", "st-torch-bf16", "st-onnx-qint8", "st-openvino")
 
 
 def ratio(result: Result, engine: str) -> float | None:
@@ -31,12 +33,28 @@ def main_results(results: Results) -> list[Result]:
     return [result for result in found if result]
 
 
-def readme_section(results: Results, plot: str) -> str:
-    """README's part: plot, table, and what the figures are.
+def readme_section(results: Results) -> str:
+    """README's part: the main models' speeds, ours beside the usual ways to run them.
 
     Args:
         results: With the throughput of one main model at least.
-        plot: The plot's path, from README.
+    """
+    speeds = main_results(results)
+    parts = [
+        f"Documents per second of calls of {DOCUMENTS} documents, texts in and scores out, in brackets the ratio to "
+        f"{BASELINE}:",
+        _speed_table(speeds, [], [ENGINES[key].name for key in _USUAL]),
+        _provenance(speeds),
+    ]
+    return "\n\n".join(parts)
+
+
+def performance_section(results: Results, plot: str) -> str:
+    """The performance page's part: plot, every engine's speed with what it costs, and what the figures are.
+
+    Args:
+        results: With the throughput of one main model at least.
+        plot: The plot's path, from that page.
     """
     speeds = main_results(results)
     # (heading, result, path of the figure, its format); what was not measured has no column.
@@ -48,22 +66,14 @@ def readme_section(results: Results, plot: str) -> str:
         ("start s", results.find("startup", _SMALL), "total_s.median", "{:.2f}"),
     ]
     columns = [(heading, result, path, form) for heading, result, path, form in others if result]
-    rows = [["engine", *(f"{result.model_name} docs/s" for result in speeds), *(heading for heading, *_ in columns)]]
-    for engine in ordered_engines(speeds):
-        cells = [f"**{engine}**" if is_ours(engine) else engine]
-        cells += [_speed(result, engine) for result in speeds]
-        cells += [_number(result.figure(engine, path), form) for _, result, path, form in columns]
-        rows.append(cells)
-    used = [*speeds, *(result for _, result, _, _ in columns)]
     parts = [
         f"![Documents per second of each engine]({plot})",
         f"Documents per second of calls of {DOCUMENTS} documents, texts in and scores out, in brackets the ratio to "
         f"{BASELINE}; encoded documents come as tokens, not as texts:",
-        _table(rows),
+        _speed_table(speeds, columns, ordered_engines(speeds)),
         _legend(results),
-        _provenance(used),
+        _provenance([*speeds, *(result for _, result, _, _ in columns)]),
         _absent(speeds),
-        "[Goals, and how all this is measured](benchmarks/README.md); [results](benchmarks/results).",
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -92,6 +102,21 @@ def goals_table(results: Results) -> str:
         figure, of = (f"{reached.value:.2f}", reached.of) if reached else ("", "")
         rows.append([goal.claim, wanted, figure, state, of])
     return _table(rows) + "\n\nIn brackets: what would be better still."
+
+
+def _speed_table(
+    speeds: Sequence[Result], columns: Sequence[tuple[str, Result, str, str]], engines: Iterable[str]
+) -> str:
+    """A row for each engine that was measured: docs/s of each model, then other figures."""
+    rows = [["engine", *(f"{result.model_name} docs/s" for result in speeds), *(heading for heading, *_ in columns)]]
+    for engine in engines:
+        if not any(engine in result.engines for result in speeds):
+            continue
+        cells = [f"**{engine}**" if is_ours(engine) else engine]
+        cells += [_speed(result, engine) for result in speeds]
+        cells += [_number(result.figure(engine, path), form) for _, result, path, form in columns]
+        rows.append(cells)
+    return _table(rows)
 
 
 def _legend(results: Results) -> str:

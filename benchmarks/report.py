@@ -1,4 +1,4 @@
-"""What the results say: README's table and plot, and the goals in the benchmarks' README, written anew."""
+"""The report: README's table, the performance page's with the plot, the goals in the benchmarks' README."""
 
 import argparse
 import sys
@@ -10,10 +10,20 @@ from ._goals import is_ours
 from ._options import ROOT
 from ._plot import Panel, draw
 from ._read_results import Result, Results, read_results
-from ._tables import DOCUMENTS, MAIN_MODELS, benchmarks_section, main_results, ordered_engines, ratio, readme_section
+from ._tables import (
+    DOCUMENTS,
+    MAIN_MODELS,
+    benchmarks_section,
+    main_results,
+    ordered_engines,
+    performance_section,
+    ratio,
+    readme_section,
+)
 
 START, END = "<!-- benchmarks: start -->", "<!-- benchmarks: end -->"
-_README, _BENCHMARKS_README, _PLOT = "README.md", "benchmarks/README.md", "benchmarks/throughput.png"
+_README, _BENCHMARKS_README = "README.md", "benchmarks/README.md"
+_PERFORMANCE, _PLOT = "docs/performance.md", "benchmarks/throughput.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,14 +50,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def write_report(results: Results, root: Path) -> list[str]:
-    """Write README's part, the benchmarks' README's, and the plot; all of them or none.
+    """Write the parts of README, the performance page and the benchmarks' README, and the plot; all or none.
 
     Args:
         results: With the throughput of one main model at least.
         root: A checkout.
 
     Returns:
-        The two parts.
+        The three parts.
 
     Raises:
         InputError: If there is nothing to report, or no place for it.
@@ -57,7 +67,11 @@ def write_report(results: Results, root: Path) -> list[str]:
     if not speeds:
         wanted = ", ".join(f"throughput-{model}-{DOCUMENTS}.json" for model in MAIN_MODELS)
         raise InputError(f"no result to report: one of {wanted} is needed; run `python -m benchmarks suite`")
-    parts = {root / _README: readme_section(results, _PLOT), root / _BENCHMARKS_README: benchmarks_section(results)}
+    parts = {
+        root / _README: readme_section(results),
+        root / _PERFORMANCE: performance_section(results, f"../{_PLOT}"),
+        root / _BENCHMARKS_README: benchmarks_section(results),
+    }
     texts = {path: replace_part(path, part) for path, part in parts.items()}
     image = draw(
         [_panel(result) for result in speeds],

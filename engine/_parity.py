@@ -23,8 +23,8 @@ class Bound:
     rounding is relative, and a model that spreads its logits wider errs wider and ranks as well.
 
     Attributes:
-        max_abs: Largest |Δlogit|.
-        mean_abs: Mean |Δlogit|.
+        max_abs: Largest error of a logit.
+        mean_abs: Mean error of a logit.
         min_tau: Smallest Kendall rank correlation with the reference.
         relative: Whether the first two are multiples of ``max(1, standard deviation)``.
     """
@@ -53,13 +53,13 @@ class Parity:
         onnxruntime: Its version.
         machine: The processor.
         pairs: How many pairs.
-        max_abs: Largest |Δlogit| to the reference.
-        mean_abs: Mean |Δlogit|.
+        max_abs: Largest distance of a logit to the reference's.
+        mean_abs: Mean error of a logit.
         kendall_tau: Rank correlation with the reference, the worst label's.
         top10_overlap: Share of the reference's ten best that are among ours, the worst label's.
         nan_count: Logits that are not finite.
         alone_pairs: How many pairs were also scored alone.
-        alone_max_abs: Largest |Δlogit| of a pair alone against the same pair in its batch.
+        alone_max_abs: Largest distance of a logit of a pair alone to that of the same pair in its batch.
         spread: Standard deviation of the reference's logits, the widest label's.
     """
 

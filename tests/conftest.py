@@ -1,17 +1,21 @@
-"""What every test may use: the test data beside the checkout and a cache of its own.
+"""What every test may use: trained models, texts to rank with them, and a cache of its own.
 
-Large data (models, judged queries) is not part of the repository. CROSSRANK_TEST_DATA names its
-folder, by default ../shared beside the checkout; a test that wants it skips, saying so, where it is
-absent.
+The trained model is the embedded one, which needs nothing beside the checkout. Test data that is no part of the
+repository adds cases (`tests.large_data`).
 """
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+from tests import large_data
+
+if TYPE_CHECKING:
+    from tests.trained_models import Trained
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"engine": "", "export": "export", "models": "models"}  # folder -> place in crossrank
@@ -36,6 +40,20 @@ def pytest_configure() -> None:
         raise pytest.UsageError(f"not installed: {', '.join(missing)}; run make install")
 
 
+def pytest_report_header() -> str:
+    """Whether the test data adds its cases."""
+    there = "" if large_data.FOLDER.is_dir() else " is absent, its cases are left out: set CROSSRANK_TEST_DATA"
+    return f"test data: {large_data.FOLDER}{there}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs test data that is absent."""
+    absent = [item for item in items if large_data.is_absent(item)]
+    if absent:
+        config.hook.pytest_deselected(items=absent)
+        items[:] = [item for item in items if not large_data.is_absent(item)]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep exports of the tests out of the user's cache."""
@@ -45,26 +63,54 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 
 @pytest.fixture(scope="session")
-def test_data() -> Path:
-    """The folder of the test data."""
-    folder = Path(os.environ.get("CROSSRANK_TEST_DATA") or ROOT.parent / "shared").resolve()
-    if not folder.is_dir():
-        pytest.skip(f"no test data at {folder}: set CROSSRANK_TEST_DATA")
-    return folder
+def embedded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model's weights as a checkpoint in float32."""
+    # Not at the top, here and below: pytest_configure must be able to say "not installed".
+    from tests.trained_models import write_embedded_checkpoint
+
+    return write_embedded_checkpoint(tmp_path_factory.mktemp("embedded") / "crossrank-mini-en")
 
 
 @pytest.fixture(scope="session")
-def minilm_checkpoint(test_data: Path) -> Path:
-    """A real trained cross-encoder as a Hugging Face folder."""
-    folder = test_data / "models" / "ms-marco-MiniLM-L12-v2"
-    if not folder.is_dir():
-        pytest.skip(f"no checkpoint at {folder}")
-    return folder
+def embedded_artifact(embedded_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That checkpoint exported: cpu in fp32 and int8, portable in fp32."""
+    return _export(embedded_checkpoint, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def minilm_checkpoint() -> Path:
+    """A published cross-encoder as a Hugging Face folder, for tests marked ``data(MINILM)``."""
+    return large_data.FOLDER / large_data.MINILM
 
 
 @pytest.fixture(scope="session")
 def minilm_artifact(minilm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That checkpoint exported: cpu in fp32 and int8, portable in fp32."""
-    from crossrank.export import export_model  # not at the top: pytest_configure must be able to say "not installed"
+    """That checkpoint exported as `embedded_artifact` is."""
+    return _export(minilm_checkpoint, tmp_path_factory)
 
-    return export_model(minilm_checkpoint, tmp_path_factory.mktemp("minilm") / "artifact", variants=["cpu", "portable"])
+
+def _export(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from crossrank.export import export_model
+
+    folder = tmp_path_factory.mktemp(checkpoint.name) / "artifact"
+    return export_model(checkpoint, folder, variants=["cpu", "portable"])
+
+
+@pytest.fixture(scope="module", params=["crossrank-mini-en", large_data.case(large_data.MINILM)])
+def trained_checkpoint(request: pytest.FixtureRequest) -> Path:
+    """The embedded model's checkpoint, and of the test data a published one."""
+    embedded = request.param == "crossrank-mini-en"
+    folder: Path = request.getfixturevalue("embedded_checkpoint" if embedded else "minilm_checkpoint")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(trained_checkpoint: Path, request: pytest.FixtureRequest) -> "Trained":
+    """The embedded model with texts of our own, and of the test data a published one with web passages."""
+    from tests.texts import QUERY, ranked_passages
+    from tests.trained_models import Trained
+
+    if trained_checkpoint.name == "crossrank-mini-en":
+        return Trained(trained_checkpoint, request.getfixturevalue("embedded_artifact"), QUERY, ranked_passages(60))
+    query, passages = large_data.read_run()[0]
+    return Trained(trained_checkpoint, request.getfixturevalue("minilm_artifact"), query, passages[:60])

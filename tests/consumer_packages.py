@@ -142,7 +142,7 @@ def langchain_of_two(encoder: Any, name: str) -> Any:
 @use(
     "LangChain: CrossEncoderReranker in a ContextualCompressionRetriever",
     "langchain-ai/langchain, libs/langchain/langchain_classic/retrievers/document_compressors",
-    "as above, or [SERVING.md](SERVING.md#langchain)'s class",
+    "as above, or [serving.md](serving.md#langchain)'s class",
     package="langchain_classic",
 )
 def langchain_reranker(encoder: Any, name: str) -> Any:

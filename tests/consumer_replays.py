@@ -367,7 +367,7 @@ def deep_copy(encoder: Any, name: str) -> Any:
 @use(
     "Xinference",
     "xorbitsai/inference, xinference/model/rerank/sentence_transformers/core.py",
-    "serve it yourself, as SERVING.md shows",
+    "serve it yourself, as [serving.md](serving.md) shows",
     refused=r"encode\(\) tokenizes documents ahead",
 )
 def xinference(encoder: Any, name: str) -> Any:
@@ -378,7 +378,7 @@ def xinference(encoder: Any, name: str) -> Any:
 @use(
     "Infinity: CrossEncoderPatched",
     "michaelfeil/infinity, libs/infinity_emb/infinity_emb/transformer/crossencoder/torch.py",
-    "serve it yourself, as SERVING.md shows",
+    "serve it yourself, as [serving.md](serving.md) shows",
     refused="use score, rank and predict",
 )
 def infinity(encoder: Any, name: str) -> Any:

@@ -4,7 +4,7 @@ A use is a function of the class `CrossEncoder` and of a model's folder; it give
 with each library's class. `tests/consumer_packages.py` runs the consumers' own packages, `tests/consumer_replays.py`
 plays their calls in our words, with their arguments, where a package is too heavy or no library.
 
-``python -m tests.consumers`` prints the table as MIGRATING.md has it.
+``python -m tests.consumers`` prints the table as docs/migrating.md has it.
 """
 
 import importlib
@@ -43,7 +43,7 @@ class Use:
     Attributes:
         consumer: The library or application, and the part of it.
         place: Its public repository and the file there.
-        swap: How crossrank gets there, as MIGRATING.md says it.
+        swap: How crossrank gets there, as docs/migrating.md says it.
         outcome: What becomes of it.
         play: The use; None where there is nothing to run.
         package: The module that must be there, or "" where we play the calls.
@@ -106,7 +106,7 @@ def put(module: str, encoder: Any, name: str = "CrossEncoder") -> Iterator[Any]:
 
 
 def table() -> str:
-    """The table in MIGRATING.md: one line per way and outcome; ¹ marks what is played in our words."""
+    """The table in docs/migrating.md: one line per way and outcome; ¹ marks what is played in our words."""
     lines: dict[tuple[str, str], dict[str, list[str]]] = {}
     for row in USES:
         outcome = f"{row.outcome}: {row.words}" if row.outcome == "not applicable" else row.outcome

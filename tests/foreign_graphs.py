@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 import transformers
 
 from crossrank.export import export_model
+from tests.references import reference
+
+torch = reference("torch")
 
 SETTINGS = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 

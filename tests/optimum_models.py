@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from tests.references import reference
 from tests.tiny_models import BERT_TOKENS, MAX_LENGTH, PAIRS, SPREAD, draw_parameter, transformers_logits, write_json
+
+torch = reference("torch")
 
 # [CLS] query [SEP] document [SEP], all of them DeBERTa's and ModernBERT's too.
 _TEXTS = sorted({text for pair in PAIRS for text in pair})

@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
-from sentence_transformers import CrossEncoder
 
 import crossrank
 from crossrank import InputError, UnsupportedModelError
@@ -28,7 +26,12 @@ from crossrank._activation import (
     sigmoid,
 )
 from tests.artifacts import edit_manifest, make_artifact
+from tests.references import reference
 from tests.tiny_models import PAIRS, config_of, make_checkpoint, write_json
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
+scipy_special = reference("scipy.special")
 
 SIGMOID = "torch.nn.modules.activation.Sigmoid"
 IDENTITY = "torch.nn.modules.linear.Identity"
@@ -72,7 +75,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folders = {}
     for labels in (1, 2):
         folder = tmp_path_factory.mktemp(f"labels-{labels}")
-        model = CrossEncoder(str(make_checkpoint(folder / "plain", "bert", labels=labels)), device="cpu")
+        model = sentence_transformers.CrossEncoder(
+            str(make_checkpoint(folder / "plain", "bert", labels=labels)), device="cpu"
+        )
         model.save_pretrained(str(folder / "saved"))
         folders[labels] = folder / "saved"
     return folders
@@ -91,7 +96,7 @@ def test_the_choice_is_sentence_transformers(
     write_json(tmp_path / "config.json", whole)
     if settings:
         write_json(tmp_path / PLACES[0], {"model_type": "CrossEncoder"} | settings)
-    theirs = CrossEncoder(str(tmp_path), device="cpu")
+    theirs = sentence_transformers.CrossEncoder(str(tmp_path), device="cpu")
     assert default_activation(whole, settings, labels)[0] == type(theirs.activation_fn).__name__
 
 
@@ -159,12 +164,13 @@ def test_names_are_found_in_any_spelling(name: str) -> None:
         (torch.nn.functional.softmax, "Softmax"),
         (torch.tanh, "Tanh"),
         (np.tanh, "Tanh"),
-        (pytest.importorskip("scipy.special").expit, "Sigmoid"),
+        (scipy_special.expit, "Sigmoid"),
         ("torch.nn.ReLU", "ReLU"),
         ("tanh", "Tanh"),
     ],
 )
 def test_what_we_have_too_is_replaced_by_ours(activation: Any, name: str) -> None:
+    assert torch.__version__  # where there is none, its functions are none
     assert resolve_activation(activation) is ACTIVATIONS[name]
 
 
@@ -172,16 +178,12 @@ def test_a_plain_function_is_taken_as_it_is() -> None:
     assert resolve_activation(np.square) is np.square
 
 
-class Calibrated(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
-    """A module of one's own, with weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, logits: Any) -> Any:
-        """Half of the logits, as probabilities."""
-        return torch.sigmoid(self.scale * logits)
+def calibrated() -> Any:
+    """A module of one's own, with weights: half of the logits, as probabilities."""
+    kind = type("Calibrated", (torch.nn.Module,), {"forward": lambda self, logits: torch.sigmoid(self.scale * logits)})
+    module = kind()
+    module.scale = torch.nn.Parameter(torch.tensor(0.5))
+    return module
 
 
 OF_TORCH: list[Callable[..., Any]] = [
@@ -191,7 +193,7 @@ OF_TORCH: list[Callable[..., Any]] = [
     torch.nn.GELU(),
     torch.nn.Hardtanh(inplace=True),
     torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Sigmoid()),
-    Calibrated(),
+    calibrated,
     lambda logits: logits.sigmoid(),
     lambda logits: torch.sigmoid(logits / 2),
     lambda logits: logits.softmax(dim=0),
@@ -213,7 +215,8 @@ def test_torchs_modules_and_functions_score_as_in_sentence_transformers(
     folders: dict[int, Path], labels: int, activation: Any
 ) -> None:
     pairs = PAIRS[:20]  # one batch there, over which some of these are computed
-    theirs = CrossEncoder(str(folders[labels].parent / "checkpoint"), device="cpu")
+    theirs = sentence_transformers.CrossEncoder(str(folders[labels].parent / "checkpoint"), device="cpu")
+    activation = calibrated() if activation is calibrated else activation
     expected = theirs.predict(list(pairs), activation_fn=activation)
     loaded = crossrank.CrossEncoder(folders[labels], device="cpu", activation_fn=activation)
     for scores in (
@@ -228,7 +231,7 @@ def test_an_activation_over_the_documents_is_over_all_of_the_call(folders: dict[
     pairs = list(PAIRS) * 3  # several batches in sentence-transformers
     scores = crossrank.CrossEncoder(folders[1]).predict(pairs, activation_fn=torch.nn.Softmax(dim=0))
     assert abs(scores.sum() - 1) < 1e-6
-    theirs = CrossEncoder(str(folders[1].parent / "checkpoint"), device="cpu")
+    theirs = sentence_transformers.CrossEncoder(str(folders[1].parent / "checkpoint"), device="cpu")
     assert theirs.predict(pairs, activation_fn=torch.nn.Softmax(dim=0)).sum() > 1.5
 
 
@@ -262,7 +265,7 @@ def test_unknown_names_are_refused_with_the_known_ones(activation: str) -> None:
     ("activation", "message"),
     [
         (3, "activation_fn=3: a function, or one of"),
-        (torch.nn.Sigmoid, r"this is a class; pass what it makes: Sigmoid\(\)"),
+        (dict, r"activation_fn=<class 'dict'>: this is a class; pass what it makes: dict\(\)"),
     ],
 )
 def test_what_is_no_function_is_refused(activation: Any, message: str) -> None:
@@ -271,9 +274,17 @@ def test_what_is_no_function_is_refused(activation: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "activation", ["softmax", torch.nn.Softmax(), torch.nn.functional.softmax, "LogSoftmax"], ids=str
+    "make",
+    [
+        lambda: "softmax",
+        lambda: "LogSoftmax",
+        lambda: torch.nn.Softmax(),
+        lambda: torch.nn.Softmax(dim=-1),
+        lambda: torch.nn.functional.softmax,
+    ],
 )
-def test_a_softmax_over_one_label_is_refused(folders: dict[int, Path], activation: Any) -> None:
+def test_a_softmax_over_one_label_is_refused(folders: dict[int, Path], make: Callable[[], Any]) -> None:
+    activation = make()
     message = "every score of a model with one label the same: pass 'sigmoid' for probabilities, or 'identity'"
     with pytest.raises(InputError, match=message):
         crossrank.CrossEncoder(folders[1], activation_fn=activation)
@@ -315,7 +326,7 @@ def test_a_saved_activation_scores_as_in_sentence_transformers(
     config = config_of(tmp_path)
     (tmp_path / "config.json").unlink()
     write_json(tmp_path / "config.json", config | {"sentence_transformers": {"activation_fn": path}})
-    theirs = CrossEncoder(str(tmp_path), device="cpu")
+    theirs = sentence_transformers.CrossEncoder(str(tmp_path), device="cpu")
     with caplog.at_level(logging.WARNING, logger="crossrank"):
         ours = crossrank.CrossEncoder(tmp_path, device="cpu")
     warned = [record.getMessage() for record in caplog.records if record.name.startswith("crossrank")]
@@ -375,7 +386,7 @@ DOCUMENTS = list(dict.fromkeys(document for _, document in PAIRS))
     ids=str,
 )
 def test_saturated_scores_are_ranked_by_their_logits(saturated: dict[int, Path], activation: Any) -> None:
-    theirs = CrossEncoder(str(saturated[1]), device="cpu")
+    theirs = sentence_transformers.CrossEncoder(str(saturated[1]), device="cpu")
     expected = theirs.rank("sky", DOCUMENTS, activation_fn=torch.nn.Identity())
     model = crossrank.CrossEncoder(saturated[1], device="cpu")
     ranking = model.rank("sky", DOCUMENTS, activation_fn=activation)
@@ -390,7 +401,9 @@ def test_saturated_scores_are_ranked_by_their_logits(saturated: dict[int, Path],
 def test_saturated_probabilities_of_two_labels_are_ranked_by_the_difference_of_logits(
     saturated: dict[int, Path], relevant: int, activation: str | None
 ) -> None:
-    theirs = CrossEncoder(str(saturated[2]), device="cpu").predict([("sky", document) for document in DOCUMENTS])
+    theirs = sentence_transformers.CrossEncoder(str(saturated[2]), device="cpu").predict(
+        [("sky", document) for document in DOCUMENTS]
+    )
     expected = np.argsort(theirs[:, 1 - relevant] - theirs[:, relevant], kind="stable")
     model = crossrank.CrossEncoder(saturated[2], device="cpu", relevant_label=relevant, activation_fn=activation)
     ranking = model.rank("sky", DOCUMENTS)

@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sentence_transformers
-import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from crossrank import CheckpointError, CrossrankError, InputError, ModelNotFoundError, UnsupportedModelError
 from crossrank.export import export_model
 from tests.checkpoint_files import change_config, files_of, read_tensors, write_tensors
+from tests.references import reference
 from tests.test_storage import as_pytorch, as_sharded_pytorch, sharded
 from tests.tiny_models import MAX_LENGTH, make_checkpoint, write_json
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
+torch_files = reference("safetensors.torch")
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +251,7 @@ class _Attack:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pytorch_file_cannot_run_code(checkpoint: Path, tmp_path: Path, zipped: bool) -> None:
-    state: dict[str, Any] = dict(load_file(checkpoint / "model.safetensors"))
+    state: dict[str, Any] = dict(torch_files.load_file(checkpoint / "model.safetensors"))
     state["classifier.bias"] = _Attack(tmp_path / "owned")
     torch.save(state, checkpoint / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     (checkpoint / "model.safetensors").unlink()

@@ -19,7 +19,7 @@ from benchmarks._engines import ENGINES
 from benchmarks._goals import GOALS
 from benchmarks._models import MODELS
 from benchmarks._read_results import Result, Results, read_result, read_results
-from benchmarks._tables import benchmarks_section, readme_section
+from benchmarks._tables import benchmarks_section, performance_section, readme_section
 from benchmarks.report import END, START, replace_part, write_report
 from benchmarks.suite import arguments_of, is_done, run_cells, split_by_data
 from crossrank import InputError, MissingDependencyError
@@ -78,6 +78,9 @@ def reached(folder: Path, words: str) -> tuple[float | None, str, str]:
     return (None, state, "") if found is None else (round(found.value, 4), state, found.of)
 
 
+DOCUMENTS = ("README.md", "docs/performance.md", "benchmarks/README.md")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "results").mkdir()
@@ -116,8 +119,9 @@ def measured(folder: Path) -> Path:
 def checkout(tmp_path: Path) -> Path:
     """The files that a report is written into."""
     root = tmp_path / "checkout"
-    (root / "benchmarks").mkdir(parents=True)
-    for name in ("README.md", "benchmarks/README.md"):
+    for folder in ("benchmarks", "docs"):
+        (root / folder).mkdir(parents=True)
+    for name in DOCUMENTS:
         (root / name).write_text(f"# Title\n\n{START}\nold\n{END}\n\nthe rest\n", encoding="utf-8")
     return root
 
@@ -254,7 +258,7 @@ def test_every_goal_names_engines_and_cells_that_the_main_suite_measures(folder:
 
 
 def test_readme_table_has_speed_ratio_fidelity_latency_memory_and_startup(measured: Path) -> None:
-    section = readme_section(results_of(measured), "plot.png")
+    section = performance_section(results_of(measured), "plot.png")
     assert section.startswith("![Documents per second of each engine](plot.png)\n")
     speeds = " | ".join(f"{name} docs/s" for name in NAMES.values())
     assert f"| engine | {speeds} | tau | nDCG@10 | p50 ms | peak MB | start s |" in section
@@ -272,7 +276,7 @@ def test_readme_table_has_speed_ratio_fidelity_latency_memory_and_startup(measur
 
 def test_readme_table_of_one_result_has_no_empty_columns(folder: Path) -> None:
     throughput(folder, "tinybert-l2", {"crossrank-fp32": 4.5, "st-torch-bf16": 0.0005})
-    section = readme_section(results_of(folder), "plot.png")
+    section = performance_section(results_of(folder), "plot.png")
     assert "| engine | TinyBERT-L-2 docs/s |\n|---|---|\n| **crossrank fp32** | 4,500 |" in section
     assert "| sentence-transformers torch bf16 | 0.5 |" in section, "no ratio without the baseline"
 
@@ -280,7 +284,7 @@ def test_readme_table_of_one_result_has_no_empty_columns(folder: Path) -> None:
 def test_figures_of_several_machines_and_commits_are_called_so(folder: Path) -> None:
     throughput(folder, "tinybert-l2", {"crossrank-fp32": 4.5})
     throughput(folder, "minilm-l12", {"crossrank-fp32": 4.5}, commit="fed", date="2026-11-25", threads=8)
-    section = readme_section(results_of(folder), "plot.png")
+    section = performance_section(results_of(folder), "plot.png")
     assert "A processor, 2 cores, 2 threads; A processor, 2 cores, 8 threads; " in section
     assert "commit 0123abc, fed, 2026-11-23 to 2026-11-25." in section
 
@@ -300,6 +304,16 @@ def test_benchmarks_readme_has_every_goal_with_its_figure_and_every_cell(measure
     assert "| TinyBERT-L-2 | 10 | 2.0 / 10.0 / 11.0 |  | fastembed fp32: 9.0 / 10.0 / 11.0 |  |" in section
 
 
+def test_readme_has_ours_beside_the_usual_ways_and_no_other_engine(measured: Path) -> None:
+    rows = [line for line in readme_section(results_of(measured)).splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| engine",
+        "| **crossrank fp32**",
+        "| **crossrank int8**",
+        f"| {TORCH}",
+    ]
+
+
 # --- report
 
 
@@ -310,10 +324,10 @@ def test_report_stays_the_same_when_it_is_written_again(measured: Path, checkout
         parts = write_report(results_of(measured), checkout)
         written.append({path: path.read_bytes() for path in sorted(checkout.rglob("*.*"))})
     assert written[0] == written[1]
-    assert sorted(path.name for path in written[0]) == ["README.md", "README.md", "throughput.png"]
+    assert sorted(path.name for path in written[0]) == ["README.md", "README.md", "performance.md", "throughput.png"]
     text = (checkout / "README.md").read_text(encoding="utf-8")
     assert text == f"# Title\n\n{START}\n{parts[0]}\n{END}\n\nthe rest\n"
-    assert "(benchmarks/throughput.png)" in parts[0]
+    assert "(../benchmarks/throughput.png)" in parts[1]
 
 
 @pytest.mark.parametrize("text", ["", START, f"{END}\n{START}", f"{START}{START}{END}", f"{START}{END}{END}"])
@@ -328,7 +342,7 @@ def test_place_of_the_report_must_be_there_once(measured: Path, checkout: Path, 
 
 
 def test_documents_of_this_checkout_have_a_place_for_the_report() -> None:
-    for name in ("README.md", "benchmarks/README.md"):
+    for name in DOCUMENTS:
         replace_part(Path(__file__).parent.parent / name, "")
 
 

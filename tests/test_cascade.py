@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sentence_transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -21,7 +20,10 @@ from numpy.typing import NDArray
 from crossrank import Cascade, CascadedDocument, CrossEncoder, InputError, ModelNotFoundError
 from tests.artifacts import make_artifact
 from tests.random_texts import random_text
+from tests.references import reference
 from tests.tiny_models import PAIRS
+
+sentence_transformers = reference("sentence_transformers")
 
 ATOL, RTOL = 1e-5, 1e-6
 

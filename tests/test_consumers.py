@@ -27,7 +27,7 @@ torch = reference("torch")
 sentence_transformers = reference("sentence_transformers")
 
 ATOL, RTOL = 1e-5, 1e-5
-MIGRATING = Path(__file__).resolve().parent.parent / "MIGRATING.md"
+MIGRATING = Path(__file__).resolve().parent.parent / "docs" / "migrating.md"
 MODULES = (consumer_packages, consumer_replays)  # imported for the uses that they enter
 
 # A package that is not there has no test here: a skip in `make test` would say nothing that anyone can act on.

@@ -1,10 +1,8 @@
 """Parts of a text tokenize, one after the other, to exactly what the Rust tokenizer makes of the whole text."""
 
-import json
 import random
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from crossrank._cut import Cuts, find_cuts
+from crossrank._locate import EMBEDDED_MODEL
+from tests.large_data import MINILM, MULTILINGUAL_BERT, XLM_ROBERTA, XQUAD, case, read_xquad
 from tests.random_texts import CONTROLS, EMOJI, MARKS, SCRIPTS, SPACES, SPECIAL, WORDS, random_text
+from tests.texts import SPACED, running_text
+from tests.trained_tokenizers import train_unigram, train_wordpiece
 
 # What could see a cut: letters of which a normalizer makes spaces or marks, or that join a neighbour, contractions.
 AWKWARD = (
@@ -121,22 +123,18 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     "as XLM-R of transformers 4": _xlm_roberta_of_transformers_4,
     "as DeBERTa": _deberta,
     "as ALBERT": _albert,
-}
-REAL = {
-    "real XLM-R": "tokenizers/xlm-roberta",
-    "real multilingual BERT": "tokenizers/bert-base-multilingual-cased",
-    "real MiniLM": "models/ms-marco-MiniLM-L12-v2",
+    "as XLM-R, trained in many languages": train_unigram,
+    "as multilingual BERT, trained in many languages": lambda: train_wordpiece(lowercase=False),
+    "the embedded model's": lambda: Tokenizer.from_file(str(EMBEDDED_MODEL / "tokenizer.json")),
 }
 
 
-@pytest.fixture(scope="module", params=[*KINDS, *REAL])
+@pytest.fixture(scope="module", params=[*KINDS, case(XLM_ROBERTA), case(MULTILINGUAL_BERT), case(MINILM)])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     if request.param in KINDS:
-        return KINDS[request.param]()
-    path: Path = request.getfixturevalue("test_data") / REAL[request.param] / "tokenizer.json"
-    if not path.exists():
-        pytest.skip(f"no {path}")
-    made = Tokenizer.from_file(str(path))
+        made = KINDS[request.param]()
+    else:
+        made = Tokenizer.from_file(str(request.param / "tokenizer.json"))
     made.no_padding()
     made.no_truncation()
     return made
@@ -192,15 +190,25 @@ def test_parts_equal_the_whole_around_every_character_of_the_basic_plane(tokeniz
     assert sum(cut) > 200_000
 
 
-def test_running_text_is_cut_in_every_script_with_spaces(tokenizer: Tokenizer, test_data: Path) -> None:
-    for language in ("ar", "de", "en", "es", "hi", "ru"):
-        path = test_data / "data" / "xquad" / f"xquad.{language}.json"
-        if not path.exists():
-            pytest.skip(f"no {path}")
-        articles = json.loads(path.read_text("utf-8"))["data"][:4]
-        text = " ".join(paragraph["context"] for article in articles for paragraph in article["paragraphs"])
+def own_texts() -> dict[str, str]:
+    return {language: running_text(language, 100) for language in SPACED}
+
+
+def published_texts() -> dict[str, str]:
+    return {
+        language: " ".join(context for context, _ in paragraphs[:20])
+        for language, paragraphs in read_xquad().items()
+        if language in SPACED
+    }
+
+
+@pytest.mark.parametrize("texts", [own_texts, case(XQUAD, published_texts)])
+def test_running_text_is_cut_in_every_script_with_spaces(
+    tokenizer: Tokenizer, texts: Callable[[], dict[str, str]]
+) -> None:
+    for language, text in texts().items():
         # Words that end in a vowel sign are passed over: the longest of these parts is one in Hindi.
-        assert max(map(len, cuts_of(tokenizer).parts(text, 200))) < 1000, path.name
+        assert max(map(len, cuts_of(tokenizer).parts(text, 200))) < 1000, language
         assert_parts_equal_whole(tokenizer, [text], 200)
 
 

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.readme_outputs import ARTIFACT, README, blocks, mask, run
+from tests.document_outputs import ARTIFACT, DOCUMENTS, SHOWN, blocks, mask, run
+from tests.trained_models import Trained
 
 
 def test_list_of_models_is_shown_as_it_is(tmp_path: Path) -> None:
-    assert blocks(README.read_text(encoding="utf-8"))["export-model --list"] == run("export-model --list", tmp_path)
+    assert blocks(*DOCUMENTS)["export-model --list"] == run("export-model --list", tmp_path)
 
 
 @pytest.mark.parametrize("command", [f"crossrank {name} {ARTIFACT}" for name in ("info --model", "verify")])
-def test_output_is_shown_as_it_is(minilm_artifact: Path, tmp_path: Path, command: str) -> None:
-    """But for numbers, which are those of the machine."""
-    (tmp_path / ARTIFACT).symlink_to(minilm_artifact)
-    shown = blocks(README.read_text(encoding="utf-8"))[command]
+def test_output_is_shown_as_it_is(trained: Trained, tmp_path: Path, command: str) -> None:
+    """But for the model's name, and for numbers, which are those of the machine."""
+    (tmp_path / ARTIFACT).symlink_to(trained.artifact)
+    shown = blocks(*DOCUMENTS)[command].replace(SHOWN, trained.checkpoint.name)
     assert mask(shown) == mask(run(command, tmp_path))

@@ -18,19 +18,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sentence_transformers
-import torch
-from sentence_transformers.cross_encoder.evaluation import (
-    CrossEncoderClassificationEvaluator,
-    CrossEncoderCorrelationEvaluator,
-    CrossEncoderRerankingEvaluator,
-)
 
 from crossrank import AsyncCrossEncoder, Cascade, CrossEncoder, InputError, ModelNotFoundError
 from crossrank import _compatibility as compatibility
 from crossrank.export import export_model
 from tests.artifacts import make_artifact
+from tests.references import reference
 from tests.tiny_models import PAIRS, config_of
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
+evaluation = reference("sentence_transformers.cross_encoder.evaluation")
 
 ATOL, RTOL = 1e-5, 1e-6
 QUERY = PAIRS[3][0]
@@ -197,7 +195,7 @@ def test_every_option_of_sentence_transformers_is_known_here() -> None:
 def test_a_models_other_names_are_its_own(folders: dict[int, Path], model: CrossEncoder, tmp_path: Path) -> None:
     expected = model.predict(PAIRS, activation_fn="identity")
     for alias in ("model_name_or_path", "model_name"):
-        names: Any = {alias: str(folders[1]), "cache_dir": tmp_path, "default_activation_function": torch.nn.Identity()}
+        names: Any = {alias: str(folders[1]), "cache_dir": tmp_path, "default_activation_function": "identity"}
         np.testing.assert_array_equal(CrossEncoder(**names, device="cpu").predict(PAIRS), expected)
     missing: Any = {"model_name": None}
     with pytest.raises(InputError, match="the model's name is None"):  # and not the embedded model
@@ -325,7 +323,7 @@ def test_a_call_under_way_keeps_the_length_and_the_activation_that_it_began_with
 def test_a_relevance_model_gets_its_softmax_back(folders: dict[int, Path]) -> None:
     model = CrossEncoder(folders[2], device="cpu", relevant_label=1)
     own, scores = model.activation_fn, model.score(QUERY, DOCUMENTS)
-    model.activation_fn = torch.nn.Identity()
+    model.activation_fn = "identity"
     assert model.score(QUERY, DOCUMENTS).tolist() != scores.tolist()
     model.activation_fn = own
     np.testing.assert_array_equal(model.score(QUERY, DOCUMENTS), scores)
@@ -414,10 +412,10 @@ def test_sentence_transformers_evaluators_write_their_figures(folders: dict[int,
     pairs = [list(pair) for pair in PAIRS[:12]]
     samples = [{"query": QUERY, "positive": DOCUMENTS[:2], "negative": DOCUMENTS[2:9]}]
     made: list[tuple[int, Callable[[], Any]]] = [
-        (1, lambda: CrossEncoderCorrelationEvaluator(pairs, [i / 12 for i in range(12)])),
-        (1, lambda: CrossEncoderClassificationEvaluator(pairs, [i % 2 for i in range(12)])),
-        (2, lambda: CrossEncoderClassificationEvaluator(pairs, [i % 2 for i in range(12)])),
-        (1, lambda: CrossEncoderRerankingEvaluator(samples)),
+        (1, lambda: evaluation.CrossEncoderCorrelationEvaluator(pairs, [i / 12 for i in range(12)])),
+        (1, lambda: evaluation.CrossEncoderClassificationEvaluator(pairs, [i % 2 for i in range(12)])),
+        (2, lambda: evaluation.CrossEncoderClassificationEvaluator(pairs, [i % 2 for i in range(12)])),
+        (1, lambda: evaluation.CrossEncoderRerankingEvaluator(samples)),
     ]
     for labels, make in made:
         model, evaluator = CrossEncoder(folders[labels], device="cpu"), make()

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
-from torch.nn.attention import varlen
 
 from benchmarks import _gpu_kernels, _gpu_measure, _gpu_peers, _gpu_work, gpu
 from benchmarks.__main__ import main
@@ -43,7 +41,10 @@ from crossrank.export._checkpoint import read_checkpoint
 from crossrank.export._config import read_config
 from crossrank.export._graph import save_model
 from crossrank.models import find_model
+from tests.references import reference
 from tests.tiny_models import PAIRS, make_checkpoint, transformers_logits
+
+torch, varlen = reference("torch"), reference("torch.nn.attention.varlen")
 
 TOLERANCE = 2e-5  # of test_parity.py: float32 rounding of logits with a standard deviation of 1.5
 QUERIES, DOCUMENTS = zip(*PAIRS, strict=True)

@@ -1,7 +1,6 @@
 """A lean process: what an import loads and costs, what is public, which folder imports which, how much memory."""
 
 import ast
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,12 @@ import pytest
 import crossrank
 import crossrank.export
 import crossrank.models
+from benchmarks._vocabulary import write_tokenizer
 from crossrank import MissingDependencyError
 from crossrank._runtime import check_runtime, installed_runtimes
 from crossrank.export import export_model
 from tests.artifacts import make_artifact
+from tests.large_data import MINILM, case
 from tests.tiny_models import make_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -206,8 +207,9 @@ def test_two_runtimes_are_named_with_the_way_out() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak from")
-def test_scoring_with_the_smallest_published_shape_stays_under_150_mb(tmp_path: Path, minilm_checkpoint: Path) -> None:
-    # TinyBERT-L-2: the tokenizer is BERT's own, whose 30,522 entries count too.
+@pytest.mark.parametrize("vocabulary", [None, case(f"{MINILM}/vocab.txt")])
+def test_scoring_with_the_smallest_published_shape_stays_under_150_mb(tmp_path: Path, vocabulary: Path | None) -> None:
+    # TinyBERT-L-2: the tokenizer has as many entries as BERT's own, which count too.
     checkpoint = make_checkpoint(
         tmp_path / "checkpoint",
         "bert",
@@ -218,8 +220,7 @@ def test_scoring_with_the_smallest_published_shape_stays_under_150_mb(tmp_path: 
         vocab_size=30522,
         max_position_embeddings=512,
     )
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copyfile(minilm_checkpoint / name, checkpoint / name)
+    write_tokenizer(checkpoint, 30_522, vocabulary)
     folder = export_model(checkpoint, tmp_path / "artifact", variants=["cpu"], precisions=["fp32"])
     code = (
         "import sys; from crossrank import CrossEncoder\n"

@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import sentence_transformers
-import torch
 
 from crossrank import CrossEncoder
 from crossrank.export import export_model
+from tests.references import reference
 from tests.tiny_models import PAIRS, make_checkpoint
+from tests.trained_models import Trained
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
 
 SCRIPT = Path(__file__).with_name("sentence_transformers_5.py")
 REQUIREMENTS = [
@@ -77,9 +80,9 @@ def _score_with_5(python: Path, folders: list[Path], pairs: Any) -> dict[Path, A
 
 
 @pytest.mark.slow
-def test_sentence_transformers_5_scores_the_real_model_as_we_do(python_of_5: Path, minilm_artifact: Path) -> None:
-    theirs = _score_with_5(python_of_5, [minilm_artifact], WEB_PAIRS)[minilm_artifact]
-    ours = CrossEncoder(minilm_artifact, device="cpu").predict(WEB_PAIRS)
+def test_sentence_transformers_5_scores_a_trained_model_as_we_do(python_of_5: Path, trained: Trained) -> None:
+    theirs = _score_with_5(python_of_5, [trained.artifact], WEB_PAIRS)[trained.artifact]
+    ours = CrossEncoder(trained.artifact, device="cpu").predict(WEB_PAIRS)
     np.testing.assert_allclose(ours, theirs, atol=ATOL)
 
 

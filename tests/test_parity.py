@@ -14,10 +14,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 import transformers
 from numpy.typing import NDArray
-from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 import crossrank.export._build
 from crossrank import CrossEncoder, ProofError
@@ -37,7 +35,11 @@ from crossrank.export._relative_position import distance_buckets
 from crossrank.export._weights import EncoderWeights, Layer, Linear, Norm
 from tests.artifacts import edit_manifest
 from tests.checkpoint_files import sha256_of
+from tests.references import reference
 from tests.tiny_models import ARCHITECTURES, MAX_LENGTH, PAIRS, make_checkpoint, transformers_logits
+
+torch = reference("torch")
+mpnet = reference("transformers.models.mpnet.modeling_mpnet")
 
 TOLERANCE = 2e-5
 
@@ -447,7 +449,7 @@ def test_default_export_with_relative_positions_holds_every_bound(make_case: Mak
 
 def test_buckets_of_distances_are_those_of_transformers() -> None:
     distances = np.arange(-600, 601)
-    expected = MPNetEncoder.relative_position_bucket(torch.from_numpy(distances))
+    expected = mpnet.MPNetEncoder.relative_position_bucket(torch.from_numpy(distances))
     np.testing.assert_array_equal(distance_buckets(distances), expected.numpy())
 
 

@@ -1,4 +1,4 @@
-"""What MIGRATING.md says of FlashRank's and fastembed's scores."""
+"""What docs/migrating.md says of FlashRank's and fastembed's scores."""
 
 import json
 import os
@@ -11,12 +11,13 @@ import pytest
 
 from crossrank import CrossEncoder
 from crossrank.export._texts import load_pairs
+from tests.trained_models import Trained
 
 SCRIPT = Path(__file__).with_name("peer_scores.py")
 
 
 @pytest.mark.slow
-def test_flashrank_and_fastembed_score_our_artifact_as_we_do(minilm_artifact: Path, tmp_path: Path) -> None:
+def test_flashrank_and_fastembed_score_our_artifact_as_we_do(trained: Trained, tmp_path: Path) -> None:
     """FlashRank gives probabilities, fastembed logits; on one float32 graph only rounding differs (9.5e-7 was seen)."""
     venv.create(tmp_path / "peers", with_pip=True)
     python = tmp_path / "peers" / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -26,7 +27,7 @@ def test_flashrank_and_fastembed_score_our_artifact_as_we_do(minilm_artifact: Pa
     (tmp_path / "work").mkdir()
     done = subprocess.run(
         [str(python), str(SCRIPT)],
-        input=json.dumps({"artifact": str(minilm_artifact), "work": str(tmp_path / "work"), "pairs": pairs}),
+        input=json.dumps({"artifact": str(trained.artifact), "work": str(tmp_path / "work"), "pairs": pairs}),
         capture_output=True,
         text=True,
         check=False,
@@ -35,6 +36,6 @@ def test_flashrank_and_fastembed_score_our_artifact_as_we_do(minilm_artifact: Pa
     )
     assert done.returncode == 0, done.stderr
     theirs = json.loads(done.stdout.splitlines()[-1])
-    model = CrossEncoder(minilm_artifact, device="cpu")
+    model = CrossEncoder(trained.artifact, device="cpu")
     np.testing.assert_allclose(model.predict(pairs), theirs["fastembed"], atol=1e-5)
     np.testing.assert_allclose(model.predict(pairs, activation_fn="sigmoid"), theirs["flashrank"], atol=1e-5)

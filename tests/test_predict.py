@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sentence_transformers
-import torch
 
 import crossrank
 from crossrank import CrossEncoder, InputError
 from crossrank.export import export_model
 from tests.artifacts import make_artifact
+from tests.references import reference
 from tests.tiny_models import PAIRS, make_checkpoint
+from tests.trained_models import Trained
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
 
 ATOL, RTOL = 1e-5, 1e-6
 
@@ -36,13 +39,8 @@ WEB_PAIRS = [
 
 
 @pytest.fixture(scope="module")
-def minilm(minilm_artifact: Path) -> CrossEncoder:
-    return CrossEncoder(minilm_artifact, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def theirs_minilm(minilm_checkpoint: Path) -> Any:
-    return sentence_transformers.CrossEncoder(str(minilm_checkpoint), device="cpu")
+def theirs_trained(trained_checkpoint: Path) -> Any:
+    return sentence_transformers.CrossEncoder(str(trained_checkpoint), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +71,18 @@ def assert_close(ours: Any, theirs: Any) -> None:
     np.testing.assert_allclose(ours, theirs, atol=ATOL, rtol=RTOL)
 
 
-def test_scores_of_the_real_checkpoint_are_sentence_transformers(minilm: CrossEncoder, theirs_minilm: Any) -> None:
-    scores = minilm.predict(WEB_PAIRS)
+def test_scores_of_a_trained_model_are_sentence_transformers(trained: Trained, theirs_trained: Any) -> None:
+    scores = CrossEncoder(trained.artifact, device="cpu").predict(WEB_PAIRS)
     assert scores.shape == (len(WEB_PAIRS),)
     assert scores.dtype == np.float32
-    assert_close(scores, theirs_minilm.predict(WEB_PAIRS))
+    assert_close(scores, theirs_trained.predict(WEB_PAIRS))
 
 
-def test_int8_scores_of_the_real_checkpoint_are_near(minilm_artifact: Path, theirs_minilm: Any) -> None:
-    scores = CrossEncoder(minilm_artifact, device="cpu", precision="int8").predict(WEB_PAIRS)
+def test_int8_scores_of_a_trained_model_are_near(trained: Trained, theirs_trained: Any) -> None:
+    scores = CrossEncoder(trained.artifact, device="cpu", precision="int8").predict(WEB_PAIRS)
     # Coarse: the manifest has the figures for plain text. These pairs, empty queries and emoji, are unlike what the
     # quantizer was calibrated on; 0.23 on average and 1.6 at most were seen, on logits that span 20.
-    error = np.abs(scores - theirs_minilm.predict(WEB_PAIRS))
+    error = np.abs(scores - theirs_trained.predict(WEB_PAIRS))
     assert error.mean() < 0.5
     assert error.max() < 3
 

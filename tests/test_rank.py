@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sentence_transformers
-import torch
 from numpy.typing import NDArray
 
 from crossrank import CrossEncoder, InputError
 from tests.artifacts import edit_manifest, make_artifact
 from tests.rankings import scores_of
+from tests.references import reference
 from tests.tiny_models import PAIRS
+from tests.trained_models import Trained
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
 
 ATOL, RTOL = 1e-5, 1e-6
 
@@ -72,13 +75,10 @@ def test_rankings_are_sentence_transformers(tiny: CrossEncoder, theirs: Any, opt
     assert_same_ranking(tiny.rank(QUERY, documents, **options), theirs.rank(QUERY, documents, **options))
 
 
-def test_ranking_of_the_real_checkpoint_is_sentence_transformers(
-    minilm_artifact: Path, minilm_checkpoint: Path, test_data: Path
-) -> None:
-    run = json.loads((test_data / "data" / "trec-dl19" / "bm25-top100.json").read_text("utf-8"))
-    query, documents = run[0]["query"], [hit["content"] for hit in run[0]["hits"][:12]]
-    theirs = sentence_transformers.CrossEncoder(str(minilm_checkpoint), device="cpu")
-    ours = CrossEncoder(minilm_artifact, device="cpu")
+def test_ranking_of_a_trained_model_is_sentence_transformers(trained: Trained) -> None:
+    query, documents = trained.query, trained.passages[:12]
+    theirs = sentence_transformers.CrossEncoder(str(trained.checkpoint), device="cpu")
+    ours = CrossEncoder(trained.artifact, device="cpu")
     assert_same_ranking(ours.rank(query, documents, top_k=10), theirs.rank(query, documents, top_k=10))
 
 

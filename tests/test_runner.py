@@ -1,6 +1,5 @@
 """How a CPU is kept busy: batches of one length over lanes, and a second session for a document that is alone."""
 
-import json
 import logging
 import shutil
 import threading
@@ -23,6 +22,7 @@ from crossrank._session import Session
 from crossrank.export import export_model
 from tests.artifacts import make_artifact
 from tests.tiny_models import PAIRS, make_checkpoint
+from tests.trained_models import Trained
 
 # Both sessions run the same kernels; with threads onnxruntime may cut a sum otherwise. Logits of up to 9.
 ATOL = 1e-5
@@ -107,13 +107,12 @@ def test_the_sharing_session_gives_the_same_scores(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("precision", "count"), [("fp32", 10), ("int8", 60)])
-def test_a_real_model_gives_the_same_scores_whichever_session_runs(
-    minilm_artifact: Path, test_data: Path, precision: Literal["fp32", "int8"], count: int
+def test_a_trained_model_gives_the_same_scores_whichever_session_runs(
+    trained: Trained, precision: Literal["fp32", "int8"], count: int
 ) -> None:
-    """Web passages: in small batches and large, alone on one thread, alone on two."""
-    run = json.loads((test_data / "data" / "trec-dl19" / "bm25-top100.json").read_text("utf-8"))
-    query, passages = run[0]["query"], [hit["content"] for hit in run[0]["hits"][:count]]
-    model = CrossEncoder(minilm_artifact, device="cpu", precision=precision, threads=2)
+    """In small batches and large, alone on one thread, alone on two."""
+    query, passages = trained.query, trained.passages[:count]
+    model = CrossEncoder(trained.artifact, device="cpu", precision=precision, threads=2)
     runner = model._scorer.runner
     runner._opening_s = np.inf
     together = model.score(query, passages)

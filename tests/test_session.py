@@ -66,10 +66,10 @@ def test_other_devices_are_refused_with_the_allowed_ones(folder: Path, device: A
 
 @pytest.mark.skipif(has_cuda, reason="this onnxruntime has CUDA")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_device_that_cannot_run_is_an_error_with_the_command(minilm_artifact: Path, device: str) -> None:
+def test_a_device_that_cannot_run_is_an_error_with_the_command(embedded_artifact: Path, device: str) -> None:
     # The artifact holds a portable graph, which a GPU could run.
     with pytest.raises(DeviceError) as caught:
-        CrossEncoder(minilm_artifact, device=device, precision="fp32")
+        CrossEncoder(embedded_artifact, device=device, precision="fp32")
     message = str(caught.value)
     assert f"device {parse_device(device)}" in message
     assert "no CUDAExecutionProvider" in message
@@ -134,10 +134,10 @@ def test_a_precision_that_the_artifact_lacks_names_what_it_holds_and_the_command
     assert "make it with export-model and its --variants and --precision" in message
 
 
-def test_precision_chooses_the_graph_that_runs(minilm_artifact: Path) -> None:
+def test_precision_chooses_the_graph_that_runs(embedded_artifact: Path) -> None:
     names = {}
     for precision in ("auto", "fp32", "int8"):
-        info = CrossEncoder(minilm_artifact, device="cpu", precision=precision).info()
+        info = CrossEncoder(embedded_artifact, device="cpu", precision=precision).info()
         names[precision] = f"{info.variant} {info.precision}"
     assert names == {"auto": "cpu fp32", "fp32": "cpu fp32", "int8": "cpu int8"}
 

@@ -10,11 +10,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import sentence_transformers
-import torch
 import transformers
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from crossrank import CrossEncoder
@@ -22,7 +19,12 @@ from crossrank._manifest import read_manifest
 from crossrank.export import export_model
 from crossrank.export._checkpoint import read_checkpoint
 from tests.checkpoint_files import Tensors, read_tensors, sha256_of, write_tensors
+from tests.references import reference
 from tests.tiny_models import MAX_LENGTH, PAIRS, config_of, make_checkpoint, transformers_logits, write_json
+
+torch = reference("torch")
+sentence_transformers = reference("sentence_transformers")
+torch_files = reference("safetensors.torch")
 
 CPU_FP32 = "onnx/model_cpu_fp32.onnx"
 
@@ -52,7 +54,11 @@ def logits_of(artifact: Path) -> Any:
 
 
 def change_state(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", metadata={"format": "pt"})
+    torch_files.save_file(
+        change(torch_files.load_file(folder / "model.safetensors")),
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
 
 
 def without_prefix(folder: Path) -> None:
@@ -86,19 +92,19 @@ def with_tensors_of_no_use(folder: Path) -> None:
 
 
 def as_pytorch(folder: Path) -> None:
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    torch.save(torch_files.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
 
 
 def as_old_pytorch(folder: Path) -> None:
     """The format of torch before 1.6, which is no zip archive."""
-    state = load_file(folder / "model.safetensors")
+    state = torch_files.load_file(folder / "model.safetensors")
     torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     (folder / "model.safetensors").unlink()
 
 
 def as_sharded_pytorch(folder: Path) -> None:
-    state = load_file(folder / "model.safetensors")
+    state = torch_files.load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     weight_map = {name: f"pytorch_model-{1 + i % 2:05}-of-00002.bin" for i, name in enumerate(sorted(state))}
     for shard in set(weight_map.values()):

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from crossrank import CheckpointError, InputError
 from crossrank._pairs import PairSource, PairTemplate, enough_document_tokens
 from crossrank._tokenize import PairTokenizer
+from tests.large_data import MINILM, MULTILINGUAL_BERT, XLM_ROBERTA, case
 from tests.random_texts import EMOJI, MARKS, SCRIPTS, SPACES, SPECIAL, WORDS, random_text
+from tests.trained_tokenizers import train_byte_level_bpe, train_unigram, train_wordpiece
 
 Pairs = Sequence[tuple[str, str]]
 Joined = list[tuple[list[int], list[int]]]
@@ -32,7 +34,18 @@ FUZZ_PAIRS = 10_000
 # The references build an encoding for every pair of pieces that truncation cuts off: two texts of 5,000 tokens
 # at a max_length of 4 take them 25 million, and all of the memory.
 LEAST_FOR_LONG = 128
-KINDS = ("WordPiece", "WordPiece multilingual", "BPE", "Unigram")
+TRAINED = {
+    "WordPiece multilingual": lambda: train_wordpiece(lowercase=False),
+    "BPE": train_byte_level_bpe,
+    "Unigram": train_unigram,
+}
+KINDS = [
+    "WordPiece of the embedded model",
+    *TRAINED,
+    case(MINILM),
+    case(MULTILINGUAL_BERT),
+    case(XLM_ROBERTA),
+]
 
 
 @dataclass(frozen=True)
@@ -50,40 +63,26 @@ class Kind:
 
 
 def _byte_level_bpe(path: Path) -> None:
-    """RoBERTa's kind of tokenizer, trained on the fuzz's own words."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    specials = ["<s>", "<pad>", "</s>", "<unk>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=specials,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([" ".join(WORDS), " ".join(SCRIPTS)] * 2, trainer)
-    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    tokenizer.save(str(path))
+    train_byte_level_bpe().save(str(path))
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kind:
-    if request.param == "BPE":
-        path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
-        _byte_level_bpe(path)
-    elif request.param == "WordPiece":
-        path = request.getfixturevalue("minilm_checkpoint") / "tokenizer.json"
+    if request.param in TRAINED:
+        path = tmp_path_factory.mktemp("trained") / "tokenizer.json"
+        TRAINED[request.param]().save(str(path))
     else:
-        name = "xlm-roberta" if request.param == "Unigram" else "bert-base-multilingual-cased"
-        path = request.getfixturevalue("test_data") / "tokenizers" / name / "tokenizer.json"
-    if request.param == "WordPiece":
+        embedded = isinstance(request.param, str)
+        folder: Path = request.getfixturevalue("embedded_checkpoint") if embedded else request.param
+        path = folder / "tokenizer.json"
+    if (path.parent / "config.json").exists():
         theirs = AutoTokenizer.from_pretrained(path.parent)  # built by transformers from all of the folder's files
     else:
         theirs = PreTrainedTokenizerFast(tokenizer_file=str(path))
     rust = Tokenizer.from_file(str(path))
     rust.no_padding()
     ours = PairTokenizer(path)
-    assert ours.kind == str(request.param).split()[0]
+    assert ours.kind == type(rust.model).__name__
     return Kind(ours, theirs, rust)
 
 
@@ -251,14 +250,20 @@ def test_a_lone_surrogate_is_refused_in_what_is_not_tokenized_too(kind: Kind) ->
         kind.ours.encode(["fine", "word " * 100_000 + "\udcff"], "document", first=6, enough=10)
 
 
-def test_text_that_spells_a_special_token_becomes_it(minilm_checkpoint: Path) -> None:
-    tokenizer = PairTokenizer(minilm_checkpoint / "tokenizer.json")
-    assert tokenizer.encode(["[SEP] [PAD]"], "query").ids.tolist() == [102, 0]
+# The ids of [CLS] and [SEP].
+BERTS = {"crossrank-mini-en": (2, 3), "ms-marco-MiniLM-L12-v2": (101, 102)}
 
 
-def test_template_of_bert_puts_the_document_and_its_separator_in_segment_1(minilm_checkpoint: Path) -> None:
-    assert PairTokenizer(minilm_checkpoint / "tokenizer.json").template == PairTemplate(
-        special_ids=((101,), (102,), (102,)), special_types=((0,), (0,), (1,)), query_type=0, document_type=1
+def test_text_that_spells_a_special_token_becomes_it(trained_checkpoint: Path) -> None:
+    tokenizer = PairTokenizer(trained_checkpoint / "tokenizer.json")
+    _, sep = BERTS[trained_checkpoint.name]
+    assert tokenizer.encode(["[SEP] [PAD]"], "query").ids.tolist() == [sep, 0]
+
+
+def test_template_of_bert_puts_the_document_and_its_separator_in_segment_1(trained_checkpoint: Path) -> None:
+    cls, sep = BERTS[trained_checkpoint.name]
+    assert PairTokenizer(trained_checkpoint / "tokenizer.json").template == PairTemplate(
+        special_ids=((cls,), (sep,), (sep,)), special_types=((0,), (0,), (1,)), query_type=0, document_type=1
     )
 
 

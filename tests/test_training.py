@@ -9,11 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+from tests.references import reference
 from tests.tiny_models import PAIRS, make_checkpoint, transformers_logits
+
+torch = reference("torch")
+torch_files = reference("safetensors.torch")
 
 PROGRAM = Path(__file__).parent.parent / "models" / "crossrank-mini-en" / "training"
 
@@ -34,7 +36,9 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_encoder(program: SimpleNamespace, folder: Path, layers: Any) -> Any:
     config = json.loads((folder / "config.json").read_text())
-    return program.encoder.Encoder(load_file(folder / "model.safetensors"), layers, config["num_attention_heads"])
+    return program.encoder.Encoder(
+        torch_files.load_file(folder / "model.safetensors"), layers, config["num_attention_heads"]
+    )
 
 
 def tokenized(folder: Path, pairs: Any) -> Any:
@@ -57,14 +61,14 @@ def test_the_encoder_scores_as_transformers_does(program: SimpleNamespace, teach
 
 
 def test_weights_are_written_under_the_names_they_were_read_by(program: SimpleNamespace, teacher: Path) -> None:
-    weights = load_file(teacher / "model.safetensors")
+    weights = torch_files.load_file(teacher / "model.safetensors")
     found = make_encoder(program, teacher, range(4)).weights()
     assert {name for name in weights if "position_ids" not in name} == found.keys()
     assert all(torch.equal(found[name], weights[name]) for name in found)
 
 
 def test_the_student_starts_from_the_layers_named(program: SimpleNamespace, teacher: Path) -> None:
-    weights = load_file(teacher / "model.safetensors")
+    weights = torch_files.load_file(teacher / "model.safetensors")
     found = make_encoder(program, teacher, [0, 3]).weights()
     for ours, theirs in enumerate((0, 3)):
         for name in ("attention.self.key.weight", "output.dense.bias"):

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,8 +22,11 @@ from crossrank._pairs import Tokens
 from crossrank._windows import Windows, best_windows
 from tests.artifacts import make_artifact
 from tests.rankings import scores_of
+from tests.references import reference
 from tests.test_scheduler import open_model
 from tests.tiny_models import MAX_LENGTH, PAIRS
+
+torch = reference("torch")
 
 ATOL = 1e-5
 QUERY = "sky and sea"

@@ -8,7 +8,7 @@ Equality is exact: ids and token types are integers.
 import json
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from transformers import BertTokenizerFast, MPNetTokenizer
 from crossrank import CheckpointError, UnsupportedModelError
 from crossrank._tokenize import PairTokenizer
 from crossrank.export._wordpiece import build_wordpiece, missing_tokenizer_message
+from tests.large_data import MULTILINGUAL_BERT, XQUAD, case, read_xquad
 from tests.random_texts import EMOJI, MARKS, SCRIPTS, SPACES, SPECIAL, WORDS, random_text
+from tests.texts import SENTENCES, running_text
 from tests.tiny_models import BERT_TOKENS
+from tests.trained_tokenizers import train_wordpiece
 
 NAMES = tuple(BERT_TOKENS.values())
 LETTERS = sorted(
@@ -291,36 +294,48 @@ def test_files_that_are_no_json_are_named(tmp_path: Path, name: str) -> None:
         build_wordpiece(tmp_path, {})
 
 
-def test_the_real_vocabulary_gives_the_real_tokenizer(minilm_checkpoint: Path, test_data: Path, tmp_path: Path) -> None:
-    for name in ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(minilm_checkpoint / name, tmp_path)
-    settings = json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))
-    theirs = BertTokenizerFast.from_pretrained(minilm_checkpoint)
-    assert_equal(build_wordpiece(tmp_path, settings), theirs, [*TEXTS, *_xquad(test_data)])
+def own_texts() -> list[str]:
+    return [text for language, some in SENTENCES.items() for text in (*some, running_text(language, 30))]
 
 
-@pytest.mark.parametrize("settings", [{"do_lower_case": False}, {}], ids=["cased", "uncased"])
-def test_a_multilingual_vocabulary_equals_transformers_on_seven_languages(
-    test_data: Path, tmp_path: Path, settings: dict[str, Any]
-) -> None:
-    path = test_data / "tokenizers" / "bert-base-multilingual-cased" / "vocab.txt"
-    if not path.exists():
-        pytest.skip(f"no {path}")
-    write_folder(tmp_path, settings=settings)
-    shutil.copy(path, tmp_path)
-    theirs = BertTokenizerFast.from_pretrained(tmp_path)
-    assert_equal(build_wordpiece(tmp_path, settings), theirs, [*TEXTS, *_xquad(test_data)])
-
-
-def _xquad(test_data: Path) -> list[str]:
+def published_texts() -> list[str]:
     """Every 8th paragraph, and its questions, in seven languages."""
-    texts = []
-    for path in sorted((test_data / "data" / "xquad").glob("*.json")):
-        paragraphs = [p for article in json.loads(path.read_text("utf-8"))["data"] for p in article["paragraphs"]]
-        texts += [text for p in paragraphs[::8] for text in (p["context"], *(qa["question"] for qa in p["qas"]))]
-    if not texts:
-        pytest.skip(f"no xquad at {test_data}")
-    return texts
+    return [
+        text
+        for paragraphs in read_xquad().values()
+        for context, questions in paragraphs[::8]
+        for text in (context, *questions)
+    ]
+
+
+running_texts = pytest.mark.parametrize("texts", [own_texts, case(XQUAD, published_texts)])
+
+
+@running_texts
+def test_a_trained_models_vocabulary_gives_its_tokenizer(
+    trained_checkpoint: Path, tmp_path: Path, texts: Callable[[], list[str]]
+) -> None:
+    for name in ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(trained_checkpoint / name, tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))
+    theirs = BertTokenizerFast.from_pretrained(trained_checkpoint)
+    assert_equal(build_wordpiece(tmp_path, settings), theirs, [*TEXTS, *texts()])
+
+
+@pytest.mark.parametrize("vocabulary", ["trained", case(MULTILINGUAL_BERT)])
+@pytest.mark.parametrize("settings", [{"do_lower_case": False}, {}], ids=["cased", "uncased"])
+@running_texts
+def test_a_multilingual_vocabulary_equals_transformers_in_many_languages(
+    tmp_path: Path, settings: dict[str, Any], vocabulary: Any, texts: Callable[[], list[str]]
+) -> None:
+    if vocabulary == "trained":
+        ids = train_wordpiece(lowercase=False).get_vocab()
+        write_folder(tmp_path, sorted(ids, key=ids.__getitem__), settings)
+    else:
+        write_folder(tmp_path, settings=settings)
+        shutil.copy(vocabulary / "vocab.txt", tmp_path)
+    theirs = BertTokenizerFast.from_pretrained(tmp_path)
+    assert_equal(build_wordpiece(tmp_path, settings), theirs, [*TEXTS, *texts()])
 
 
 @pytest.mark.parametrize("name", ["sentencepiece.bpe.model", "spm.model", "spiece.model"])

@@ -4,13 +4,11 @@ The reference is always a plain ``encode_batch_fast`` of the whole text. A token
 module: what one text leaves in its memory is what the next one finds there.
 """
 
-import json
 import random
 import string
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +18,25 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from crossrank import CheckpointError, InputError
 from crossrank._cut import find_words
+from crossrank._locate import EMBEDDED_MODEL
+from crossrank._sample_texts import sample_texts
 from crossrank._tokenize import PairTokenizer
 from crossrank._words import WordMemory
+from tests.large_data import (
+    MINILM,
+    MULTILINGUAL_BERT,
+    SCIFACT,
+    TREC_DL19,
+    XLM_ROBERTA,
+    XQUAD,
+    case,
+    read_abstracts,
+    read_run,
+    read_xquad,
+)
 from tests.random_texts import CONTROLS, EMOJI, MARKS, SCRIPTS, SPACES, SPECIAL, WORDS, random_text
+from tests.texts import SENTENCES, ranked_passages, running_text
+from tests.trained_tokenizers import train_unigram, train_wordpiece
 
 # What could show a difference between Python's words and the tokenizer's: ASCII's controls, white space of other
 # definitions, letters whose lower case is longer, lies in ASCII or depends on the place, ligatures, marks that hang on
@@ -78,19 +92,17 @@ PLAIN: dict[str, Callable[[], Tokenizer]] = {
     "a space added": lambda: wordpiece(bert(), AddedToken("New York", normalized=True)),
     "an ideograph added": lambda: wordpiece(bert(), AddedToken("日本")),  # which the normalizer puts spaces around
 }
-REAL = {
-    "real MiniLM": "models/ms-marco-MiniLM-L12-v2",
-    "real multilingual BERT": "tokenizers/bert-base-multilingual-cased",
+TRAINED: dict[str, Callable[[], Tokenizer]] = {
+    "the embedded model's": lambda: Tokenizer.from_file(str(EMBEDDED_MODEL / "tokenizer.json")),
+    "trained in many languages": lambda: train_wordpiece(lowercase=False),
 }
+PUBLISHED = [case(MINILM), case(MULTILINGUAL_BERT)]
 
 
-def load(request: pytest.FixtureRequest) -> Tokenizer:
-    if request.param in REAL:
-        path: Path = request.getfixturevalue("test_data") / REAL[request.param] / "tokenizer.json"
-        if not path.exists():
-            pytest.skip(f"no {path}")
-        return Tokenizer.from_file(str(path))
-    return (REMEMBERED | PLAIN)[request.param]()
+def load(which: Any) -> Tokenizer:
+    if isinstance(which, str):
+        return (REMEMBERED | PLAIN | TRAINED)[which]()
+    return Tokenizer.from_file(str(which / "tokenizer.json"))
 
 
 class Both:
@@ -110,9 +122,9 @@ class Both:
             assert tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist() == row.ids, ascii(text)
 
 
-@pytest.fixture(scope="module", params=[*REMEMBERED, *PLAIN, *REAL])
+@pytest.fixture(scope="module", params=[*REMEMBERED, *PLAIN, *TRAINED, *PUBLISHED])
 def both(request: pytest.FixtureRequest) -> Both:
-    return Both(load(request))
+    return Both(load(request.param))
 
 
 pieces = st.sampled_from([*NASTY, *SPECIAL, *WORDS, *SCRIPTS, *EMOJI, *MARKS, *SPACES]) | st.text(max_size=3)
@@ -134,7 +146,9 @@ def test_ids_are_the_rust_tokenizers_for_random_texts(both: Both) -> None:
         both.assert_equal(["".join(rng.choice(group) + rng.choice(("", " ")) for group in text) for text in some])
 
 
-@pytest.mark.parametrize("both", ["uncased", "cased", "no normalizer", "real MiniLM"], indirect=True)
+@pytest.mark.parametrize(
+    "both", ["uncased", "cased", "no normalizer", "the embedded model's", case(MINILM)], indirect=True
+)
 @pytest.mark.parametrize(
     "codes", [range(0x2100), pytest.param(range(0x2100, 0x20100), marks=pytest.mark.slow)], ids=["some", "others"]
 )
@@ -144,21 +158,31 @@ def test_ids_are_the_rust_tokenizers_beside_every_character(both: Both, codes: r
         both.assert_equal([pattern.format(letter) for letter in letters])
 
 
-@pytest.mark.parametrize("both", REAL, indirect=True)
-def test_ids_are_the_rust_tokenizers_for_real_texts(both: Both, test_data: Path) -> None:
-    data = test_data / "data"
-    if not (data / "xquad").is_dir():
-        pytest.skip(f"no texts at {data}")
-    passages = [
-        hit["content"]
-        for query in json.loads((data / "trec-dl19/bm25-top100.json").read_text("utf-8"))
-        for hit in query["hits"]
-    ]
-    abstracts = [json.loads(line)["text"] for line in (data / "scifact/corpus.jsonl").read_text("utf-8").splitlines()]
-    both.assert_equal(passages[:1500] + abstracts[:500])
-    for path in sorted((data / "xquad").glob("*.json")):
-        articles = json.loads(path.read_text("utf-8"))["data"]
-        both.assert_equal([paragraph["context"] for article in articles for paragraph in article["paragraphs"]])
+def own_texts() -> list[str]:
+    running = [running_text(language, 20, seed) for language in SENTENCES for seed in range(20)]
+    return sample_texts(1500, kind="document", seed=1) + ranked_passages(60) + running
+
+
+def published_passages() -> list[str]:
+    return [passage for _, passages in read_run() for passage in passages][:1500]
+
+
+def published_paragraphs() -> list[str]:
+    return [context for paragraphs in read_xquad().values() for context, _ in paragraphs]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        own_texts,
+        case(TREC_DL19, published_passages),
+        case(SCIFACT, lambda: read_abstracts()[:500]),
+        case(XQUAD, published_paragraphs),
+    ],
+)
+@pytest.mark.parametrize("both", [*TRAINED, *PUBLISHED], indirect=True)
+def test_ids_are_the_rust_tokenizers_for_running_texts(both: Both, texts: Callable[[], list[str]]) -> None:
+    both.assert_equal(texts())
 
 
 def memory_of(tokenizer: PairTokenizer) -> WordMemory:
@@ -192,11 +216,10 @@ def test_a_tokenizer_of_which_a_component_is_unknown_has_none() -> None:
     assert [find_words(tokenizer) for tokenizer in no_berts()] == [None] * (len(PLAIN) + 4)
 
 
-def test_the_real_tokenizer_of_xlm_roberta_has_none(test_data: Path) -> None:
-    path = test_data / "tokenizers/xlm-roberta/tokenizer.json"
-    if not path.exists():
-        pytest.skip(f"no {path}")
-    assert find_words(Tokenizer.from_file(str(path))) is None
+@pytest.mark.parametrize("folder", ["trained", case(XLM_ROBERTA)])
+def test_a_tokenizer_as_xlm_roberta_has_it_has_none(folder: Any) -> None:
+    tokenizer = train_unigram() if folder == "trained" else Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert find_words(tokenizer) is None
 
 
 @pytest.mark.parametrize(

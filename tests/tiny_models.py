@@ -6,20 +6,23 @@ far from uniform and the logits spread by `SPREAD`, else an absolute tolerance w
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import util
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from benchmarks._random_checkpoint import SPREAD, draw_parameter
+from crossrank.export._reference import numpy_logits
+from tests.references import reference
+from tests.tiny_parameters import parameter_shapes
 
 __all__ = [
     "ARCHITECTURES",
@@ -270,7 +273,7 @@ def make_checkpoint(
     write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "special_tokens_map.json", family.special)
 
-    config = getattr(transformers, family.config)(
+    made = getattr(transformers, family.config)(
         **_sizes(architecture)
         | {
             "vocab_size": tokenizer.get_vocab_size(with_added_tokens=True),
@@ -280,11 +283,16 @@ def make_checkpoint(
         }
         | overrides
     )
-    model = getattr(transformers, family.model)(config).eval()
-    _randomize(model, np.random.default_rng([seed, labels]))
-    model.save_pretrained(folder)
-    _spread_logits(model, transformers_logits(folder, PAIRS, max_length=max_length))
-    model.save_pretrained(folder)
+    fields = json.loads(made.to_json_string()) | {"architectures": [family.model], "dtype": "float32"}
+    config = dict(sorted(fields.items()))
+    write_json(folder / "config.json", config)
+    rng = np.random.default_rng([seed, labels])
+    tensors = {name: draw_parameter(name, shape, rng) for name, shape in parameter_shapes(config, labels)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    logits = _logits(folder, config, max_length, token_types=architecture in ("bert", "electra"))
+    last = next(name for name in ("classifier.out_proj.weight", "classifier.weight") if name in tensors)
+    tensors[last] *= (SPREAD / logits.std(axis=0))[:, None]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
@@ -295,15 +303,12 @@ def _sizes(architecture: str) -> dict[str, Any]:
     return sizes | ({"embedding_size": 24} if architecture == "electra" else {})
 
 
-def _randomize(model: Any, rng: np.random.Generator) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.data.copy_(torch.from_numpy(draw_parameter(name, parameter.shape, rng)))
-
-
-def _spread_logits(model: Any, logits: NDArray[np.float32]) -> None:
-    """Scale the last layer so that every label's logits have the standard deviation `SPREAD`."""
-    head = model.classifier.out_proj if hasattr(model.classifier, "out_proj") else model.classifier
-    head.weight.data *= torch.from_numpy(SPREAD / logits.std(axis=0))[:, None]
+def _logits(folder: Path, config: dict[str, Any], max_length: int, *, token_types: bool) -> NDArray[np.float32]:
+    """Of `PAIRS`, float32 [pairs, labels], with or without torch."""
+    if util.find_spec("torch"):
+        return transformers_logits(folder, PAIRS, max_length=max_length)
+    tokenizer = folder / "tokenizer.json"
+    return numpy_logits(folder, config, tokenizer, PAIRS, max_length=max_length, token_types=token_types)
 
 
 def transformers_logits(
@@ -314,27 +319,22 @@ def transformers_logits(
     Returns:
         float32 [pairs, labels].
     """
+    torch = reference("torch")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     rows = []
-    with torch.inference_mode(), _one_thread():
-        for query, document in pairs:
-            batch = tokenizer(
-                [query], [document], truncation="longest_first", max_length=max_length, return_tensors="pt"
-            )
-            rows.append(model(**batch).logits[0].numpy())
-    return np.stack(rows)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Models this small only wait when torch spreads them over threads, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # models this small only wait when torch spreads them, most of all on a busy machine
     try:
-        yield
+        with torch.inference_mode():
+            for query, document in pairs:
+                batch = tokenizer(
+                    [query], [document], truncation="longest_first", max_length=max_length, return_tensors="pt"
+                )
+                rows.append(model(**batch).logits[0].numpy())
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+    return np.stack(rows)
 
 
 def config_of(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""README.md's console blocks: a command behind ``$``, and what it prints.
+"""The documents' console blocks: a command behind ``$``, and what it prints.
 
-python -m tests.readme_outputs CHECKPOINT     # writes them anew, with an export of that checkpoint
+python -m tests.document_outputs CHECKPOINT     # writes them anew, with an export of that checkpoint
 """
 
 import os
@@ -10,15 +10,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
-# What the blocks call the export of the real checkpoint.
-ARTIFACT = "artifact"
+DOCUMENTS = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
+# The model that the blocks show, and what they call its export.
+SHOWN, ARTIFACT = "ms-marco-MiniLM-L12-v2", "artifact"
 _BLOCK = re.compile(r"```console\n\$ (?P<command>[^\n]+)\n(?P<output>.*?)```", re.DOTALL)
 
 
-def blocks(text: str) -> dict[str, str]:
-    """The commands of a Markdown text and their outputs."""
-    return {found["command"]: found["output"] for found in _BLOCK.finditer(text)}
+def blocks(*documents: Path) -> dict[str, str]:
+    """The commands of Markdown files and their outputs."""
+    texts = [path.read_text(encoding="utf-8") for path in documents]
+    return {found["command"]: found["output"] for text in texts for found in _BLOCK.finditer(text)}
 
 
 def run(command: str, folder: Path) -> str:
@@ -43,11 +44,12 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as place:
         export_model(sys.argv[1], Path(place) / ARTIFACT, variants=["cpu", "portable"])
-        text = README.read_text(encoding="utf-8")
-        for command, output in blocks(text).items():
-            new = run(command, Path(place)).replace(f"{Path(place).resolve()}/", "")
-            text = text.replace(f"$ {command}\n{output}", f"$ {command}\n{new}")
-        README.write_text(text, encoding="utf-8")
+        for document in DOCUMENTS:
+            text = document.read_text(encoding="utf-8")
+            for command, output in blocks(document).items():
+                new = run(command, Path(place)).replace(f"{Path(place).resolve()}/", "")
+                text = text.replace(f"$ {command}\n{output}", f"$ {command}\n{new}")
+            document.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""SERVING.md: each Python block is taken out of it by its heading, written to a file, and run as a reader would.
+"""examples/: each file is run as a reader would.
 
-What a test changes in a block is data: a port, a bound, how processes start.
+What a test changes in one is data: a port, a bound, how processes start.
 """
 
 import asyncio
@@ -25,13 +25,12 @@ import pytest
 
 from crossrank import CrossEncoder
 
-SERVING = Path(__file__).parent.parent / "SERVING.md"
-_BLOCK = re.compile(r"^#+ (?P<heading>[^\n]+)\n(?:(?!^#+ ).)*?^```python\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
-BLOCKS = {found["heading"]: found["code"] for found in _BLOCK.finditer(SERVING.read_text(encoding="utf-8"))}
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
-FASTAPI, GRPC, WORKERS, FORK = "FastAPI", "gRPC and other threads", "Worker processes", "Loading before the fork"
-SEARCH, LONG, METRICS = "A search engine in front", "Long documents", "Metrics"
-LANGCHAIN, LLAMA_INDEX, HAYSTACK = "LangChain", "LlamaIndex", "Haystack"
+FASTAPI, GRPC, WORKERS, FORK = "fastapi_service", "grpc_service", "worker_processes", "before_the_fork"
+QUICK_START, CASCADE = "quick_start", "cascade"
+SEARCH, LONG, METRICS = "search_engine", "long_documents", "metrics"
+LANGCHAIN, LLAMA_INDEX, HAYSTACK = "langchain_reranker", "llama_index_reranker", "haystack_ranker"
 
 QUERY = "how many people live in berlin"
 ANSWER = "Berlin had a population of 3,520,031 in 2015."
@@ -50,14 +49,11 @@ def model() -> CrossEncoder:
 
 
 @pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Import the block below a heading from a file of its own."""
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Import an example."""
 
-    def load(heading: str) -> ModuleType:
-        name = f"serving_{re.sub(r'[^a-z]+', '_', heading.lower())}"
-        path = tmp_path / f"{name}.py"
-        path.write_text(BLOCKS[heading], encoding="utf-8")
-        spec = importlib.util.spec_from_file_location(name, path)
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -68,27 +64,56 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any
     return load
 
 
-def run_block(heading: str, folder: Path, **changes: str) -> list[str]:
-    """Run a block as a program. Returns the lines that it prints."""
+def run_example(name: str, folder: Path, **changes: str) -> list[str]:
+    """Run an example as a program. Returns the lines that it prints."""
     path = folder / "program.py"
-    path.write_text(changed(heading, **changes), encoding="utf-8")
+    path.write_text(changed(name, **changes), encoding="utf-8")
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=WAIT_S, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def changed(heading: str, **changes: str) -> str:
-    code = BLOCKS[heading]
+def changed(name: str, **changes: str) -> str:
+    code = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
     for old, new in changes.items():
         assert code.count(old) == 1, old
         code = code.replace(old, new)
     return code
 
 
-def test_every_block_is_run_here() -> None:
-    tested = {FASTAPI, GRPC, WORKERS, FORK, SEARCH, LONG, METRICS, LANGCHAIN, LLAMA_INDEX, HAYSTACK}
-    assert set(BLOCKS) == tested
-    assert SERVING.read_text(encoding="utf-8").count("```python\n") == len(BLOCKS)
+def test_every_example_is_run_here() -> None:
+    tested = {
+        FASTAPI,
+        GRPC,
+        WORKERS,
+        FORK,
+        SEARCH,
+        LONG,
+        METRICS,
+        LANGCHAIN,
+        LLAMA_INDEX,
+        HAYSTACK,
+        QUICK_START,
+        CASCADE,
+    }
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+
+
+def test_quick_start_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    """On int8 kernels of another processor the last digits may differ."""
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    code = (EXAMPLES / f"{QUICK_START}.py").read_text(encoding="utf-8").split("\n\n", 1)[1]
+    assert f"```python\n{code}```\n" in readme
+    (shown,) = re.findall(r"```text\n(  7.*?)```", readme, re.DOTALL)
+    printed = run_example(QUICK_START, tmp_path)
+    for line, expected in zip(printed, shown.splitlines(), strict=True):
+        assert line.split(maxsplit=1)[1] == expected.split(maxsplit=1)[1]
+        assert float(line.split()[0]) == pytest.approx(float(expected.split()[0]), abs=0.05)
+
+
+def test_cascade_ranks_with_both_models(tmp_path: Path) -> None:
+    lines = run_example(CASCADE, tmp_path, **{'"ms-marco-MiniLM-L12-v2"': '"crossrank-mini-en"'})
+    assert [line.split(maxsplit=1)[1] for line in lines] == [ANSWER, DOCUMENTS[0]]
 
 
 # FastAPI
@@ -271,7 +296,7 @@ def test_grpc_service_refuses_under_overload(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", ["spawn", pytest.param("fork", marks=needs_fork)])
 def test_worker_processes_give_the_same_scores(tmp_path: Path, model: CrossEncoder, start: str) -> None:
-    lines = run_block(
+    lines = run_example(
         WORKERS, tmp_path, **{'START, WORKERS, THREADS = "spawn"': f'START, WORKERS, THREADS = "{start}"'}
     )
     expected = model.score(QUERY, [DOCUMENTS[0], ANSWER]).tolist()
@@ -282,7 +307,7 @@ def test_worker_processes_give_the_same_scores(tmp_path: Path, model: CrossEncod
 def test_a_model_loaded_before_the_fork_works_in_the_children_and_counts_anew(
     tmp_path: Path, model: CrossEncoder
 ) -> None:
-    parent, *children = (line.split(" ", 2) for line in run_block(FORK, tmp_path))
+    parent, *children = (line.split(" ", 2) for line in run_example(FORK, tmp_path))
     expected = model.score(QUERY, [DOCUMENTS[0], ANSWER]).tolist()
     assert [json.loads(scores) for _, _, scores in (parent, *children)] == [expected] * 5
     assert parent[0] not in {process for process, _, _ in children}
@@ -335,7 +360,7 @@ def test_search_falls_back_on_the_first_stage_where_time_is_up(load: Callable[[s
 
 
 def test_long_documents_are_found_in_windows(tmp_path: Path) -> None:
-    cut, read = run_block(LONG, tmp_path)
+    cut, read = run_example(LONG, tmp_path)
     assert cut == "[0, 1] (0, 1)"  # both begin the same
     ids, truncated = re.findall(r"\((\d+), (\d+)\)", read), read.rsplit("] ")[1]
     assert ids[0][0] == "1"
