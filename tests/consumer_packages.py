@@ -1,7 +1,6 @@
 """Uses in the consumers' own packages: their code runs, with crossrank's class under the name that they import."""
 
 import asyncio
-import importlib.util
 from typing import Any
 
 from tests.consumers import DOCUMENTS, QUERY, import_module, put, use
@@ -67,7 +66,9 @@ def reranking(encoder: Any, name: str) -> Any:
 
 @use("sentence-transformers: CrossEncoderNanoBEIREvaluator", EVALUATION + "nano_beir.py", "pass ours", package=ST)
 def nano_beir(encoder: Any, name: str) -> Any:
-    class Small(evaluation.CrossEncoderNanoBEIREvaluator):  # type: ignore[misc]
+    base: Any = evaluation.CrossEncoderNanoBEIREvaluator
+
+    class Small(base):  # type: ignore[misc]
         """It without the hub: NanoBEIR's data is what we put there."""
 
         def _load_dataset(self, dataset_name: str, **options: Any) -> Any:
@@ -77,7 +78,7 @@ def nano_beir(encoder: Any, name: str) -> Any:
     return Small(["msmarco", "nq"], write_csv=False)(encoder(name))
 
 
-@use("sentence-transformers: the older CE…Evaluator classes", EVALUATION + "deprecated.py", "pass ours", package=ST)
+@use("sentence-transformers: the older `CE*Evaluator` classes", EVALUATION + "deprecated.py", "pass ours", package=ST)
 def older_evaluators(encoder: Any, name: str) -> Any:
     model = encoder(name)
     kinds = ("CEBinaryAccuracy", "CEBinaryClassification", "CEF1", "CESoftmaxAccuracy", "CECorrelation")
@@ -88,7 +89,9 @@ def older_evaluators(encoder: Any, name: str) -> Any:
 def letter_counts() -> Any:
     """Embeddings of texts that need no model: how often each letter occurs."""
 
-    class Letters(torch.nn.Module):  # type: ignore[misc]
+    base: Any = torch.nn.Module
+
+    class Letters(base):  # type: ignore[misc]
         def forward(self, features: dict[str, Any]) -> dict[str, Any]:
             return features | {"sentence_embedding": features["counts"]}
 
@@ -143,11 +146,9 @@ def langchain_of_two(encoder: Any, name: str) -> Any:
     "LangChain: CrossEncoderReranker in a ContextualCompressionRetriever",
     "langchain-ai/langchain, libs/langchain/langchain_classic/retrievers/document_compressors",
     "as above, or [serving.md](serving.md#langchain)'s class",
-    package="langchain_classic",
+    package="langchain_community",  # which brings langchain_classic
 )
 def langchain_reranker(encoder: Any, name: str) -> Any:
-    if importlib.util.find_spec("langchain_community") is None:
-        raise AssertionError("langchain_classic is here without langchain_community")
     document = import_module("langchain_core.documents").Document
     base: Any = import_module("langchain_core.retrievers").BaseRetriever
 
@@ -200,7 +201,7 @@ RANKERS = "haystack_integrations.components.rankers.sentence_transformers"
     "Haystack: SentenceTransformersSimilarityRanker",
     f"deepset-ai/haystack-core-integrations, {RANKERS.replace('.', '/')}",
     f"`{RANKERS}.sentence_transformers_similarity.CrossEncoder = crossrank.CrossEncoder`",
-    package="haystack_integrations",
+    package=RANKERS,
 )
 def haystack_ranker(encoder: Any, name: str) -> Any:
     document = import_module("haystack").Document

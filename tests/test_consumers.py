@@ -66,7 +66,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """No consumer reports anything to anyone from here."""
-    for name in ("HAYSTACK_TELEMETRY_ENABLED", "MEM0_TELEMETRY", "AGNO_TELEMETRY", "GRAPHITI_TELEMETRY_ENABLED"):
+    for name in ("HAYSTACK_TELEMETRY_ENABLED", "MEM0_TELEMETRY", "GRAPHITI_TELEMETRY_ENABLED"):
         monkeypatch.setenv(name, "false")
 
 
