@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-hub test-frameworks bench-env bench bench-full check docs clean
+.PHONY: help install demo test test-data test-all test-hub test-frameworks bench-env bench bench-full check docs clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -23,7 +23,6 @@ KEY := $(shell { cat pyproject.toml setup.cfg; echo $(PACKAGE_FILES); } | cksum 
 INSTALLED := build/stamps/$(KEY)-install
 TESTABLE := build/stamps/$(KEY)-test
 FRAMEWORKS := build/stamps/$(KEY)-frameworks
-BENCHABLE := build/stamps/$(KEY)-bench
 CHECKABLE := build/stamps/$(KEY)-check
 DOCUMENTED := build/stamps/$(KEY)-docs
 
@@ -38,6 +37,9 @@ demo: $(INSTALLED) ## Rank passages for a query, with the embedded model or MODE
 test: $(TESTABLE) ## Run the tests, except those marked slow or hub.
 	@$(BIN)/python -m pytest
 
+test-data: $(TESTABLE) ## Run the tests that need test data, which lies in CROSSRANK_TEST_DATA (by default ../shared).
+	@$(BIN)/python -m pytest -m 'data and not slow and not hub'
+
 test-all: $(TESTABLE) ## Run the tests marked slow too.
 	@$(BIN)/python -m pytest -m 'not hub'
 
@@ -50,10 +52,10 @@ test-frameworks: $(FRAMEWORKS) ## Run the examples and uses in LangChain, LlamaI
 bench-env: $(INSTALLED) ## Make the environments of the benchmarks' other engines, in .bench (takes minutes).
 	@$(BIN)/python -m benchmarks._environments
 
-bench: $(BENCHABLE) ## Measure beside other engines, under an hour on two cores; the tables and the plot are written anew.
+bench: $(TESTABLE) ## Measure beside other engines, under an hour on two cores; the tables and the plot are written anew.
 	$(call measure,)
 
-bench-full: $(BENCHABLE) ## Measure every model at every size; takes a night.
+bench-full: $(TESTABLE) ## Measure every model at every size; takes a night.
 	$(call measure,--full)
 
 # $(call measure,OPTIONS OF THE SUITE): an environment that cannot be made, or a measurement that fails, is
@@ -88,7 +90,7 @@ clean: ## Remove .venv, builds and caches.
 	    'make test PYTHON=python3.13' >&2; exit 1; }
 	@echo 'creating .venv'
 	@$(PYTHON) -m venv --clear .venv
-	@$(PIP) install --upgrade 'pip>=25.1' 'setuptools>=77' # pip: dependency groups
+	@$(PIP) install --upgrade 'pip>=26.2' 'setuptools>=83'
 	@touch $@
 
 # $(call install,STAMPS THAT IT EARNS,OPTIONS OF PIP)
@@ -108,11 +110,8 @@ $(TESTABLE): .venv/ready
 $(FRAMEWORKS): .venv/ready
 	$(call install,$(INSTALLED) $(TESTABLE) $(FRAMEWORKS),--group frameworks)
 
-$(BENCHABLE): .venv/ready
-	$(call install,$(INSTALLED) $(TESTABLE) $(BENCHABLE),--group bench)
-
 $(CHECKABLE): .venv/ready
-	$(call install,$(INSTALLED) $(TESTABLE) $(BENCHABLE) $(CHECKABLE),--group check)
+	$(call install,$(INSTALLED) $(TESTABLE) $(CHECKABLE),--group check)
 
 $(DOCUMENTED): .venv/ready
 	$(call install,$(INSTALLED) $(DOCUMENTED),--group docs)

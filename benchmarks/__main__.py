@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command, options = _parse(given)
     except ModuleNotFoundError as error:
-        print(f"error: {error}; the benchmarks need: pip install --group bench", file=sys.stderr)
+        print(f"error: {error}; the benchmarks need: pip install --group test", file=sys.stderr)
         return 1
     try:
         command.run(options)

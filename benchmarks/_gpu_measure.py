@@ -152,8 +152,7 @@ def measure_correctness(model: GpuModel, contenders: Sequence[Contender], pairs:
     queries, documents = zip(*load_pairs("proof")[:pairs], strict=True)
     source, inputs = model.checkpoint.source, model.checkpoint.inputs
     name, reference = reference_logits(
-        source.folder,
-        source.config,
+        source,
         source.folder / "tokenizer.json",
         list(zip(queries, documents, strict=True)),
         max_length=inputs.max_length,
@@ -171,7 +170,9 @@ def measure_correctness(model: GpuModel, contenders: Sequence[Contender], pairs:
                 found[f"{contender.name}: {form}"] = {"failed": f"{type(error).__name__}: {error}"}
                 continue
             provider = contender.facts.get("provider", "torch")
-            parity = compare_logits(reference, logits, singles, name=name, graph="graph", provider=provider)
+            parity = compare_logits(
+                reference, logits, singles, precision="fp16", name=name, graph="graph", provider=provider
+            )
             found[f"{contender.name}: {form}"] = asdict(parity) | {"problems": parity.problems(BOUNDS["fp16"])}
     return found
 

@@ -51,7 +51,7 @@ def open_dataset(name: str) -> Dataset:
     except ImportError as error:
         raise MissingDependencyError(
             f"{name} is no folder; as an id of ir_datasets it needs that: pip install ir-datasets "
-            "(or, in a checkout, pip install --group bench)"
+            "(or, in a checkout, pip install --group test)"
         ) from error
     try:
         source = ir_datasets.load(name)

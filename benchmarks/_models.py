@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from crossrank import InputError
 from crossrank._model_folder import describe_inputs, read_model_folder
 from crossrank._pairs import PairSource
+from crossrank.export._adapter import open_weights
 from crossrank.export._checkpoint import read_tokenizer
 from crossrank.export._complete import complete_config
 from crossrank.export._config import EncoderConfig, read_config
-from crossrank.export._tensors import open_tensors
 from crossrank.models import RegisteredModel, find_model
 
 from ._data import Candidates
@@ -129,4 +129,4 @@ def open_model(name: str, *, bench: Path, test_data: Path) -> BenchmarkModel:
             f"config.json, tokenizer and weights (set CROSSRANK_TEST_DATA for those that come from the test data)"
         )
     source = read_model_folder(folder)
-    return make(read_config(complete_config(source.config, open_tensors(source.folder))), scratch)
+    return make(read_config(complete_config(source.config, open_weights(source.folder))), scratch)

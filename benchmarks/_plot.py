@@ -47,7 +47,7 @@ def new_figure(width_inches: float, height_inches: float) -> Iterator[tuple["Fig
         from matplotlib.figure import Figure  # not pyplot, which looks for a display
     except ImportError as error:
         raise MissingDependencyError(
-            "the plot needs matplotlib: pip install matplotlib (or, in a checkout, pip install --group bench)"
+            "the plot needs matplotlib: pip install matplotlib (or, in a checkout, pip install --group test)"
         ) from error
 
     # The font that matplotlib brings, so that all draw the same.

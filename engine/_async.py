@@ -7,7 +7,7 @@ that clearly finds the queue full takes none either.
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -110,7 +110,7 @@ class AsyncCrossEncoder(KnownAttributes):
 
     async def predict(
         self,
-        inputs: Sequence[Any] | None = None,
+        inputs: Collection[Any] | None = None,
         *,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from ._activation import Activation
 from ._calls import Calls
 from ._fields import read_json_object
-from ._model_folder import transformer_folder
 from ._open import OpenModel
 from ._scoring import Scorer
 
@@ -91,7 +90,8 @@ class DeviceName(str):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    __hash__ = str.__hash__
+    def __hash__(self) -> int:
+        return super().__hash__()
 
 
 class ModelConfig:
@@ -187,8 +187,13 @@ class ModelAttributes(KnownAttributes):
 
     @property
     def config(self) -> ModelConfig:
-        """The model's config.json, read when it is asked for."""
-        return ModelConfig(read_json_object(transformer_folder(self._model.folder) / "config.json"), self.num_labels)
+        """The model's config.json, read when it is asked for.
+
+        Raises:
+            ArtifactError: If the file is another one than when the model was loaded.
+        """
+        with self._model.config_file.opened() as place:
+            return ModelConfig(read_json_object(place), self.num_labels)
 
     @property
     def model_card_data(self) -> ModelCardData:

@@ -19,6 +19,7 @@ from ._cross_encoder import CrossEncoder
 from ._errors import CrossrankError, InputError
 from ._info import ModelInfo, align_columns
 from ._manifest import PRECISIONS
+from ._printable import printable_line
 from ._processor import processor_name
 from ._progress import Progress
 from ._sample_texts import sample_texts
@@ -92,7 +93,8 @@ class BenchSetup:
             ("texts", self.texts),
             ("timed", "whole calls of score(query, documents), tokenizing included, after a warm-up"),
         ]
-        return "\n".join([f"{name:<13} {value}" for name, value in rows] + [f"not measured: {s}" for s in self.skipped])
+        rows += [("not measured:", text) for text in self.skipped]
+        return "\n".join(f"{name:<13} {printable_line(value)}" for name, value in rows)
 
 
 def bench(
@@ -141,14 +143,12 @@ def bench(
     if texts is not None and not texts:
         raise InputError("texts is empty: at least one document to measure with, or None for made-up ones")
 
-    load = partial(
-        CrossEncoder, model, device=device, threads=threads, max_length=max_length, relevant_label=relevant_label
-    )
+    load = partial(CrossEncoder, device=device, threads=threads, max_length=max_length, relevant_label=relevant_label)
     skipped: list[str] = []
     if precisions:
-        models = [load(precision=precision) for precision in dict.fromkeys(precisions)]
+        models = [load(model, precision=precision) for precision in dict.fromkeys(precisions)]
     else:
-        models, skipped = _load_all(load)
+        models, skipped = _load_all(load, model)
     setup = BenchSetup(
         graphs=tuple(encoder.info() for encoder in models),
         skipped=tuple(skipped),
@@ -220,13 +220,16 @@ def format_speeds(speeds: Sequence[CallSpeed]) -> str:
     return align_columns(rows)
 
 
-def _load_all(load: Callable[..., CrossEncoder]) -> tuple[list[CrossEncoder], list[str]]:
+def _load_all(load: Callable[..., CrossEncoder], model: str | Path) -> tuple[list[CrossEncoder], list[str]]:
     """The graph of every precision that can be had, the device's usual one first, and why the others cannot."""
-    models, skipped = [load(precision="auto")], []
+    models, skipped = [load(model, precision="auto")], []
+    first = models[0].info()
     for precision in PRECISIONS:
-        if precision != models[0].info().precision:
+        if precision != first.precision:
+            # On a CPU fp16 gains nothing, so that it is measured where it is there and never exported for that.
+            only_there = (precision, first.device) == ("fp16", "cpu") and first.exporter != "foreign"
             try:
-                models.append(load(precision=precision))
+                models.append(load(first.folder if only_there else model, precision=precision))
             except CrossrankError as error:
                 skipped.append(f"{precision}: {error}")
     return models, skipped

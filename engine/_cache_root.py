@@ -1,5 +1,6 @@
 """Where exported models, and what is measured of them, are kept."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -22,3 +23,13 @@ def cache_root(cache_folder: Path | None) -> Path:
         raise InputError(
             "this user has no home folder to keep models in: set CROSSRANK_HOME or pass cache_folder"
         ) from error
+
+
+def place_of(folder: Path) -> str:
+    """What stands for a checkpoint folder's path in the names of its artifacts."""
+    return hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
+
+
+def folder_record(root: Path, folder: Path) -> Path:
+    """The file in a cache that says of a checkpoint folder where it is, and which artifact is its own now."""
+    return root / "folders" / f"{place_of(folder)}.json"

@@ -1,14 +1,14 @@
 """What a call wants computed and what it makes of the logits, whoever computes those."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._activation import Activation, ActivationFunction, apply_activation, is_ours, softmax
+from ._activation import Activation, apply_activation, is_ours, order_key, softmax
 from ._compatibility import PREDICT, RANK, Own, PredictOptions, RankOptions, check_options, other_name
 from ._deadline import Deadline, Lateness
 from ._encoded import EncodedDocument
@@ -72,7 +72,10 @@ class Calls:
 
         def finish(found: Found) -> Floats:
             self._tell_of_truncated(found)
-            return self._relevance(found, self.meaning.of_relevance)
+            scores = self.meaning.relevance(found.logits, self.meaning.of_relevance)
+            if not is_ours(self.meaning.of_relevance):
+                self._tell_if_alike(found, scores)
+            return scores
 
         return Call(one_query(query, documents), finish)
 
@@ -110,7 +113,10 @@ class Calls:
         activation = self.meaning.chosen(activation_fn, self.meaning.of_relevance)
 
         def finish(found: Found) -> Ranking:
-            key, scores = self.meaning.order(found.logits, activation), self._relevance(found, activation)
+            key = order_key(activation, found.logits, self.meaning.label)
+            scores = self.meaning.relevance(found.logits, activation)
+            if key is None:
+                self._tell_if_alike(found, scores)
             ranking = rank_found(found, scores, key, most, texts, deadline.reason if deadline else None)
             if deadline is not None:
                 deadline.answered()
@@ -120,7 +126,7 @@ class Calls:
 
     def predict(
         self,
-        inputs: Sequence[Any] | None,
+        inputs: Collection[Any] | None,
         *,
         batch_size: int | None,
         show_progress_bar: bool | None,
@@ -158,15 +164,13 @@ class Calls:
     def _own(self) -> Own:
         return Own(self.device, self.meaning.head.labels)
 
-    def _relevance(self, found: Found, activation: ActivationFunction) -> Floats:
-        """Scores of relevance, float32 [pairs]. That the caller's function makes them all the same is told once."""
-        scores = self.meaning.relevance(found.logits, activation)
-        if len(scores) > 1 and not is_ours(activation) and (scores == scores[0]).all():
+    def _tell_if_alike(self, found: Found, scores: Floats) -> None:
+        """Log once that the caller's function makes all scores of a call the same."""
+        if "alike" not in self.told and len(scores) > 1 and (scores == scores[0]).all():
             logits = found.logits[:, self.meaning.label]
-            if "alike" not in self.told and (logits != logits[0]).any():
+            if (logits != logits[0]).any():
                 logger.warning("activation_fn makes all %d scores %g, of logits that differ", len(scores), scores[0])
                 self.told.add("alike")
-        return scores
 
     def _tell_of_truncated(self, found: Found) -> None:
         """Log that documents were truncated, where the result has no place for it: the first time as a warning."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 from ._bench import bench, format_speeds
 from ._cross_encoder import CrossEncoder
@@ -15,7 +16,21 @@ from ._errors import CrossrankError, InputError
 from ._info import format_parity_table
 from ._locate import EMBEDDED_MODEL, EMBEDDED_NAME, locate_model
 from ._manifest import PRECISIONS
+from ._printable import printable, printable_json, printable_line
 from ._verify import verify_artifact
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages steer no terminal, whatever the arguments are."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with status 2."""
+        super().error(printable(message))
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    print(printable_json(json.dumps(value, indent=2, default=str, ensure_ascii=False)))
 
 
 def comma_list(text: str) -> list[str]:
@@ -58,7 +73,7 @@ def read_documents(text: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="crossrank", description="Score and rank documents with a cross-encoder.")
+    parser = Parser(prog="crossrank", description="Score and rank documents with a cross-encoder.")
     parser.add_argument("--version", action="version", version=f"crossrank {metadata.version('crossrank')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -170,17 +185,19 @@ def _rank(options: argparse.Namespace) -> None:
         options.query, documents, top_k=options.top_k, return_documents=True, show_progress_bar=on_terminal
     )
     for place, entry in enumerate(ranking, 1):
-        line = (
-            json.dumps(entry, ensure_ascii=False)
-            if options.json
-            else f"{place:>4}  {entry['score']:>9.4f}  {entry['text']}"
-        )
-        print(line)
+        if options.json:
+            print(printable_json(json.dumps(entry, ensure_ascii=False)))
+            continue
+        line = f"{place:>4}  {entry['score']:>9.4f}  {entry['text']}"
+        print(printable(line) if sys.stdout.isatty() else line)
 
 
 def _info(options: argparse.Namespace) -> None:
     info = _load(options).info()
-    print(json.dumps(asdict(info), indent=2, default=str, ensure_ascii=False) if options.json else info)
+    if options.json:
+        print_json(asdict(info))
+    else:
+        print(info)
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -197,8 +214,7 @@ def _bench(options: argparse.Namespace) -> None:
         on_start=None if options.json else lambda setup: print(f"{setup}\n", flush=True),
     )
     if options.json:
-        result = asdict(setup) | {"speeds": [asdict(speed) for speed in speeds]}
-        print(json.dumps(result, indent=2, default=str, ensure_ascii=False))
+        print_json(asdict(setup) | {"speeds": [asdict(speed) for speed in speeds]})
     else:
         print(format_speeds(speeds))
 
@@ -207,11 +223,13 @@ def _verify(options: argparse.Namespace) -> None:
     folder = locate_model(options.model)
     manifest, skipped = verify_artifact(folder)
     if options.json:
-        print(json.dumps({"skipped": skipped, **asdict(manifest)}, indent=2, ensure_ascii=False))
+        print_json({"skipped": skipped, **asdict(manifest)})
         return
-    print(f"{folder}: {len(manifest.files)} files with the right sha256\n{format_parity_table(manifest)}")
+    print(
+        f"{printable_line(folder)}: {len(manifest.files)} files with the right sha256\n{format_parity_table(manifest)}"
+    )
     for reason in skipped:
-        print(f"not proven here: {reason}")
+        print(f"not proven here: {printable_line(reason)}")
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -237,7 +255,7 @@ def run_command(command: Callable[[Sequence[str] | None], int], arguments: Seque
         sys.stderr.close()
         return 0
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from ._cache_root import cache_root
 from ._errors import InputError, join_problems
 from ._fields import parse_dataclass, read_json_object
+from ._held import ModelFile
 from ._pairs import PackedPairs, PairSource, PairTemplate, Tokens
 from ._processor import processor_name, read_cpuinfo
 from ._runtime import ort
@@ -167,7 +168,7 @@ def sample_batch(template: PairTemplate, vocabulary_size: int, pairs: int, lengt
     return PairSource(template, queries, documents, np.zeros(pairs, np.intp), length).batch(np.arange(pairs))
 
 
-def describe_subject(graph: Path, device: Device, threads: int) -> str:
+def describe_subject(graph: Path | ModelFile, device: Device, threads: int) -> str:
     """All that costs depend on, in a line without a place, so that a model may be moved.
 
     Args:

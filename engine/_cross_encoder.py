@@ -1,6 +1,6 @@
 """`CrossEncoder`: pairs of texts in, scores or a ranking out."""
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Collection, Iterable, Sized
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack, overload
 
@@ -24,12 +24,13 @@ from ._encoded_folder import write_encoded
 from ._info import ModelInfo, describe_model
 from ._inputs import read_documents
 from ._locate import EMBEDDED_MODEL, lasting_name, locate_model
-from ._model_folder import transformer_folder
 from ._numbers import whole_number
 from ._open import open_model
 from ._outputs import Ranking
+from ._printable import printable_line
 from ._progress import Progress
 from ._relevance import read_meaning
+from ._runtime import require_runtime
 from ._scheduler import Scheduler
 from ._scoring import PairWork, Scorer
 from ._session import check_device, check_precision, parse_device
@@ -53,9 +54,9 @@ class CrossEncoder(ModelAttributes):
 
     Args:
         name_or_folder: By default crossrank-mini-en, the model that comes with crossrank (English, int8, CPU). Or
-            an artifact folder; a checkpoint folder or a hub name, which is exported once into the cache (needs
-            ``crossrank[export]`` the first time); a folder of config.json, tokenizer.json and ONNX files without
-            weights, or one ONNX file in such a folder, which are used as they are.
+            an artifact folder; a checkpoint folder or a hub name, of which the graph for this precision and device is
+            exported once into the cache (needs ``crossrank[export]`` then); a folder of config.json, tokenizer.json
+            and ONNX files without weights, or one ONNX file in such a folder, which are used as they are.
         max_length: Most tokens of a joined pair; the model's own limit holds where it is smaller.
         precision: "fp32", "fp16", "int8", or "auto": fp32 on a CPU (int8 where the model has nothing else), fp16 on
             CUDA.
@@ -74,14 +75,14 @@ class CrossEncoder(ModelAttributes):
             mostly before it is tokenized, by its characters; one that finds nobody else's is always taken.
         on_call: Called with a `CallRecord` when a call has ended, by whichever thread or event loop ends it; for a
             metrics library. What it raises is logged.
-        others: sentence-transformers' options and names, accepted where they ask for nothing here (MIGRATING.md).
+        others: sentence-transformers' options and names, accepted where they ask for nothing here (docs/migrating.md).
 
     Raises:
         ModelNotFoundError: If there is no such model.
         ModelError: If the model cannot be used: damaged, unsupported, or not proven exact.
         DeviceError: If the device that was asked for cannot run.
         InputError: If an option is not what it can be.
-        MissingDependencyError: If the model must be exported and ``crossrank[export]`` is absent.
+        MissingDependencyError: If onnxruntime is absent, or the model must be exported and ``crossrank[export]`` is.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class CrossEncoder(ModelAttributes):
             activation_fn = other_name("activation_fn", activation_fn, "default_activation_function", others)
             check_options("CrossEncoder.__init__", MODEL, others)
         # What can be refused is refused before a model is downloaded or exported.
+        require_runtime()
         thread_count = resolve_threads(threads)
         check_precision(precision)
         if max_queue_tokens is not None:
@@ -126,18 +128,20 @@ class CrossEncoder(ModelAttributes):
             revision=revision,
             local_files_only=local_files_only,
             token=token,
+            precision=precision,
+            device=asked,
         )
         model = self._model = open_model(place, asked, precision, thread_count)
         manifest, runner = model.manifest, model.runner
         head = manifest.head if relevant_label is None else manifest.head.with_relevant(relevant_label)
         check_labels_asked(others, head.labels)
-        meaning = read_meaning(head, activation_fn, manifest.source.name)
+        name = printable_line(manifest.source.name)
+        meaning = read_meaning(head, activation_fn, name)
         length, self._max_length_origin = self._read_max_length(max_length)
-        tokenizer_file = transformer_folder(model.folder) / "tokenizer.json"
-        self._tokenizer_file = TokenizerFile(tokenizer_file, model.tokenizer, manifest.source.name)
+        self._tokenizer_file = TokenizerFile(model.tokenizer_file, model.tokenizer, manifest.source.name)
         self._scheduler = Scheduler(runner, max_queue_tokens=max_queue_tokens, on_call=on_call)
         self._scorer = Scorer(model.tokenizer, runner, length, head.labels, self._scheduler)
-        self._calls = Calls(meaning, manifest.source.name, runner.session.device)
+        self._calls = Calls(meaning, name, runner.session.device)
         runner.learn_costs(model.tokenizer, length, cache)
         self._model_card_data = ModelCardData()
         # What a pickle holds.
@@ -209,7 +213,7 @@ class CrossEncoder(ModelAttributes):
                 scored in the order given, so put the most promising first; those left over come last, with a score of
                 None. It stops as much sooner, up to a fifth, as answering took of late. The answer is late by the
                 tokenizing of a few documents at most, on a busy machine by some milliseconds, on a GPU by a batch.
-            others: sentence-transformers' options, accepted where they ask for nothing here (MIGRATING.md).
+            others: sentence-transformers' options, accepted where they ask for nothing here (docs/migrating.md).
 
         Returns:
             A list of ``{"corpus_id": index, "score": float}``, with ``"text"`` if asked for, and with ``"window"``,
@@ -237,7 +241,7 @@ class CrossEncoder(ModelAttributes):
     @overload
     def predict(
         self,
-        inputs: Sequence[Any] | None = None,
+        inputs: Collection[Any] | None = None,
         *,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
@@ -251,7 +255,7 @@ class CrossEncoder(ModelAttributes):
     @overload
     def predict(
         self,
-        inputs: Sequence[Any] | None = None,
+        inputs: Collection[Any] | None = None,
         *,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
@@ -264,7 +268,7 @@ class CrossEncoder(ModelAttributes):
 
     def predict(
         self,
-        inputs: Sequence[Any] | None = None,
+        inputs: Collection[Any] | None = None,
         *,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,

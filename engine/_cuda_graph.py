@@ -6,7 +6,6 @@ runs as on a GPU: a rehearsal without one.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from ._cuda_options import NO_CAPTURE, run_entries
 from ._cuda_pack import PACKED_INPUTS, Section, lay_out, pack
 from ._cuda_plan import PackedShape, sample_of, shape_of
 from ._errors import ArtifactError
+from ._held import ModelFile
 from ._layout import choose_layout, choose_logits
 from ._manifest import Inputs
 from ._pairs import PackedPairs
@@ -54,7 +54,7 @@ class DeviceGraph:
     """A packed graph, opened. For one thread.
 
     Args:
-        path: The ONNX file.
+        graph: The ONNX file.
         inputs: The manifest's facts about the graph's inputs.
         device: Where to run: a GPU, or the CPU for a graph's twin.
         threads: Intra-op threads on a CPU.
@@ -69,7 +69,7 @@ class DeviceGraph:
 
     def __init__(
         self,
-        path: Path,
+        graph: ModelFile,
         inputs: Inputs,
         device: Device,
         threads: int,
@@ -78,8 +78,10 @@ class DeviceGraph:
         open_graph: OpenGraph = open_graph,
         capture: bool = False,
     ) -> None:
+        path = graph.path
         self.path, self.device, self._inputs, self._pool = path, device, inputs, pool
-        self._session = open_graph(path, device, threads, packed=device.kind != "cpu", capture=capture)
+        with graph.opened() as place:
+            self._session = open_graph(place, device, threads, packed=device.kind != "cpu", capture=capture)
         self.provider: str = self._session.get_providers()[0]
         declared = self._session.get_inputs()
         self.input_names: list[str] = [node.name for node in declared]

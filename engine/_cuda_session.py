@@ -34,6 +34,7 @@ from ._cuda_graph import Bucket, DeviceGraph, OpenGraph
 from ._cuda_pack import aligned, lay_out, pack
 from ._cuda_plan import PackedShape, choose_bucket, fill_up, make_buckets, sample_of, shape_of
 from ._errors import CrossrankError, DeviceError
+from ._held import ModelFile
 from ._manifest import Inputs
 from ._out_of_memory import is_out_of_memory, run_halved
 from ._pairs import PackedPairs
@@ -73,7 +74,7 @@ class PackedSession:
     """A packed graph loaded on a device. Threads may share it; a forked child may not use it.
 
     Args:
-        path: The ONNX file.
+        graph: The ONNX file.
         inputs: The manifest's facts about the graph's inputs.
         device: Where to run: a GPU, or the CPU for a graph's twin.
         threads: Intra-op threads on a CPU.
@@ -90,7 +91,7 @@ class PackedSession:
 
     def __init__(
         self,
-        path: Path,
+        graph: Path | ModelFile,
         inputs: Inputs,
         device: Device,
         threads: int = 1,
@@ -99,12 +100,13 @@ class PackedSession:
         capture: bool | None = None,
         open_graph: OpenGraph = open_graph,
     ) -> None:
-        self.path, self.device = path, device
+        self._file = ModelFile.of(graph)
+        self.path, self.device = self._file.path, device
         self.settings = settings or (CPU_SETTINGS if device.kind == "cpu" else GPU_SETTINGS)
         self._inputs, self._process = inputs, os.getpid()
         self._thread, lock = _device_thread(device, self._process)
         self._pool = BufferPool(device.kind, device.index, lock)
-        self._open = partial(DeviceGraph, path, inputs, device, threads, self._pool, open_graph=open_graph)
+        self._open = partial(DeviceGraph, self._file, inputs, device, threads, self._pool, open_graph=open_graph)
         self._graph = self._open()
         self._capturing = device.kind == "cuda" if capture is None else capture
         self.provider, self.labels, self.input_names = self._graph.provider, self._graph.labels, self._graph.input_names
@@ -254,6 +256,7 @@ class PackedSession:
             self._reopen(capture=False)
 
     def _reopen(self, *, capture: bool) -> None:
+        self._file.check()  # while there is still a graph
         self.__dict__.pop("_graph", None)  # first, since the device may not hold two; absent where opening failed
         self._graph = self._open(capture=capture)
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import ArtifactError, InputError, join_problems
-from ._fields import parse_dataclass, read_json_object
+from ._fields import check_regular, parse_dataclass, read_json_object
 from ._pairs import Tokens
 from ._tokenizer_identity import TokenizerIdentity
 
@@ -127,6 +127,7 @@ def read_encoded(folder: Path) -> tuple[Tokens, TokenizerIdentity]:
 def _map(path: Path, count: int, problems: list[str]) -> NDArray[Any] | None:
     name, dtype = path.name, np.dtype(_DTYPES[path.name])
     try:
+        check_regular(path)
         mapped = np.lib.format.open_memmap(path, mode="r")  # never unpickles; a file that is cut off is a ValueError
     except (OSError, ValueError) as error:
         problems.append(f"{name} is missing or cut off: {error}")

@@ -19,11 +19,16 @@ Messages give what was received, what is allowed, and what to do.
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from ._printable import printable
+
 T = TypeVar("T")
 
 
 class CrossrankError(Exception):
-    """Base of all errors that crossrank raises on purpose."""
+    """Base of all errors that crossrank raises on purpose. What steers a terminal is escaped in their text."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(printable(text) if isinstance(text, str) else text for text in arguments))
 
 
 class InputError(CrossrankError, ValueError):

@@ -1,6 +1,9 @@
-"""Reading untrusted JSON into dataclasses, with all the problems of a file at once."""
+"""Reading untrusted files: regular ones of bounded size, JSON into dataclasses, all the problems of a file at once."""
 
+import io
 import json
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -9,8 +12,57 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
-# No configuration file of a model comes near; a larger one is not ours to parse.
-_MAX_JSON_BYTES = 64 * 1024 * 1024
+# No settings, vocabulary or tokenizer of a model comes near; a larger file is not ours to parse.
+_MAX_BYTES = 64 * 1024 * 1024
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no file of its own: a pipe waits for a writer, a device has no end.
+
+    Raises:
+        OSError: If there is nothing.
+        ValueError: If it is no regular file, or a link to none.
+    """
+    _regular_size(path.stat())
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file that describes a model.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no regular file, or too large.
+    """
+    check_regular(path)  # before it is opened, which some devices take notice of
+    with open(path, "rb", opener=_open_at_once) as file:
+        size = _regular_size(os.fstat(file.fileno()))
+        if size > _MAX_BYTES:
+            raise ValueError(f"larger than {_MAX_BYTES} bytes")
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise ValueError(f"{len(content)} bytes can be read of {size}")  # it is being written, or none on a disk
+    return content
+
+
+def _regular_size(status: os.stat_result) -> int:
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("no regular file")
+    return status.st_size
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for a pipe's other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file in UTF-8, each line end a line feed.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no regular file, too large, or no UTF-8.
+    """
+    return io.TextIOWrapper(io.BytesIO(read_file(path)), encoding="utf-8").read()
 
 
 def read_json(path: Path) -> Any:
@@ -18,12 +70,10 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is too large, no UTF-8 or no JSON.
+        ValueError: If it is no regular file, too large, no UTF-8 or no JSON.
     """
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ValueError(f"larger than {_MAX_JSON_BYTES} bytes")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -33,7 +83,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is too large, no UTF-8, no JSON or no object.
+        ValueError: If it is no regular file, too large, no UTF-8, no JSON or no object.
     """
     value = read_json(path)
     if not isinstance(value, dict):

@@ -16,7 +16,6 @@ from ._model_folder import (
     count_labels,
     describe_head,
     describe_inputs,
-    gives_token_types,
     has_weights,
     read_model_folder,
     transformer_folder,
@@ -24,6 +23,8 @@ from ._model_folder import (
 from ._pairs import PackedPairs
 from ._session import Session
 from ._tokenize import PairTokenizer
+from ._tokenizer_class import gives_token_types
+from ._tokenizer_settings import limit_ids, open_tokenizer
 
 # What optimum and sentence-transformers append to "model", in the order in which files of one precision are taken:
 # from O3 on the GELU is an approximation.
@@ -67,6 +68,11 @@ def name_precision(file: Path) -> str:
         return "unknown"
     suffix = underscore + rest
     return _SUFFIXES.get(suffix) or ("int8" if suffix.startswith(_INT8) else rest)
+
+
+def files_beside(graph: Path) -> list[str]:
+    """The names of the files beside an ONNX file that may hold its weights: all but other graphs."""
+    return sorted(file.name for file in graph.parent.iterdir() if file.suffix != ".onnx" and file.is_file())
 
 
 def _onnx_files(folder: Path) -> list[Path]:
@@ -135,7 +141,7 @@ class ForeignModel:
             lengths[:] = lengths[0]
         which = np.concatenate([np.arange(length) % len(ids) for length in lengths])
         shape = session.run(PackedPairs(ids[which], types[which], lengths)).shape
-        if len(shape) != 2 or shape[0] != len(lengths):
+        if shape[0] != len(lengths):
             raise ArtifactError(f"{session.path} gives logits of shape {shape} for 3 pairs; [3, labels] expected")
         return int(shape[1])
 
@@ -145,7 +151,7 @@ def read_foreign(folder: Path, file: Path | None) -> ForeignModel:
 
     Args:
         folder: Holds config.json and tokenizer.json, or a modules.json that says where they are.
-        file: The graph to use, or None for all whose names say a known precision.
+        file: The graph to use, or None for all whose names say a known precision; a graph that is alone may have any.
 
     Raises:
         ModelNotFoundError: If there is no config.json.
@@ -155,16 +161,11 @@ def read_foreign(folder: Path, file: Path | None) -> ForeignModel:
     source = read_model_folder(folder)
     problems: list[str] = []
     variants = attempt(lambda: _variants(source, file), problems)
-    labels, vocabulary = count_labels(source.config), source.config.get("vocab_size")
+    labels = count_labels(source.config)
     if labels is not None and labels < 1:
         problems.append("config.json: num_labels or id2label gives no number of labels")
-    tokenizer = attempt(lambda: _read_tokenizer(source.folder), problems)
-    types = gives_token_types(source.tokenizer)
-    inputs = (
-        None if tokenizer is None else attempt(lambda: describe_inputs(source, tokenizer, token_types=types), problems)
-    )
-    if tokenizer is not None and isinstance(vocabulary, int) and tokenizer.vocabulary_size > vocabulary:
-        problems.append(f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model {vocabulary}")
+    tokenizer = attempt(lambda: _read_tokenizer(source), problems)
+    inputs = None if tokenizer is None else attempt(lambda: _describe_inputs(source, tokenizer), problems)
     if problems or variants is None or tokenizer is None or inputs is None:
         raise CheckpointError(join_problems(str(folder), problems))
     return ForeignModel(source, tokenizer, inputs, labels, variants)
@@ -173,7 +174,8 @@ def read_foreign(folder: Path, file: Path | None) -> ForeignModel:
 def _variants(source: ModelFolder, file: Path | None) -> tuple[Variant, ...]:
     files = _onnx_files(source.folder) if file is None else [file]
     found = [Variant("portable", name_precision(f), f.relative_to(source.root).as_posix()) for f in files]
-    known = tuple(variant for variant in found if file is not None or variant.precision in PRECISIONS)
+    # What is alone is taken whatever its name.
+    known = tuple(variant for variant in found if len(found) == 1 or variant.precision in PRECISIONS)
     if not known:
         raise CheckpointError(
             f"no ONNX file is named as one of {', '.join(PRECISIONS)} (model.onnx, model_fp16.onnx, "
@@ -183,10 +185,24 @@ def _variants(source: ModelFolder, file: Path | None) -> tuple[Variant, ...]:
     return known
 
 
-def _read_tokenizer(folder: Path) -> PairTokenizer:
-    path = folder / "tokenizer.json"
-    if path.exists():
-        return PairTokenizer(path)
+def _describe_inputs(source: ModelFolder, tokenizer: PairTokenizer) -> Inputs:
+    rows = source.config.get("vocab_size")
+    embeddings = None
+    if isinstance(rows, int) and not isinstance(rows, bool):
+        embeddings = limit_ids(tokenizer, rows, _plain_texts)
+    types = gives_token_types(source.tokenizer, source.config)
+    return describe_inputs(source, tokenizer, token_types=types, embeddings=embeddings)
+
+
+def _plain_texts() -> list[str]:
+    from ._sample_texts import sample_texts  # rarely asked for, and no model is loaded sooner with it
+
+    return sample_texts(64, kind="document", seed=0)
+
+
+def _read_tokenizer(source: ModelFolder) -> PairTokenizer:
+    if (source.folder / "tokenizer.json").exists():
+        return open_tokenizer(source)
     raise CheckpointError(
         "there is no tokenizer.json; transformers writes one of the tokenizer's other files: "
         "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"

@@ -7,6 +7,7 @@ from pathlib import Path
 from ._manifest import Manifest
 from ._open import OpenModel
 from ._parity import Parity
+from ._printable import printable_line
 from ._relevance import Meaning
 from ._runtime import ort
 
@@ -98,7 +99,7 @@ class ModelInfo:
         rows.append(("parity", proof))
         if self.note is not None:
             rows.append(("note", self.note))
-        return "\n".join(f"{name:<13} {value}" for name, value in rows)
+        return "\n".join(f"{name:<13} {printable_line(value)}" for name, value in rows)
 
 
 def describe_model(model: OpenModel, meaning: Meaning, max_length: int, max_length_origin: str) -> ModelInfo:
@@ -144,13 +145,21 @@ def align_columns(rows: Sequence[Sequence[str]]) -> str:
     a    bc
     def  g
     """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    cells = [[printable_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def _figures(parity: Parity) -> tuple[str, ...]:
+    errors = (f"{parity.max_abs:.2e}", f"{parity.mean_abs:.2e}", f"{parity.kendall_tau:.4f}")
+    return (*errors, f"{parity.top10_overlap:.2f}", str(parity.nan_count), f"{parity.alone_max_abs:.1e}")
 
 
 def format_parity_table(manifest: Manifest) -> str:
     """The parity figures of an artifact's graphs, a line each, and what they were taken against and on."""
-    rows = [("graph", "MB", "max |Δ|", "mean |Δ|", "tau", "top-10", "NaN", "alone |Δ|", "proven")]
+    rows: list[tuple[str, ...]] = [
+        ("graph", "MB", "max |Δ|", "mean |Δ|", "tau", "top-10", "NaN", "alone |Δ|", "proven")
+    ]
     first: Parity | None = None
     for variant in manifest.variants:
         files = (variant.file, f"{variant.file}_data")
@@ -160,13 +169,14 @@ def format_parity_table(manifest: Manifest) -> str:
             rows.append((variant.name, size, *("-",) * 6, "no"))
             continue
         first = first or parity
-        errors = (f"{parity.max_abs:.2e}", f"{parity.mean_abs:.2e}", f"{parity.kendall_tau:.4f}")
-        counts = (f"{parity.top10_overlap:.2f}", str(parity.nan_count), f"{parity.alone_max_abs:.1e}")
-        rows.append((variant.name, size, *errors, *counts, "by its CPU twin" if parity.graph == "twin" else "yes"))
+        rows.append((variant.name, size, *_figures(parity), "by its CPU twin" if parity.graph == "twin" else "yes"))
+    for refusal in manifest.refused:
+        figures = _figures(refusal.parity) if refusal.parity else ("-",) * 6
+        rows.append((refusal.name, "-", *figures, "refused"))
     if first is None:
         return align_columns(rows)
-    return (
-        f"{align_columns(rows)}\n"
+    about = (
         f"{first.pairs} pairs against {first.reference} (standard deviation of its logits {first.spread:.2f}), "
         f"onnxruntime {first.onnxruntime}, {first.machine}"
     )
+    return f"{align_columns(rows)}\n{printable_line(about)}"

@@ -172,7 +172,7 @@ def choose_logits(declared: Sequence[Declared]) -> tuple[str, int | None]:
         declared: The graph's outputs: one is named "logits", or there is one.
 
     Raises:
-        ArtifactError: If there is none that is float [pairs, labels].
+        ArtifactError: If there is none that is float [pairs, labels], or [pairs] for one label.
     """
     named = [node for node in declared if node.name == "logits"] or declared
     if len(named) != 1:
@@ -180,8 +180,11 @@ def choose_logits(declared: Sequence[Declared]) -> tuple[str, int | None]:
             f"the graph's outputs are {', '.join(node.name for node in declared)}; one named logits is needed"
         )
     (node,) = named
-    if node.type not in _FLOATS or (node.shape and len(node.shape) != 2):
+    if node.type not in _FLOATS or len(node.shape) > 2:
         shape = ", ".join(map(str, node.shape))
-        raise ArtifactError(f"the output {node.name} is {node.type} [{shape}]; logits are float [pairs, labels]")
-    labels = node.shape[-1] if node.shape else None
+        raise ArtifactError(
+            f"the output {node.name} is {node.type} [{shape}]; logits are float [pairs, labels] or [pairs]"
+        )
+    # Without a declared shape it may be both.
+    labels = node.shape[1] if len(node.shape) == 2 else 1 if node.shape else None
     return node.name, labels if isinstance(labels, int) else None

@@ -20,6 +20,8 @@ _MEASURE_S = 0.5
 _WORK_S = 10 * _MEASURE_S
 # Whatever is measured: below it noise chooses, and every model loses.
 _LEAST_MAX_TOKENS = 256
+# Ids that sample batches are drawn from: a damaged tokenizer may have one of billions.
+_MOST_IDS = 1 << 20
 
 
 class LearnedCosts:
@@ -37,7 +39,7 @@ class LearnedCosts:
         self, session: Session, threads: int, tokenizer: PairTokenizer, longest: int, cache_folder: Path | None
     ) -> None:
         self._session, self._tokenizer, self._longest = session, tokenizer, longest
-        self._subject = describe_subject(session.path, session.device, threads)
+        self._subject = describe_subject(session.file, session.device, threads)
         self._file = costs_path(cache_folder, self._subject)
         self.known: Costs | None = load_costs(self._file) if self._file else None
         self._worked_s = 0.0
@@ -63,7 +65,7 @@ class LearnedCosts:
                 logger.debug("costs are not measured: %s", error)
 
     def _measure(self) -> Costs:
-        vocabulary = self._tokenizer.vocabulary_size
+        vocabulary = min(self._tokenizer.vocabulary_size, _MOST_IDS)
 
         @cache
         def batch(pairs: int, length: int) -> Callable[[], object]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from ._errors import InputError, MissingDependencyError, ModelNotFoundError
 from ._foreign import is_foreign
 from ._manifest import MANIFEST_NAME
+from ._session import Device
 
 EMBEDDED_NAME = "crossrank-mini-en"
 # The default model. A path and no name, so that nothing in the current folder can take its place; where the
@@ -35,6 +36,8 @@ def locate_model(
     revision: str | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
+    precision: str = "auto",
+    device: Device | None = None,
 ) -> Path:
     """The folder of a model's graphs, or the ONNX file that was named.
 
@@ -45,9 +48,11 @@ def locate_model(
         revision: Hub revision, or None.
         local_files_only: Whether the hub must not be asked.
         token: Hub token.
+        precision: "auto" or one of `PRECISIONS`: what is exported where that must be done.
+        device: Where the model will run, or None for the best that runs; likewise.
 
     Raises:
-        InputError: If the name is empty.
+        InputError: If the name is empty, or nobody makes the graphs asked for.
         ModelNotFoundError: If there is no such model.
         ModelError: If it must be exported and cannot be.
         MissingDependencyError: If no exporter is installed.
@@ -82,4 +87,6 @@ def locate_model(
         revision=revision,
         local_files_only=local_files_only,
         token=token,
+        precision=precision,
+        device=device,
     )

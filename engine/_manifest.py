@@ -7,12 +7,14 @@ its figures were taken on. Paths in a manifest stay inside the folder.
 
 import hashlib
 import json
+import stat
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ._activation import ACTIVATIONS
 from ._errors import ArtifactError, InputError, join_problems
 from ._fields import parse_dataclass, read_json_object
+from ._links import leads_out
 from ._numbers import whole_number
 from ._parity import BOUNDS, Parity
 
@@ -22,6 +24,9 @@ PROOF_NAME = "proof.json"
 VARIANTS = ("cpu", "cuda", "portable")
 PRECISIONS = ("fp32", "fp16", "int8")
 EXPORTERS = ("native", "optimum")
+# Beyond these a number means nothing, and would overflow an id or ask for all memory.
+_MAX_NUMBER = 2**31 - 1
+_MAX_LABELS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class Inputs:
         pad_id: The id that fills a batch.
         position_offset: The position of the first token: 0, or ``pad_id + 1`` for RoBERTa's kind.
         token_types: Whether the tokenizer's segments reach the model.
+        embeddings: Rows of the table of embeddings, if the tokenizer has ids beyond it, which no text may hold.
     """
 
     max_length: int
@@ -89,6 +95,7 @@ class Inputs:
     pad_id: int
     position_offset: int
     token_types: bool
+    embeddings: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +112,45 @@ class Variant:
         """Variant and precision as people write them, such as ``cpu int8``."""
         return f"{self.variant} {self.precision}"
 
+    @property
+    def target(self) -> tuple[str, str]:
+        """Variant and precision."""
+        return self.variant, self.precision
+
     def problems(self) -> list[str]:
         """Where its parity leaves its precision's bound, one sentence each; empty if it holds or was not measured."""
         found = [] if self.parity is None else self.parity.problems(BOUNDS[self.precision])
         return [f"{self.name}: {text}" for text in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A graph that an export made and did not keep.
+
+    Attributes:
+        variant: Of `VARIANTS`.
+        precision: Of `PRECISIONS`.
+        problems: Why, one sentence each.
+        parity: Its figures, None where it could not be built or run.
+    """
+
+    variant: str
+    precision: str
+    problems: tuple[str, ...]
+    parity: Parity | None = None
+
+    @property
+    def name(self) -> str:
+        """Variant and precision as people write them."""
+        return f"{self.variant} {self.precision}"
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """Variant and precision."""
+        return self.variant, self.precision
+
+    def __str__(self) -> str:
+        return f"{self.name}: {'; '.join(self.problems)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +174,7 @@ class Manifest:
         crossrank: Version that wrote it.
         format: Version of the manifest's format.
         exporter: Of `EXPORTERS`, what wrote the graphs; "foreign" in the memory of one that reads others' graphs.
+        refused: Graphs that this version made and did not keep, since they do not hold. It does not try them again.
     """
 
     source: Source
@@ -142,6 +185,7 @@ class Manifest:
     crossrank: str
     format: int = FORMAT
     exporter: str = "native"
+    refused: tuple[Refusal, ...] = ()
 
 
 def hash_file(path: Path) -> str:
@@ -188,34 +232,51 @@ def read_manifest(folder: Path) -> Manifest:
 def _value_problems(manifest: Manifest) -> list[str]:
     head, inputs = manifest.head, manifest.inputs
     known = [("head.activation", head.activation, tuple(ACTIVATIONS)), ("exporter", manifest.exporter, EXPORTERS)]
-    for i, variant in enumerate(manifest.variants):
-        known.append((f"variants[{i}].variant", variant.variant, VARIANTS))
-        known.append((f"variants[{i}].precision", variant.precision, PRECISIONS))
+    graphs: dict[str, tuple[Variant | Refusal, ...]] = {"variants": manifest.variants, "refused": manifest.refused}
+    for field, members in graphs.items():
+        for i, graph in enumerate(members):
+            known.append((f"{field}[{i}].variant", graph.variant, VARIANTS))
+            known.append((f"{field}[{i}].precision", graph.precision, PRECISIONS))
     problems = [f"{name} is {value!r:.60}; known are {', '.join(ok)}" for name, value, ok in known if value not in ok]
-    if head.labels < 1 or not 0 <= (head.relevant_label or 0) < head.labels:
+    if not 0 < head.labels <= _MAX_LABELS or not 0 <= (head.relevant_label or 0) < head.labels:
         problems.append(f"head has {head.labels} labels of which {head.relevant_label} is the relevant one")
-    if inputs.max_length < 1 or inputs.pad_id < 0 or inputs.position_offset < 0:
-        problems.append(f"inputs hold a number that is too small: {inputs}")
+    numbers = (("max_length", inputs.max_length, 1), ("pad_id", inputs.pad_id, 0))
+    problems += [
+        f"inputs.{name} is {value}; {least} to {_MAX_NUMBER} expected"
+        for name, value, least in (*numbers, ("position_offset", inputs.position_offset, 0))
+        if not least <= value <= _MAX_NUMBER
+    ]
     if not manifest.variants:
         problems.append("variants is empty")
+    for i, refusal in enumerate(manifest.refused):  # printed as it is, and not all who write manifests are ours
+        if not all(text.isprintable() for text in refusal.problems):
+            problems.append(f"refused[{i}].problems hold what cannot be printed")
     return problems
 
 
 def _file_problems(folder: Path, manifest: Manifest) -> list[str]:
     problems = []
-    root = folder.resolve()
     for name, record in manifest.files.items():
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
             problems.append(f"{name!r:.80} leaves the folder")
             continue
-        path = folder / pure
-        if len(name) > 200 or not path.is_file():
+        size = _size(folder / pure) if len(name) <= 200 else None
+        if size is None:
             problems.append(f"{name} is missing")
-        elif not path.resolve().is_relative_to(root):
+        elif leads_out(folder, pure):
             problems.append(f"{name} is a link that leaves the folder")
-        elif path.stat().st_size != record.size_bytes:
-            problems.append(f"{name} has {path.stat().st_size} bytes, the manifest says {record.size_bytes}")
+        elif size != record.size_bytes:
+            problems.append(f"{name} has {size} bytes, the manifest says {record.size_bytes}")
     needed = {"config.json", "tokenizer.json", PROOF_NAME, *(variant.file for variant in manifest.variants)}
     problems += [f"{name!r:.80} is not among its files" for name in sorted(needed - manifest.files.keys())]
     return problems
+
+
+def _size(path: Path) -> int | None:
+    """The size of a regular file, None if there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # ValueError: of characters that no file's name has
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None

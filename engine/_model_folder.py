@@ -1,5 +1,6 @@
 """A folder in Hugging Face's layout: what it says of its model, whatever holds the weights."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,8 +14,7 @@ from ._tokenize import PairTokenizer
 
 # The files that hold weights, alone or listed by an index, in the order in which they are taken.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-# Tokenizer classes whose transformers wrapper gives no token_type_ids unless the configuration asks for them.
-_WITHOUT_TYPES = ("Roberta", "XLMRoberta", "Camembert", "DistilBert")
+ADAPTER_CONFIG = "adapter_config.json"
 # transformers' model types that count positions from their padding id plus one.
 _COUNT_FROM_PADDING = frozenset({
     "camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
@@ -57,7 +57,8 @@ def read_model_folder(folder: Path) -> ModelFolder:
     """
     inner = transformer_folder(folder)
     if not (inner / "config.json").is_file():
-        raise ModelNotFoundError(f"{folder} holds no model: there is no {inner / 'config.json'}")
+        reason = lone_adapter_message(inner) or f"there is no {inner / 'config.json'}"
+        raise ModelNotFoundError(f"{folder} holds no model: {reason}")
     damaged: list[str] = []
 
     def read(path: Path) -> dict[str, Any]:
@@ -86,6 +87,32 @@ def read_model_folder(folder: Path) -> ModelFolder:
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds weights, in any of the forms that the exporter knows."""
     return any((folder / f"{name}{end}").exists() for name in WEIGHT_FILES for end in ("", ".index.json"))
+
+
+def lone_adapter_message(folder: Path) -> str | None:
+    """What to say of a folder with a PEFT adapter and without the weights that it belongs to; None for any other."""
+    if not (folder / ADAPTER_CONFIG).is_file() or has_weights(folder):
+        return None
+    try:
+        base = read_json_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    except (OSError, ValueError):
+        base = None
+    return (
+        f"{ADAPTER_CONFIG} says that its weights are an adapter, without those of the base model "
+        f"{str(base or 'that was trained')!r:.200}. {merge_advice(folder)}"
+    )
+
+
+def merge_advice(folder: Path) -> str:
+    """How PEFT merges an adapter into its base model, a sentence."""
+    code = (
+        "import sys; from peft import AutoPeftModelForSequenceClassification as Model; "
+        "Model.from_pretrained(sys.argv[1]).merge_and_unload().save_pretrained(sys.argv[2])"
+    )
+    return (
+        f"Merge it, into a folder that gets the tokenizer's files too: pip install peft; "
+        f"python -c {shlex.quote(code)} {shlex.quote(str(folder))} MERGED"
+    )
 
 
 def transformer_folder(folder: Path) -> Path:
@@ -137,10 +164,27 @@ def _refused_settings(model: ModelFolder, *, has_modules: bool) -> list[str]:
     side = model.tokenizer.get("truncation_side", "right")
     if side != "right":
         refused.append(f"tokenizer_config.json: truncation_side {side!r}; only right")
-    prompt = model.sentence_transformers.get("default_prompt_name")
-    if prompt:
+    prompt, prompts = (model.sentence_transformers.get(name) for name in ("default_prompt_name", "prompts"))
+    if prompt and (not isinstance(prompts, Mapping) or prompts.get(prompt) != ""):
         refused.append(f"config_sentence_transformers.json: default_prompt_name is {prompt!r}; no prompts only")
+    processing = model.transformer.get("processing_kwargs")
+    if processing:
+        refused.append(f"sentence_bert_config.json: processing_kwargs is {processing!r:.100}; only none")
+    modalities = model.transformer.get("modality_config")
+    template = _find_chat_template(model)
+    if template and (not isinstance(modalities, Mapping) or "message" in modalities):
+        refused.append(
+            f"{template}: a chat template, which sentence-transformers writes each pair into; only plain pairs. If the "
+            f"model was trained without it, remove it"
+        )
     return refused
+
+
+def _find_chat_template(model: ModelFolder) -> str | None:
+    if model.tokenizer.get("chat_template"):
+        return "tokenizer_config.json: chat_template is set"
+    names = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+    return next((name for name in names if (model.folder / name).exists()), None)
 
 
 def count_labels(config: Mapping[str, Any]) -> int | None:
@@ -174,17 +218,13 @@ def describe_padding(config: Mapping[str, Any]) -> tuple[int, int]:
     return pad_id, pad_id + 1 if from_padding else 0
 
 
-def gives_token_types(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether transformers gives the model the segments of a tokenizer with this tokenizer_config.json, or zeros."""
-    names = tokenizer.get("model_input_names")
-    if isinstance(names, list):
-        return "token_type_ids" in names
-    kind = str(tokenizer.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
-    return kind not in _WITHOUT_TYPES
-
-
 def describe_inputs(
-    model: ModelFolder, tokenizer: PairTokenizer, *, token_types: bool, max_length: int | None = None
+    model: ModelFolder,
+    tokenizer: PairTokenizer,
+    *,
+    token_types: bool,
+    max_length: int | None = None,
+    embeddings: int | None = None,
 ) -> Inputs:
     """What a graph of this model wants to know of its inputs.
 
@@ -193,6 +233,7 @@ def describe_inputs(
         tokenizer: Its tokenizer.
         token_types: Whether the tokenizer's segments reach the model.
         max_length: Most tokens of a pair as the caller asks, or None for all that model and tokenizer allow.
+        embeddings: As in `Inputs`.
 
     Raises:
         InputError: If ``max_length`` leaves no room for text.
@@ -219,7 +260,7 @@ def describe_inputs(
         raise CheckpointError(
             f"{model.folder}: {origin} leaves {length} tokens for a pair, fewer than its special tokens need"
         )
-    return Inputs(length, origin, pad_id, offset, token_types)
+    return Inputs(length, origin, pad_id, offset, token_types, embeddings)
 
 
 def _whole(value: Any, *, less: int = 0) -> int | None:

@@ -1,15 +1,21 @@
 """From a model's place to a loaded graph and all that is known of it."""
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ._errors import ArtifactError, InputError
-from ._foreign import ForeignModel, read_foreign, settings_folder
-from ._manifest import MANIFEST_NAME, Manifest, Variant, read_manifest
+from ._errors import ArtifactError, CrossrankError, InputError
+from ._foreign import ForeignModel, files_beside, read_foreign, settings_folder
+from ._held import HeldFolder, ModelFile, hold
+from ._manifest import MANIFEST_NAME, PRECISIONS, Manifest, Variant, read_manifest
 from ._runner import Runner, open_runner
 from ._session import Device, Session, choose_variant
 from ._threads import ThreadCount
 from ._tokenize import PairTokenizer
+
+# A folder that is replaced while it is read is read again: so often, with so many seconds between.
+_TRIES = 10
+_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,8 @@ class OpenModel:
         tokenizer: The model's tokenizer.
         variant: The graph that was chosen.
         runner: That graph, loaded.
+        tokenizer_file: The file of the tokenizer.
+        config_file: The model's config.json.
     """
 
     folder: Path
@@ -29,10 +37,14 @@ class OpenModel:
     tokenizer: PairTokenizer
     variant: Variant
     runner: Runner
+    tokenizer_file: ModelFile
+    config_file: ModelFile
 
 
 def open_model(place: Path, asked: Device | None, precision: str, threads: ThreadCount) -> OpenModel:
     """Open an artifact, a folder with foreign graphs, or one ONNX file of either.
+
+    All of it is of one folder, even if another takes its place meanwhile.
 
     Args:
         place: Where `locate_model` found the model.
@@ -50,35 +62,115 @@ def open_model(place: Path, asked: Device | None, precision: str, threads: Threa
     # hub's cache it leads to a folder of nameless files.
     file = None if place.is_dir() else place.parent.resolve() / place.name
     folder = place.resolve() if file is None else settings_folder(file)
-    model = _read_artifact(folder, file) or read_foreign(folder, file)
-    tokenizer = model.tokenizer if isinstance(model, ForeignModel) else PairTokenizer(folder / "tokenizer.json")
+    name = None if file is None else file.relative_to(folder)
+    for left in reversed(range(_TRIES)):
+        reason: object = "it is replaced again and again"
+        try:
+            model = _open_once(folder, name, asked, precision, threads, last=not left)
+        except OSError as error:
+            if isinstance(error, CrossrankError):
+                raise
+            model, reason = None, error
+        if model is not None:
+            return model
+        time.sleep(_PAUSE_S)
+    raise ArtifactError(f"{folder} cannot be read: {reason}; load it when nothing changes it")
+
+
+def _open_once(
+    folder: Path, name: Path | None, asked: Device | None, precision: str, threads: ThreadCount, *, last: bool
+) -> OpenModel | None:
+    """The model in a folder; None if another one has taken its place meanwhile."""
+    with hold(folder) as held:
+        try:
+            model = _open(held, name, asked, precision, threads)
+        except CrossrankError as error:
+            if last or held.is_current():
+                raise held.named(error) from error.__cause__
+            return None
+        return model if held.through_handle or held.is_current() else None
+
+
+def read_artifact(held: HeldFolder) -> tuple[Manifest, PairTokenizer]:
+    """An artifact's manifest and tokenizer, which fit each other.
+
+    Raises:
+        ModelError: If they do not, or one of them is damaged.
+    """
+    manifest = read_manifest(held.path)
+    tokenizer = PairTokenizer(held.path / "tokenizer.json", rows=manifest.inputs.embeddings)
+    least, length = tokenizer.template.special_count + 1, manifest.inputs.max_length
+    if length < least:
+        raise ArtifactError(
+            f"{held.path / MANIFEST_NAME}: inputs.max_length is {length}, a pair takes {least} tokens and more; "
+            "export the model again with export-model --force"
+        )
+    return manifest, tokenizer
+
+
+def graph_file(held: HeldFolder, variant: Variant, manifest: Manifest | None) -> ModelFile:
+    """The file of a graph in a folder that is held, with what else it reads; ``manifest`` is an artifact's."""
+    if manifest is None:
+        beside = files_beside(held.path / variant.file)
+    else:
+        beside = [f"{Path(variant.file).name}_data"] if f"{variant.file}_data" in manifest.files else []
+    return ModelFile(held.place / variant.file, held=held, beside=beside, manifest=manifest)
+
+
+def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: str, threads: ThreadCount) -> OpenModel:
+    """What a folder holds, with one file's graph alone if it is named."""
+    artifact, model = _read_artifact(held, name), None
+    if artifact is not None:
+        manifest, tokenizer = artifact
+        inputs, variants, tokenizer_path = manifest.inputs, manifest.variants, held.place / "tokenizer.json"
+    else:
+        model = _read_foreign(held, name)
+        manifest, tokenizer, inputs, variants = None, model.tokenizer, model.inputs, model.variants
+        tokenizer_path = model.source.folder / "tokenizer.json"
 
     def choose(device: Device) -> Variant:
-        if file is None:
-            return choose_variant(model.variants, device, precision)
-        (named,) = model.variants  # whatever the device would like best
+        if name is None and variants[0].precision in PRECISIONS:
+            return choose_variant(variants, device, precision, () if manifest is None else manifest.refused)
+        (named,) = variants  # whatever the device would like best
         if precision not in ("auto", named.precision):
-            raise InputError(f"precision={precision!r}: {named.file} is {named.precision} by its name")
+            raise InputError(
+                f"precision={precision!r}: {named.file} is {named.precision} by its name; leave the precision away, or "
+                "name another file"
+            )
         return named
 
-    variant, runner = open_runner(folder, model.inputs, choose, asked, threads)
+    def file_of(variant: Variant) -> ModelFile:
+        return graph_file(held, variant, manifest)
+
+    variant, runner = open_runner(held.place, inputs, choose, asked, threads, file_of)
+    tokenizer_file = ModelFile(tokenizer_path, held=held, manifest=manifest)
+    config_file = ModelFile(tokenizer_path.parent / "config.json", held=held, manifest=manifest)
     session = runner.session
-    if isinstance(model, ForeignModel):
+    if model is not None:
         assert isinstance(session, Session), "only an artifact's graph is packed"
-        return OpenModel(folder, model.manifest(session), tokenizer, variant, runner)
-    if session.labels not in (None, model.head.labels):
+        manifest = model.manifest(session)
+    assert manifest is not None, "an artifact has one"
+    if session.labels not in (None, manifest.head.labels):
         raise ArtifactError(
-            f"{session.path} gives {session.labels} labels, the manifest says {model.head.labels}: export it again"
+            f"{session.path} gives {session.labels} labels, the manifest says {manifest.head.labels}: export it again"
         )
-    return OpenModel(folder, model, tokenizer, variant, runner)
+    return OpenModel(held.place, manifest, tokenizer, variant, runner, tokenizer_file, config_file)
 
 
-def _read_artifact(folder: Path, file: Path | None) -> Manifest | None:
-    """An artifact's manifest, with the named file's graph alone if one was named; None if it is no artifact's."""
-    if not (folder / MANIFEST_NAME).exists():
+def _read_artifact(held: HeldFolder, name: Path | None) -> tuple[Manifest, PairTokenizer] | None:
+    """An artifact's, with the named file's graph alone if one was named; None if it is no artifact's."""
+    if not (held.path / MANIFEST_NAME).exists():
         return None
-    manifest = read_manifest(folder)
-    if file is None:
-        return manifest
-    named = tuple(variant for variant in manifest.variants if folder / variant.file == file)
-    return replace(manifest, variants=named) if named else None
+    manifest, tokenizer = read_artifact(held)
+    if name is None:
+        return manifest, tokenizer
+    named = tuple(variant for variant in manifest.variants if Path(variant.file) == name)
+    return (replace(manifest, variants=named), tokenizer) if named else None
+
+
+def _read_foreign(held: HeldFolder, name: Path | None) -> ForeignModel:
+    """Foreign graphs, whose settings are said to lie where the folder lies."""
+    model = read_foreign(held.path, None if name is None else held.path / name)
+    source = model.source
+    inner = held.place / source.folder.relative_to(held.path)
+    return replace(model, source=replace(source, root=held.place, folder=inner))

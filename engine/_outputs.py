@@ -62,8 +62,10 @@ def check_top_k(top_k: Any) -> int | None:
     Raises:
         InputError: If it is no whole number.
     """
+    if top_k is None:
+        return None
     number = as_whole(top_k)
-    if top_k is not None and number is None:
+    if number is None:
         raise InputError(
             f"top_k={top_k!r:.60}: how many to return, a negative number for all but so many of the last, or None for "
             f"all"

@@ -61,12 +61,13 @@ def read_proof(folder: Path) -> Proof:
         raise ArtifactError(f"{path}: not a proof: {error!r}; export the model again") from error
 
 
-def measure_parity(proof: Proof, scorer: Scorer, *, graph: str = "graph") -> Parity:
+def measure_parity(proof: Proof, scorer: Scorer, precision: str, *, graph: str = "graph") -> Parity:
     """Score the proof's pairs, in batches and some of them alone, and compare with the reference.
 
     Args:
         proof: Pairs and reference logits.
         scorer: The graph under test, with the engine's tokenizer.
+        precision: The graph's.
         graph: "graph", or "twin" if a stand-in for it runs.
     """
 
@@ -78,6 +79,7 @@ def measure_parity(proof: Proof, scorer: Scorer, *, graph: str = "graph") -> Par
         proof.logits,
         logits(proof.pairs),
         np.concatenate([logits([pair]) for pair in proof.pairs[:_ALONE]]),
+        precision=precision,
         name=proof.reference,
         graph=graph,
         provider=scorer.runner.session.provider,

@@ -14,7 +14,6 @@ from ._activation import (
     ActivationFunction,
     apply_activation,
     check_labels,
-    order_key,
     resolve_activation,
     softmax,
 )
@@ -85,10 +84,6 @@ class Meaning:
     def relevance(self, logits: Floats, activation: ActivationFunction) -> Floats:
         """float32 [pairs]: scores of relevance of float32 [pairs, labels]."""
         return apply_activation(activation, logits)[:, self.label]
-
-    def order(self, logits: Floats, activation: ActivationFunction) -> NDArray[np.floating[Any]] | None:
-        """[pairs]: what scores of relevance are to be compared by; None for the scores themselves."""
-        return order_key(activation, logits, self.label)
 
     def chosen(self, activation: Activation | None, default: ActivationFunction) -> ActivationFunction:
         """A call's activation: the one passed, else the model's.

@@ -14,6 +14,7 @@ from ._costs import Costs
 from ._cuda_plan import plan_packed_batches
 from ._cuda_session import PackedSession
 from ._errors import ArtifactError, DeviceError
+from ._held import ModelFile
 from ._lanes import Lanes
 from ._learned_costs import LearnedCosts
 from ._manifest import Inputs, Variant
@@ -45,7 +46,7 @@ class Runner:
     A packed graph has a session that keeps its device busy by itself, `PackedSession`.
 
     Args:
-        path: The ONNX file.
+        graph: The ONNX file.
         inputs: The manifest's facts about the graph's inputs.
         device: Where to run.
         threads: Threads on a CPU.
@@ -60,7 +61,7 @@ class Runner:
 
     def __init__(
         self,
-        path: Path,
+        graph: Path | ModelFile,
         inputs: Inputs,
         device: Device,
         threads: ThreadCount,
@@ -70,13 +71,13 @@ class Runner:
         open_session: Callable[[], Session] | None = None,
     ) -> None:
         self.threads = threads
-        self._open_session = partial(Session, path, inputs, device)
+        graph = ModelFile.of(graph)
+        self._open_session = partial(Session, graph, inputs, device)
         start = time.perf_counter()
         self.session: Session | PackedSession = (
-            PackedSession(path, inputs, device, threads.count) if packed else (open_session or self._open_session)()
+            PackedSession(graph, inputs, device, threads.count) if packed else (open_session or self._open_session)()
         )
         self._opening_s = time.perf_counter() - start
-        self._file = _identity(path)
         on_cpu = device.kind == "cpu"
         self._even = self.session.even or (on_cpu and not padded)
         self._lanes = Lanes(threads.count if on_cpu else 1)
@@ -189,25 +190,21 @@ class Runner:
                 Lanes(2).submit(self._open_sharing)  # on a thread of its own, since the pool's are other calls' lanes
 
     def _open_sharing(self) -> None:
-        path = self.session.path
         try:
             session = self._open_session(self.threads.count)
-            if _identity(path) != self._file:
-                raise ArtifactError(f"{path} was replaced; load the model again")
-        except (ArtifactError, OSError) as error:
+        except ArtifactError as error:
             logger.warning("a single document keeps to one thread: %s", error)
         else:
             self._sharing = session
 
 
-def _identity(path: Path) -> tuple[int, ...]:
-    """What is another after a file was replaced."""
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def open_runner(
-    folder: Path, inputs: Inputs, choose: Callable[[Device], Variant], asked: Device | None, threads: ThreadCount
+    folder: Path,
+    inputs: Inputs,
+    choose: Callable[[Device], Variant],
+    asked: Device | None,
+    threads: ThreadCount,
+    file_of: Callable[[Variant], ModelFile],
 ) -> tuple[Variant, Runner]:
     """The graph asked for, ready to run; with no device asked, CUDA where it really runs, else the CPU.
 
@@ -217,10 +214,11 @@ def open_runner(
         choose: Gives the graph for a device.
         asked: Where to run, or None for the best that runs.
         threads: Threads on a CPU.
+        file_of: Gives the file of a graph.
     """
     if asked is None and Device("cuda").provider in ort.get_available_providers():
         try:
-            return open_runner(folder, inputs, choose, Device("cuda"), threads)
+            return open_runner(folder, inputs, choose, Device("cuda"), threads, file_of)
         except DeviceError as error:  # no driver
             logger.warning("running on the CPU: %s", error)
         except ArtifactError as error:  # no graph for it, as in the embedded model: nothing is wrong here
@@ -228,10 +226,10 @@ def open_runner(
     device = asked or Device("cpu")
     variant = choose(device)
     packed = variant.variant == "cuda" and device.kind != "cpu"
-    path, open_session = folder / variant.file, None
+    graph, open_session = file_of(variant), None
     if device.kind == "tensorrt":
         from ._tensorrt_session import TensorrtSession  # nothing of it is needed elsewhere
 
         half = variant.precision == "fp16"
-        open_session = partial(TensorrtSession, path, inputs, device, artifact=folder, half=half)
-    return variant, Runner(path, inputs, device, threads, packed=packed, open_session=open_session)
+        open_session = partial(TensorrtSession, graph, inputs, device, artifact=folder, half=half)
+    return variant, Runner(graph, inputs, device, threads, packed=packed, open_session=open_session)

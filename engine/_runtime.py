@@ -13,7 +13,7 @@ from typing import Any
 
 from ._errors import MissingDependencyError
 
-__all__ = ["INSTALL_HINT", "check_runtime", "installed_runtimes", "ort"]
+__all__ = ["INSTALL_HINT", "check_runtime", "installed_runtimes", "ort", "require_runtime"]
 
 # Distributions that own the import name `onnxruntime`.
 _DISTRIBUTIONS = (
@@ -76,9 +76,6 @@ def _place() -> Path | None:
     return Path(spec.origin).resolve().parent
 
 
-check_runtime(installed_runtimes(), importable=_place() is not None)
-
-
 def _import_onnxruntime() -> ModuleType:
     """Import onnxruntime without its telemetry.
 
@@ -90,6 +87,11 @@ def _import_onnxruntime() -> ModuleType:
     os.environ[name] = "1"
     try:
         return import_module("onnxruntime")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"onnxruntime is installed and cannot be imported ({error}): pip install --force-reinstall onnxruntime, or "
+            f"another one of: {INSTALL_HINT}"
+        ) from error
     finally:
         if before is None:
             del os.environ[name]
@@ -97,4 +99,27 @@ def _import_onnxruntime() -> ModuleType:
             os.environ[name] = before
 
 
-ort: Any = _import_onnxruntime()
+class _Missing:
+    """What stands for onnxruntime where it is not: `import crossrank` works, and what needs it says what is missing."""
+
+    def __init__(self, error: MissingDependencyError) -> None:
+        self._message, self._cause = str(error), error.__cause__
+
+    def __getattr__(self, name: str) -> Any:
+        raise MissingDependencyError(self._message) from self._cause
+
+
+def _find_onnxruntime() -> Any:
+    try:
+        check_runtime(installed_runtimes(), importable=_place() is not None)
+        return _import_onnxruntime()
+    except MissingDependencyError as error:
+        return _Missing(error)
+
+
+ort: Any = _find_onnxruntime()
+
+
+def require_runtime() -> None:
+    """Raise `MissingDependencyError` where onnxruntime cannot be used."""
+    _ = ort.InferenceSession

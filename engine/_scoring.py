@@ -260,6 +260,7 @@ class PairWork:
             needed = self._windows.reach(enough) + 1
         if isinstance(documents, Tokens):
             tokens = documents.part(start, stop)
+            tokenizer.check_ids(tokens, "document", first=start)
         else:
             texts = documents[start:stop]
             pause = scorer.scheduler.desk.pause if scorer.scheduler else None

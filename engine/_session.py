@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from ._cuda_options import provider_options, session_entries
 from ._errors import ArtifactError, CrossrankError, DeviceError, InputError
 from ._gpu_check import gpu_advice
+from ._held import ModelFile
 from ._layout import choose_layout, choose_logits
-from ._manifest import PRECISIONS, Inputs, Variant
+from ._manifest import PRECISIONS, Inputs, Refusal, Variant
 from ._out_of_memory import is_out_of_memory, run_halved
 from ._pairs import PackedPairs
 from ._plan import PADDED_MAX_TOKENS, plan_batches
@@ -86,35 +87,57 @@ def check_device(device: Device) -> None:
         )
 
 
-def choose_variant(variants: Sequence[Variant], device: Device, precision: str) -> Variant:
-    """The graph that suits a device and a precision best.
+def graph_order(device: Device, precision: str) -> list[tuple[str, str]]:
+    """The graphs, variant and precision, that suit a device and a precision, the best first.
 
     "auto" is fp32 on a CPU (int8 where there is nothing else) and fp16 on a GPU (fp32 where there is nothing else).
 
     Raises:
         InputError: If the precision is unknown.
+
+    >>> graph_order(Device("cuda"), "auto")
+    [('cuda', 'fp16'), ('portable', 'fp16'), ('cuda', 'fp32'), ('portable', 'fp32')]
+    """
+    check_precision(precision)
+    order = ("fp32", "int8", "fp16") if device.kind == "cpu" else ("fp16", "fp32")
+    wanted = order if precision == "auto" else (precision,)
+    return [(kind, candidate) for candidate in wanted for kind in (device.kind, "portable")]
+
+
+def choose_variant(
+    variants: Sequence[Variant], device: Device, precision: str, refused: Sequence[Refusal] = ()
+) -> Variant:
+    """The graph that suits a device and a precision best, by `graph_order`.
+
+    Args:
+        variants: What there is.
+        device: Where it is to run.
+        precision: "auto" or one of `PRECISIONS`.
+        refused: What was made and not kept, for the message.
+
+    Raises:
+        InputError: If the precision is unknown.
         ArtifactError: If the artifact holds no such graph.
     """
-    order = ("fp32", "int8", "fp16") if device.kind == "cpu" else ("fp16", "fp32")
-    check_precision(precision)
-    wanted = order if precision == "auto" else (precision,)
-    for candidate in wanted:
-        for kind in (device.kind, "portable"):
-            for variant in variants:
-                if (variant.variant, variant.precision) == (kind, candidate):
-                    return variant
+    order = graph_order(device, precision)
+    held = {variant.target: variant for variant in reversed(variants)}
+    for target in order:
+        if target in held:
+            return held[target]
     have = ", ".join(variant.name for variant in variants)
+    known = [str(refusal) for refusal in refused if refusal.target in order]
+    why = f" ({'; '.join(known)}: refused when the model was exported)" if known else ""
     raise ArtifactError(
-        f"no graph for device {device} with precision {precision!r}: there is {have}; "
+        f"no graph for device {device} with precision {precision!r}{why}: there is {have}; "
         f"take one of these, make it with export-model and its --variants and --precision, or name the ONNX file itself"
     )
 
 
 class Session:
-    """A graph loaded on a device. Threads may share it; a forked child gets a session of its own.
+    """A graph loaded on a device. Threads may share it; a forked child gets a session of its own, of the same file.
 
     Args:
-        path: The ONNX file.
+        graph: The ONNX file.
         inputs: The manifest's facts about the graph's inputs.
         device: Where to run.
         threads: Intra-op threads on a CPU; 1 is none but the caller's.
@@ -127,8 +150,9 @@ class Session:
     # Most tokens of a batch of several pairs that gets padding.
     max_tokens: int = PADDED_MAX_TOKENS
 
-    def __init__(self, path: Path, inputs: Inputs, device: Device, threads: int = 1) -> None:
-        self.path, self.device, self._threads = path, device, threads
+    def __init__(self, graph: Path | ModelFile, inputs: Inputs, device: Device, threads: int = 1) -> None:
+        self.file = ModelFile.of(graph)
+        self.path, self.device, self._threads = self.file.path, device, threads
         # A session's threads do not survive a fork, so each process has its own.
         self._by_process: dict[int, Any] = {}
         # A lock for each too: one that another thread holds in a fork would stay locked in the child.
@@ -171,16 +195,26 @@ class Session:
 
     def _run(self, batch: PackedPairs) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self.outputs(batch, [self._logits])[0]
-        return logits
+        return logits if logits.ndim == 2 else self._rows(logits, len(batch.lengths))
+
+    def _rows(self, logits: NDArray[np.float32], pairs: int) -> NDArray[np.float32]:
+        """Logits [pairs, labels] of a graph that leaves out a dimension of 1."""
+        if logits.ndim > 2 or not logits.size or logits.size % pairs:
+            raise ArtifactError(
+                f"{self.path} gives logits of shape {logits.shape} for {pairs} pairs; [pairs, labels] expected"
+            )
+        return logits.reshape(pairs, -1)
 
     def outputs(self, batch: PackedPairs, names: list[str]) -> list[NDArray[Any]]:
         """Outputs of the graph by name, for joined pairs.
 
         Raises:
-            ArtifactError: If onnxruntime fails in it, as in a graph that was made for another model.
+            ArtifactError: If onnxruntime fails in it, as in a graph that was made for another model, or if a forked
+                child finds another file in its place.
         """
+        session = self._session()
         try:
-            results: list[NDArray[Any]] = self._session().run(names, self._layout(batch))
+            results: list[NDArray[Any]] = session.run(names, self._layout(batch))
         except Exception as error:  # the binding's exceptions share no base of their own
             raise run_error(self.path, self.device, error) from error
         return results
@@ -192,7 +226,9 @@ class Session:
             with self._locks.setdefault(process, Lock()):  # all lanes come at once, and one graph is enough
                 session = self._by_process.get(process)
                 if session is None:
-                    session = self._by_process[process] = open_graph(self.path, self.device, self._threads)
+                    with self.file.opened() as place:
+                        session = open_graph(place, self.device, self._threads)
+                    self._by_process[process] = session
         return session
 
 

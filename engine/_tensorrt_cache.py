@@ -25,6 +25,7 @@ from ._cache_root import cache_root
 from ._errors import InputError
 from ._fields import read_json_object
 from ._manifest import hash_file
+from ._printable import printable
 from ._tensorrt_facts import TensorrtFacts
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,9 @@ def find_engines(places: Sequence[Path], key: EngineKey) -> Iterator[Path]:
         if _is_whole(folder, key):
             yield folder
             continue
-        logger.warning("%s: the TensorRT engine is damaged or of another machine, and is built again", folder)
+        logger.warning(
+            "%s: the TensorRT engine is damaged or of another machine, and is built again", printable(folder)
+        )
         remove_folder(folder)
 
 
@@ -181,7 +184,7 @@ def new_engine(place: Path, key: EngineKey) -> Iterator[tuple[Path, Callable[[],
         try:
             work.rename(place / key.folder)
         except OSError as error:  # another process was faster; its engine is as good
-            logger.info("%s is there already: %s", place / key.folder, error)
+            logger.info("%s is there already: %s", printable(place / key.folder), error)
 
     try:
         yield work, keep

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ._cuda_session import check_process
 from ._errors import ArtifactError, CrossrankError, DeviceError
+from ._held import ModelFile
 from ._layout import Feed
 from ._manifest import Inputs
 from ._pairs import PackedPairs
@@ -46,7 +47,7 @@ class TensorrtSession(Session):
     """A portable graph on TensorRT. Threads may share it, one runs at a time; a forked child may not use it.
 
     Args:
-        path: The ONNX file.
+        graph: The ONNX file.
         inputs: The manifest's facts about the graph's inputs.
         device: Where to run.
         artifact: The folder that keeps the engines.
@@ -62,7 +63,7 @@ class TensorrtSession(Session):
 
     def __init__(
         self,
-        path: Path,
+        graph: Path | ModelFile,
         inputs: Inputs,
         device: Device,
         *,
@@ -71,12 +72,13 @@ class TensorrtSession(Session):
         settings: TensorrtSettings | None = None,
         open_engine: OpenEngine | None = None,
     ) -> None:
-        self.path, self.device = path, device
+        self.file = ModelFile.of(graph)
+        self.path, self.device = self.file.path, device
         self.settings = settings or TensorrtSettings()
         self.max_tokens = self.settings.max_tokens
         self.profiles = make_profiles(inputs.max_length, self.settings)
         self._pad_id, self._process, self._lock = inputs.pad_id, os.getpid(), Lock()
-        self._open_engine = open_engine or EngineStore(path, device, artifact, half=half)
+        self._open_engine = open_engine or EngineStore(self.file, device, artifact, half=half)
         self._engines: dict[Profile, _Engine] = {}
         # One that takes a batch of any size; so that what is wrong shows now.
         first = next(profile for profile in self.profiles if not profile.fixed)
@@ -84,10 +86,10 @@ class TensorrtSession(Session):
         self._describe(session, inputs)
         if self.even:
             raise ArtifactError(
-                f"{path} has no attention_mask, which TensorRT's padded shapes need: use device='cuda', or export it "
-                "with one"
+                f"{self.path} has no attention_mask, which TensorRT's padded shapes need: use device='cuda', or "
+                "export it with one"
             )
-        self._engines[first] = _Engine(session, path, device, self._logits)
+        self._engines[first] = _Engine(session, self.path, device, self._logits)
 
     def plan(self, lengths: NDArray[np.int32], max_pairs: int | None) -> list[NDArray[np.intp]]:
         """Batches of pairs, as `plan_tensorrt_batches` makes them."""
@@ -106,7 +108,8 @@ class TensorrtSession(Session):
         profile, shape = choose_profile(Shape(pairs, int(batch.lengths.max())), self.profiles)
         feed = bring_to(self._layout(batch), shape, self._pad_id)
         with self._lock:
-            return [self._engine(profile).run(feed)[:pairs]]
+            logits = self._engine(profile).run(feed)
+        return [(logits if logits.ndim == 2 else self._rows(logits, shape.pairs))[:pairs]]
 
     def warm_up(self, *, each: Callable[[Profile, Callable[[], None]], None] | None = None) -> None:
         """Build or load the engine of each profile, and run each at its largest shape.
@@ -171,9 +174,10 @@ class _Engine:
             raise DeviceError(f"{self._path} does not declare how many logits it gives, so that nothing can be bound")
         where = ("cpu", 0) if self._device.kind == "cpu" else ("cuda", self._device.index)
         pairs = len(next(iter(feed.values())))
-        (kind,) = (_FLOATS[node.type] for node in self._session.get_outputs() if node.name == self._logits)
+        (output,) = (node for node in self._session.get_outputs() if node.name == self._logits)
+        kind, shape = _FLOATS[output.type], [pairs] if len(output.shape) == 1 else [pairs, labels]
         self._values = {name: ort.OrtValue.ortvalue_from_numpy(value, *where) for name, value in feed.items()}
-        self._rows = ort.OrtValue.ortvalue_from_shape_and_type([pairs, labels], kind, *where)
+        self._rows = ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, *where)
         self._binding = self._session.io_binding()
         for name, value in self._values.items():
             self._binding.bind_ortvalue_input(name, value)

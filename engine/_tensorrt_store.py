@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import ArtifactError, DeviceError
+from ._held import ModelFile
 from ._out_of_memory import is_out_of_memory
+from ._printable import printable
 from ._session import Device, open_graph
 from ._tensorrt_cache import (
     EngineKey,
@@ -30,7 +32,7 @@ class EngineStore:
     """Opens the sessions of a graph's profiles with engines from the cache, and builds what is not there.
 
     Args:
-        path: The ONNX file.
+        graph: The ONNX file.
         device: A TensorRT device.
         artifact: The folder that keeps the engines.
         half: Whether the graph holds float16.
@@ -44,7 +46,7 @@ class EngineStore:
 
     def __init__(
         self,
-        path: Path,
+        graph: Path | ModelFile,
         device: Device,
         artifact: Path,
         *,
@@ -52,11 +54,12 @@ class EngineStore:
         facts: TensorrtFacts | None = None,
         open_graph: Callable[..., Any] = open_graph,
     ) -> None:
-        self._path, self._device, self._half, self._open = path, device, half, open_graph
+        self._file, self._device, self._half, self._open = ModelFile.of(graph), device, half, open_graph
         self._facts = facts or read_tensorrt_facts()
         self._facts.require(device.index)
-        self._graph = read_graph_files(path)
-        self._hash = self._graph.hash()
+        with self._file.opened() as place:
+            files = read_graph_files(place)
+            self._inputs, self._hash = files.inputs, files.hash()
         self._places = cache_places(artifact)
 
     def __call__(self, profile: Profile, capture: bool) -> Any:
@@ -67,7 +70,7 @@ class EngineStore:
             ArtifactError: If the graph was replaced since this store was made.
             InputError: If an engine must be built and no place to keep it can be written.
         """
-        options = engine_options(profile, self._graph.inputs, half=self._half)
+        options = engine_options(profile, self._inputs, half=self._half)
         key = engine_key(self._facts, self._device.index, self._hash, options)
         refused: list[Path] = []
         session = self._open_kept(key, capture, refused)
@@ -93,7 +96,9 @@ class EngineStore:
             except DeviceError as error:
                 if is_out_of_memory(error):  # nothing is wrong with the engine
                     raise
-                logger.warning("%s: TensorRT does not take its engine, which is built again: %s", found, error)
+                logger.warning(
+                    "%s: TensorRT does not take its engine, which is built again: %s", printable(found), error
+                )
                 refused.append(found)
         return None
 
@@ -115,7 +120,8 @@ class EngineStore:
         options = provider_options(
             key.options, index=self._device.index, engines=engines, timing=timing, capture=capture
         )
-        session = self._open(self._path, self._device, packed=True, for_provider=options)
-        if self._graph.hash() != key.graph:  # its engines would mix two models, under the key of one
-            raise ArtifactError(f"{self._path} was replaced; load the model again")
+        with self._file.opened() as place:
+            session = self._open(place, self._device, packed=True, for_provider=options)
+            if read_graph_files(place).hash() != key.graph:  # its engines would mix two models, under the key of one
+                raise ArtifactError(f"{place} was replaced since the model was loaded; load the model again")
         return session

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from ._cut import find_cuts, find_words
 from ._errors import CheckpointError, InputError
+from ._fields import read_file
 from ._numbers import whole_number
 from ._pairs import PairTemplate, Tokens
 from ._words import WordMemory
@@ -22,6 +23,7 @@ _TEXTS_PER_PAUSE = 32
 _PART_CHARACTERS = 4096
 _PARTS_PER_CALL = 8
 _ID_BYTES = np.dtype(np.int32).itemsize
+_LARGEST_ID = int(np.iinfo(np.int32).max)
 
 
 def read_template(tokenizer: Tokenizer) -> PairTemplate:
@@ -49,6 +51,10 @@ def read_template(tokenizer: Tokenizer) -> PairTemplate:
             "tokenizer.json joins a pair in no known way: expected special tokens around the query's and "
             f"the document's own ids {query.ids} and {document.ids}, got {pair.ids}"
         )
+    if max(pair.ids + pair.type_ids) > _LARGEST_ID:
+        raise CheckpointError(
+            f"tokenizer.json joins a pair with ids beyond 32 bits: {pair.ids}, of type {pair.type_ids}"
+        )
     bounds = [0, texts[0], texts[a - 1] + 1, texts[a], texts[-1] + 1, len(special)]
     if texts[a - 1] - texts[0] != a - 1 or texts[-1] - texts[a] != b - 1:
         raise CheckpointError(f"tokenizer.json puts special tokens inside a text: {pair.tokens}")
@@ -66,15 +72,29 @@ def read_template(tokenizer: Tokenizer) -> PairTemplate:
     )
 
 
+def _is_damage(error: BaseException) -> bool:
+    """Whether an exception is what a damaged tokenizer.json does to the tokenizers library, or to ids of 32 bits.
+
+    Most of the library's have no class of their own, and a panic in Rust is no Exception. What the handler of a signal
+    raises is none of these.
+    """
+    return type(error) in (Exception, ValueError, OverflowError) or type(error).__module__ == "pyo3_runtime"
+
+
+def _describe(place: object, what: str, error: BaseException) -> str:
+    return f"{place}: {what}: {error!s:.300}; if the file is damaged, download or export the model again"
+
+
 def _read_tokenizer(path: Path) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.encode("a", "b")  # some contradictions show only in use
-        return tokenizer
-    except BaseException as error:  # bare Exception for a malformed file; a panic in Rust is not even that
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        raise CheckpointError(f"{path}: not a tokenizer.json that tokenizers can read: {error!s:.300}") from error
+        tokenizer = Tokenizer.from_buffer(read_file(path))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    kind, unknown = type(tokenizer.model).__name__, getattr(tokenizer.model, "unk_token", None)
+    if kind in ("WordPiece", "WordLevel") and tokenizer.model.token_to_id(unknown) is None:
+        raise ValueError(f"{kind} takes {unknown!r:.80} for what it does not know, and has no such token")
+    tokenizer.encode("a", "b")  # some contradictions show only in use
+    return tokenizer
 
 
 class PairTokenizer:
@@ -85,20 +105,39 @@ class PairTokenizer:
 
     Args:
         source: A ``tokenizer.json``, or a tokenizer that was built, which is changed.
+        adapt: Changes what was read and says how, a phrase each; or None.
+        rows: Of the model's table of embeddings, where the tokenizer has ids beyond it; else None.
+
+    Attributes:
+        changes: What ``adapt`` said.
 
     Raises:
         CheckpointError: If the file cannot be read or joins pairs in no known way.
     """
 
-    def __init__(self, source: Path | Tokenizer) -> None:
-        self._tokenizer = source if isinstance(source, Tokenizer) else _read_tokenizer(source)
-        # The side that a tokenizer.json truncates, "right" without a word of it; see `describe_inputs`.
-        self.truncation_side: str = str((self._tokenizer.truncation or {}).get("direction", "right")).lower()
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self.template = read_template(self._tokenizer)
-        self._cuts = find_cuts(self._tokenizer)
-        words = find_words(self._tokenizer)
+    def __init__(
+        self,
+        source: Path | Tokenizer,
+        *,
+        adapt: Callable[[Tokenizer], Sequence[str]] | None = None,
+        rows: int | None = None,
+    ) -> None:
+        self._rows = rows
+        try:
+            self._tokenizer = source if isinstance(source, Tokenizer) else _read_tokenizer(source)
+            self.changes: tuple[str, ...] = tuple(adapt(self._tokenizer)) if adapt else ()
+            # The side that a tokenizer.json truncates, "right" without a word of it; see `describe_inputs`.
+            self.truncation_side: str = str((self._tokenizer.truncation or {}).get("direction", "right")).lower()
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+            self.template = read_template(self._tokenizer)
+            self._cuts = find_cuts(self._tokenizer)
+            words = find_words(self._tokenizer)
+        except BaseException as error:
+            if not _is_damage(error):
+                raise
+            place = source if isinstance(source, Path) else "tokenizer.json"
+            raise CheckpointError(_describe(place, "not a tokenizer.json that tokenizers can read", error)) from error
         self._memory = None if words is None else WordMemory(words, self._tokenizer)
 
     def save(self, path: Path) -> None:
@@ -114,6 +153,14 @@ class PairTokenizer:
     def kind(self) -> str:
         """The tokenizer's model: WordPiece, BPE, Unigram or WordLevel."""
         return type(self._tokenizer.model).__name__
+
+    def is_added(self, token_id: int) -> bool:
+        """Whether an id is that of a token that is looked for before a text is split, as special tokens are."""
+        return int(token_id) in self._tokenizer.get_added_tokens_decoder()
+
+    def limit_ids(self, rows: int) -> None:
+        """Refuse from now on texts with ids that a table of so many embeddings does not hold."""
+        self._rows = rows
 
     def check_max_length(self, max_length: int) -> int:
         """The length as an int, if a pair's special tokens leave room in it.
@@ -145,7 +192,9 @@ class PairTokenizer:
             pause: Called now and then between texts, for other threads to go first; or None.
 
         Raises:
-            InputError: If one of them is no string or holds a lone surrogate; the message gives its index.
+            InputError: If one of them is no string, holds a lone surrogate, or a token that the model has no embedding
+                for; the message gives its index.
+            CheckpointError: If the tokenizer fails on one of them, as a damaged one may; with its index too.
         """
         for index, text in enumerate(texts):
             if not isinstance(text, str):
@@ -166,11 +215,42 @@ class PairTokenizer:
                     f"{what} {first + start + bad} holds a lone surrogate: {some[bad]!r:.80}; "
                     f"text.encode('utf-8', 'replace').decode() puts a question mark in its place"
                 ) from error
+            except BaseException as error:
+                if not _is_damage(error):
+                    raise
+                where = f"{what} {first + start}" + (
+                    f" or one of the {len(some) - 1} after it" if len(some) > 1 else ""
+                )
+                raise CheckpointError(_describe("tokenizer.json", f"fails on {where}", error)) from error
             lengths[start : start + len(rows)] = [len(row) // _ID_BYTES for row in rows]
             ids.append(np.frombuffer(b"".join(rows), np.int32))
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        return Tokens(ids=np.concatenate(ids) if ids else np.zeros(0, np.int32), offsets=offsets)
+        tokens = Tokens(ids=np.concatenate(ids) if ids else np.zeros(0, np.int32), offsets=offsets)
+        if self._rows is not None:
+            self.check_ids(tokens, what, first=first)
+        return tokens
+
+    def check_ids(self, tokens: Tokens, what: str, *, first: int = 0) -> None:
+        """Refuse ids that the model has no embedding for.
+
+        Args:
+            tokens: Of texts.
+            what: What the texts are, for messages.
+            first: The caller's index of the first text, for messages.
+
+        Raises:
+            InputError: If there is one; the message gives its text's index.
+        """
+        if self._rows is None or not len(tokens.ids) or int(tokens.ids.max()) < self._rows:
+            return
+        place = int(np.argmax(tokens.ids >= self._rows))
+        index = first + int(np.searchsorted(tokens.offsets, place, side="right")) - 1
+        bad = int(tokens.ids[place])
+        raise InputError(
+            f"{what} {index} holds the token {self._tokenizer.id_to_token(bad)!r:.80}, id {bad}, and the model has "
+            f"embeddings for ids below {self._rows} alone: leave it out of the text"
+        )
 
     def _encode_some(self, texts: Sequence[str], enough: int | None) -> list[bytes]:
         heads = list(texts)

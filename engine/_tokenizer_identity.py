@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ._errors import ArtifactError
 from ._fields import read_json_object
+from ._held import ModelFile
 from ._tokenize import PairTokenizer
 
 # Parts of a tokenizer.json that change no id here: the first three are switched off or unused, the last is the file's.
@@ -58,14 +59,13 @@ class TokenizerFile:
     """A loaded model's tokenizer.json, hashed at the first use only: BERT's takes longer to hash than to load.
 
     Args:
-        path: The file.
+        file: The file.
         tokenizer: What was read from it.
         model: The model's name, for messages.
     """
 
-    def __init__(self, path: Path, tokenizer: PairTokenizer, model: str) -> None:
-        self._path, self._tokenizer, self._model = path, tokenizer, model
-        self._stamp = _stamp(path)
+    def __init__(self, file: ModelFile, tokenizer: PairTokenizer, model: str) -> None:
+        self._file, self._tokenizer, self._model = file, tokenizer, model
         self._identity: TokenizerIdentity | None = None
 
     def identity(self) -> TokenizerIdentity:
@@ -75,14 +75,10 @@ class TokenizerFile:
             ArtifactError: If the file is another one than when the model was loaded.
         """
         if self._identity is None:
-            sha256 = hash_tokenizer(self._path)
-            if _stamp(self._path) != self._stamp:
-                raise ArtifactError(f"{self._path} has changed since the model was loaded; load the model anew")
+            with self._file.opened() as place:
+                sha256 = hash_tokenizer(place)
             tokenizer = self._tokenizer
+            if tokenizer.changes:  # of a folder that is no artifact of ours: not what the file alone would give
+                sha256 = hashlib.sha256("\n".join([sha256, *tokenizer.changes]).encode()).hexdigest()
             self._identity = TokenizerIdentity(sha256, self._model, tokenizer.kind, tokenizer.vocabulary_size)
         return self._identity
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -3,14 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ._errors import DeviceError, InputError, ProofError, join_problems
+from ._errors import CrossrankError, DeviceError, InputError, ProofError, join_problems
+from ._held import HeldFolder, hold
 from ._manifest import MANIFEST_NAME, Manifest, hash_file, read_manifest
+from ._open import graph_file, read_artifact
 from ._proof import measure_parity, read_proof
 from ._runner import Runner
 from ._scoring import Scorer
 from ._session import Device
 from ._threads import available_threads
-from ._tokenize import PairTokenizer
 
 
 def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
@@ -33,6 +34,15 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
             f"{folder} is no artifact folder: it has no {MANIFEST_NAME}. Only exported artifacts hold a proof: "
             f"export-model CHECKPOINT -o DIR, from a folder with weights or a hub id"
         )
+    with hold(folder) as held:
+        try:
+            return _verify(held)
+        except CrossrankError as error:
+            raise held.named(error) from error.__cause__
+
+
+def _verify(held: HeldFolder) -> tuple[Manifest, list[str]]:
+    folder = held.path
     manifest = read_manifest(folder)
     problems = [
         f"{name} does not have the sha256 of the manifest"
@@ -41,20 +51,21 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
     ]
     if problems:
         raise ProofError(join_problems(str(folder), problems))
+    _, tokenizer = read_artifact(held)
     proof = read_proof(folder)
-    tokenizer = PairTokenizer(folder / "tokenizer.json")
     variants, skipped = [], []
     for variant in manifest.variants:
         device = Device("cuda" if variant.variant == "cuda" else "cpu")
         try:
-            path, packed = folder / variant.file, variant.variant == "cuda"
+            graph, packed = graph_file(held, variant, manifest), variant.variant == "cuda"
             padded = variant.variant == "portable"
-            runner = Runner(path, manifest.inputs, device, available_threads(), padded=padded, packed=packed)
+            runner = Runner(graph, manifest.inputs, device, available_threads(), padded=padded, packed=packed)
         except DeviceError as error:
-            skipped.append(f"{variant.name} did not run here: {error}")
+            skipped.append(f"{variant.name} did not run here: {held.named(error)}")
             variants.append(replace(variant, parity=None))
             continue
-        parity = measure_parity(proof, Scorer(tokenizer, runner, manifest.inputs.max_length, manifest.head.labels))
+        scorer = Scorer(tokenizer, runner, manifest.inputs.max_length, manifest.head.labels)
+        parity = measure_parity(proof, scorer, variant.precision)
         variants.append(replace(variant, parity=parity))
     problems = [text for variant in variants for text in variant.problems()]
     if problems:

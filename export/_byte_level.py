@@ -12,24 +12,10 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from crossrank._errors import CheckpointError, UnsupportedModelError
-from crossrank._fields import read_json_object
+from crossrank._fields import read_json_object, read_text
+from crossrank._special_tokens import ROBERTA_TOKENS, add_special_tokens, read_special_tokens
 
-from ._special_tokens import SpecialDefaults, add_special_tokens, read_special_tokens
-from ._wordpiece import conversion_command, tokenizer_kind
-
-_ROBERTA = SpecialDefaults(
-    {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "sep_token": "</s>",
-        "pad_token": "<pad>",
-        "cls_token": "<s>",
-        "mask_token": "<mask>",
-    },
-    normalized=True,
-    mask_strips=True,
-)
+from ._wordpiece import conversion_command, kind_in_folder
 
 
 def build_byte_level(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
@@ -44,7 +30,7 @@ def build_byte_level(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
         CheckpointError: If a file or a setting is damaged, or special tokens are missing.
         UnsupportedModelError: If they are those of another tokenizer class.
     """
-    kind = tokenizer_kind(folder, settings, default="roberta")
+    kind = kind_in_folder(folder, settings, default="roberta")
     if kind != "roberta":
         raise UnsupportedModelError(
             f"{folder}: vocab.json and merges.txt of {kind} without a tokenizer.json; read are those of roberta; "
@@ -55,7 +41,7 @@ def build_byte_level(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
         raise CheckpointError(
             f"{folder}: tokenizer_config.json: add_prefix_space is {prefix_space!r:.60}; true or false expected"
         )
-    tokens = read_special_tokens(folder, settings, _ROBERTA)
+    tokens = read_special_tokens(folder, settings, ROBERTA_TOKENS)
     tokenizer = Tokenizer(_read_model(folder))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     tokenizer.decoder = decoders.ByteLevel()
@@ -70,7 +56,7 @@ def _read_model(folder: Path) -> models.BPE:
     try:
         vocabulary = read_json_object(folder / "vocab.json")
         # The first line is a version, and after the last line feed nothing is expected.
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")[1:-1]
+        lines = read_text(folder / "merges.txt").split("\n")[1:-1]
         merges = dict.fromkeys((left, right) for left, right in map(str.split, lines))  # of equal ones the first counts
         return models.BPE(vocabulary, list(merges), continuing_subword_prefix="", end_of_word_suffix="")
     except Exception as error:  # the binding raises bare Exception for merges that the vocabulary does not hold

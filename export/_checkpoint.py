@@ -5,13 +5,16 @@ from pathlib import Path
 
 from crossrank._errors import CheckpointError, attempt, join_problems
 from crossrank._manifest import Head, Inputs
-from crossrank._model_folder import ModelFolder, describe_head, describe_inputs, gives_token_types, read_model_folder
+from crossrank._model_folder import ModelFolder, describe_head, describe_inputs, read_model_folder
 from crossrank._tokenize import PairTokenizer
+from crossrank._tokenizer_class import gives_token_types
+from crossrank._tokenizer_settings import limit_ids, open_tokenizer
 
+from ._adapter import open_weights
 from ._byte_level import build_byte_level
 from ._complete import complete_config
 from ._config import EncoderConfig, read_config
-from ._tensors import open_tensors
+from ._texts import load_pairs
 from ._weights import EncoderWeights, read_weights
 from ._wordpiece import build_wordpiece, missing_tokenizer_message
 
@@ -57,37 +60,42 @@ def read_checkpoint(
     source = read_model_folder(folder)
     problems: list[str] = []
     tokenizer = attempt(lambda: read_tokenizer(source), problems)
-    tensors = attempt(lambda: open_tensors(source.folder), problems)
+    tensors = attempt(lambda: open_weights(source.folder), problems)
     completed = attempt(lambda: complete_config(source.config, tensors or {}), problems)
     config = None if completed is None else attempt(lambda: read_config(completed), problems)
     weights = None
     if tensors is not None and config is not None:
         weights = attempt(lambda: read_weights(tensors, config, bare_projection=bare_projection), problems)
-    if tokenizer is not None and config is not None and tokenizer.vocabulary_size > config.vocabulary:
-        problems.append(f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model {config.vocabulary}")
+    embeddings = None
+    if tokenizer is not None and config is not None:
+        embeddings = attempt(lambda: limit_ids(tokenizer, config.vocabulary, plain_texts), problems)
     if problems or tokenizer is None or completed is None or config is None or weights is None:
         raise CheckpointError(join_problems(str(folder), problems))
     described = replace(source, config=completed | {"max_position_embeddings": config.positions})
-    types = config.token_types > 1 and gives_token_types(source.tokenizer)
+    types = config.token_types > 1 and gives_token_types(source.tokenizer, source.config)
     return Checkpoint(
         replace(source, config=completed),
         config,
         tokenizer,
         weights,
         describe_head(source, config.labels, relevant_label),
-        describe_inputs(described, tokenizer, token_types=types, max_length=max_length),
+        describe_inputs(described, tokenizer, token_types=types, max_length=max_length, embeddings=embeddings),
     )
 
 
+def plain_texts() -> list[str]:
+    """What a graph is proven and calibrated with, queries and documents alike."""
+    return [text for name in ("proof", "calibration") for pair in load_pairs(name) for text in pair]
+
+
 def read_tokenizer(source: ModelFolder) -> PairTokenizer:
-    """The tokenizer of a folder: its tokenizer.json, else one built of an older form of vocabulary.
+    """The tokenizer of a folder: of its tokenizer.json and settings, else one built of an older form of vocabulary.
 
     Raises:
         CheckpointError: If there is neither, or it is damaged.
     """
-    path = source.folder / "tokenizer.json"
-    if path.exists():
-        return PairTokenizer(path)
+    if (source.folder / "tokenizer.json").exists():
+        return open_tokenizer(source)
     if (source.folder / "vocab.txt").exists():
         return PairTokenizer(build_wordpiece(source.folder, source.tokenizer))
     if (source.folder / "vocab.json").exists() and (source.folder / "merges.txt").exists():

@@ -1,15 +1,14 @@
 """``export-model``: parse, call the library, print."""
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 
-from crossrank._cli import comma_list, run_command
+from crossrank._cli import Parser, comma_list, print_json, run_command
 from crossrank._errors import InputError
 from crossrank._info import align_columns, format_parity_table
 from crossrank._manifest import PRECISIONS, VARIANTS, read_manifest
+from crossrank._printable import printable_line
 from crossrank.models import load_registry
 
 from ._api import export_model
@@ -17,8 +16,8 @@ from ._report import terminal_report
 from ._targets import EXPORTERS, choose_targets
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="export-model",
         description="Turn a published cross-encoder into a proven ONNX artifact folder.",
         epilog="Without -o the artifact goes to the cache, where CrossEncoder(NAME) and crossrank rank find it.",
@@ -60,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 def _print_registry(*, as_json: bool) -> None:
     models = load_registry()
     if as_json:
-        print(json.dumps([asdict(model) for model in models], indent=2))
+        print_json([asdict(model) for model in models])
         return
     rows = [
         ("model", "architecture", "layers", "hidden", "labels", "max", "activation", "licence", "docs/s V100", "also")
@@ -100,9 +99,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     )
     manifest = read_manifest(folder)
     if options.json:
-        print(json.dumps({"folder": str(folder), **asdict(manifest)}, indent=2, ensure_ascii=False))
+        print_json({"folder": folder, **asdict(manifest)})
     else:
-        print(f"{manifest.source.name} -> {folder}\n{format_parity_table(manifest)}")
+        print(f"{printable_line(f'{manifest.source.name} -> {folder}')}\n{format_parity_table(manifest)}")
     return 0
 
 

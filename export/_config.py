@@ -23,7 +23,15 @@ DEFAULT_LABELS = 2  # transformers'
 _MPNET_BUCKETS, _MPNET_PAD_ID = 32, 1
 # Far above any published encoder; a config beyond it is damaged, and would be followed for hours.
 _LARGEST = {"layers": 1000, "labels": 10_000}
-ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
+# transformers' names of activations, and ours of the same function: it writes some formulas in several ways, which
+# differ by rounding alone (gelu_fast by 1e-12, for a constant of ten digits). gelu_10 and quick_gelu are others.
+ACTIVATIONS = {
+    **dict.fromkeys(("gelu", "gelu_python"), "gelu"),
+    **dict.fromkeys(("gelu_new", "gelu_accurate", "gelu_fast", "gelu_python_tanh", "gelu_pytorch_tanh"), "gelu_new"),
+    "relu": "relu",
+    **dict.fromkeys(("silu", "swish"), "silu"),
+}
+_OPTIMUM = "or --exporter optimum, which traces others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,7 @@ class EncoderConfig:
         position_offset: Position of the first token, ``pad_id + 1`` for RoBERTa's family and MPNet.
         token_types: Rows of the token type table, 0 without one.
         relative_buckets: Rows of MPNet's relative position table, 0 without one.
+        activation: gelu, gelu_new, relu or silu.
     """
 
     architecture: str
@@ -95,11 +104,11 @@ def _refuse_unsupported(config: Mapping[str, Any], architecture: Any) -> None:
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         problems.append(f"model_type is {architecture!r}; supported are {', '.join(ARCHITECTURES)}")
     activation = config.get("activation" if architecture == "distilbert" else "hidden_act", "gelu")
-    if activation not in ACTIVATIONS:
-        problems.append(f"the activation is {activation!r}; supported are {', '.join(ACTIVATIONS)}")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        problems.append(f"the activation is {activation!r:.60}; supported are {', '.join(ACTIVATIONS)}, {_OPTIMUM}")
     positions = config.get("position_embedding_type") or "absolute"
     if positions != "absolute":
-        problems.append(f"position_embedding_type is {positions!r}; supported is absolute")
+        problems.append(f"position_embedding_type is {positions!r}; supported is absolute, {_OPTIMUM}")
     if architecture == "mpnet":
         required = {"relative_attention_num_buckets": _MPNET_BUCKETS, "pad_token_id": _MPNET_PAD_ID}
         problems += [
@@ -151,7 +160,7 @@ def read_config(config: Mapping[str, Any]) -> EncoderConfig:
         relative_buckets=_MPNET_BUCKETS if family == "mpnet" else 0,
         pad_id=pad_id,
         epsilon=fields.layer_norm_eps,
-        activation=fields.hidden_act,
+        activation=ACTIVATIONS[fields.hidden_act],
         labels=DEFAULT_LABELS if labels is None else labels,
     )
     counts = ("vocabulary", "embedding", "hidden", "layers", "heads", "intermediate", "positions", "labels")

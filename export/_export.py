@@ -1,7 +1,7 @@
 """Checkpoint to artifact: resolve, read, build a graph per target, prove each, write at once."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from crossrank._errors import ProofError, UnsupportedModelError, join_problems
-from crossrank._manifest import FileRecord, Manifest, Source, Variant, hash_file, write_manifest
+from crossrank._errors import ModelError, UnsupportedModelError
+from crossrank._manifest import PROOF_NAME, FileRecord, Manifest, Refusal, Source, Variant, hash_file, write_manifest
 from crossrank._model_folder import read_model_folder
 from crossrank._pairs import PairSource
+from crossrank._parity import BOUNDS
 from crossrank._plan import plan_batches
-from crossrank._proof import Proof, measure_parity, write_proof
+from crossrank._proof import Proof, measure_parity, read_proof, write_proof
 from crossrank._runner import Runner
 from crossrank._scoring import Scorer
 from crossrank._session import Device, Session
@@ -23,17 +24,17 @@ from crossrank._threads import ThreadCount, available_threads
 from crossrank.models import RegisteredModel
 
 from ._blueprint import Blueprint
-from ._cache import CheckpointSource, fetch_checkpoint, fingerprint
+from ._cache import CheckpointSource, check_unchanged, fetch_checkpoint, fingerprint
 from ._config import ARCHITECTURES
 from ._half import keep_in_float32
 from ._native import read_native
 from ._optimum import INSTALL_OPTIMUM, optimum_version, read_optimum
+from ._refusal import Advise, describe_failure, refusal_error
 from ._report import Report, stage
 from ._settings import write_settings, write_tokenizer
-from ._targets import Target, choose_targets, target_file
-from ._tensorrt import tensorrt_target
+from ._targets import Order, Target, target_file
 from ._texts import load_pairs
-from ._write import new_folder, swap_in
+from ._write import ENGINES, link_engines, link_files, new_folder, swap_in
 
 logger = logging.getLogger(__name__)
 
@@ -42,71 +43,89 @@ def make_artifact(
     source: CheckpointSource,
     target_folder: Path,
     *,
+    order: Callable[[str], Order],
+    present: Manifest | None,
     exporter: str,
-    variants: Sequence[str] | None,
-    precisions: Sequence[str] | None,
-    keep: Collection[Target],
     max_length: int | None,
     local_files_only: bool,
     token: str | bool | None,
     report: Report | None,
-    tensorrt: bool = False,
-) -> None:
+    advise: Advise,
+) -> Manifest:
     """Write the artifact of a checkpoint to ``target_folder``, replacing what is there. Call with the lock held.
+
+    A graph that does not hold is left out, and the manifest says so.
 
     Args:
         source: The checkpoint.
         target_folder: The artifact's place.
+        order: Gives the graphs to make by the exporter that makes them.
+        present: What lies there, an export of the same checkpoint and length, is completed: its graphs stay.
+            None makes all anew.
         exporter: "auto", "native" or "optimum".
-        variants: As `choose_targets`.
-        precisions: As `choose_targets`.
-        keep: Graphs to make beside those.
         max_length: Most tokens of a pair, or None for all that model and tokenizer allow.
         local_files_only: Never ask the hub.
         token: Hub token.
         report: Told of each stage.
-        tensorrt: Whether to make what TensorRT runs too.
+        advise: Ends the message of a refusal.
+
+    Returns:
+        The manifest that was written.
 
     Raises:
         ModelNotFoundError: If the checkpoint cannot be had.
-        ModelError: If it is unusable or unsupported, or a graph leaves its error bound; nothing is written then.
+        ModelError: If it is unusable or unsupported, or graphs that were asked for leave their error bounds: nothing is
+            written then, but that they do, where there was an artifact to complete.
         InputError: If the exporter does not make the graphs asked for.
         MissingDependencyError: If the exporter that was asked for is not installed.
     """
+    if present is not None and source.folder is None:
+        source = replace(source, revision=present.source.revision)  # the graphs of one artifact are of one commit
     with stage(report, "find the checkpoint"):
         folder, commit = fetch_checkpoint(source, local_files_only=local_files_only, token=token)
     with stage(report, "read config, tokenizer, weights"):
         blueprint = _read(folder, source.registered, exporter, max_length)
-    targets = choose_targets(variants, precisions, blueprint.exporter)
-    keep = {*keep, tensorrt_target(blueprint.exporter)} if tensorrt else keep
-    if keep:
-        targets = sorted({*targets, *keep})
+        check_unchanged(source)
+    wanted = order(blueprint.exporter)
+    version = metadata.version("crossrank")
     with new_folder(target_folder) as work:
         (work / "onnx").mkdir()
+        taken = None
+        if present is not None:
+            with stage(report, "take over what is there"):
+                taken = _take_over(present, target_folder, work, version, blueprint.exporter)
+            if taken is None:
+                wanted = replace(wanted, lines=(*((v.target,) for v in present.variants), *wanted.lines))
         write_tokenizer(blueprint.source, blueprint.tokenizer, work)
-        for target in targets:
-            with stage(report, f"build {' '.join(target)}"):
-                blueprint.build(target, work / target_file(target))
-        proven = _prove(blueprint, work, targets, report)
+        bench = _Bench(blueprint, work, report, present if taken is not None else None)
+        while targets := wanted.next(bench.proven, bench.refused):
+            bench.make(targets)
+        check_unchanged(source)  # the proof read the checkpoint once more
+        unmet = wanted.unmet(bench.proven)
+        if unmet and taken is None:
+            raise bench.failure(unmet, advise)
         with stage(report, "write"):
             write_settings(blueprint.source, work)
-            files = sorted(path for path in work.rglob("*") if path.is_file())
-            with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
-                records = {
-                    p.relative_to(work).as_posix(): r for p, r in zip(files, pool.map(_record, files), strict=True)
-                }
-            architecture = str(blueprint.source.config["model_type"])
             manifest = Manifest(
-                source=Source(source.name, commit, architecture, fingerprint(source, max_length)),
+                source=Source(
+                    source.name,
+                    commit,
+                    str(blueprint.source.config["model_type"]),
+                    fingerprint(source, max_length),
+                ),
                 head=blueprint.head,
                 inputs=blueprint.inputs,
-                variants=proven,
-                files=records,
-                crossrank=metadata.version("crossrank"),
+                variants=tuple(bench.proven[target] for target in sorted(bench.proven)),
+                files=_record_files(work, taken or {}),
+                crossrank=version,
                 exporter=blueprint.exporter,
+                refused=tuple(bench.refused[target] for target in sorted(bench.refused)),
             )
             write_manifest(work, manifest)
             swap_in(work, target_folder)
+    if unmet:
+        raise bench.failure(unmet, advise)
+    return manifest
 
 
 def _read(folder: Path, registered: RegisteredModel | None, exporter: str, max_length: int | None) -> Blueprint:
@@ -120,50 +139,155 @@ def _read(folder: Path, registered: RegisteredModel | None, exporter: str, max_l
     except UnsupportedModelError as error:
         if known:
             raise
-        advice = f"install it: {INSTALL_OPTIMUM}" if optimum_version() is None else "ask for it: --exporter optimum"
+        advice = (
+            f"install it: {INSTALL_OPTIMUM}"
+            if optimum_version() is None
+            else f"ask for it: export-model {folder} --exporter optimum"
+        )
         raise UnsupportedModelError(f"{error}\nThe optimum exporter may know it; {advice}") from error
+
+
+def _take_over(
+    present: Manifest, folder: Path, work: Path, version: str, exporter: str
+) -> dict[str, FileRecord] | None:
+    """Link the graphs and the proof of an artifact into a new one.
+
+    Returns:
+        The records of the files, or None if the graphs are to be made again: another version or exporter made them, or
+        a file is not what the manifest says.
+    """
+    graphs = {variant.file for variant in present.variants}
+    names = [name for name in present.files if name.removesuffix("_data") in graphs or name == PROOF_NAME]
+    if (present.crossrank, present.exporter) != (version, exporter):
+        return None
+    with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
+        found = dict(zip(names, pool.map(lambda name: _record(folder / name), names), strict=True))
+    if any(found[name] != present.files[name] for name in names):
+        return None
+    link_files(folder, work, names)
+    link_engines(folder, work)
+    return found
+
+
+def _record_files(work: Path, known: dict[str, FileRecord]) -> dict[str, FileRecord]:
+    """Size and hash of every file of an artifact but TensorRT's engines, which come and go."""
+    files = sorted(path for path in work.rglob("*") if path.is_file() and ENGINES not in path.relative_to(work).parts)
+    names = [path.relative_to(work).as_posix() for path in files]
+    with ThreadPoolExecutor() as pool:
+        records = pool.map(lambda name: known.get(name) or _record(work / name), names)
+        return dict(zip(names, records, strict=True))
 
 
 def _record(path: Path) -> FileRecord:
     return FileRecord(path.stat().st_size, hash_file(path))
 
 
-def _prove(blueprint: Blueprint, work: Path, targets: Sequence[Target], report: Report | None) -> tuple[Variant, ...]:
-    """Parity of each graph, or of its CPU-runnable twin, with the reference; writes proof.json."""
-    pairs = load_pairs("proof")
-    with stage(report, "reference logits"):
-        name, logits = blueprint.reference(pairs, work / "tokenizer.json")
-    proof = Proof(name, pairs, logits)
-    write_proof(work, proof)
-    # Side by side, each on its share of the threads: loading a graph keeps one core busy at most.
-    workers = min(len(targets), available_threads().count)
-    threads = ThreadCount(available_threads().count // workers, "a share of the proof's")
-    with stage(report, "prove the graphs"), ThreadPoolExecutor(workers) as pool:
-        variants = tuple(pool.map(lambda target: _measure(blueprint, proof, work, target, threads), targets))
-    problems = [text for variant in variants for text in variant.problems()]
-    if problems:
-        subject = f"{blueprint.source.folder} is not exported, its graphs leave the bounds against {name}"
-        raise ProofError(f"{join_problems(subject, problems)}\n{_advice(variants, name)}")
-    return variants
+class _Bench:
+    """Where graphs are built and proven.
+
+    Args:
+        blueprint: The checkpoint.
+        work: The artifact's folder in the making. Its proof.json is taken if it is there, else written.
+        report: Told of each stage.
+        present: The manifest of the graphs that lie there already.
+
+    Attributes:
+        proven: The graphs that hold.
+        refused: Those that do not.
+    """
+
+    def __init__(self, blueprint: Blueprint, work: Path, report: Report | None, present: Manifest | None) -> None:
+        self._blueprint, self._work, self._report = blueprint, work, report
+        self.proven: dict[Target, Variant] = {}
+        self.refused: dict[Target, Refusal] = {}
+        self._errors: dict[Target, ModelError] = {}
+        self._proof: Proof | None = None
+        if present is not None:
+            self.proven = {variant.target: variant for variant in present.variants}
+            self.refused = {refusal.target: refusal for refusal in present.refused}
+            self._proof = read_proof(work)
+
+    def make(self, targets: Sequence[Target]) -> None:
+        """Build graphs, prove each, and remove those that do not hold."""
+        built = []
+        for target in targets:
+            with stage(self._report, f"build {' '.join(target)}"):
+                try:
+                    self._blueprint.build(target, self._work / target_file(target))
+                except ModelError as error:
+                    self._fail(target, error)
+                else:
+                    built.append(target)
+        if not built:
+            return
+        proof = self._reference()
+        # Side by side, each on its share of the threads: loading a graph keeps one core busy at most.
+        workers = max(1, min(len(built), available_threads().count))
+        threads = ThreadCount(available_threads().count // workers, "a share of the proof's")
+        with stage(self._report, "prove the graphs"), ThreadPoolExecutor(workers) as pool:
+            list(pool.map(lambda target: self._prove(target, proof, threads), built))
+
+    def failure(self, unmet: Collection[Target], advise: Advise) -> ModelError:
+        """The error for graphs that were asked for and do not hold."""
+        refused = [self.refused[target] for target in sorted(unmet) if target in self.refused]
+        errors = {str(error): error for target, error in self._errors.items() if target in unmet}
+        if len(errors) == 1 and all(refusal.target in self._errors for refusal in refused):
+            return next(iter(errors.values()))
+        reference = self._proof.reference if self._proof else None
+        against = f" against {reference}" if reference else ""
+        subject = f"{self._blueprint.source.folder} is not exported, its graphs leave the bounds{against}"
+        return refusal_error(subject, refused, advise(self.proven.keys(), reference))
+
+    def _reference(self) -> Proof:
+        if self._proof is None:
+            pairs = load_pairs("proof", self._blueprint.tokenizer)
+            with stage(self._report, "reference logits"):
+                name, logits = self._blueprint.reference(pairs, self._work / "tokenizer.json")
+            self._proof = Proof(name, pairs, logits)
+            write_proof(self._work, self._proof)
+        return self._proof
+
+    def _prove(self, target: Target, proof: Proof, threads: ThreadCount) -> None:
+        try:
+            variant = _measure(self._blueprint, proof, self._work, target, threads)
+        except ModelError as error:
+            self._fail(target, error)
+            return
+        problems = variant.parity.problems(BOUNDS[variant.precision]) if variant.parity else []
+        if not problems:
+            self.proven[target] = variant
+            return
+        self.refused[target] = Refusal(*target, problems=tuple(problems), parity=variant.parity)
+        self._remove(target)
+
+    def _fail(self, target: Target, error: ModelError) -> None:
+        self.refused[target], self._errors[target] = describe_failure(target, error), error
+        self._remove(target)
+
+    def _remove(self, target: Target) -> None:
+        path = self._work / target_file(target)
+        for file in (path, path.with_name(f"{path.name}_data")):
+            file.unlink(missing_ok=True)
 
 
 def _measure(blueprint: Blueprint, proof: Proof, work: Path, target: Target, threads: ThreadCount) -> Variant:
+    """Parity of a graph, or of its CPU-runnable twin, with the reference."""
     variant = Variant(*target, file=target_file(target))
-    twin = work / "twin.onnx"
-    by_twin = blueprint.build_twin(target, twin)
-    if by_twin:
-        peaks = partial(_peaks, blueprint, proof, threads)
-        kept = keep_in_float32(work / variant.file, twin, peaks)
-        if kept:
-            logger.warning("%s: %d nodes stay in float32, float16 would overflow", variant.name, len(kept))
-    path, padded = twin if by_twin else work / variant.file, variant.variant != "cpu"
-    runner = Runner(path, blueprint.inputs, Device("cpu"), threads, padded=padded, packed=by_twin)
-    scorer = Scorer(blueprint.tokenizer, runner, blueprint.inputs.max_length, blueprint.head.labels)
-    parity = measure_parity(proof, scorer, graph="twin" if by_twin else "graph")
-    if by_twin:
-        for file in work.glob("twin.onnx*"):
+    twin = work / f"twin_{'_'.join(target)}.onnx"  # another graph may be proven meanwhile
+    try:
+        by_twin = blueprint.build_twin(target, twin)
+        if by_twin:
+            peaks = partial(_peaks, blueprint, proof, threads)
+            kept = keep_in_float32(work / variant.file, twin, peaks)
+            if kept:
+                logger.warning("%s: %d nodes stay in float32, float16 would overflow", variant.name, len(kept))
+        path, padded = twin if by_twin else work / variant.file, variant.variant != "cpu"
+        runner = Runner(path, blueprint.inputs, Device("cpu"), threads, padded=padded, packed=by_twin)
+        scorer = Scorer(blueprint.tokenizer, runner, blueprint.inputs.max_length, blueprint.head.labels)
+        return replace(variant, parity=measure_parity(proof, scorer, target[1], graph="twin" if by_twin else "graph"))
+    finally:
+        for file in work.glob(f"{twin.name}*"):
             file.unlink()
-    return replace(variant, parity=parity)
 
 
 def _peaks(blueprint: Blueprint, proof: Proof, threads: ThreadCount, path: Path, names: list[str]) -> dict[str, float]:
@@ -174,13 +298,3 @@ def _peaks(blueprint: Blueprint, proof: Proof, threads: ThreadCount, path: Path,
     pairs = PairSource(tokenizer.template, *tokens, np.arange(len(proof.pairs)), blueprint.inputs.max_length)
     runs = [session.outputs(pairs.batch(index), names) for index in plan_batches(pairs.lengths)]
     return {name: float(np.max(values)) for name, values in zip(names, zip(*runs, strict=True), strict=True)}
-
-
-def _advice(variants: Sequence[Variant], reference: str) -> str:
-    """What to do about graphs that left their bounds."""
-    good = [variant.name for variant in variants if not variant.problems()]
-    if good:
-        return f"Leave them out with --variants and --precision; within their bounds are {', '.join(good)}"
-    if reference.startswith("transformers"):
-        return "If all are off, tokenizer_config.json may contradict tokenizer.json, as with do_lower_case."
-    return "If all are off, the checkpoint may not be what its config.json says."

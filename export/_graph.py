@@ -64,7 +64,8 @@ class Graph:
 
     def weight(self, name: str, value: NDArray[np.float32]) -> str:
         """A constant in the graph's own float type."""
-        return self.constant(name, value.astype(self.dtype, copy=False))
+        with np.errstate(over="ignore"):  # infinities are looked for where float16 is chosen
+            return self.constant(name, value.astype(self.dtype, copy=False))
 
     def lookup(self, name: str, table: NDArray[np.float32], rows: str) -> str:
         """Rows of a large constant table, by their numbers."""

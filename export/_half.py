@@ -41,9 +41,7 @@ def keep_in_float32(graph: Path, twin: Path, measure: Measure) -> list[str]:
     mirror = onnx.load(twin)
     infinite = [t.name for t in mirror.graph.initializer if not np.isfinite(numpy_helper.to_array(t)).all()]
     if infinite:
-        raise UnsupportedModelError(
-            f"weights that are no numbers in float16: {', '.join(infinite[:5])}; use --variants cpu,portable"
-        )
+        raise UnsupportedModelError(f"weights that are no numbers in float16: {', '.join(infinite[:5])}")
     large = _large_values(mirror, twin.with_name("watched.onnx"), measure)
     if not large:
         return []

@@ -1,9 +1,12 @@
 """A model's files from the hub: which of them are wanted, and what to do when they cannot be had."""
 
 import errno
+import os
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants, get_session, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -19,10 +22,16 @@ _FILES = (
     *("config.json", "config_sentence_transformers.json", "modules.json", "sentence_bert_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model"),
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),  # refused, not used
+    *("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"),
     *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
 )
 # Of repositories without safetensors only: many hold the same weights in both forms.
 _TORCH_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+# How long the hub may take to answer at all. The hub library asks five times, for half a minute and more.
+_ANSWER_S = 4.0
+_CACHED = "models--{}"  # a model's folder in the hub's cache
+_SHOWN = 3  # revisions or folders that a message names
 
 
 def download_checkpoint(name: str, revision: str | None, *, local_files_only: bool, token: str | bool | None) -> Path:
@@ -37,15 +46,17 @@ def download_checkpoint(name: str, revision: str | None, *, local_files_only: bo
         token: Hub token, True for the one of the log-in.
 
     Raises:
-        ModelNotFoundError: If the hub does not have it, does not give it or does not answer, or if it must not
-            be asked, or there is no space left.
+        ModelNotFoundError: If the hub does not have it, does not give it or does not answer within seconds, or if it
+            must not be asked, or there is no space left.
     """
+    offline = local_files_only or constants.HF_HUB_OFFLINE
+    silence = None if offline else _silence(name)
 
     def download(revision: str | None, names: tuple[str, ...]) -> Path:
         # sentence-transformers puts the transformer of a model of several modules into such a subfolder.
         patterns = [*names, *(f"0_*/{file}" for file in names)]
         folder = snapshot_download(
-            name, revision=revision, allow_patterns=patterns, local_files_only=local_files_only, token=token
+            name, revision=revision, allow_patterns=patterns, local_files_only=offline or bool(silence), token=token
         )
         return Path(folder)
 
@@ -56,17 +67,97 @@ def download_checkpoint(name: str, revision: str | None, *, local_files_only: bo
         return folder
     except Exception as error:  # network, HTTP, cache and disk errors share no base
         at = f" at revision {revision}" if revision else ""
-        reason, advice = _explain(error, name, local_files_only or constants.HF_HUB_OFFLINE)
-        raise ModelNotFoundError(f"{name}{at} could not be had from the hub ({reason}). {advice}") from error
+        absent = isinstance(error, LocalEntryNotFoundError)
+        if absent and (offline or silence):
+            reason, advice = _explain_absence(name, revision, silence, partly=hasattr(error, "snapshot_path"))
+        else:
+            reason, advice = _explain(error, name)
+        start = f"{name}{at} could not be had from the hub"
+        seen = (Path(constants.HF_HUB_CACHE) / _CACHED.format(name.replace("/", "--"))).is_dir()
+        if isinstance(error, RepositoryNotFoundError) or (absent and not seen):  # it may not be a hub id at all
+            start, advice = _as_folder(name, start, advice)
+        raise ModelNotFoundError(f"{start} ({reason}). {advice}") from error
 
 
-def _explain(error: Exception, name: str, offline: bool) -> tuple[str, str]:
+def _silence(name: str) -> str | None:
+    """Why the hub does not answer, or None if it does, whatever it says.
+
+    On a thread of its own, since looking up an address knows no time limit.
+    """
+    limit_s = _ANSWER_S
+    if constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT:  # somebody set it
+        limit_s = float(constants.HF_HUB_ETAG_TIMEOUT)
+    answers: SimpleQueue[str | None] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            get_session().head(f"{constants.ENDPOINT}/api/models/{name}", timeout=limit_s)
+            answers.put(None)
+        except Exception as error:  # of whichever HTTP library this version of the hub library has
+            answers.put(" ".join(f"{type(error).__name__}: {error}".split()))
+
+    Thread(target=ask, name="crossrank-hub", daemon=True).start()
+    try:
+        return answers.get(timeout=limit_s)
+    except Empty:
+        return f"none came within {limit_s:g} s; HF_HUB_ETAG_TIMEOUT sets how many"
+
+
+def _explain_absence(name: str, revision: str | None, silence: str | None, *, partly: bool) -> tuple[str, str]:
+    """The same for what is not in the hub's cache when the hub cannot be asked."""
+    cache, others = constants.HF_HUB_CACHE, _cached_revisions(name, revision)
+    found = "only a part of it is" if partly else "it is not"
+    if others:
+        found = f"{found} at this revision" if partly else "at this revision it is not"
+        found = f"{found} in its cache {cache}, which has it at {', '.join(others)}"
+        first = others[0].partition(" ")[0]
+        advice = f'Take that: revision="{first}" (export-model --revision {first}); or '
+    else:
+        found, advice = f"{found} in its cache {cache}", ""
+    if silence is None:
+        return f"offline: {found}", advice + (
+            "allow downloads" if advice else "Allow downloads, or pass a checkpoint folder"
+        )
+    advice += "check the connection" if advice else "Check the connection, or pass a checkpoint folder"
+    return f"no answer from {constants.ENDPOINT}: {silence}; {found}", advice
+
+
+def _cached_revisions(name: str, revision: str | None) -> list[str]:
+    """Revisions of a model that the hub's cache has, branches with their commits before other commits."""
+    root = Path(constants.HF_HUB_CACHE) / _CACHED.format(name.replace("/", "--"))
+    try:
+        commits = {path.name for path in (root / "snapshots").iterdir() if any(path.glob("**/config.json"))}
+        refs = {
+            path.relative_to(root / "refs").as_posix(): path.read_text(encoding="utf-8").strip()
+            for path in sorted((root / "refs").rglob("*"))
+            if path.is_file()
+        }
+    except (OSError, ValueError):
+        return []
+    commits.discard(refs.get(revision or "main", revision or ""))
+    named = [f"{ref} ({commit})" for ref, commit in refs.items() if commit in commits]
+    bare = sorted(commits - set(refs.values()))
+    return [*named, *bare][:_SHOWN]
+
+
+def _as_folder(name: str, start: str, advice: str) -> tuple[str, str]:
+    """The beginning and the end of a message about what may be a missing folder and no hub id."""
+    if find_model(name):
+        return start, advice
+    parent = Path(name).parent
+    try:
+        beside = sorted(path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:
+        return start, f"{advice}; if a folder is meant: there is no {os.path.abspath(name)}"
+    held = f"{parent} holds {', '.join(beside[:_SHOWN])}{', ...' if len(beside) > _SHOWN else ''}" if beside else ""
+    missing = f"there is no folder {os.path.abspath(name)}{f' ({held})' if held else ''}"
+    return f"{missing}, and as a hub id {start}", advice
+
+
+def _explain(error: Exception, name: str) -> tuple[str, str]:
     """What went wrong and what to do, a phrase and a sentence."""
     hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
     unreachable = isinstance(error, LocalEntryNotFoundError)
-    if unreachable and offline:
-        found = "only a part of it is" if hasattr(error, "snapshot_path") else "it is not"
-        return f"offline: {found} in its cache {cache}", "Allow downloads, or pass a checkpoint folder"
     cause = error.__cause__ if unreachable and error.__cause__ is not None else error
     if isinstance(cause, GatedRepoError):  # before its base, RepositoryNotFoundError
         return "it is gated", f"Ask for access at {hub}/{name}, then log in with hf auth login, or set HF_TOKEN"

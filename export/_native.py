@@ -57,8 +57,7 @@ def _reference(
     checkpoint: Checkpoint, pairs: Sequence[tuple[str, str]], tokenizer: Path
 ) -> tuple[str, NDArray[np.float32]]:
     return reference_logits(
-        checkpoint.source.folder,
-        checkpoint.source.config,
+        checkpoint.source,
         tokenizer,
         pairs,
         max_length=checkpoint.inputs.max_length,
@@ -95,7 +94,7 @@ def _graph(checkpoint: Checkpoint, target: Target, work: Path) -> onnx.ModelProt
 
 
 def _calibration_pairs(checkpoint: Checkpoint) -> PairSource:
-    pairs = load_pairs("calibration")
+    pairs = load_pairs("calibration", checkpoint.tokenizer)
     room = min(_CALIBRATION_LENGTH, checkpoint.inputs.max_length)
     tokenizer = checkpoint.tokenizer
     queries = tokenizer.encode([query for query, _ in pairs], "query")

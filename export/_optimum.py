@@ -29,15 +29,18 @@ from crossrank._errors import (
     attempt,
     join_problems,
 )
-from crossrank._model_folder import ModelFolder, describe_head, describe_inputs, gives_token_types, read_model_folder
+from crossrank._manifest import Inputs
+from crossrank._model_folder import ADAPTER_CONFIG, ModelFolder, describe_head, describe_inputs, read_model_folder
+from crossrank._tokenizer_class import gives_token_types
+from crossrank._tokenizer_settings import limit_ids
 from crossrank.models import RegisteredModel
 
+from ._adapter import load_adapted, open_weights
 from ._blueprint import Blueprint
-from ._checkpoint import read_tokenizer
+from ._checkpoint import plain_texts, read_tokenizer
 from ._complete import complete_config
-from ._reference import transformers_logits
+from ._reference import model_settings, transformers_logits
 from ._targets import Target
-from ._tensors import open_tensors
 
 INSTALL_OPTIMUM = (
     "pip install 'crossrank[cpu,export,optimum]' in an environment of its own, since it needs an older transformers; "
@@ -79,21 +82,23 @@ def read_optimum(folder: Path, registered: RegisteredModel | None, *, max_length
     source = read_model_folder(folder)
     problems: list[str] = []
     tokenizer = attempt(lambda: read_tokenizer(source), problems)
-    tensors = attempt(lambda: open_tensors(source.folder), problems)
+    tensors = attempt(lambda: open_weights(source.folder), problems)
     completed = attempt(lambda: complete_config(source.config, tensors or {}), problems)
     if problems or tokenizer is None or completed is None:
         raise CheckpointError(join_problems(str(folder), problems))
     config, names = _describe(completed)
     vocabulary = getattr(config, "vocab_size", tokenizer.vocabulary_size)
-    if tokenizer.vocabulary_size > vocabulary:
-        raise CheckpointError(f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, the model {vocabulary}")
+    embeddings = attempt(lambda: limit_ids(tokenizer, vocabulary, plain_texts), problems)
+    if problems:
+        raise CheckpointError(join_problems(str(folder), problems))
     # Whatever config.json leaves to transformers' defaults is said from here on.
     defaults = {name: getattr(config, name, None) for name in ("max_position_embeddings", "pad_token_id")}
     inputs = describe_inputs(
         replace(source, config=completed | defaults),
         tokenizer,
-        token_types="token_type_ids" in names and gives_token_types(source.tokenizer),
+        token_types="token_type_ids" in names and gives_token_types(source.tokenizer, completed),
         max_length=max_length,
+        embeddings=embeddings,
     )
     relevant = registered.relevant_label if registered else None
     described = replace(source, config=completed)
@@ -105,7 +110,7 @@ def read_optimum(folder: Path, registered: RegisteredModel | None, *, max_length
         inputs,
         build=partial(_build, described, config),
         build_twin=lambda target, path: False,
-        reference=partial(_reference, described, inputs.max_length),
+        reference=partial(_reference, described, inputs),
     )
 
 
@@ -123,7 +128,7 @@ def _describe(config: dict[str, Any]) -> tuple[Any, list[str]]:
         ) from error
     refusal = f"model_type is {architecture!r}, which optimum-onnx {version} does not export with a classification head"
     with _translated(UnsupportedModelError, refusal):
-        known = type(AutoConfig.for_model(architecture)).from_dict(config)
+        known = type(AutoConfig.for_model(architecture)).from_dict(model_settings(config))
         constructor = TasksManager.get_exporter_config_constructor(
             "onnx", model_type=architecture, task=_TASK, library_name="transformers"
         )
@@ -148,6 +153,8 @@ def _load(folder: Path, config: Any) -> Any:
     """The model in transformers, all of its weights from the checkpoint, in float32."""
     from transformers import AutoModelForSequenceClassification
 
+    if (folder / ADAPTER_CONFIG).exists():
+        return load_adapted(folder, config).float().eval()
     with _translated(CheckpointError, f"{folder}: transformers cannot load it"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
@@ -166,10 +173,13 @@ def _load(folder: Path, config: Any) -> Any:
 
 
 def _reference(
-    source: ModelFolder, max_length: int, pairs: Sequence[tuple[str, str]], tokenizer: Path
+    source: ModelFolder, inputs: Inputs, pairs: Sequence[tuple[str, str]], tokenizer: Path
 ) -> tuple[str, NDArray[np.float32]]:
-    with _translated(CheckpointError, f"{source.folder}: transformers cannot score with it"):
-        logits = transformers_logits(source.folder, source.config, pairs, max_length)
+    failed = f"{source.folder}: transformers cannot score with it"
+    with _translated(CheckpointError, failed, passing=CheckpointError):
+        logits = transformers_logits(
+            source, tokenizer, pairs, max_length=inputs.max_length, token_types=inputs.token_types
+        )
     return f"transformers {metadata.version('transformers')}", logits
 
 

@@ -1,34 +1,43 @@
-"""What a graph is held against: transformers where it is installed, else a plain forward pass in numpy.
+"""What a graph is held against: transformers' model where it is installed, else a plain forward pass in numpy.
 
 Neither shares code with the graph builder or with the engine, but for reading tensors from files: names,
-structure, tokenizing of pairs and padding are written here once more, from config.json and transformers'
-modelling code.
+structure, joining of pairs and padding are written here once more, from config.json and transformers'
+modelling code. The texts' ids are those of the artifact's tokenizer.json, which is held against transformers'
+tokenizer on its own (`compare_tokenizer`): one and the same checkpoint has two tokenizers in transformers 4 and 5.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from crossrank._errors import CheckpointError
+from crossrank._model_folder import ADAPTER_CONFIG, ModelFolder
 
-from ._tensors import open_tensors
+from ._adapter import load_adapted, open_weights
+from ._transformers_tokenizer import compare_tokenizer
 
 Floats = NDArray[np.float32]
 Pairs = Sequence[tuple[str, str]]
 
-# Length of a batch, its padding included, in whatever unit the caller measures.
+# Tokens of a batch, its padding included.
 _BATCH_LENGTH = 512
+# Fields of a config.json that say how to run or train, not what the model computes; some stop transformers here.
+_NOT_OF_THE_MODEL = frozenset({
+    *("return_dict", "use_return_dict", "torchscript", "output_attentions", "output_hidden_states", "use_cache"),
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation"),
+    *("chunk_size_feed_forward", "gradient_checkpointing", "problem_type", "dtype", "torch_dtype", "auto_map"),
+})  # fmt: skip
 
 
 def reference_logits(
-    folder: Path,
-    config: dict[str, Any],
+    source: ModelFolder,
     tokenizer: Path,
     pairs: Pairs,
     *,
@@ -39,9 +48,8 @@ def reference_logits(
     """Logits of the best reference that is installed.
 
     Args:
-        folder: A checkpoint folder.
-        config: Its config.json, with what that leaves out.
-        tokenizer: A tokenizer.json for the reference that has no tokenizer of its own.
+        source: A checkpoint and its settings, with what its config.json leaves out.
+        tokenizer: The artifact's tokenizer.json.
         pairs: Query and document.
         max_length: Most tokens of a pair.
         token_types: Whether the tokenizer's segments reach the model.
@@ -49,18 +57,23 @@ def reference_logits(
 
     Returns:
         The reference's name, and float32 [pairs, labels].
+
+    Raises:
+        CheckpointError: If transformers is there and fails, or its tokenizer gives other ids for no known reason.
     """
     if not bare_projection and util.find_spec("transformers") and util.find_spec("torch"):
-        name = f"transformers {metadata.version('transformers')}"
         try:
-            return name, transformers_logits(folder, config, pairs, max_length)
+            logits = transformers_logits(source, tokenizer, pairs, max_length=max_length, token_types=token_types)
+        except CheckpointError:
+            raise
         except Exception as error:  # what transformers and torch raise has no common base
             raise CheckpointError(
-                f"{folder}: transformers cannot score with it: {type(error).__name__}: {error!s:.300}"
+                f"{source.folder}: transformers cannot score with it: {type(error).__name__}: {error!s:.300}"
             ) from error
+        return f"transformers {metadata.version('transformers')}", logits
     return "numpy", numpy_logits(
-        folder,
-        config,
+        source.folder,
+        source.config,
         tokenizer,
         pairs,
         max_length=max_length,
@@ -69,48 +82,108 @@ def reference_logits(
     )
 
 
-def _in_batches(pairs: Pairs, lengths: Sequence[int], score: Callable[[list[int]], Floats]) -> Floats:
-    """Score batches of similar length and put the logits back into the order of ``pairs``."""
-    order = sorted(range(len(pairs)), key=lambda i: -lengths[i])
+def model_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json for transformers: plain operators in float32, without what changes nothing that they compute."""
+    kept = {name: value for name, value in config.items() if name not in _NOT_OF_THE_MODEL}
+    if kept.get("pad_token_id", 0) is None:  # null is the architecture's own, without which RoBERTa counts no positions
+        del kept["pad_token_id"]
+    return kept | {"attn_implementation": "eager", "dtype": "float32"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Padded inputs, int64 [pairs, tokens] each."""
+
+    ids: NDArray[np.int64]
+    types: NDArray[np.int64]
+    mask: NDArray[np.int64]
+
+
+def _join(tokenizer: Path, pairs: Pairs, max_length: int) -> list[Encoding]:
+    joiner = Tokenizer.from_file(str(tokenizer))
+    joiner.no_padding()
+    joiner.enable_truncation(max_length, strategy="longest_first")
+    encodings: list[Encoding] = joiner.encode_batch(list(pairs))
+    return encodings
+
+
+def _in_batches(
+    encodings: Sequence[Encoding], pad_id: int | None, token_types: bool, score: Callable[[_Batch], Floats]
+) -> Floats:
+    """Score batches of similar length, one pair at a time if nothing can fill them; logits in the order given."""
+    lengths = [len(encoding.ids) for encoding in encodings]
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []
     for i in order:
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > _BATCH_LENGTH:
+        if not batches or pad_id is None or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > _BATCH_LENGTH:
             batches.append([])
         batches[-1].append(i)
-    results = np.concatenate([score(batch) for batch in batches])
+
+    def pad(batch: list[int]) -> _Batch:
+        ids = np.full((len(batch), lengths[batch[0]]), pad_id or 0)
+        types, mask = np.zeros_like(ids), np.zeros_like(ids)
+        for row, i in enumerate(batch):
+            ids[row, : lengths[i]], mask[row, : lengths[i]] = encodings[i].ids, 1
+            if token_types:
+                types[row, : lengths[i]] = encodings[i].type_ids
+        return _Batch(ids, types, mask)
+
+    results = np.concatenate([score(pad(batch)) for batch in batches])
     logits = np.empty_like(results)
     logits[order] = results
     return logits
 
 
-def transformers_logits(folder: Path, config: dict[str, Any], pairs: Pairs, max_length: int) -> Floats:
-    """Logits of transformers' own model and tokenizer, float32 [pairs, labels]."""
+def transformers_logits(
+    source: ModelFolder, tokenizer: Path, pairs: Pairs, *, max_length: int, token_types: bool
+) -> Floats:
+    """Logits of transformers' own model, whose tokenizer is compared too; float32 [pairs, labels].
+
+    Args:
+        source: A checkpoint and its settings, with what its config.json leaves out.
+        tokenizer: The artifact's tokenizer.json.
+        pairs: Query and document.
+        max_length: Most tokens of a pair.
+        token_types: Whether the tokenizer's segments reach the model.
+
+    Raises:
+        CheckpointError: As `compare_tokenizer`.
+    """
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification
     from transformers.utils import logging
 
-    # Without trust_remote_code it may ask on standard input.
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    encodings = _join(tokenizer, pairs, max_length)
+    config = model_settings(source.config)
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # the exporter reports its own stages, and nothing when piped
     try:
         known = type(AutoConfig.for_model(config["model_type"])).from_dict(config)
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=known, **options)
-        model = AutoModelForSequenceClassification.from_pretrained(folder, config=known, **options)
+        compare_tokenizer(source, known, tokenizer, pairs, encodings, max_length=max_length, token_types=token_types)
+        if (source.folder / ADAPTER_CONFIG).exists():
+            model = load_adapted(source.folder, known)
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(
+                source.folder,
+                config=known,
+                local_files_only=True,
+                trust_remote_code=False,  # without it transformers may ask on standard input
+            )
     finally:
         if bars:
             logging.enable_progress_bar()
     model.float().eval()
 
-    def score(index: list[int]) -> Floats:
-        texts = [[pairs[i][side] for i in index] for side in (0, 1)]
-        batch = tokenizer(*texts, truncation="longest_first", max_length=max_length, padding=True, return_tensors="pt")
+    def score(batch: _Batch) -> Floats:
+        inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        if token_types:
+            inputs["token_type_ids"] = batch.types
         with torch.inference_mode():
-            logits: Floats = model(**batch).logits.numpy()
+            tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+            logits: Floats = model(**tensors, return_dict=True).logits.numpy()
         return logits
 
-    # About four letters a token; only the batches depend on it.
-    return _in_batches(pairs, [1 + (len(query) + len(document)) // 4 for query, document in pairs], score)
+    return _in_batches(encodings, model.config.pad_token_id, token_types, score)
 
 
 def numpy_logits(
@@ -134,24 +207,11 @@ def numpy_logits(
         token_types: Whether the tokenizer's segments reach the model.
         bare_projection: Whether the head is its last layer alone.
     """
-    joiner = Tokenizer.from_file(str(tokenizer))
-    joiner.no_padding()
-    joiner.enable_truncation(max_length, strategy="longest_first")
-    encodings = joiner.encode_batch(list(pairs))
     model = _NumpyEncoder(config, folder, bare_projection=bare_projection)
-
-    def score(index: list[int]) -> Floats:
-        longest = max(len(encodings[i].ids) for i in index)
-        ids = np.full((len(index), longest), model.pad_id)
-        types, mask = np.zeros_like(ids), np.zeros_like(ids)
-        for row, i in enumerate(index):
-            length = len(encodings[i].ids)
-            ids[row, :length], mask[row, :length] = encodings[i].ids, 1
-            if token_types:
-                types[row, :length] = encodings[i].type_ids
-        return model.logits(ids, types, mask)
-
-    return _in_batches(pairs, [len(encoding.ids) for encoding in encodings], score)
+    encodings = _join(tokenizer, pairs, max_length)
+    return _in_batches(
+        encodings, model.pad_id, token_types, lambda batch: model.logits(batch.ids, batch.types, batch.mask)
+    )
 
 
 def erf(x: Floats) -> Floats:
@@ -165,11 +225,32 @@ def erf(x: Floats) -> Floats:
     return result
 
 
+def _gelu(x: Floats) -> Floats:
+    return x * np.float32(0.5) * (1 + erf(x * np.float32(math.sqrt(0.5))))
+
+
+def _tanh_gelu(x: Floats) -> Floats:
+    found: Floats = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    return found
+
+
+def _silu(x: Floats) -> Floats:
+    found: Floats = x / (1 + np.exp(-x))
+    return found
+
+
+# By the names of transformers' ACT2FN.
 _ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
-    "gelu": lambda x: x * np.float32(0.5) * (1 + erf(x * np.float32(math.sqrt(0.5)))),
-    "gelu_new": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))),
+    "gelu": _gelu,
+    "gelu_python": _gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_accurate": _tanh_gelu,
+    "gelu_fast": lambda x: 0.5 * x * (1 + np.tanh(x * 0.7978845608 * (1 + 0.044715 * x * x))),
+    "gelu_python_tanh": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
     "relu": lambda x: np.maximum(x, 0),
-    "silu": lambda x: x / (1 + np.exp(-x)),
+    "silu": _silu,
+    "swish": _silu,
     "tanh": np.tanh,
 }
 # Elements per step of an elementwise function, so that its temporaries stay in the cache.
@@ -196,7 +277,7 @@ class _NumpyEncoder:
         self.epsilon = np.float32(config.get("layer_norm_eps", 1e-12))
         pad_id = config.get("pad_token_id")
         self.pad_id: int = pad_id if pad_id is not None else int(self.kind in ("roberta", "mpnet"))
-        self.tensors = {name.removeprefix(f"{self.kind}."): read for name, read in open_tensors(folder).items()}
+        self.tensors = {name.removeprefix(f"{self.kind}."): read for name, read in open_weights(folder).items()}
         self.read: dict[str, Floats] = {}
 
     def tensor(self, name: str) -> Floats:

@@ -1,10 +1,10 @@
 """The files of an artifact that describe the model to other tools, and its tokenizer."""
 
 import json
-import shutil
 from pathlib import Path
 
-from crossrank._fields import read_json
+from crossrank._errors import CheckpointError
+from crossrank._fields import read_file, read_json
 from crossrank._model_folder import ModelFolder
 from crossrank._tokenize import PairTokenizer
 
@@ -25,10 +25,10 @@ SETTINGS_FILES = ("config.json", "tokenizer.json", *_BESIDE_CONFIG, *_AT_THE_ROO
 
 
 def write_tokenizer(source: ModelFolder, tokenizer: PairTokenizer, folder: Path) -> None:
-    """Write tokenizer.json into an artifact: the checkpoint's own file, else the one that was built for it."""
+    """Write tokenizer.json into an artifact: the checkpoint's own file if it says all, else what was made of it."""
     own = source.folder / "tokenizer.json"
-    if own.exists():
-        shutil.copyfile(own, folder / own.name)
+    if own.exists() and not tokenizer.changes:
+        _copy(own, folder)
     else:
         tokenizer.save(folder / own.name)
 
@@ -42,18 +42,26 @@ def write_settings(source: ModelFolder, folder: Path) -> None:
     """
     own = source.folder / "config.json"
     if read_json(own) == source.config:
-        shutil.copyfile(own, folder / own.name)
+        _copy(own, folder)
     else:
         _write_json(folder / own.name, source.config)
     for name in _BESIDE_CONFIG:
         if (source.folder / name).exists():
-            shutil.copyfile(source.folder / name, folder / name)
+            _copy(source.folder / name, folder)
     for name in _AT_THE_ROOT:
         if (source.root / name).exists():
-            shutil.copyfile(source.root / name, folder / name)
+            _copy(source.root / name, folder)
     if (folder / "modules.json").exists() and source.folder != source.root:
         modules = read_json(folder / "modules.json")
         _write_json(folder / "modules.json", [module | {"path": ""} for module in modules])
+
+
+def _copy(path: Path, folder: Path) -> None:
+    try:
+        content = read_file(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    (folder / path.name).write_bytes(content)
 
 
 def _write_json(path: Path, value: object) -> None:

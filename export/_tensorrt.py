@@ -51,7 +51,7 @@ def build_engines(model: OpenModel, report: Report | None) -> None:
     session.warm_up(each=each)
     with stage(report, "prove on TensorRT"):
         scorer = Scorer(model.tokenizer, model.runner, inputs.max_length, model.manifest.head.labels)
-        parity = measure_parity(read_proof(model.folder), scorer)
+        parity = measure_parity(read_proof(model.folder), scorer, model.variant.precision)
     problems = replace(model.variant, parity=parity).problems()
     if problems:
         raise ProofError(join_problems(f"{model.folder}: on TensorRT the scores leave the bounds", problems))

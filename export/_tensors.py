@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from crossrank._errors import CheckpointError, MissingDependencyError
-from crossrank._fields import read_json_object
-from crossrank._model_folder import WEIGHT_FILES
+from crossrank._fields import check_regular, read_json_object
+from crossrank._model_folder import WEIGHT_FILES, lone_adapter_message
 
 ReadTensor: TypeAlias = Callable[[], NDArray[Any]]
 
@@ -44,22 +44,28 @@ def open_tensors(folder: Path) -> dict[str, ReadTensor]:
             break
     else:
         raise CheckpointError(
-            f"no weights: neither {' nor '.join(WEIGHT_FILES)}, nor an index of one; transformers writes "
+            lone_adapter_message(folder)
+            or f"no weights: neither {' nor '.join(WEIGHT_FILES)}, nor an index of one; transformers writes "
             f"them: AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
-    open_file = _open_safetensors if kind == WEIGHT_FILES[0] else _open_pytorch
     tensors: dict[str, ReadTensor] = {}
     for path in [single] if single.exists() else _shards(index):
-        try:
-            path.open("rb").close()  # safetensors takes a file that may not be read for one that is not there
-            tensors |= open_file(path)
-        except MissingDependencyError:
-            raise
-        except Exception as error:  # what the readers of untrusted files raise has no common base
-            raise CheckpointError(
-                f"{path.name}: weights cannot be read: {type(error).__name__}: {error!s:.300}; download it again"
-            ) from error
+        tensors |= open_tensor_file(path)
     return {_today(name): read for name, read in tensors.items()}
+
+
+def open_tensor_file(path: Path) -> dict[str, ReadTensor]:
+    """The tensors of one safetensors or PyTorch file, as `open_tensors` gives them, under the names they have there."""
+    try:
+        check_regular(path)
+        path.open("rb").close()  # safetensors takes a file that may not be read for one that is not there
+        return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pytorch(path)
+    except MissingDependencyError:
+        raise
+    except Exception as error:  # what the readers of untrusted files raise has no common base
+        raise CheckpointError(
+            f"{path.name}: weights cannot be read: {type(error).__name__}: {error!s:.300}; download it again"
+        ) from error
 
 
 def _shards(index: Path) -> list[Path]:
@@ -118,18 +124,20 @@ def _today(name: str) -> str:
 
 
 def read_floats(read: ReadTensor) -> NDArray[np.float32]:
-    """A stored tensor as float32, exactly.
+    """A stored tensor as float32, exactly; of float64 the nearest, as transformers computes with it in float32.
 
     Raises:
-        ValueError: If it is of another type than float32, float16 and bfloat16, or holds NaN or infinity.
+        ValueError: If it is of another type than floats of 64, 32 and 16 bits and bfloat16, or holds NaN, infinity, or
+            what is beyond float32.
     """
     try:
         value = read()
     except Exception as error:  # a type that numpy does not have, a sparse tensor
         raise ValueError(f"cannot be read: {type(error).__name__}: {error!s:.100}") from error
-    if value.dtype not in ("float32", "float16", "bfloat16"):
-        raise ValueError(f"is {value.dtype}; float32, float16 or bfloat16 expected")
-    floats = value.astype(np.float32, copy=False)
+    if value.dtype not in ("float32", "float16", "bfloat16", "float64"):
+        raise ValueError(f"is {value.dtype}; float32, float16, bfloat16 or float64 expected")
+    with np.errstate(over="ignore"):  # becomes infinite, which is told below
+        floats = value.astype(np.float32, copy=False)
     bad = floats.size - int(np.isfinite(floats).sum())
     if bad:
         raise ValueError(f"holds {bad} values that are NaN or infinite")

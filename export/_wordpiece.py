@@ -14,39 +14,16 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
-from crossrank._fields import read_json_object
-
-from ._special_tokens import SpecialDefaults, add_special_tokens, read_special_tokens
-
-_BERT = SpecialDefaults(
-    {
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    }
-)
-_MPNET = SpecialDefaults(
-    {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "unk_token": "[UNK]",
-        "sep_token": "</s>",
-        "pad_token": "<pad>",
-        "cls_token": "<s>",
-        "mask_token": "<mask>",
-    },
-    mask_strips=True,
-)
-
+from crossrank._fields import read_json_object, read_text
+from crossrank._special_tokens import BERT_TOKENS, MPNET_TOKENS, add_special_tokens, read_special_tokens
+from crossrank._tokenizer_class import tokenizer_kind
 
 # By model type, which begins the class's name; other classes read a vocab.txt in ways of their own.
 _FAMILIES = {
-    "bert": (_BERT, processors.BertProcessing),
-    "electra": (_BERT, processors.BertProcessing),
-    "distilbert": (_BERT, processors.BertProcessing),
-    "mpnet": (_MPNET, processors.RobertaProcessing),  # two separators between query and document
+    "bert": (BERT_TOKENS, processors.BertProcessing),
+    "electra": (BERT_TOKENS, processors.BertProcessing),
+    "distilbert": (BERT_TOKENS, processors.BertProcessing),
+    "mpnet": (MPNET_TOKENS, processors.RobertaProcessing),  # two separators between query and document
 }
 
 
@@ -62,7 +39,7 @@ def build_wordpiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
         CheckpointError: If vocab.txt or a setting is damaged, or special tokens are missing.
         UnsupportedModelError: If vocab.txt is that of another tokenizer class.
     """
-    kind = tokenizer_kind(folder, settings, default="bert")
+    kind = kind_in_folder(folder, settings, default="bert")
     if kind not in _FAMILIES:
         raise UnsupportedModelError(
             f"{folder}: vocab.txt of {kind} without a tokenizer.json; read are those of {', '.join(_FAMILIES)}; "
@@ -104,31 +81,21 @@ def conversion_command(folder: Path) -> str:
     return f"python -c {shlex.quote(code)} {shlex.quote(str(folder))}"
 
 
-def tokenizer_kind(folder: Path, settings: Mapping[str, Any], *, default: str) -> str:
-    """Whose tokenizer this is, as transformers finds it: by either file's tokenizer class, else the model type.
-
-    Args:
-        folder: May hold a config.json.
-        settings: tokenizer_config.json, or empty.
-        default: Taken where nothing says it.
-
-    Returns:
-        The class's name in lower case without what follows the model, such as "distilbert".
-    """
+def kind_in_folder(folder: Path, settings: Mapping[str, Any], *, default: str) -> str:
+    """The `tokenizer_kind` of a folder that may hold a config.json; ``default`` where nothing says it."""
     path = folder / "config.json"
     try:
         config = read_json_object(path) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    name = settings.get("tokenizer_class") or config.get("tokenizer_class") or config.get("model_type") or default
-    return str(name).removesuffix("Fast").removesuffix("Tokenizer").lower()
+    return tokenizer_kind(settings, config) or default
 
 
 def _read_vocabulary(path: Path) -> dict[str, int]:
     """One token a line, its number is the id; of equal lines the last counts, and the others' ids stay empty."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: one token a line in UTF-8 is expected: {error}") from error
     if text.startswith("\ufeff"):
         raise CheckpointError(

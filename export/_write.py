@@ -5,14 +5,14 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from crossrank._errors import InputError
 from crossrank._fields import read_json_object
+from crossrank._file_lock import FileLock
 from crossrank._manifest import MANIFEST_NAME, PROOF_NAME
 
 from ._report import Report, stage
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 # Everything at the top of an artifact folder.
-_ENGINES = "tensorrt"  # a folder of TensorRT's engines, which are made again
-_OURS = {MANIFEST_NAME, PROOF_NAME, "onnx", _ENGINES, *SETTINGS_FILES}
+ENGINES = "tensorrt"  # a folder of TensorRT's engines, which are made again
+_OURS = {MANIFEST_NAME, PROOF_NAME, "onnx", ENGINES, *SETTINGS_FILES}
 # Errors that only writing gives. Python gives them without a path when they come from write() or fsync().
 _ONLY_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
@@ -33,27 +33,25 @@ _ONLY_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 def locked(target: Path, report: Report | None = None) -> Iterator[None]:
     """Hold the place of an artifact: one export at a time, and what a killed one left is put right first.
 
-    The system drops the lock of a process that ends, however it ends. The lock's file, hidden and empty, stays:
-    without it another process could lock a file that is gone.
+    The system drops the lock of a process that ends, however it ends. The lock's file, hidden and empty, stays.
 
     Args:
         target: The artifact folder.
         report: Told when another export must be waited for.
 
     Raises:
-        InputError: If ``target`` or what is beside it cannot be written, here or inside the block.
+        InputError: If ``target`` or what is beside it cannot be written, here or inside the block; or if a link or
+            another user's folder is where ours belongs.
     """
     lock = FileLock(_lock_file(target))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _lock_file(target).touch()  # where no file can be made, as in /proc, filelock may wait for ever
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
+        if not lock.try_acquire():
             logger.info("waiting for another export of %s", target)
             with stage(report, "wait for another export"):
                 lock.acquire()
         try:
+            _check_work_area(target)
             _put_right(target)
             yield
         finally:
@@ -103,7 +101,7 @@ def _others(target: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError):  # damaged; what may be ours passes for ours
         return sorted(path.name for path in target.iterdir() if path.name not in _OURS)
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
-    return sorted(name for name in found - ours if not name.startswith(f"{_ENGINES}/"))
+    return sorted(name for name in found - ours if not name.startswith(f"{ENGINES}/"))
 
 
 @contextmanager
@@ -112,17 +110,51 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Call it with the lock held.
     """
-    folder = _work_area(target) / "new"
+    area = _work_area(target)
+    folder = area / "new"
+    _check_work_area(target)
     try:
-        folder.mkdir(parents=True)
+        area.mkdir(mode=0o700, parents=True)  # nobody else changes what is in the making
+        folder.mkdir()
         yield folder
     finally:
         _put_right(target)
 
 
+def link_files(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """Put files of an artifact into another folder of its file system, linked where that can be, else copied."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _link(source / name, folder / name)
+
+
+def link_engines(source: Path, folder: Path) -> None:
+    """The same for TensorRT's engines, which stay good for the graphs that they were built from.
+
+    A process may be writing some: what is not whole is built again.
+    """
+    if (source / ENGINES).is_dir():
+        with suppress(shutil.Error, OSError):
+            shutil.copytree(source / ENGINES, folder / ENGINES, symlinks=True, copy_function=_link)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
+
+
 def swap_in(folder: Path, target: Path) -> None:
-    """Sync what `new_folder` gave to disk and put it in the place of ``target``, in one step where the system can."""
+    """Sync what `new_folder` gave to disk and put it in the place of ``target``, in one step where the system can.
+
+    Who may read the folder may read its files: onnx writes those of external data for their user alone.
+    """
+    allowed = folder.stat().st_mode & 0o666  # by the process's umask, as a file that it opens
     for path in [*folder.rglob("*"), folder]:
+        mode = path.stat().st_mode
+        if mode | allowed != mode:
+            path.chmod(stat.S_IMODE(mode) | allowed)
         _sync(path)
     if not target.exists():
         folder.rename(target)
@@ -135,6 +167,24 @@ def swap_in_two_steps(folder: Path, target: Path) -> None:
     """Between the steps nothing is at ``target``; should it end there, `locked` puts the older one back."""
     target.rename(_moved_aside(target))
     folder.rename(target)
+
+
+def _check_work_area(target: Path) -> None:
+    """Refuse a link, or a folder that somebody else made, in the place of the one that we fill and remove."""
+    area = _work_area(target)
+    try:
+        status, parent = os.lstat(area), os.stat(area.parent)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        kind = "a link" if stat.S_ISLNK(status.st_mode) else "no folder"
+        raise InputError(f"{area} is {kind}, where an export's own folder belongs: remove it")
+    anybody = parent.st_mode & stat.S_IWOTH
+    if os.name == "posix" and anybody and status.st_uid != os.geteuid():
+        raise InputError(
+            f"{area} belongs to another user (uid {status.st_uid}), in a folder where anybody may write: have it "
+            f"removed, or choose another folder: -o, cache_folder or $CROSSRANK_HOME"
+        )
 
 
 def _put_right(target: Path) -> None:
@@ -161,8 +211,11 @@ def _is_of_writing(error: OSError, target: Path) -> bool:
     paths = [Path(str(path)) for path in (error.filename, error.filename2) if path is not None]
     if not paths:
         return error.errno in _ONLY_OF_WRITING
-    places = (target, _work_area(target), _lock_file(target))
-    return any(path in target.parents or any(path.is_relative_to(place) for place in places) for path in paths)
+    lock, places = str(_lock_file(target)), (target, _work_area(target))
+    return any(
+        path in target.parents or str(path).startswith(lock) or any(path.is_relative_to(place) for place in places)
+        for path in paths
+    )
 
 
 def _unwritable(target: Path, error: OSError) -> str:

@@ -82,3 +82,30 @@ def fix_dimensions(graph: onnx.GraphProto, batch: int | None, length: int | None
         for dimension, size in zip(value.type.tensor_type.shape.dim, (batch, length), strict=True):
             if size is not None:
                 dimension.dim_value = size
+
+
+def squeezed(graph: onnx.GraphProto) -> None:
+    """An output of a rank that nobody can tell before it runs: of one pair it has none."""
+    rename_output(graph, "scores")
+    graph.node[-1].CopyFrom(onnx.helper.make_node("Squeeze", ["logits"], ["scores"]))
+    graph.output[0].type.tensor_type.ClearField("shape")
+
+
+def one_dimension(graph: onnx.GraphProto) -> None:
+    """An output [pairs], as of a model that squeezes its last dimension."""
+    squeezed(graph)
+    graph.node[-1].input.append("axis")
+    graph.initializer.append(onnx.helper.make_tensor("axis", onnx.TensorProto.INT64, [1], [1]))
+    graph.output[0].type.tensor_type.shape.dim.add().dim_param = "batch"
+
+
+def put_weights_outside(path: Path, location: str) -> None:
+    """Let a graph read its weights from a file beside it, and say that they are at ``location``."""
+    data = path.with_name("weights.bin")
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=data.name, size_threshold=1024)
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    path.write_bytes(model.SerializeToString())

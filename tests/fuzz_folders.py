@@ -2,6 +2,9 @@
 
     python -m tests.fuzz_folders WORK_FOLDER --kind checkpoint --count 10000 --seed 1
 
+A "checkpoint" is read as an export reads it; of an artifact the "manifest" alone, or the whole "model", which then
+scores texts. Graphs are left as they are there: what onnxruntime makes of a damaged one is not ours.
+
 Prints one line of JSON: how many were read, how many refused and by which error, the slowest, the growth
 in memory, and the failures with the number that repeats each.
 """
@@ -10,6 +13,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import random
 import resource
 import shutil
@@ -22,7 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crossrank import CrossrankError
+from crossrank import CrossEncoder, CrossrankError
+from crossrank._fields import read_json
 from crossrank._manifest import read_manifest
 from crossrank.export._checkpoint import read_checkpoint
 
@@ -31,9 +36,11 @@ MEMORY_BYTES = 1 << 30
 SECONDS = 20
 
 _VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 10**6, 2**31, 2**63, 2**64, 10**400, 1e308, -0.5, 0.5, "", "a", "../x",
+    None, True, False, 0, 1, -1, 2, 10**6, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64, 10**400, 1e308, -0.5, 0.5,
+    "", "a", "../x",
     "/etc/passwd", "\ud800", "\x00", "[CLS]", "bert", "roberta", "float16", [], {}, [[]], [1], ["a", 1], {"a": {}},
-    {"content": 3}, [["a", "b"], 3], "9" * 5000, float("inf"), float("nan"),
+    {"content": 3}, [["a", "b"], 3], {"Regex": "(a*)*$"}, {"Regex": "("}, {"String": ""}, "9" * 5000,
+    float("inf"), float("nan"),
 )  # fmt: skip
 _BYTES = (
     b"\x00",
@@ -105,7 +112,7 @@ def _damage_json(value: Any, rng: random.Random) -> Any:
 def damage(folder: Path, rng: random.Random) -> None:
     """One to three injuries to the files of a folder."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".onnx")
         if not files:
             return
         path = rng.choice(files)
@@ -117,9 +124,12 @@ def damage(folder: Path, rng: random.Random) -> None:
             path.mkdir()
         elif kind < 0.09:
             path.write_bytes(rng.choice(files).read_bytes() if rng.random() < 0.7 else b"")
-        elif kind < 0.11:
+        elif kind < 0.12:
             path.unlink()
-            path.symlink_to(rng.choice(("/dev/null", "absent", "/etc/passwd", path.name)))
+            path.symlink_to(rng.choice(("/dev/null", "/dev/zero", "absent", "/etc/passwd", path.name)))
+        elif kind < 0.13:
+            path.unlink()
+            os.mkfifo(path)
         elif path.suffix == ".json" and kind < 0.8:
             value = json.loads(path.read_text(encoding="utf-8", errors="replace") or "null")
             for _ in range(rng.choice((1, 1, 2, 6))):
@@ -129,11 +139,32 @@ def damage(folder: Path, rng: random.Random) -> None:
             path.write_bytes(_damage_bytes(path.read_bytes(), rng))
 
 
+def forge_sizes(folder: Path) -> None:
+    """Let an artifact's manifest say what its files are now, or their sizes alone would give the damage away."""
+    path = folder / "crossrank.json"
+    manifest = read_json(path)
+    for name, record in manifest["files"].items():
+        record["size_bytes"] = (folder / name).stat().st_size
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
 def _read_checkpoint(folder: Path) -> None:
     read_checkpoint(folder, max_length=None, relevant_label=None)
 
 
-READERS: dict[str, Callable[[Path], object]] = {"checkpoint": _read_checkpoint, "manifest": read_manifest}
+def _score(folder: Path) -> None:
+    model = CrossEncoder(folder, device="cpu", threads=1, activation_fn="identity")
+    pairs = [("a", "b"), ("the sea", ""), ("why ☃ is\u0301 it", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac " * 40)]
+    model.predict(pairs)
+    model.encode(["the sea"])
+    str(model.info())
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "checkpoint": _read_checkpoint,
+    "manifest": read_manifest,
+    "model": _score,
+}
 
 
 class _TooSlow(BaseException):
@@ -164,6 +195,9 @@ def fuzz(bases: list[Path], work: Path, read: Callable[[Path], object], count: i
         shutil.copytree(bases[number % len(bases)], folder, symlinks=True)
         with contextlib.suppress(ValueError, OSError):  # an injury to what an earlier one already ruined
             damage(folder, random.Random(f"{seed} {number}"))
+        if read is _score:
+            with contextlib.suppress(ValueError, OSError, LookupError, TypeError, AttributeError):
+                forge_sizes(folder)
         begin = time.perf_counter()
         signal.alarm(SECONDS)
         try:
@@ -189,7 +223,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    bases = sorted((options.work / "bases").iterdir())
+    bases = sorted(path for path in (options.work / "bases").iterdir() if path.is_dir())
     logging.disable(logging.WARNING)  # what a config.json left out is not news here
     for base in bases:
         READERS[options.kind](base)  # loads all the libraries, before memory is counted

@@ -54,7 +54,7 @@ def message_of(checkpoint: Path, error: type[CrossrankError]) -> str:
     [
         ({"model_type": "deberta-v2"}, "model_type is 'deberta-v2'; supported are bert, electra, roberta"),
         ({"model_type": 7}, "model_type is 7; supported are"),
-        ({"hidden_act": "gelu_fast"}, "the activation is 'gelu_fast'; supported are gelu, gelu_new, relu, silu"),
+        ({"hidden_act": "gelu_10"}, "the activation is 'gelu_10'; supported are gelu, gelu_python, gelu_new"),
         (
             {"position_embedding_type": "relative_key"},
             "position_embedding_type is 'relative_key'; supported is absolute",
@@ -91,7 +91,7 @@ def test_all_unknown_settings_are_named_at_once(checkpoint: Path, tmp_path: Path
         ({"hidden_size": 33}, "33 is no multiple of the 4 heads"),
         ({"num_hidden_layers": 0}, "layers is 0; 1 to 1000 expected"),
         ({"pad_token_id": -1}, "pad_token_id is -1"),
-        ({"vocab_size": 50}, "the tokenizer has .* tokens, the model 50"),
+        ({"vocab_size": 50}, "the tokenizer has .* tokens, the model 50, and plain texts hold"),
     ],
 )
 def test_contradicting_config_is_refused(
@@ -126,7 +126,9 @@ def test_tensor_of_integers_is_refused(checkpoint: Path, tmp_path: Path) -> None
     tensors = read_tensors(checkpoint)
     tensors["classifier.bias"] = np.zeros(1, np.int32)
     write_tensors(checkpoint, tensors)
-    with pytest.raises(CheckpointError, match=r"classifier\.bias is int32; float32, float16 or bfloat16 expected"):
+    with pytest.raises(
+        CheckpointError, match=r"classifier\.bias is int32; float32, float16, bfloat16 or float64 expected"
+    ):
         export_fp32(checkpoint, tmp_path / "artifact")
 
 
@@ -359,6 +361,71 @@ def test_setting_that_would_change_scores_is_refused(checkpoint: Path) -> None:
     message = message_of(checkpoint, UnsupportedModelError)
     assert "default_prompt_name is 'query'; no prompts only" in message
     assert "do_lower_case is set" in message
+
+
+TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }} {% endfor %}"
+
+
+def set_template(folder: Path, place: str) -> None:
+    """A chat template as transformers 4 (in the settings) and 5 (in a file) write it."""
+    if place == "tokenizer_config.json":
+        write_json(folder / place, json.loads((folder / place).read_text("utf-8")) | {"chat_template": TEMPLATE})
+    else:
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_text(TEMPLATE, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ("tokenizer_config.json", "tokenizer_config.json: chat_template is set: a chat template"),
+        (
+            "chat_template.jinja",
+            "chat_template.jinja: a chat template, which sentence-transformers writes each pair into",
+        ),
+        ("additional_chat_templates/rerank.jinja", "additional_chat_templates: a chat template"),
+    ],
+)
+def test_chat_template_is_refused_by_name(checkpoint: Path, place: str, named: str) -> None:
+    set_template(checkpoint, place)
+    assert named in message_of(checkpoint, UnsupportedModelError)
+
+
+def test_chat_template_changes_what_sentence_transformers_reads(bert: Path, checkpoint: Path) -> None:
+    set_template(checkpoint, "chat_template.jinja")
+    templated, plain = (sentence_transformers.CrossEncoder(str(folder), device="cpu") for folder in (checkpoint, bert))
+    assert "message" in templated[0].modality_config
+    assert "message" not in plain[0].modality_config
+
+
+def test_chat_template_that_is_not_used_is_no_obstacle(bert: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """sentence-transformers writes what its model reads; where that is text alone, no template is applied."""
+    set_template(checkpoint, "chat_template.jinja")
+    text = {"text": {"method": "forward", "method_output_name": "logits"}}
+    task = {"transformer_task": "sequence-classification", "module_output_name": "scores"}
+    write_json(checkpoint / "sentence_bert_config.json", {"modality_config": text, **task})
+    export_fp32(checkpoint, tmp_path / "artifact")
+    write_json(checkpoint / "sentence_bert_config.json", {"modality_config": text | {"message": {}}, **task})
+    assert "chat_template.jinja: a chat template" in message_of(checkpoint, UnsupportedModelError)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prompts": {"query": "find: "}, "default_prompt_name": None},
+        {"prompts": {"query": ""}, "default_prompt_name": "query"},
+    ],
+)
+def test_prompt_that_is_not_used_is_no_obstacle(checkpoint: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    write_json(checkpoint / "config_sentence_transformers.json", settings)
+    export_fp32(checkpoint, tmp_path / "artifact")
+
+
+def test_arguments_of_the_tokenizer_are_refused_by_name(checkpoint: Path) -> None:
+    write_json(checkpoint / "sentence_bert_config.json", {"processing_kwargs": {"text": {"truncation": "only_first"}}})
+    assert "processing_kwargs is {'text': {'truncation': 'only_first'}}; only none" in message_of(
+        checkpoint, UnsupportedModelError
+    )
 
 
 @pytest.mark.parametrize("said", [False, True])

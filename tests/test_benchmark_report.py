@@ -318,7 +318,6 @@ def test_readme_has_ours_beside_the_usual_ways_and_no_other_engine(measured: Pat
 
 
 def test_report_stays_the_same_when_it_is_written_again(measured: Path, checkout: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the plot needs matplotlib: pip install --group bench")
     written = []
     for _ in range(2):
         parts = write_report(results_of(measured), checkout)
@@ -377,7 +376,6 @@ def test_plot_can_be_read_on_light_and_dark_pages(background: str) -> None:
 
 
 def test_plot_is_a_small_transparent_png() -> None:
-    pytest.importorskip("matplotlib", reason="the plot needs matplotlib: pip install --group bench")
     from matplotlib.image import imread
 
     engines = [spec.name for spec in ENGINES.values()]

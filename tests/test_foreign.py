@@ -33,7 +33,10 @@ from tests.foreign_graphs import (
     edit_graph,
     fix_dimensions,
     foreign_folder,
+    one_dimension,
+    put_weights_outside,
     rename_output,
+    squeezed,
     strip_artifact,
     trace,
 )
@@ -158,6 +161,36 @@ def test_a_single_output_holds_the_logits_whatever_its_name(folder: Path, expect
     np.testing.assert_allclose(logits_of(folder), expected, atol=ATOL)
 
 
+@pytest.mark.parametrize("change", [one_dimension, squeezed])
+def test_logits_without_a_dimension_for_labels_are_those_of_one(
+    folder: Path, expected: NDArray[np.float32], change: Callable[[onnx.GraphProto], object]
+) -> None:
+    edit_graph(folder / MODEL, change)
+    model = CrossEncoder(folder, device="cpu")
+    assert model.info().labels == 1
+    np.testing.assert_allclose(logits_of(folder), expected, atol=ATOL)
+    for pair, logits in zip(PAIRS[:3], expected, strict=False):
+        np.testing.assert_allclose(model.predict([pair], activation_fn="identity"), logits, atol=ATOL)
+
+
+def test_two_labels_of_one_pair_are_no_two_pairs(tmp_path: Path) -> None:
+    """A graph that leaves out whatever dimension is 1."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "bert", labels=2)
+    folder = foreign_folder(checkpoint, tmp_path / "foreign")
+    edit_graph(folder / MODEL, squeezed)
+    expected = transformers_logits(checkpoint, PAIRS)
+    np.testing.assert_allclose(logits_of(folder), expected, atol=ATOL)
+    one = CrossEncoder(folder, device="cpu").predict([PAIRS[0]], activation_fn="identity")
+    np.testing.assert_allclose(one, expected[:1], atol=ATOL)
+
+
+def test_one_dimension_beside_two_labels_in_config_is_refused(tmp_path: Path) -> None:
+    folder = foreign_folder(make_checkpoint(tmp_path / "checkpoint", "bert"), tmp_path / "foreign")
+    edit_graph(folder / MODEL, one_dimension)
+    change_config(folder, id2label={"0": "no", "1": "yes"})
+    assert "gives 1 labels" in refused(folder, ArtifactError)
+
+
 @pytest.mark.parametrize("declared", [True, False])
 def test_labels_that_config_does_not_give_are_the_graphs(tmp_path: Path, declared: bool) -> None:
     # transformers writes no id2label for two labels, its default.
@@ -244,6 +277,21 @@ def test_other_precisions_are_taken_only_when_the_file_is_named(folder: Path, ex
         info = CrossEncoder(folder / name).info()
         assert (info.precision, info.file) == (precision, name)
         np.testing.assert_allclose(logits_of(folder / name), expected, atol=ATOL)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("reranker.onnx", "unknown"), ("onnx/model_q4.onnx", "q4"), ("onnx/bge-reranker-base-int8.onnx", "unknown")],
+)
+def test_a_file_that_is_alone_is_taken_whatever_its_name(
+    folder: Path, name: str, precision: str, expected: NDArray[np.float32]
+) -> None:
+    add_files(folder, name)
+    info = CrossEncoder(folder, device="cpu").info()
+    assert (info.file, info.precision) == (name, precision)
+    np.testing.assert_allclose(logits_of(folder), expected, atol=ATOL)
+    message = refused(folder, InputError, precision="fp32")
+    assert f"precision='fp32': {name} is {precision} by its name; leave the precision away" in message
 
 
 def test_a_file_that_is_named_is_taken_as_it_is(folder: Path) -> None:
@@ -361,13 +409,6 @@ def per_token(graph: onnx.GraphProto) -> None:
     graph.output[0].type.tensor_type.ClearField("shape")
 
 
-def squeezed(graph: onnx.GraphProto) -> None:
-    """An output of a rank that nobody can tell before it runs."""
-    rename_output(graph, "scores")
-    graph.node[-1].CopyFrom(onnx.helper.make_node("Squeeze", ["logits"], ["scores"]))
-    graph.output[0].type.tensor_type.ClearField("shape")
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -380,11 +421,10 @@ def squeezed(graph: onnx.GraphProto) -> None:
         (float_mask, ["attention_mask is tensor(float); tensor(int64) or tensor(int32) expected"]),
         (position_ids, ["inputs are attention_mask, input_ids, position_ids, token_type_ids; known are"]),
         (two_outputs, ["outputs are scores, labels; one named logits is needed"]),
-        (chosen_label, ["the output label is tensor(int64) [batch]; logits are float [pairs, labels]"]),
+        (chosen_label, ["the output label is tensor(int64) [batch]; logits are float [pairs, labels] or"]),
         (per_token, ["the output scores is tensor(float) [batch_size, 1, 1]; logits are"]),
-        (squeezed, ["logits of shape (3,) for 3 pairs; [3, labels] expected"]),
     ],
-    ids=["shape", "length", "rank", "mask", "positions", "two outputs", "label", "per token", "squeezed"],
+    ids=["shape", "length", "rank", "mask", "positions", "two outputs", "label", "per token"],
 )
 def test_a_graph_that_cannot_take_every_batch_is_refused(
     folder: Path, change: Callable[[onnx.GraphProto], object], words: list[str]
@@ -425,7 +465,7 @@ def test_a_graph_that_was_traced_for_one_batch_is_refused(folder: Path, checkpoi
 
 def test_all_that_is_wrong_with_a_folder_is_said_at_once(folder: Path) -> None:
     (folder / "tokenizer.json").rename(folder / "vocab.txt")
-    (folder / MODEL).rename(folder / "onnx" / "model_q4.onnx")
+    add_files(folder, "onnx/model_q4.onnx", "onnx/model_bnb4.onnx")
     change_config(folder, id2label=7, num_labels=0)
     message = refused(folder, CheckpointError)
     for word in ("3 problems", "there is no tokenizer.json", "save_pretrained", "onnx/model_q4.onnx", "num_labels"):
@@ -463,18 +503,6 @@ def test_a_truncated_graph_is_refused(folder: Path, size: float) -> None:
 
 
 # Weights outside the graph's file.
-
-
-def put_weights_outside(path: Path, location: str) -> None:
-    """Let a graph read its weights from a file beside it, and say that they are at ``location``."""
-    data = path.with_name("weights.bin")
-    onnx.save(onnx.load(path), path, save_as_external_data=True, location=data.name, size_threshold=1024)
-    model = onnx.load(path, load_external_data=False)
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = location
-    path.write_bytes(model.SerializeToString())
 
 
 def test_weights_beside_the_graph_are_read(folder: Path, expected: NDArray[np.float32]) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from crossrank.export import export_model
 from tests.artifacts import make_artifact
+from tests.foreign_graphs import strip_artifact
 from tests.test_storage import as_modules_with_a_folder, as_pytorch, sharded, with_vocabulary_alone
 from tests.tiny_models import make_checkpoint
 
 ROOT = Path(__file__).parent.parent
+FOLDERS = {"checkpoint": "checkpoints", "manifest": "artifacts", "model": "models"}  # the fixture of each kind
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,18 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("fuzz-artifacts")
     (work / "bases").mkdir()
     make_artifact(work / "made").rename(work / "bases" / "artifact")
+    return work
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifacts of three kinds of tokenizer, with one label and with two, and the settings and graph of one."""
+    work = tmp_path_factory.mktemp("fuzz-models")
+    (work / "bases").mkdir()
+    for labels, architecture in enumerate(("bert", "roberta", "xlm-roberta")):
+        checkpoint = make_checkpoint(work / architecture, architecture, labels=1 + labels % 2)
+        export_model(checkpoint, work / "bases" / architecture, variants=["portable"], precisions=["fp32"])
+    strip_artifact(work / "bases" / "bert", work / "bases" / "foreign")
     return work
 
 
@@ -56,12 +71,14 @@ def run(work: Path, kind: str, count: int, seed: int) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "manifest"])
-def test_damaged_folders_are_read_or_refused(kind: str, request: pytest.FixtureRequest) -> None:
-    run(request.getfixturevalue(f"{kind}s" if kind == "checkpoint" else "artifacts"), kind, 300, seed=0)
+@pytest.mark.parametrize(
+    ("kind", "count"), [("checkpoint", 300), ("manifest", 300), ("model", 100)], ids=["checkpoint", "manifest", "model"]
+)
+def test_damaged_folders_are_read_or_refused(kind: str, count: int, request: pytest.FixtureRequest) -> None:
+    run(request.getfixturevalue(FOLDERS[kind]), kind, count, seed=0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["checkpoint", "manifest"])
+@pytest.mark.parametrize("kind", FOLDERS)
 def test_ten_thousand_damaged_folders_are_read_or_refused(kind: str, request: pytest.FixtureRequest) -> None:
-    run(request.getfixturevalue("checkpoints" if kind == "checkpoint" else "artifacts"), kind, 10_000, seed=1)
+    run(request.getfixturevalue(FOLDERS[kind]), kind, 10_000, seed=1)

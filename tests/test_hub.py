@@ -9,11 +9,13 @@ import http.server
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
@@ -136,9 +138,73 @@ def test_commit_that_is_not_cached_is_refused_offline_with_the_cache_that_was_se
     with pytest.raises(ModelNotFoundError) as caught:
         export_model("someone/tiny-ranker", tmp_path / "artifact", revision=ABSENT_COMMIT, local_files_only=True)
     assert str(caught.value) == (
-        f"someone/tiny-ranker at revision {ABSENT_COMMIT} could not be had from the hub (offline: it is not in its "
-        f"cache {hub_cache}). Allow downloads, or pass a checkpoint folder"
+        f"someone/tiny-ranker at revision {ABSENT_COMMIT} could not be had from the hub (offline: at this revision it "
+        f'is not in its cache {hub_cache}, which has it at main ({COMMIT})). Take that: revision="main" (export-model '
+        f"--revision main); or allow downloads"
     )
+
+
+@pytest.mark.parametrize(
+    ("refs", "shown", "first"),
+    [
+        ({"main": COMMIT}, f"main ({COMMIT})", "main"),
+        ({"v2": OTHER_COMMIT, "main": COMMIT}, f"main ({COMMIT}), v2 ({OTHER_COMMIT})", "main"),
+        ({}, f"{COMMIT}, {OTHER_COMMIT}", COMMIT),
+    ],
+)
+def test_registered_name_that_is_cached_at_other_revisions_names_them(
+    tiny: Path, other: Path, hub_cache: Path, tmp_path: Path, refs: dict[str, str], shown: str, first: str
+) -> None:
+    """As sentence-transformers leaves it, which takes the newest where the registry pins one."""
+    name = "cross-encoder/ms-marco-MiniLM-L6-v2"
+    folders = {COMMIT: tiny, OTHER_COMMIT: other} if len(refs) != 1 else {COMMIT: tiny}
+    lay_out(hub_cache, name, folders, refs)
+    with pytest.raises(ModelNotFoundError) as caught:
+        CrossEncoder(name, local_files_only=True, cache_folder=tmp_path / "cache")
+    assert f'which has it at {shown}). Take that: revision="{first}" (export-model --revision {first})' in str(
+        caught.value
+    )
+    model = CrossEncoder(name, local_files_only=True, cache_folder=tmp_path / "cache", revision=first, device="cpu")
+    np.testing.assert_allclose(logits_of(model), transformers_logits(tiny, PAIRS), rtol=0, atol=TOLERANCE)
+
+
+def test_graph_that_is_added_is_of_the_commit_of_the_others(
+    tiny: Path, other: Path, hub_cache: Path, tmp_path: Path
+) -> None:
+    """The branch moved on between two loads."""
+    lay_out(hub_cache, "someone/tiny-ranker", {COMMIT: tiny, OTHER_COMMIT: other}, {"main": COMMIT})
+    options: dict[str, Any] = {"local_files_only": True, "cache_folder": tmp_path / "cache", "device": "cpu"}
+    CrossEncoder("someone/tiny-ranker", **options)
+    (hub_cache / "models--someone--tiny-ranker" / "refs" / "main").write_text(OTHER_COMMIT, encoding="utf-8")
+    model = CrossEncoder("someone/tiny-ranker", precision="int8", **options)
+    assert read_manifest(model.info().folder).source.revision == COMMIT
+    np.testing.assert_allclose(logits_of(model), transformers_logits(tiny, PAIRS), rtol=0, atol=0.3)  # int8's
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "./reranker", "/no/such/folder", "~/reranker", "../models", "a\\b"])
+def test_what_can_only_be_a_folder_is_called_a_missing_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ModelNotFoundError, match=f"^{re.escape(name)}: no such folder"):
+        CrossEncoder(name)
+
+
+def test_missing_folder_that_could_be_a_hub_id_is_called_both(
+    hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "ranker-1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelNotFoundError) as caught:
+        CrossEncoder("models/reranker", local_files_only=True)
+    assert str(caught.value).startswith(
+        f"there is no folder {tmp_path}/models/reranker (models holds ranker-1), and as a hub id models/reranker could "
+        f"not be had from the hub (offline: it is not in its cache {hub_cache}). "
+    )
+    with pytest.raises(ModelNotFoundError) as caught:
+        CrossEncoder("someone/reranker", local_files_only=True)
+    assert str(caught.value).endswith(f"; if a folder is meant: there is no {tmp_path}/someone/reranker")
 
 
 @pytest.mark.parametrize(
@@ -164,12 +230,14 @@ class Hub(http.server.ThreadingHTTPServer):
     Attributes:
         files: The content of "owner/name/path"; every repository has one commit, `COMMIT`, on the branch main.
         fetched: The paths whose content was sent.
+        asked: The paths of all requests.
     """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
         self.fetched: list[str] = []
+        self.asked: list[str] = []
 
     @property
     def url(self) -> str:
@@ -203,6 +271,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body, as huggingface.co gives them."""
+        self.server.asked.append(self.path)
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         if self.headers.get("Authorization") == "Bearer hf_expired":
             return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b""
@@ -324,6 +393,14 @@ def test_sharded_pytorch_files_and_old_vocabularies_are_downloaded(hub: Hub, tmp
     assert cached_files(fetch(tmp_path, hub.url, "someone/old-ranker")) == wanted
 
 
+def test_what_changes_scores_beside_the_weights_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+    wanted = {"config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors"}
+    wanted |= {"adapter_model.bin", "chat_template.jinja", "additional_chat_templates/rerank.jinja"}
+    for path in {*wanted, "README.md", "adapter_model.msgpack"}:
+        hub.files[f"someone/adapted/{path}"] = b"{}"
+    assert cached_files(fetch(tmp_path, hub.url, "someone/adapted")) == wanted
+
+
 def test_transformer_in_a_subfolder_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     wanted = {"modules.json", "0_Transformer/config.json", "0_Transformer/model.safetensors"}
     for path in {*wanted, "0_Transformer/pytorch_model.bin", "1_Pooling/config.json"}:
@@ -414,7 +491,35 @@ def test_hub_that_does_not_answer_is_named(tmp_path: Path) -> None:
     endpoint = closed_port()
     message = fetch(tmp_path, endpoint, "someone/ranker")
     assert message.startswith(f"someone/ranker could not be had from the hub (no answer from {endpoint}: ")
-    assert message.endswith("Check the connection, or pass a checkpoint folder")
+    assert "Check the connection, or pass a checkpoint folder" in message
+    assert message.count("\n") == 0
+
+
+def test_hub_that_is_silent_is_given_up_within_seconds(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes connections and says nothing, as behind some firewalls; the hub library would ask five times."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        start = time.perf_counter()
+        with pytest.raises(ModelNotFoundError, match=r"no answer from http://127\.0\.0\.1") as caught:
+            fetch_checkpoint(describe_source("someone/ranker", None), local_files_only=False, token=None)
+        assert time.perf_counter() - start < 5
+    assert f"it is not in its cache {hub_cache}" in str(caught.value)
+
+
+def test_hub_that_must_not_be_asked_is_not(hub: Hub, tmp_path: Path) -> None:
+    hub.files["someone/ranker/config.json"] = b"{}"
+    message = subprocess.run(
+        [sys.executable, "-c", _FETCH, json.dumps(["someone/ranker", None, None])],
+        env=environment(tmp_path, hub.url) | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert message.startswith("someone/ranker could not be had from the hub (offline: it is not in its cache")
+    assert hub.asked == []
 
 
 def test_full_disk_is_named_with_the_cache(hub: Hub, tmp_path: Path) -> None:

@@ -174,7 +174,10 @@ def test_a_second_runtime_counts_only_where_it_overwrites_the_first(
         (folder / f"{name}-9.9.dist-info").mkdir()
         (folder / f"{name}-9.9.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 9.9\n")
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:]; from crossrank import _runtime; print(_runtime.installed_runtimes())"
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
+        "from crossrank._runtime import installed_runtimes, ort\n"
+        "names = installed_runtimes(); print(names)\n"
+        "if len(names) > 1: ort.get_available_providers()"
     )
     result = subprocess.run([sys.executable, "-c", code, str(front), str(behind)], capture_output=True, text=True)
     assert result.returncode == status, result.stderr
@@ -204,6 +207,52 @@ def test_two_runtimes_are_named_with_the_way_out() -> None:
     message = str(caught.value)
     assert "onnxruntime and onnxruntime-gpu are both installed" in message
     assert "pip uninstall -y onnxruntime onnxruntime-gpu, then one of: pip install 'crossrank[cpu]'" in message
+
+
+WITHOUT = "import sys; sys.modules['onnxruntime'] = None; "
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["info"], ["rank", "query", "-"], ["bench"], ["verify"], ["info", "--device", "cuda"], ["export", "absent"]],
+    ids=" ".join,
+)
+def test_a_command_without_a_runtime_ends_in_one_line_that_names_the_commands(arguments: list[str]) -> None:
+    module = "crossrank.export._cli" if arguments[0] == "export" else "crossrank._cli"
+    code = f"{WITHOUT}from {module} import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *arguments[arguments[0] == "export" :]]
+    result = subprocess.run(command, input="a document", capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: crossrank needs one onnxruntime: pip install 'crossrank[cpu]'")
+
+
+def test_without_a_runtime_help_and_version_are_there_and_a_model_says_what_is_missing() -> None:
+    """Not the import: what only looks crossrank up goes on."""
+    code = (
+        f"{WITHOUT}import crossrank\n"
+        "from crossrank._cli import main\n"
+        "for make in (crossrank.CrossEncoder, crossrank.AsyncCrossEncoder):\n"
+        "    try: make('owner/name')\n"
+        "    except ImportError as error: print(type(error).__name__, error)\n"
+        "main(['--version'])"
+    )
+    *errors, version = _python(code).splitlines()
+    assert [error.partition(":")[0] for error in errors] == [
+        "MissingDependencyError crossrank needs one onnxruntime"
+    ] * 2
+    assert version == f"crossrank {crossrank.__version__}"
+
+
+def test_a_runtime_that_cannot_be_imported_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text("import libonnxruntime_that_is_absent")
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from crossrank._cli import main; sys.exit(main(['info']))"
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "onnxruntime is installed and cannot be imported (No module named 'libonnxruntime_that_is_absent')" in line
+    assert "pip install" in line
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak from")

@@ -162,7 +162,6 @@ def test_base_and_export_extra_bring_no_torch_and_no_onnxruntime(pyproject: dict
     project = pyproject["project"]
     assert _names(project["dependencies"]) == {"numpy", "tokenizers"}
     assert _names(project["optional-dependencies"]["export"]) == {
-        "filelock",
         "huggingface-hub",
         "ml-dtypes",
         "onnx",

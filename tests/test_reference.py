@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crossrank._model_folder import read_model_folder
 from crossrank.export._reference import erf, numpy_logits, transformers_logits
 from tests.tiny_models import ARCHITECTURES, MAX_LENGTH, PAIRS, config_of, make_checkpoint
 from tests.tiny_models import transformers_logits as one_by_one
@@ -17,6 +18,10 @@ CASES = [
     *((architecture, {}) for architecture in ARCHITECTURES),
     ("bert", {"hidden_act": "gelu_new"}),
     ("bert", {"hidden_act": "relu"}),
+    *(
+        ("bert", {"hidden_act": name})
+        for name in ("gelu_python", "gelu_accurate", "gelu_fast", "gelu_python_tanh", "gelu_pytorch_tanh", "swish")
+    ),
     ("distilbert", {"activation": "silu"}),
     ("roberta", {"type_vocab_size": 2, "layer_norm_eps": 1e-3}),
     ("electra", {"embedding_size": 32}),
@@ -28,13 +33,18 @@ def _numpy_logits(folder: Path, max_length: int, *, token_types: bool) -> Any:
     return numpy_logits(folder, config_of(folder), tokenizer, PAIRS, max_length=max_length, token_types=token_types)
 
 
+def _transformers_logits(folder: Path, max_length: int, *, token_types: bool) -> Any:
+    source, tokenizer = read_model_folder(folder), folder / "tokenizer.json"
+    return transformers_logits(source, tokenizer, PAIRS, max_length=max_length, token_types=token_types)
+
+
 @pytest.mark.parametrize(("architecture", "overrides"), CASES)
 def test_numpy_reference_equals_transformers(tmp_path: Path, architecture: str, overrides: dict[str, Any]) -> None:
     folder = make_checkpoint(tmp_path, architecture, labels=2, **overrides)
     expected = one_by_one(folder, PAIRS)
     token_types = architecture in ("bert", "electra")
     ours = _numpy_logits(folder, MAX_LENGTH, token_types=token_types)
-    theirs = transformers_logits(folder, config_of(folder), PAIRS, MAX_LENGTH)
+    theirs = _transformers_logits(folder, MAX_LENGTH, token_types=token_types)
     assert expected.std(axis=0).min() >= 1
     assert np.abs(ours - expected).max() <= TOLERANCE
     assert np.abs(theirs - expected).max() <= TOLERANCE
@@ -50,7 +60,7 @@ def test_references_leave_a_shorter_max_length_to_the_caller(tmp_path: Path) -> 
     folder = make_checkpoint(tmp_path, "xlm-roberta")
     expected = one_by_one(folder, PAIRS, max_length=20)
     assert np.abs(_numpy_logits(folder, 20, token_types=False) - expected).max() <= TOLERANCE
-    assert np.abs(transformers_logits(folder, config_of(folder), PAIRS, 20) - expected).max() <= TOLERANCE
+    assert np.abs(_transformers_logits(folder, 20, token_types=False) - expected).max() <= TOLERANCE
 
 
 def test_numpy_reference_equals_transformers_where_distances_share_the_last_bucket(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from crossrank import InputError
-from crossrank.export._targets import choose_targets, target_file
+from crossrank._session import Device
+from crossrank.export._targets import choose_targets, order_for_model, order_targets, target_file
 
 EVERY = [("cpu", "fp32"), ("cpu", "int8"), ("cuda", "fp16"), ("portable", "fp32"), ("portable", "fp16")]
 
@@ -94,3 +95,45 @@ def test_files_have_the_names_that_others_look_for_and_differ() -> None:
     assert target_file(("portable", "fp16")) == "onnx/model_fp16.onnx"
     assert target_file(("cpu", "int8")) == "onnx/model_cpu_int8.onnx"
     assert len({target_file(target) for target in EVERY}) == len(EVERY)
+
+
+CPU, INT8, CUDA, PORTABLE = EVERY[:4]
+
+
+def test_what_is_named_must_hold() -> None:
+    def unmet(variants: list[str] | None, precisions: list[str] | None, *proven: tuple[str, str]) -> set[str]:
+        return {" ".join(target) for target in order_targets(variants, precisions).unmet(proven)}
+
+    assert unmet(None, None, PORTABLE) == set()
+    assert unmet(["cpu"], None, CPU) == set()
+    assert unmet(["cpu", "cuda"], None, CPU) == {"cuda fp16"}
+    assert unmet(None, ["fp32", "int8"], CPU, PORTABLE) == {"cpu int8"}
+    assert unmet(["cpu"], ["fp32", "int8"], INT8) == {"cpu fp32"}
+    assert unmet(["cpu"], None, CUDA) == {"cpu fp32", "cpu int8"}
+
+
+def test_model_takes_the_next_best_graph_where_the_best_does_not_hold() -> None:
+    order = order_for_model("auto", [Device("cpu")])
+    assert order.next([], []) == [CPU]
+    assert order.next([], [CPU]) == [PORTABLE]
+    assert order.next([], [CPU, PORTABLE]) == [INT8]
+    assert order.next([PORTABLE], []) == []  # as exact
+    assert order.next([INT8], []) == [CPU]  # which is more exact
+    assert order.next([INT8], [CPU, PORTABLE]) == []
+    assert order.next([], order.lines[0]) == []
+
+
+def test_model_without_a_device_has_a_graph_for_each_that_there_is() -> None:
+    order = order_for_model("auto", [Device("cuda"), Device("cpu")])
+    assert order.next([], []) == [CUDA, CPU]
+    assert order.unmet([CPU]) == set()
+    both_portable = order_for_model("fp32", [Device("cuda"), Device("cpu")])
+    assert both_portable.next([], []) == [PORTABLE, CPU]
+    assert order_for_model("int8", [Device("cuda"), Device("cpu")]).lines == ((INT8,),)
+    assert order_for_model("auto", [Device("cuda"), Device("cpu")], "optimum").next([], []) == [PORTABLE]
+
+
+def test_precision_that_nobody_makes_for_a_device_is_refused() -> None:
+    message = r"precision='fp16' on cpu: the optimum exporter makes no such graph, but portable: fp32"
+    with pytest.raises(InputError, match=message):
+        order_for_model("fp16", [Device("cpu")], "optimum")

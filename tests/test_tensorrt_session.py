@@ -23,6 +23,7 @@ import pytest
 
 from crossrank import ArtifactError, CrossEncoder, DeviceError, InputError, ProofError
 from crossrank._gpu_facts import Gpu, GpuFacts
+from crossrank._held import ModelFile
 from crossrank._manifest import Variant, read_manifest
 from crossrank._open import OpenModel
 from crossrank._runner import Runner
@@ -39,7 +40,8 @@ from crossrank._tokenize import PairTokenizer
 from crossrank.export import export_model
 from crossrank.export._cli import main as export_main
 from crossrank.export._tensorrt import build_engines
-from tests.artifacts import make_artifact
+from tests.artifacts import edit_manifest, make_artifact
+from tests.foreign_graphs import edit_graph, one_dimension
 from tests.tiny_models import ARCHITECTURES, PAIRS, make_checkpoint, transformers_logits
 
 MakePortable = Callable[..., Path]
@@ -125,7 +127,8 @@ def open_rehearsal(artifact: Path) -> tuple[OpenModel, list[tuple[Profile, bool]
 
     threads = resolve_threads(1)
     runner = Runner(artifact / variant.file, manifest.inputs, CPU, threads, padded=True, open_session=open_session)
-    return OpenModel(artifact, manifest, PairTokenizer(artifact / "tokenizer.json"), variant, runner), opened
+    path = artifact / "tokenizer.json"
+    return OpenModel(artifact, manifest, PairTokenizer(path), variant, runner, ModelFile(path), ModelFile(path)), opened
 
 
 def score(model: OpenModel, pairs: int = len(PAIRS)) -> Any:
@@ -144,6 +147,21 @@ def test_padded_to_its_profiles_the_graph_equals_transformers(
     reference = transformers_logits(artifact.parent / "checkpoint", PAIRS)
     assert len(opened) == 1  # all others wait for a batch
     for pairs in (len(PAIRS), 1, 2, 3):
+        assert np.abs(score(model, pairs) - reference[:pairs]).max() <= TOLERANCE
+    assert {profile.fixed for profile, _ in opened} == {False, True}
+
+
+def test_logits_in_one_dimension_are_bound_as_such(make_portable: MakePortable, tmp_path: Path) -> None:
+    """As other exporters declare those of one label."""
+    artifact = Path(shutil.copytree(make_portable("bert", 1), tmp_path / "artifact"))
+    path = artifact / "onnx/model.onnx"
+    edit_graph(path, one_dimension)
+    edit_manifest(
+        artifact, lambda manifest: manifest["files"]["onnx/model.onnx"].update(size_bytes=path.stat().st_size)
+    )
+    model, opened = open_rehearsal(artifact)
+    reference = transformers_logits(make_portable("bert", 1).parent / "checkpoint", PAIRS)
+    for pairs in (len(PAIRS), 1, 2):
         assert np.abs(score(model, pairs) - reference[:pairs]).max() <= TOLERANCE
     assert {profile.fixed for profile, _ in opened} == {False, True}
 
@@ -405,7 +423,9 @@ def test_a_graph_that_was_replaced_gets_no_engine_of_the_older_one(artifact: Pat
     graph = onnx.load(path)
     graph.doc_string = "changed"
     onnx.save(graph, path)
-    with pytest.raises(ArtifactError, match=r"model\.onnx was replaced; load the model again"):
+    with pytest.raises(
+        ArtifactError, match=r"model\.onnx was replaced since the model was loaded; load the model again"
+    ):
         store(PROFILE, False)
     assert len(engine_folders(artifact / "tensorrt")) == kept
 

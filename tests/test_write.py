@@ -265,3 +265,56 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     folder.chmod(0o500)
     with pytest.raises(InputError, match=r"sealed cannot be written.*-o"), locked(folder / "artifact"):
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize("name", [".artifact.lock", ".artifact.crossrank-tmp"])
+def test_link_that_others_planted_beside_the_target_is_refused(tmp_path: Path, name: str) -> None:
+    elsewhere = fill(tmp_path / "elsewhere", precious="text") if "tmp" in name else tmp_path / "elsewhere"
+    target = tmp_path / "shared" / "artifact"
+    target.parent.mkdir()
+    (target.parent / name).symlink_to(elsewhere)
+    with pytest.raises(InputError, match=f"{name} is a link, where .* own .* belongs: remove it"), locked(target):
+        pass
+    if elsewhere.exists():
+        assert names(elsewhere) == ["precious"]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root makes files of others")
+def test_folder_of_another_user_is_refused_where_anybody_may_write(tmp_path: Path) -> None:
+    """What lies in it, such as an "older artifact" to put back, may be anybody's."""
+    target, area = tmp_path / "shared" / "artifact", tmp_path / "shared" / ".artifact.crossrank-tmp"
+    fill(area / "old", **{"crossrank.json": "planted"})
+    os.chown(area, 12345, 12345)
+    target.parent.chmod(0o1777)
+    with pytest.raises(InputError, match=r"belongs to another user \(uid 12345\)"), locked(target):
+        pass
+    assert not target.exists()
+    target.parent.chmod(0o775)  # a group that trusts each other
+    with locked(target):
+        assert (target / "crossrank.json").exists()
+
+
+def test_what_is_in_the_making_is_closed_to_others(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "artifact") as work:
+        assert work.parent.stat().st_mode & 0o077 == 0
+        fill(work, a="new")
+        swap_in(work, tmp_path / "artifact")
+    assert (tmp_path / "artifact").stat().st_mode & 0o055 == 0o055 & ~current_umask()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes there")
+def test_file_that_a_library_wrote_for_its_user_alone_is_read_by_whom_the_others_are(tmp_path: Path) -> None:
+    """As onnx writes external data. Exported as root in an image, read by another user."""
+    with new_folder(tmp_path / "artifact") as work:
+        fill(work / "onnx", data="weights", graph="nodes")
+        (work / "onnx" / "data").chmod(0o600)
+        swap_in(work, tmp_path / "artifact")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "artifact" / "onnx").iterdir()}
+    assert set(modes.values()) == {0o666 & ~current_umask()}
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

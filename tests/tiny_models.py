@@ -36,6 +36,7 @@ __all__ = [
     "make_wordpiece",
     "transformers_logits",
     "write_json",
+    "write_tokenizer",
 ]
 
 ARCHITECTURES = ("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet")
@@ -265,14 +266,7 @@ def make_checkpoint(
         ``folder``, with config.json, model.safetensors, tokenizer.json, tokenizer_config.json and
         special_tokens_map.json, which transformers' Auto classes load.
     """
-    family = _FAMILIES[architecture]
-    tokenizer = family.build_tokenizer()
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": family.tokenizer, "model_max_length": max_length, **family.special}
-    write_json(folder / "tokenizer_config.json", settings)
-    write_json(folder / "special_tokens_map.json", family.special)
-
+    family, tokenizer = _FAMILIES[architecture], write_tokenizer(folder, architecture, max_length=max_length)
     made = getattr(transformers, family.config)(
         **_sizes(architecture)
         | {
@@ -294,6 +288,18 @@ def make_checkpoint(
     tensors[last] *= (SPREAD / logits.std(axis=0))[:, None]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def write_tokenizer(folder: Path, architecture: str, *, max_length: int = MAX_LENGTH) -> Tokenizer:
+    """Write an architecture's tokenizer as transformers 4 does: tokenizer.json and the settings beside it."""
+    family = _FAMILIES[architecture]
+    tokenizer = family.build_tokenizer()
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": family.tokenizer, "model_max_length": max_length, **family.special}
+    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "special_tokens_map.json", family.special)
+    return tokenizer
 
 
 def _sizes(architecture: str) -> dict[str, Any]:
