@@ -29,7 +29,7 @@ class ModelOptions(TypedDict, total=False):
         backend: "torch" or "onnx".
         trust_remote_code: Anything, since no remote code is run.
         classifier_dropout: Anything, since it matters in training alone.
-        model_kwargs: None or {}, and so are all below.
+        model_kwargs: None, or nothing in it but None, ``trust_remote_code`` and ``low_cpu_mem_usage``.
         processor_kwargs: As ``model_kwargs``.
         tokenizer_kwargs: As ``model_kwargs``.
         config_kwargs: As ``model_kwargs``.
@@ -149,6 +149,12 @@ def _no_text(value: Any, own: Own | None) -> bool:
     return _empty(value, own) or (isinstance(value, Mapping) and not any(value.values()))
 
 
+def _loads_the_same(value: Any, own: Own | None) -> bool:
+    if not isinstance(value, Mapping):
+        return _empty(value, own)
+    return all(option is None or name in _HOW_IT_LOADS for name, option in value.items())
+
+
 def _own_device(value: Any, own: Own | None) -> bool:
     try:
         return value is None or (own is not None and parse_device(value) == own.device)
@@ -162,7 +168,9 @@ def _one_label(value: Any, own: Own | None) -> bool:
 
 _ALIAS = Rule(_anything)
 _NO_PROMPTS = "prompts are not put before texts here: write the prompt into the query"
-_FOR_TRANSFORMERS = Rule(_empty)  # what to do is `_instead_of`'s to say
+_FOR_TRANSFORMERS = Rule(_loads_the_same)  # what to do is `_instead_of`'s to say
+# What people pass on to transformers that changes no score and nothing else here: no remote code is run.
+_HOW_IT_LOADS = frozenset({"low_cpu_mem_usage", "trust_remote_code"})
 
 MODEL: dict[str, Rule] = {
     **dict.fromkeys(("model_name_or_path", "model_name", "cache_dir", "default_activation_function"), _ALIAS),

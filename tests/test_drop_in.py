@@ -60,6 +60,7 @@ def assert_close(ours: Any, theirs: Any) -> None:
 NOTHING_OF_A_MODEL: list[dict[str, Any]] = [
     {"model_kwargs": None, "processor_kwargs": {}, "tokenizer_kwargs": None, "config_kwargs": {}},
     {"automodel_args": {}, "tokenizer_args": None, "config_args": {}},
+    {"model_kwargs": {"low_cpu_mem_usage": False}, "tokenizer_args": {"trust_remote_code": True, "token": None}},
     {"prompts": None, "default_prompt_name": None, "model_card_data": None},
     {"prompts": {"query": "", "document": ""}, "keep_in_fp32_modules": None, "modules": None},
     {"backend": "torch", "trust_remote_code": True, "classifier_dropout": 0.1},
