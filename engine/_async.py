@@ -6,9 +6,7 @@ that clearly finds the queue full takes none either.
 """
 
 import asyncio
-import os
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +25,7 @@ from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import Closed, InputError, Overloaded
 from ._locate import EMBEDDED_MODEL
 from ._outputs import Ranking
+from ._pool import Pool
 from ._stats import Stats
 
 T = TypeVar("T")
@@ -70,8 +69,8 @@ class AsyncCrossEncoder(KnownAttributes):
         else:
             self.model = CrossEncoder(model, **{"max_queue_tokens": MAX_QUEUE_TOKENS} | options)
         self._closed = False
-        # Threads do not survive a fork, so each process has its own.
-        self._by_process: dict[int, ThreadPoolExecutor] = {}
+        count = self.model._scorer.runner.threads.count + _TOKENIZING_THREADS
+        self._pool = Pool(count, "crossrank-async")
 
     async def score(self, query: str, documents: Iterable[str | EncodedDocument]) -> Floats:
         """As `CrossEncoder.score`."""
@@ -168,10 +167,4 @@ class AsyncCrossEncoder(KnownAttributes):
             return call.finish(work.finish())
 
     def _in_thread(self, work: Callable[[], T]) -> "asyncio.Future[T]":
-        process = os.getpid()
-        pool = self._by_process.get(process)
-        if pool is None:
-            count = self.model._scorer.runner.threads.count + _TOKENIZING_THREADS
-            pool = ThreadPoolExecutor(count, thread_name_prefix="crossrank-async")
-            pool = self._by_process.setdefault(process, pool)
-        return asyncio.get_running_loop().run_in_executor(pool, work)
+        return asyncio.wrap_future(self._pool.submit(work))

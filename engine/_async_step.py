@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ._job import Job
@@ -31,7 +32,7 @@ class Step:
     async def run(self, in_thread: InThread) -> bool:
         """Returns whether there was such a window, and time for more. Raises what it failed with."""
         try:
-            begun = in_thread(self._begin)
+            begun = in_thread(partial(self._scheduler.visit, self._begin))
             if not await self._in_time(begun) or not begun.result():
                 return False
             if self._job is None:

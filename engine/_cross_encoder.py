@@ -364,7 +364,9 @@ class CrossEncoder(ModelAttributes):
         return describe_model(self._model, self._calls.meaning, self._scorer.max_length, self._max_length_origin)
 
     def _run(self, call: Call[T]) -> T:
-        with self._scheduler.desk.meter.call(len(call.pairs.documents)) as account:
+        desk = self._scheduler.desk
+        desk.refuse_nested()
+        with desk.meter.call(len(call.pairs.documents)) as account:
             work = self._work(call, account)
             self._scorer.run(work, call.batch_size)
             return call.finish(work.finish())

@@ -7,13 +7,14 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._guard import Guard
 from ._runtime import ort
 
 _SMALLEST = 4096  # entries
@@ -68,45 +69,44 @@ class BufferPool:
     Args:
         device: Its name in onnxruntime, "cuda" or "cpu".
         index: Of the device.
-        lock: Held by whoever allocates or copies there; one for all pools of the device.
+        guard: Held by whoever allocates or copies there; one for all pools of the device.
     """
 
-    def __init__(self, device: str, index: int, lock: Lock) -> None:
-        self._device, self._index, self._lock = device, index, lock
+    def __init__(self, device: str, index: int, guard: Guard) -> None:
+        self._device, self._index, self._guard = device, index, guard
         # Slabs that are not in use, by size: powers of two, so that few sizes serve all batches.
         self._free: dict[int, list[Slab]] = {}
 
     def take(self, size: int) -> Slab:
         """A slab of at least so many entries."""
         size = max(_SMALLEST, 1 << (size - 1).bit_length())
-        with self._lock:
+
+        def take() -> Slab:
             free = self._free.setdefault(size, [])
             return free.pop() if free else Slab(size, self._device, self._index)
 
+        return self._guard.hold(take)
+
     def give_back(self, slab: Slab) -> None:
         """Hand in a slab that is no longer used."""
-        with self._lock:
-            self._free[slab.size].append(slab)
+        self._free[slab.size].append(slab)
 
     def upload(self, slab: Slab) -> None:
         """Copy a slab's host side to the device."""
-        with self._lock:
-            slab.upload(slab.host)
+        self._guard.hold(partial(slab.upload, slab.host))
 
     def rows(self, rows: int, width: int) -> Rows:
         """New rows, float32 [rows, width]."""
-        with self._lock:
-            return Rows(rows, width, self._device, self._index)
+        return self._guard.hold(partial(Rows, rows, width, self._device, self._index))
 
     def fetch(self, rows: Rows) -> NDArray[np.float32]:
         """A copy of rows."""
-        with self._lock:
-            return rows.fetch()
+        return self._guard.hold(rows.fetch)
 
     @contextmanager
     def still(self) -> Iterator[None]:
         """While this holds, no other thread allocates or copies: a CUDA graph is captured."""
-        with self._lock:
+        with self._guard.lock:
             yield
 
 

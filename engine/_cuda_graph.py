@@ -17,6 +17,7 @@ from ._cuda_pack import PACKED_INPUTS, Section, lay_out, pack
 from ._cuda_plan import PackedShape, sample_of, shape_of
 from ._errors import ArtifactError
 from ._held import ModelFile
+from ._interrupts import raised_by
 from ._layout import choose_layout, choose_logits
 from ._manifest import Inputs
 from ._pairs import PackedPairs
@@ -151,6 +152,8 @@ class DeviceGraph:
         try:
             self._session.run_with_iobinding(binding, options)
         except Exception as error:  # the binding's exceptions share no base of their own
+            if not raised_by("onnxruntime", error):
+                raise
             raise run_error(self.path, self.device, error) from error
 
     def _run_options(self, graph_id: int) -> Any:

@@ -20,11 +20,11 @@ For who builds on this:
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from threading import BoundedSemaphore, Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,12 @@ from ._cuda_graph import Bucket, DeviceGraph, OpenGraph
 from ._cuda_pack import aligned, lay_out, pack
 from ._cuda_plan import PackedShape, choose_bucket, fill_up, make_buckets, sample_of, shape_of
 from ._errors import CrossrankError, DeviceError
+from ._guard import Guard
 from ._held import ModelFile
 from ._manifest import Inputs
 from ._out_of_memory import is_out_of_memory, run_halved
 from ._pairs import PackedPairs
+from ._pool import Pool
 from ._session import Device, open_graph
 
 logger = logging.getLogger(__name__)
@@ -104,14 +106,15 @@ class PackedSession:
         self.path, self.device = self._file.path, device
         self.settings = settings or (CPU_SETTINGS if device.kind == "cpu" else GPU_SETTINGS)
         self._inputs, self._process = inputs, os.getpid()
-        self._thread, lock = _device_thread(device, self._process)
-        self._pool = BufferPool(device.kind, device.index, lock)
+        self._thread, guard = _device_thread(device, self._process)
+        self._pool = BufferPool(device.kind, device.index, guard)
         self._open = partial(DeviceGraph, self._file, inputs, device, threads, self._pool, open_graph=open_graph)
         self._graph = self._open()
         self._capturing = device.kind == "cuda" if capture is None else capture
         self.provider, self.labels, self.input_names = self._graph.provider, self._graph.labels, self._graph.input_names
         self._buckets: dict[PackedShape, Bucket] = {}
-        self._slots = BoundedSemaphore(self.settings.in_flight)
+        # Those that are not done are what is in flight: no count of them that an exception could leave wrong.
+        self._submitted: list[Future[Floats | None]] = []
 
     @property
     def max_tokens(self) -> int:
@@ -149,16 +152,14 @@ class PackedSession:
         for batch, start in zip(batches, starts[:-1], strict=True):
             buckets = self._buckets
             chosen = choose_bucket(shape_of(batch.lengths), list(buckets))
-            self._slots.acquire()
-            try:
-                if chosen is not None:
-                    waiting.append(self._submit_to_bucket(batch, buckets[chosen]))
-                else:
-                    rows = rows or self._pool.rows(starts[-1], self.labels)
-                    waiting.append(self._submit_packed(batch, rows, start))
-            except BaseException:
-                self._slots.release()
-                raise
+            self._wait_for_room()
+            if chosen is not None:
+                future = self._submit_to_bucket(batch, buckets[chosen])
+            else:
+                rows = rows or self._pool.rows(starts[-1], self.labels)
+                future = self._submit_packed(batch, rows, start)
+            self._submitted.append(future)
+            waiting.append(future)
 
         def results() -> list[Floats]:
             found = [future.result() for future in waiting]
@@ -185,6 +186,16 @@ class PackedSession:
         self._thread.submit(self._make_buckets).result()
         self.run(self._largest())
 
+    def _wait_for_room(self) -> None:
+        """Until fewer batches are in flight than may be; threads that come at once may each add one."""
+        while True:
+            for future in [future for future in list(self._submitted) if future.done()]:
+                with suppress(ValueError):  # another thread was faster
+                    self._submitted.remove(future)
+            if len(self._submitted) < self.settings.in_flight:
+                return
+            wait(list(self._submitted), return_when=FIRST_COMPLETED)
+
     def _submit_packed(self, batch: PackedPairs, rows: Rows, start: int) -> "Future[Floats | None]":
         shape = shape_of(batch.lengths)
         sections, size = lay_out(self.input_names, shape)
@@ -203,7 +214,6 @@ class PackedSession:
                 return self._run_smaller(batch, error)
             finally:
                 self._pool.give_back(slab)
-                self._slots.release()
             return None
 
         return self._thread.submit(job)
@@ -221,7 +231,6 @@ class PackedSession:
                 return self._run_smaller(batch, error)
             finally:
                 self._pool.give_back(slab)
-                self._slots.release()
 
         return self._thread.submit(job)
 
@@ -277,8 +286,8 @@ def check_process(device: Device, process: int) -> None:
 
 
 @cache
-def _device_thread(device: Device, process: int) -> tuple[ThreadPoolExecutor, Lock]:
-    """The one thread that runs things on a device, and the lock of what others may do there meanwhile.
+def _device_thread(device: Device, process: int) -> tuple[Pool, Guard]:
+    """The one thread that runs things on a device, and the guard of what others may do there meanwhile.
 
     All sessions of a process share them: a copy for one of them would break the capture of another.
 
@@ -286,4 +295,4 @@ def _device_thread(device: Device, process: int) -> tuple[ThreadPoolExecutor, Lo
         device: The device.
         process: Its process: a forked child has no thread of its parent's.
     """
-    return ThreadPoolExecutor(1, thread_name_prefix=f"crossrank-{device}"), Lock()
+    return Pool(1, f"crossrank-{device}"), Guard()

@@ -36,17 +36,12 @@ class FairOrder:
         self._clock = 0.0  # virtual time: the turn that was served last
 
     def add(self, request: Request) -> None:
-        """Let a request wait; one that waits already goes on."""
+        """Let a request wait, behind all that do."""
         size = self._sizes.setdefault(request.tokens.bit_length(), _Size())
-        if request.number in size.waiting:
-            return
         if not size.waiting:
             size.turn, size.weight = max(size.turn, self._clock), 0.0  # rounding does not add up
-        last = next(reversed(size.waiting), request.number)
         size.waiting[request.number] = request
         size.weight += request.weight
-        if request.number < last:  # a batch of it was given back
-            size.waiting = dict(sorted(size.waiting.items()))
 
     def remove(self, request: Request) -> None:
         """A request waits no more, if it did."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,14 +71,18 @@ def gather(parts: Sequence[Part], documents: int, labels: int) -> Found:
     nothing = np.zeros(0, np.intp)
     if not parts:
         return Found(documents, nothing, np.zeros((0, labels), np.float32), None, nothing)
-    like = np.concatenate([part.like for part in parts])
-    there = np.concatenate([part.scored for part in parts])[like]  # a copy, taken before logits are read
-    cut = np.concatenate([part.cut for part in parts])
+    like = _joined([part.like for part in parts])
+    there = _joined([part.scored for part in parts])[like]  # a copy, taken before logits are read
+    cut = _joined([part.cut for part in parts])
     windows = None
     scored, rows = there, like[there]
     if parts[0].windows is not None:
         windows = np.concatenate([part.windows for part in parts if part.windows is not None])
         scored = np.logical_and.reduceat(there, np.cumsum(windows) - windows)
         rows, windows = like[np.repeat(scored, windows)], windows[scored]
-    logits = np.concatenate([part.logits for part in parts])[rows]
+    logits = _joined([part.logits for part in parts])[rows]
     return Found(documents, np.flatnonzero(scored), logits, windows, np.flatnonzero(cut & scored))
+
+
+def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -21,7 +21,7 @@ class Job(Request):
         batches: Indices of the pairs of each batch, as if it were alone.
         max_pairs: Most pairs of a batch, or None.
         take: Gets the index of some pairs and their logits, float32 [pairs, labels]; from any thread.
-        on_end: Told when it has ended, from any thread, or None.
+        on_end: Told when it has ended, from any thread, under the queue's lock, perhaps twice; or None.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class Job(Request):
         return latch
 
     def tell(self) -> None:
-        """Say that it has ended; to be called once, after that, without the lock."""
-        if self._latch is not None:
+        """Say that it has ended."""
+        if self._latch is not None and self._latch.locked():
             self._latch.release()
         if self._on_end is not None:
             self._on_end()
@@ -76,13 +76,10 @@ def pack(pieces: list[Piece]) -> PackedPairs:
     )
 
 
-def hand_over(pieces: list[Piece], logits: Floats, failed: list[tuple[Request, Exception]]) -> None:
-    """Give each job of a batch its logits, float32 [pairs, labels]; what cannot take them is added to ``failed``."""
+def hand_over(pieces: list[Piece], logits: Floats) -> None:
+    """Give each job of a batch that has not ended its logits, float32 [pairs, labels]."""
     first = 0
     for request, start, stop in pieces:
         if isinstance(request, Job) and request.outcome is None:
-            try:
-                request.take(start, stop, logits[first : first + stop - start])
-            except Exception as error:
-                failed.append((request, error))
+            request.take(start, stop, logits[first : first + stop - start])
         first += stop - start

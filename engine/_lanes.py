@@ -1,8 +1,9 @@
 """Several threads that work through one list; what is worked on is left to others."""
 
-import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+
+from ._pool import Pool
 
 Job = Callable[[], object]
 
@@ -10,7 +11,7 @@ Job = Callable[[], object]
 class Lanes:
     """A pool of lanes. Several callers may use it at once: each works on its own list, and idle lanes help.
 
-    A lane that has nothing to do sleeps; its thread ends with the pool, or with the interpreter.
+    A lane that has nothing to do sleeps; its thread ends with the pool.
 
     Args:
         count: Lanes, the caller's own among them.
@@ -18,8 +19,7 @@ class Lanes:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        # Threads do not survive a fork, so each process has its own.
-        self._by_process: dict[int, ThreadPoolExecutor] = {}
+        self._pool = Pool(count - 1)
 
     def run(self, jobs: Iterable[Job]) -> None:
         """Do jobs, in this order as far as lanes are free, and return when all are done.
@@ -60,12 +60,7 @@ class Lanes:
         Returns:
             Its future; none where no thread can be had: at the interpreter's end, or beyond the system's limit.
         """
-        process = os.getpid()
-        pool = self._by_process.get(process)
-        if pool is None:
-            pool = ThreadPoolExecutor(self.count - 1, thread_name_prefix="crossrank")
-            pool = self._by_process.setdefault(process, pool)
         try:
-            return [pool.submit(job)]
+            return [self._pool.submit(job)]
         except RuntimeError:
             return []

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 
 from ._costs import Costs, costs_path, describe_subject, load_costs, measure_costs, sample_batch, save_costs
 from ._errors import CrossrankError
@@ -43,7 +43,8 @@ class LearnedCosts:
         self._file = costs_path(cache_folder, self._subject)
         self.known: Costs | None = load_costs(self._file) if self._file else None
         self._worked_s = 0.0
-        self._measuring = Lock()  # held for ever by the one that measures
+        self._measuring = RLock()  # kept by the thread that measures, which tries again if it was interrupted
+        self._failed = False
 
     @property
     def max_tokens(self) -> int | None:
@@ -58,10 +59,11 @@ class LearnedCosts:
 
     def learn(self) -> None:
         """Read the costs from the cache or measure them, which takes half a second, unless they are known."""
-        if self.known is None and self._measuring.acquire(blocking=False):
+        if self.known is None and not self._failed and self._measuring.acquire(blocking=False):
             try:
                 self.known = (load_costs(self._file) if self._file else None) or self._measure()
             except CrossrankError as error:  # a call that has its scores does not fail for this
+                self._failed = True
                 logger.debug("costs are not measured: %s", error)
 
     def _measure(self) -> Costs:

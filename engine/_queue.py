@@ -5,9 +5,12 @@ Order: `FairOrder` says whose turn it is.
 Joining: a batch holds pairs of one length. Places that its own request leaves free go to other requests' pairs of that
 length, unless those requests are so much larger that the small one would run at their speed.
 
-Whoever uses it from several threads holds a lock.
+Whoever uses it from several threads holds a lock. An exception that a signal handler raises may cut any of its steps
+short. Then `torn` stays set, and whoever comes next has it `rebuild`: all but a few facts, each of which one assignment
+changes, follow from these (what is open, which pairs are done, which batches run).
 """
 
+from collections.abc import Iterable
 from itertools import count
 
 from ._errors import Closed, Overloaded
@@ -25,15 +28,24 @@ class RequestQueue:
     Args:
         lanes: Batches that run side by side.
         max_tokens: Most tokens that may wait, or None. One that finds none is always taken in.
+
+    Attributes:
+        open: By number, all requests that have not ended.
+        running: The batches that run.
+        reserved: Tokens expected of what is being tokenized, by who does that.
+        waiting_tokens: Tokens in no batch yet.
+        whole_tokens: Of what runs, or waits for its device, beside the queue.
+        closed: Whether it takes no more requests.
+        torn: Whether a step was begun and not ended.
     """
 
     def __init__(self, lanes: int, max_tokens: int | None = None) -> None:
         self.lanes, self.max_tokens = lanes, max_tokens
-        self.closed = False
-        self.waiting_tokens = 0  # in no batch yet
-        self.whole_tokens = 0  # of what runs, or waits for its device, beside the queue
-        self.reserved_tokens = 0  # expected of what is being tokenized
-        self.open: dict[int, Request] = {}  # all that have not ended
+        self.closed = self.torn = False
+        self.waiting_tokens = self.whole_tokens = 0
+        self.reserved: dict[object, int] = {}
+        self.open: dict[int, Request] = {}
+        self.running: set[Batch] = set()
         self._open_tokens = 0
         self._by_length: dict[int, dict[int, Request]] = {}  # those with pairs of a length left
         self._numbers = count()
@@ -46,17 +58,13 @@ class RequestQueue:
             Overloaded: If too many tokens wait.
             Closed: After `close`.
         """
-        if request.outcome is not None:
-            return
-        self.require_room(request.tokens)
-        if not request.pairs:
+        if request.outcome is None:
+            self.require_room(request.tokens)
+            if request.pairs:
+                self._take_in(request)
+                return
             request.outcome = "done"
-            return
-        number = self._open(request)
-        self.waiting_tokens += request.tokens
-        for length in request.left:
-            self._by_length.setdefault(length, {})[number] = request
-        self._order.add(request)
+        request.tell()
 
     def submit_whole(self, request: Request, *, waits: bool) -> None:
         """Take in what something else runs as a whole, until `end`.
@@ -70,15 +78,13 @@ class RequestQueue:
             Closed: After `close`.
         """
         self.require_room(request.tokens)
-        request.whole = waits
-        request.left.clear()
-        self._open(request)
-        self.whole_tokens += request.tokens * waits
+        request.aside, request.waits = True, waits
+        self._take_in(request)
 
     @property
     def tokens(self) -> int:
         """All that count against the bound."""
-        return self.waiting_tokens + self.whole_tokens + self.reserved_tokens
+        return self.waiting_tokens + self.whole_tokens + sum(list(self.reserved.values()))
 
     def require_room(self, tokens: int) -> None:
         """Raise what a request of so many tokens would be refused with."""
@@ -88,20 +94,22 @@ class RequestQueue:
         if most is not None and waiting and waiting + tokens > most:
             raise Overloaded(waiting, most, tokens)
 
-    def next_batch(self, max_tokens: int) -> Batch | None:
+    def next_batch(self, max_tokens: int, owner: object = None) -> Batch | None:
         """The pairs to run next; None if none waits.
 
         Args:
             max_tokens: Budget of a batch in tokens; a pair that is longer runs alone.
+            owner: Who runs them.
         """
         request = self._order.next()
         if request is None:
             return None
+        self.torn = True
         length = request.next_length()
         if self.lanes > 1:  # so that they all get their share, as `plan_even_batches` has it
             max_tokens = min(max_tokens, self._open_tokens // (self.lanes * BATCHES_PER_LANE))
         size = max(1, max_tokens // length)
-        batch = Batch(length, [], size * length)
+        batch = Batch(length, [], size * length, owner)
         size = min(size, request.max_pairs or size)
         self._fill(batch, request, size)
         if batch.pairs < size and length in self._by_length:
@@ -112,30 +120,26 @@ class RequestQueue:
                 if other.tokens <= _LARGER * request.tokens and batch.pairs < limit:
                     self._fill(batch, other, limit - batch.pairs)
                     size = limit
+        self.running.add(batch)
+        self.torn = False
         return batch
 
-    def done(self, batch: Batch) -> list[Request]:
-        """Take note that a batch has run. Returns the requests that this ended."""
-        batch.settled = True
-        ended = []
+    def done(self, batch: Batch) -> None:
+        """Take note that a batch has run; a request of which it was the last ends."""
+        self.torn = True
         for request, start, stop in batch.pieces:
+            request.done.append((start, stop))
             request.scored += stop - start
-            if request.scored == request.pairs and self.end(request, "done"):
-                ended.append(request)
-        return ended
+            if request.scored == request.pairs and request.outcome is None:
+                self._end(request, "done", None)
+        self.running.discard(batch)
+        self.torn = False
 
-    def put_back(self, batch: Batch) -> None:
-        """Have the pairs of a batch wait again, of requests that have not ended; one that is settled stays so."""
-        if batch.settled:
-            return
-        batch.settled = True
-        for request, start, stop in batch.pieces:
-            if request.outcome is not None:
-                continue
-            request.give_back(batch.length, start, stop)
-            self._by_length.setdefault(batch.length, {})[request.number] = request
-            self.waiting_tokens += batch.length * (stop - start)
-            self._order.add(request)
+    def drop(self, batches: Iterable[Batch]) -> None:
+        """Have the pairs of batches that will not run to their end wait again, unless their requests have ended."""
+        self.torn = True
+        self.running.difference_update(batches)
+        self.rebuild()
 
     def end(self, request: Request, outcome: Outcome, error: BaseException | None = None) -> bool:
         """End a request now. What of it is in a batch runs to that batch's end; the rest gives up its place.
@@ -145,25 +149,71 @@ class RequestQueue:
         """
         if request.outcome is not None:
             return False
-        request.outcome, request.error = outcome, error
-        if self.open.pop(request.number, None) is None:
-            return True
-        self._open_tokens -= request.tokens
-        self.whole_tokens -= request.tokens * request.whole
-        self._forget_waiting(request)
-        if not self.open:
-            self._order.clear()
+        self.torn = True
+        self._end(request, outcome, error)
+        self.torn = False
         return True
 
     def close(self) -> None:
         """Take no more requests in."""
         self.closed = True
 
-    def _open(self, request: Request) -> int:
+    def rebuild(self) -> None:
+        """Begin the books anew with what is open, done and running; after a step that was cut short."""
+        self.torn = True
+        running: dict[Request, list[tuple[int, int]]] = {}
+        for batch in self.running:
+            for request, start, stop in batch.pieces:
+                running.setdefault(request, []).append((start, stop))
+        self.waiting_tokens = self.whole_tokens = self._open_tokens = 0
+        self._by_length, self._order = {}, FairOrder()
+        for number, request in sorted(self.open.items()):
+            if not request.aside:
+                request.restore(running.get(request, ()))
+            if request.outcome is None and request.scored == request.pairs and not request.aside:
+                request.error, request.outcome = None, "done"
+            if request.outcome is None:
+                ranges = [(length, start, stop) for length, some in request.left.items() for start, stop in some]
+                self._enter(request, sum(length * (stop - start) for length, start, stop in ranges))
+            else:
+                request.tell()
+                del self.open[number]
+        self.torn = False
+
+    def _take_in(self, request: Request) -> None:
+        self.torn = True
         request.number = next(self._numbers)
         self.open[request.number] = request
+        if request.aside:
+            request.left.clear()
+        self._enter(request, 0 if request.aside else request.tokens)
+        self.torn = False
+
+    def _enter(self, request: Request, waiting_tokens: int) -> None:
+        """Write an open request into the books."""
         self._open_tokens += request.tokens
-        return request.number
+        self.waiting_tokens += waiting_tokens
+        self.whole_tokens += request.tokens * request.waits
+        for length in request.left:
+            self._by_length.setdefault(length, {})[request.number] = request
+        if request.left:
+            self._order.add(request)
+
+    def _end(self, request: Request, outcome: Outcome, error: BaseException | None) -> None:
+        request.error = error
+        request.outcome = outcome  # from here on it has ended, and while it is open its caller may not know
+        request.tell()
+        if self.open.pop(request.number, None) is None:
+            return
+        self._open_tokens -= request.tokens
+        self.whole_tokens -= request.tokens * request.waits
+        for length, ranges in request.left.items():
+            self._forget_length(request, length)
+            self.waiting_tokens -= length * sum(stop - start for start, stop in ranges)
+        request.left.clear()
+        self._order.remove(request)
+        if not self.open:
+            self._order.clear()
 
     def _fill(self, batch: Batch, request: Request, most: int) -> None:
         """Move pairs of a request into a batch."""
@@ -184,13 +234,6 @@ class RequestQueue:
             self._forget_length(request, length)
             if not request.left:
                 self._order.remove(request)
-
-    def _forget_waiting(self, request: Request) -> None:
-        for length, ranges in request.left.items():
-            self._forget_length(request, length)
-            self.waiting_tokens -= length * sum(stop - start for start, stop in ranges)
-        request.left.clear()
-        self._order.remove(request)
 
     def _forget_length(self, request: Request, length: int) -> None:
         alike = self._by_length[length]

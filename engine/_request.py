@@ -1,6 +1,6 @@
 """What waits in a queue: the pairs of one caller, and the batches that they run in. Pure state."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,6 +19,10 @@ class Request:
         pairs: How many.
         tokens: Of all of them.
         left: Of each length the ranges of pairs that are in no batch yet, the next one last.
+        done: Ranges of pairs that have run, in the order in which they did.
+        scored: How many pairs that are.
+        aside: Whether something else runs it as a whole, beside the queue.
+        waits: Whether it counts as waiting then.
         outcome: How it ended, or None.
         error: Why it did not end well.
     """
@@ -32,23 +36,45 @@ class Request:
             self.tokens += length * pairs
         for ranges in self.left.values():
             ranges.reverse()
-        self._next = [length for length, _ in plan][::-1]
+        self._plan, self._turn = plan, 0  # of the plan's batches those before this one are begun
         self.weight = self.tokens**-0.5 if self.tokens else 0.0
         self.number = -1  # in the queue
-        self.whole = False  # it counts as waiting, beside the queue
+        self.aside = self.waits = False
+        self.done: list[tuple[int, int]] = []
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
 
     def next_length(self) -> int:
         """Of its next batch; only while something is left."""
-        while self._next[-1] not in self.left:
-            self._next.pop()
-        return self._next[-1]
+        while self._plan[self._turn][0] not in self.left:
+            self._turn += 1
+        return self._plan[self._turn][0]
 
-    def give_back(self, length: int, start: int, stop: int) -> None:
-        """Have pairs that were taken be left again."""
-        self.left.setdefault(length, []).append((start, stop))
-        self._next.append(length)
+    def tell(self) -> None:
+        """Called when it has ended, before the queue forgets it; once more if that was interrupted."""
+
+    def restore(self, running: Iterable[tuple[int, int]]) -> None:
+        """Have all pairs be left, but for those that are done, and those in batches that run.
+
+        Args:
+            running: Ranges of the latter.
+        """
+        gone = bytearray(self.pairs)
+        for start, stop in (*self.done, *running):
+            gone[start:stop] = b"\1" * (stop - start)
+        left: dict[int, list[tuple[int, int]]] = {}
+        first = 0
+        for length, pairs in self._plan:
+            last = first + pairs
+            while (start := gone.find(0, first, last)) >= 0:
+                first = gone.find(1, start, last)
+                first = last if first < 0 else first
+                left.setdefault(length, []).append((start, first))
+            first = last
+        for ranges in left.values():
+            ranges.reverse()
+        self.left, self._turn = left, 0
+        self.scored = sum(stop - start for start, stop in self.done)
 
 
 class Piece(NamedTuple):
@@ -67,15 +93,15 @@ class Batch:
         length: Tokens of each.
         pieces: Whose they are.
         capacity: Tokens that there was room for.
+        owner: Who runs it.
         pairs: How many.
-        settled: Whether it was done or given back.
     """
 
     length: int
     pieces: list[Piece]
     capacity: int
+    owner: object = None
     pairs: int = 0
-    settled: bool = False
 
     @property
     def tokens(self) -> int:

@@ -84,8 +84,7 @@ class Runner:
         self._costs: LearnedCosts | None = None
         self._sharing: Session | None = None
         self._slow_s = 0.0
-        self._alone = Lock()  # held by the one call that found no other
-        self._opening = Lock()  # held by the one that opens the second session, for ever
+        self._opening = Lock()  # held by the thread that opens the second session, for ever
 
     def learn_costs(self, tokenizer: PairTokenizer, longest: int, cache_folder: Path | None) -> None:
         """Let the budget of batches of one length follow what they are measured to cost; see `LearnedCosts`.
@@ -131,16 +130,31 @@ class Runner:
         """
         self.submit(pairs, max_pairs, take)()
 
-    def submit(self, pairs: PairSource, max_pairs: int | None, take: Take) -> Wait:
+    def submit(
+        self,
+        pairs: PairSource,
+        max_pairs: int | None,
+        take: Take,
+        *,
+        alone: bool = True,
+        between: Callable[[], None] = lambda: None,
+    ) -> Wait:
         """Begin to run pairs through the graph, as `run`.
+
+        Args:
+            pairs: The pairs.
+            max_pairs: Most pairs of a batch, or None.
+            take: As of `run`.
+            alone: Whether no other call is known to need the device.
+            between: Called before each batch; what it raises ends the run.
 
         Returns:
             What waits until ``take`` got all of them. On a packed graph's device the caller may meanwhile prepare
             other pairs; elsewhere there is nothing left to wait for.
         """
         if isinstance(self.session, PackedSession):
-            return self._submit_packed(self.session, pairs, max_pairs, take)
-        self._run_over_lanes(self.session, pairs, max_pairs, take)
+            return self._submit_packed(self.session, pairs, max_pairs, take, between)
+        self._run_over_lanes(self.session, pairs, max_pairs, take, alone, between)
         return lambda: None
 
     def warm_up(self) -> None:
@@ -149,10 +163,22 @@ class Runner:
         if self._costs:
             self._costs.learn()
 
-    def _submit_packed(self, session: PackedSession, pairs: PairSource, max_pairs: int | None, take: Take) -> Wait:
+    def _submit_packed(
+        self,
+        session: PackedSession,
+        pairs: PairSource,
+        max_pairs: int | None,
+        take: Take,
+        between: Callable[[], None],
+    ) -> Wait:
         batches = plan_packed_batches(pairs.lengths, max_tokens=session.max_tokens, max_pairs=max_pairs)
+
+        def join(index: NDArray[np.intp]) -> PackedPairs:
+            between()
+            return pairs.batch(index)
+
         # Each batch is joined when it is its turn, while the ones before it run.
-        wait = session.submit((pairs.batch(index) for index in batches), [len(index) for index in batches])
+        wait = session.submit(map(join, batches), [len(index) for index in batches])
 
         def finish() -> None:
             for index, logits in zip(batches, wait(), strict=True):
@@ -160,36 +186,42 @@ class Runner:
 
         return finish
 
-    def _run_over_lanes(self, own: Session, pairs: PairSource, max_pairs: int | None, take: Take) -> None:
+    def _run_over_lanes(
+        self,
+        own: Session,
+        pairs: PairSource,
+        max_pairs: int | None,
+        take: Take,
+        alone: bool,
+        between: Callable[[], None],
+    ) -> None:
         lanes = self._lanes.count
         if self._even:
             max_tokens, _ = self.max_tokens
             batches = plan_even_batches(pairs.lengths, max_tokens=max_tokens, max_pairs=max_pairs, lanes=lanes)
         else:
             batches = own.plan(pairs.lengths, max_pairs)
-        alone = self._alone.acquire(blocking=False)
         few = alone and 0 < 2 * len(batches) <= lanes
         session = self._sharing if few and self._sharing else own
 
         def job(index: NDArray[np.intp], batch: PackedPairs) -> None:
+            between()
             take(index, session.run(batch))
 
         start = time.perf_counter()
-        try:
-            joined = pairs.batches(batches)
-            self._lanes.run(partial(job, *found) for found in zip(batches, joined, strict=True))
-        finally:
-            if alone:
-                self._alone.release()
+        joined = pairs.batches(batches)
+        self._lanes.run(partial(job, *found) for found in zip(batches, joined, strict=True))
         took = time.perf_counter() - start
         if self._costs:
             self._costs.worked(took)
         if few and session is own and took > _SHARE_FROM_S:
             self._slow_s += took
-            if self._slow_s > self._opening_s and self._opening.acquire(blocking=False):
+            if self._slow_s > self._opening_s and not self._opening.locked():
                 Lanes(2).submit(self._open_sharing)  # on a thread of its own, since the pool's are other calls' lanes
 
     def _open_sharing(self) -> None:
+        if not self._opening.acquire(blocking=False):
+            return
         try:
             session = self._open_session(self.threads.count)
         except ArtifactError as error:

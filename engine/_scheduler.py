@@ -6,21 +6,36 @@ go on until nothing waits. User code never runs inside a lane.
 
 A device whose session plans by itself (a GPU), and a call that the runner gives all threads to (a single document on
 an idle CPU), goes through the queue's books as a whole: it is counted, bounded and closed like any other.
+
+A caller's thread may be thrown out of any line by a signal handler's exception. All it does is a `Visit`; when that has
+ended by an exception, or a waiting caller has waited for long, `_mend` puts right what was left behind.
 """
 
+import atexit
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
+from threading import Lock, get_ident
+from typing import Any, TypeVar
 
-from ._desk import Desk, Desks
-from ._errors import Closed
+from ._desk import Desk, Desks, Helper, Visit, Worker, closed_at_exit
+from ._errors import Closed, CrossrankError
+from ._interrupts import raised_by_handler
 from ._job import Job, hand_over, pack
 from ._lanes import Lanes
 from ._pairs import PairSource
 from ._plan import plan_even_batches
-from ._request import Batch, Outcome, Request
+from ._request import Batch, Outcome, Piece, Request
 from ._runner import Runner, Take
 from ._stats import OnCall, Stats
+
+T = TypeVar("T")
+
+# How long to wait before having a look at whether those waited for are still there.
+_PATIENCE_S = 1.0
+# At the interpreter's end, how long to wait for batches that run.
+_EXIT_S, _EXIT_STEP_S = 10.0, 0.002
 
 
 class Scheduler:
@@ -30,6 +45,9 @@ class Scheduler:
         runner: The graph.
         max_queue_tokens: Most tokens that may wait, or None.
         on_call: The user's hook, told of each call that has ended, or None.
+
+    Attributes:
+        bounded: Whether a full queue refuses requests.
     """
 
     def __init__(self, runner: Runner, *, max_queue_tokens: int | None = None, on_call: OnCall | None = None) -> None:
@@ -37,6 +55,8 @@ class Scheduler:
         self._count = 1 if self._lanes is None else self._lanes.count
         self._stand_in = Lanes(2)  # one thread besides the caller's
         self._desks = Desks(self._count, max_queue_tokens, on_call)
+        self.bounded = max_queue_tokens is not None
+        _alive.add(self)
 
     @property
     def plans(self) -> bool:
@@ -44,26 +64,45 @@ class Scheduler:
         return self._lanes is not None
 
     @property
-    def bounded(self) -> bool:
-        """Whether a full queue refuses requests."""
-        return self.desk.queue.max_tokens is not None
-
-    @property
     def desk(self) -> Desk:
         """What this process's callers share."""
         return self._desks.here()
 
     def stats(self) -> Stats:
-        """What was done until now, and what waits."""
+        """What was done until now, and what waits. In a signal handler it may be a step ahead or behind."""
         desk = self.desk
-        with desk.lock:
-            requests, tokens = len(desk.queue.open), desk.queue.tokens
-        return desk.meter.stats(requests, tokens)
+        if not desk.inside:
+            self._mend(desk)
+        return desk.meter.stats(len(desk.queue.open), desk.queue.tokens)
+
+    def visit(self, work: Callable[[], T]) -> T:
+        """Do what submits requests; whatever ends it, nothing of it is left.
+
+        Raises:
+            CrossrankError: In a signal handler that interrupted such a call of its own thread.
+            Closed: While the interpreter ends, except in the main thread.
+        """
+        desk, thread = self.desk, get_ident()
+        before = desk.visits.get(thread)
+        if before is not None:
+            desk.refuse_nested()
+            self._mend(desk)  # an exception has kept it from being cleared
+        visit = Visit(work)
+        try:
+            desk.visits[thread] = visit
+            found = visit.run()
+            del desk.visits[thread]
+            return found
+        except BaseException:
+            desk.guard.let_go()
+            self._mend(desk)
+            desk.visits.pop(thread, None)
+            raise
 
     def submit(
         self, pairs: PairSource, max_pairs: int | None, take: Take, stop_at: float | None = None
     ) -> Callable[[], None]:
-        """As `Runner.submit`, beside other callers.
+        """As `Runner.submit`, beside other callers; in a `visit`.
 
         Args:
             pairs: The pairs.
@@ -77,16 +116,17 @@ class Scheduler:
             Closed: After `close`.
         """
         desk = self.desk
-        alone = stop_at is None and 2 * len(pairs.lengths) <= self._count and not desk.queue.open
-        if self._lanes is None or alone:
-            return self._submit_whole(desk, pairs, max_pairs, take)
+        visit = desk.here()
+        if self._lanes is None:
+            return self._submit_whole(desk, visit, pairs, max_pairs, take)
+        if stop_at is None and 2 * len(pairs.lengths) <= self._count and not desk.queue.open:
+            self._submit_whole(desk, visit, pairs, max_pairs, take)()
+            return lambda: None
         job = self.job(pairs, max_pairs, take)
-        try:
-            self.enter(job, work=stop_at is None)  # who must be back in time leaves the work to other threads
-            self._wait(desk, job, stop_at)
-        except BaseException as error:
-            self.cancel(job, error)
-            raise
+        visit.requests.append(job)
+        self.enter(job, work=stop_at is None)  # who must be back in time leaves the work to other threads
+        self._wait(desk, job, stop_at)
+        visit.requests.remove(job)
         return lambda: None
 
     def job(
@@ -98,7 +138,7 @@ class Scheduler:
         return Job(pairs, batches, max_pairs, take, on_end)
 
     def enter(self, job: Job, *, work: bool = True) -> None:
-        """Let a request wait for its turn.
+        """Let a request wait for its turn; in a `visit`.
 
         Args:
             job: The request.
@@ -109,36 +149,36 @@ class Scheduler:
             Closed: After `close`.
         """
         desk = self.desk
-        with desk.lock:
-            desk.queue.submit(job)
-            if job.outcome is not None:
-                own = False
-            else:
-                own = work and desk.held < self._count
-                desk.held += own
-                for _ in range(min(self._count - desk.held, sum(map(len, job.left.values())) - own)):
+        visit = desk.here()
+        with desk.guard.lock:
+            desk.refuse_at_exit()
+            desk.books().submit(job)
+            free = self._count - len(desk.workers) if job.outcome is None else 0
+            own = work and free > 0
+            if own:
+                desk.workers.add(visit)
+            if free > own:
+                for _ in range(min(free, sum(map(len, job.left.values()))) - own):
                     self._hire(desk)
-        if job.outcome is not None:
-            job.tell()
         if own:
-            self._work(desk, job)
+            self._work(desk, visit, job)
 
-    def cancel(self, job: Job, error: BaseException | None = None) -> None:
+    def cancel(self, job: Job) -> None:
         """End a request now, if it has not ended; its place is free between batches."""
-        self._end(job, "cancelled", error)
+        self._end(job, "cancelled")
 
-    def late(self, job: Job) -> bool:
-        """End a request as it is, because its time is up. Returns whether it had not ended."""
-        return self._end(job, "late", None)
+    def late(self, job: Job) -> None:
+        """End a request as it is, because its time is up, if it has not ended."""
+        self._end(job, "late")
 
-    def _end(self, job: Job, outcome: Outcome, error: BaseException | None) -> bool:
+    def _end(self, job: Job, outcome: Outcome) -> None:
         desk = self.desk
-        with desk.lock:
-            ended = desk.queue.end(job, outcome, error)
+
+        def end() -> None:
+            desk.books().end(job, outcome)
             desk.check_drained()
-        if ended:
-            job.tell()
-        return ended
+
+        desk.guard.hold(end)
 
     def learn(self) -> None:
         """Let the runner take notice of the work that was done; now and then that takes half a second."""
@@ -149,146 +189,194 @@ class Scheduler:
 
         Args:
             finish: Whether waiting requests are worked through; False fails them with `Closed`.
-        """
-        desk = self._desks.close()
-        failed: list[Request] = []
-        with desk.lock:
-            if not finish:
-                # What runs as a whole has begun and is let end.
-                failed = [request for request in list(desk.queue.open.values()) if isinstance(request, Job)]
-                for request in failed:
-                    desk.queue.end(request, "failed", Closed("the model was closed while this request waited"))
-            desk.check_drained()
-        self._tell(failed)
-        desk.drained.wait()
 
-    def _submit_whole(self, desk: Desk, pairs: PairSource, max_pairs: int | None, take: Take) -> Callable[[], None]:
+        Raises:
+            CrossrankError: In a signal handler that interrupted a call of its own thread.
+        """
+        self.desk.refuse_nested()
+        desk = self._desks.close()
+        latch = Lock()
+        latch.acquire()
+        desk.closing.add(latch)
+        if not finish:
+            error = Closed("the model was closed while this request waited")
+            desk.guard.hold(partial(self._fail, desk, error))
+        while not desk.drained:
+            latch.acquire(timeout=_PATIENCE_S)
+            self._mend(desk)
+        desk.closing.discard(latch)
+
+    def _fail(self, desk: Desk, error: Closed) -> None:
+        """Fail all that waits. What runs as a whole has begun and is let end. Under the guard."""
+        queue = desk.books()
+        for request in list(queue.open.values()):
+            if not request.aside:
+                queue.end(request, "failed", error)
+        desk.check_drained()
+
+    def end_at_exit(self) -> None:
+        """When the interpreter ends, of daemon threads' calls: fail what has not begun, and wait for what has."""
+        desk = self.desk
+        desk.ending = True
+        desk.guard.hold(partial(self._fail, desk, closed_at_exit()))
+        until = time.monotonic() + _EXIT_S
+        while desk.busy and time.monotonic() < until:
+            time.sleep(_EXIT_STEP_S)
+
+    def _submit_whole(
+        self, desk: Desk, visit: Visit[Any], pairs: PairSource, max_pairs: int | None, take: Take
+    ) -> Callable[[], None]:
         tokens = int(pairs.lengths.sum())
         request = Request([(tokens, 1)] if tokens else [], max_pairs)
-        lane = int(self._lanes is not None)
-        with desk.lock:
-            desk.queue.submit_whole(request, waits=not lane)
-            desk.held += lane
+        visit.requests.append(request)
+        with desk.guard.lock:
+            desk.refuse_at_exit()
+            queue = desk.books()
+            alone = not queue.open
+            queue.submit_whole(request, waits=self._lanes is None)
+            if self._lanes is not None:
+                desk.workers.add(visit)
         start = time.perf_counter()
-
-        def end() -> None:
-            desk.meter.batch(tokens, tokens, time.perf_counter() - start)
-            with desk.lock:
-                desk.queue.end(request, "done")
-                desk.held -= lane
-                if lane and desk.queue.waiting_tokens and desk.held < self._count:
-                    self._hire(desk)
-                desk.check_drained()
-
-        try:
-            wait = self._runner.submit(pairs, max_pairs, take)
-        except BaseException:
-            end()
-            raise
+        wait = self._runner.submit(pairs, max_pairs, take, alone=alone, between=desk.refuse_at_exit)
 
         def finish() -> None:
-            try:
-                wait()
-            finally:
-                end()
+            wait()
+            seconds = time.perf_counter() - start
+            with desk.guard.lock:
+                queue = desk.books()
+                desk.meter.batch(tokens, tokens, seconds)
+                queue.end(request, "done")
+                desk.workers.discard(visit)
+                if queue.waiting_tokens and len(desk.workers) < self._count:
+                    self._hire(desk)
+                desk.check_drained()
+            visit.requests.remove(request)
 
-        if lane:
-            finish()
-            return lambda: None
         return finish
 
     def _wait(self, desk: Desk, job: Job, stop_at: float | None) -> None:
         """Until a request has ended, or its time is up. Raises what it failed with."""
-        with desk.lock:
-            latch = job.latch() if job.outcome is None else None
-        if latch is not None:
-            left = -1 if stop_at is None else max(0.0, stop_at - time.perf_counter())
-            if not latch.acquire(timeout=left):
-                self.late(job)
+        if job.outcome is None:
+            self._wait_long(desk, job, stop_at)
         if job.error is not None:
             raise job.error
         if stop_at is None:  # learning takes longer than most deadlines leave
             self.learn()
 
+    def _wait_long(self, desk: Desk, job: Job, stop_at: float | None) -> None:
+        with desk.guard.lock:
+            latch = job.latch()
+        while job.outcome is None:
+            left = _PATIENCE_S if stop_at is None else min(_PATIENCE_S, max(0.0, stop_at - time.perf_counter()))
+            if latch.acquire(timeout=left):
+                break
+            if stop_at is not None and time.perf_counter() >= stop_at:
+                self.late(job)
+                break
+            self._mend(desk)
+
+    def _mend(self, desk: Desk) -> None:
+        """Put right what others, or this thread's last call, left behind when an exception threw them out."""
+
+        def mend() -> None:
+            desk.clear()
+            while desk.queue.waiting_tokens and len(desk.workers) < self._count and self._hire(desk):
+                pass
+
+        desk.guard.hold(mend)
+
     def _hire(self, desk: Desk) -> bool:
-        """Give a free lane to a thread of a pool. Returns whether one could be had. Under the lock."""
-        if self._lanes is not None and desk.helpers < self._count - 1:
-            pool, spare = self._lanes, False
-        elif not desk.spare:
-            pool, spare = self._stand_in, True
+        """Give a free lane to a thread of a pool. Returns whether one could be had. Under the guard."""
+        kinds = [worker.kind for worker in desk.workers]
+        if self._lanes is not None and kinds.count("helper") < self._count - 1:
+            pool, helper = self._lanes, Helper("helper")
+        elif "spare" not in kinds:
+            pool, helper = self._stand_in, Helper("spare")
         else:
             return False
-        hired: list[bool] = []
-        if not pool.submit(partial(self._help, desk, spare, hired)):
+        if not pool.submit(partial(self._help, desk, helper)):
             return False
-        hired.append(True)
-        desk.held += 1
-        desk.helpers += not spare
-        desk.spare = desk.spare or spare
+        desk.workers.add(helper)  # or, where something came between, it finds that nobody counts on it
         return True
 
-    def _help(self, desk: Desk, spare: bool, hired: list[bool]) -> None:
-        with desk.lock:
-            counted = bool(hired)  # a pool that could not start a thread refuses, and yet keeps the work for later
-        if counted:
-            with desk.cores.stretch() as stay:
-                self._work(desk, None, spare, stay)
-
-    def _work(
-        self, desk: Desk, own: Job | None, spare: bool = False, between: Callable[[], None] = lambda: None
-    ) -> None:
-        """Run batches on a lane: a caller's thread until all of its pairs are under way, others until none waits."""
-        batch: Batch | None = None
-        leaving = False
+    def _help(self, desk: Desk, helper: Helper) -> None:
+        with desk.guard.lock:
+            counted = helper in desk.workers
+        if not counted:
+            return
         try:
-            while True:
-                with desk.lock:
-                    if own is not None and not own.left:
-                        # Others' pairs are left to another thread, if one can be had.
-                        desk.held -= 1
-                        leaving = not desk.queue.waiting_tokens or self._hire(desk)
-                        desk.held += 1
-                    batch = None if leaving else desk.queue.next_batch(self._runner.max_tokens[0])
-                    if batch is None:
-                        leaving = True
-                        desk.leave(helper=own is None, spare=spare)
-                        return
-                self._run(desk, batch)
-                between()
-        finally:
-            if not leaving:  # interrupted
-                with desk.lock:
-                    if batch is not None:
-                        desk.queue.put_back(batch)
-                    desk.leave(helper=own is None, spare=spare)
-                    if desk.queue.waiting_tokens:
-                        self._hire(desk)
+            with desk.cores.stretch() as stay:
+                self._work(desk, helper, None, stay)
+        except BaseException:
+            helper.over = True
+            self._mend(desk)
+            raise
 
-    def _run(self, desk: Desk, batch: Batch) -> None:
+    def _work(self, desk: Desk, worker: Worker, own: Job | None, between: Callable[[], None] = lambda: None) -> None:
+        """Run batches on a lane: a caller's thread until all of its pairs are under way, others until none waits."""
+        while True:
+            with desk.guard.lock:
+                queue = desk.books()
+                batch = None
+                # Others' pairs are left to another thread, if one can be had.
+                if own is None or own.left or (queue.waiting_tokens and not self._hire(desk)):
+                    batch = queue.next_batch(self._runner.max_tokens[0], worker)
+                if batch is None:
+                    desk.workers.discard(worker)
+                    return
+            self._run(desk, batch, worker)
+            between()
+
+    def _run(self, desk: Desk, batch: Batch, worker: Worker) -> None:
         failed: list[tuple[Request, Exception]] = []
         start = time.perf_counter()
-        pieces = batch.pieces
         try:
-            logits = self._runner.session.run(pack(pieces))
+            self._serve(batch.pieces)
         except Exception as error:
-            if all(piece.request is pieces[0].request for piece in pieces):
-                failed.append((pieces[0].request, error))
-            else:  # which of them it was shows when each runs by itself
-                for piece in pieces:
-                    try:
-                        hand_over([piece], self._runner.session.run(pack([piece])), failed)
-                    except Exception as its_own:
-                        failed.append((piece.request, its_own))
-        else:
-            hand_over(pieces, logits, failed)
-        desk.meter.batch(batch.tokens, batch.capacity, time.perf_counter() - start)
-        with desk.lock:
-            ended = [request for request, error in failed if desk.queue.end(request, "failed", error)]
-            ended += desk.queue.done(batch)
+            failed = self._find_failing(batch.pieces, worker, error)
+        seconds = time.perf_counter() - start
+        with desk.guard.lock:
+            queue = desk.books()
+            for request, its_error in failed:
+                queue.end(request, "failed", its_error)
+            queue.done(batch)
+            desk.meter.batch(batch.tokens, batch.capacity, seconds)
             desk.check_drained()
-        self._tell(ended)
 
-    def _tell(self, ended: list[Request]) -> None:
-        for request in ended:
-            if isinstance(request, Job):
-                request.tell()
+    def _serve(self, pieces: list[Piece]) -> None:
+        hand_over(pieces, self._runner.session.run(pack(pieces)))
+
+    def _find_failing(self, pieces: list[Piece], worker: Worker, error: Exception) -> list[tuple[Request, Exception]]:
+        """Whose failure the exception of a batch is shows when each of its requests runs by itself.
+
+        Raises:
+            Exception: The one given, if it is this thread's own affair: of its own request, or of none, as what a
+                signal handler has raised.
+        """
+        requests = {piece.request for piece in pieces}
+        failed: list[tuple[Request, Exception]] = []
+        kind = type(error)
+        if isinstance(worker, Helper):  # nothing but batches is its affair
+            if len(requests) == 1:
+                return [(pieces[0].request, error)]
+            kind = Exception
+        elif requests <= set(worker.requests):
+            raise error
+        for piece in pieces:
+            try:
+                self._serve([piece])
+            except kind as its_own:
+                failed.append((piece.request, its_own))
+        ours = isinstance(error, CrossrankError) and not raised_by_handler(error)  # all together were too much
+        if not failed and not ours and isinstance(worker, Visit):
+            raise error
+        return failed
+
+
+_alive: "weakref.WeakSet[Scheduler]" = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    for scheduler in list(_alive):
+        scheduler.end_at_exit()

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -98,10 +97,16 @@ class Scorer:
             work: The call.
             max_pairs: Most pairs of a batch, or None.
         """
-        submit = (self.scheduler or self.runner).submit
-        if work.deadline is not None:
-            assert self.scheduler is not None, "only calls of users have a deadline"
-            submit = partial(self.scheduler.submit, stop_at=work.deadline.stop_at)
+        if self.scheduler is None:
+            self._run(work, self.runner.submit, max_pairs)
+        else:
+            stop_at = None if work.deadline is None else work.deadline.stop_at
+            submit = partial(self.scheduler.submit, stop_at=stop_at)
+            self.scheduler.visit(partial(self._run, work, submit, max_pairs))
+
+    def _run(
+        self, work: "PairWork", submit: Callable[[PairSource, int | None, Take], Wait], max_pairs: int | None
+    ) -> None:
         one_by_one = work.deadline is not None or (self.scheduler is not None and self.scheduler.bounded)
         wait: Wait | None = None
         try:
@@ -184,8 +189,12 @@ class PairWork:
             if self._next == len(self._query_index):
                 self._read_queries()  # without a document they are checked all the same
                 return None
-            with self._reserved(self._documents, most):
+            reserved = self._reserve(self._documents, most)
+            try:
                 pairs = self._read_window(self._read_queries(), self._documents, most)
+            finally:
+                if reserved is not None:
+                    reserved()
             self._account.tokenizing_s += time.perf_counter() - start
             if pairs is not None:
                 self._account.tokens += int(pairs.lengths.sum())
@@ -237,11 +246,11 @@ class PairWork:
             return most
         return min(most, self.deadline.next_documents(self._next, self._scorer.lanes, self._scorer.costs))
 
-    def _reserved(self, documents: Sequence[str] | Tokens, most: int) -> AbstractContextManager[None]:
-        """Room in the queue for the next documents while they are tokenized."""
+    def _reserve(self, documents: Sequence[str] | Tokens, most: int) -> Callable[[], object] | None:
+        """Room in the queue for the next documents while they are tokenized. Returns what gives it back."""
         scorer = self._scorer
         if scorer.scheduler is None or isinstance(documents, Tokens):
-            return nullcontext()
+            return None
         texts = documents[self._next : self._next + most]
         return scorer.scheduler.desk.reserve(scorer.estimate.at_least(texts, scorer.room))
 

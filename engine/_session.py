@@ -7,9 +7,8 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,9 @@ from numpy.typing import NDArray
 from ._cuda_options import provider_options, session_entries
 from ._errors import ArtifactError, CrossrankError, DeviceError, InputError
 from ._gpu_check import gpu_advice
+from ._guard import Guard
 from ._held import ModelFile
+from ._interrupts import raised_by
 from ._layout import choose_layout, choose_logits
 from ._manifest import PRECISIONS, Inputs, Refusal, Variant
 from ._out_of_memory import is_out_of_memory, run_halved
@@ -155,8 +156,8 @@ class Session:
         self.path, self.device, self._threads = self.file.path, device, threads
         # A session's threads do not survive a fork, so each process has its own.
         self._by_process: dict[int, Any] = {}
-        # A lock for each too: one that another thread holds in a fork would stay locked in the child.
-        self._locks: dict[int, Lock] = {}
+        # A guard for each too: one that another thread holds in a fork would stay locked in the child.
+        self._guards: dict[int, Guard] = {}
         self._describe(self._session(), inputs)
 
     def _describe(self, session: Any, inputs: Inputs) -> None:
@@ -212,10 +213,12 @@ class Session:
             ArtifactError: If onnxruntime fails in it, as in a graph that was made for another model, or if a forked
                 child finds another file in its place.
         """
-        session = self._session()
+        session, feed = self._session(), self._layout(batch)
         try:
-            results: list[NDArray[Any]] = session.run(names, self._layout(batch))
+            results: list[NDArray[Any]] = session.run(names, feed)
         except Exception as error:  # the binding's exceptions share no base of their own
+            if not raised_by("onnxruntime", error):
+                raise
             raise run_error(self.path, self.device, error) from error
         return results
 
@@ -223,12 +226,16 @@ class Session:
         process = os.getpid()
         session = self._by_process.get(process)
         if session is None:
-            with self._locks.setdefault(process, Lock()):  # all lanes come at once, and one graph is enough
-                session = self._by_process.get(process)
-                if session is None:
-                    with self.file.opened() as place:
-                        session = open_graph(place, self.device, self._threads)
-                    self._by_process[process] = session
+            guard = self._guards.setdefault(process, Guard())  # all lanes come at once, and one graph is enough
+            session = guard.hold(partial(self._open, process))
+        return session
+
+    def _open(self, process: int) -> Any:
+        session = self._by_process.get(process)
+        if session is None:
+            with self.file.opened() as place:
+                session = open_graph(place, self.device, self._threads)
+            self._by_process[process] = session
         return session
 
 
@@ -282,6 +289,8 @@ def open_graph(
             enable_fallback=0,  # it would print to standard output and go on on the CPU
         )
     except Exception as error:  # the binding's exceptions share no base of their own
+        if not raised_by("onnxruntime", error):
+            raise
         kind = ArtifactError if on_cpu else DeviceError
         raise kind(
             f"{path}: onnxruntime {ort.__version__} cannot load it on {device}: {error}"

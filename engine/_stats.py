@@ -2,13 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Lock
-from typing import Literal, get_args
+from functools import partial
+from types import TracebackType
+from typing import Literal, NamedTuple, get_args
 
 from ._errors import Closed, Overloaded
+from ._guard import Guard
+from ._interrupts import raised_by_handler
 
 logger = logging.getLogger(__name__)
 
@@ -93,96 +95,128 @@ class Account:
     unscored: int = 0
 
 
+class _OfCalls(NamedTuple):
+    """Sums over calls that have ended; a new one takes the place of the last, so that they are never half added."""
+
+    endings: dict[Ending, int]
+    documents: int = 0
+    truncated: int = 0
+    without_score: int = 0
+    tokenizing_s: float = 0.0
+
+
+class _OfBatches(NamedTuple):
+    """Sums over batches that have run, likewise."""
+
+    batches: int = 0
+    tokens: int = 0
+    capacity: int = 0
+    model_s: float = 0.0
+
+
 class Meter:
     """Counts what happens in one process.
 
     Args:
+        guard: Held by who counts.
         on_call: The user's hook, or None.
     """
 
-    def __init__(self, on_call: OnCall | None = None) -> None:
-        self._on_call, self._lock = on_call, Lock()
-        self._endings: dict[Ending, int] = dict.fromkeys(get_args(Ending), 0)
-        self._documents = self._truncated = self._tokens = self._without_score = self._batches = self._capacity = 0
-        self._tokenizing_s = self._model_s = self._reported_s = 0.0
+    def __init__(self, guard: Guard, on_call: OnCall | None = None) -> None:
+        self._guard, self._on_call = guard, on_call
+        self._calls, self._batches = _OfCalls(dict.fromkeys(get_args(Ending), 0)), _OfBatches()
+        self._reported_s = 0.0
 
-    @contextmanager
-    def call(self, documents: int) -> Iterator[Account]:
+    def call(self, documents: int) -> "_Metered":
         """Count a call that runs inside the ``with``, and tell the user's hook when it has ended."""
-        account, start = Account(documents), time.perf_counter()
-        ending: Ending = "failed"
-        try:
-            yield account
-            ending = "late" if account.unscored else "done"
-        except (Overloaded, Closed):
-            ending = "rejected"
-            raise
-        except Exception:
-            raise
-        except BaseException:  # of asyncio, which is not imported here; or of a user who interrupts the program
-            ending = "cancelled"
-            raise
-        finally:
-            seconds = time.perf_counter() - start
-            record = CallRecord(
-                ending,
-                documents,
-                account.unscored,
-                account.truncated,
-                account.tokens,
-                seconds,
-                account.tokenizing_s,
-            )
-            self._end(record, account.without_score)
+        return _Metered(self, documents)
 
     def batch(self, tokens: int, capacity: int, seconds: float) -> None:
-        """Count a batch that has run."""
-        with self._lock:
-            self._batches += 1
-            self._tokens += tokens
-            self._capacity += capacity
-            self._model_s += seconds
+        """Count a batch that has run. Under the guard."""
+        before = self._batches
+        self._batches = _OfBatches(
+            before.batches + 1, before.tokens + tokens, before.capacity + capacity, before.model_s + seconds
+        )
 
     def unreported_s(self) -> float:
-        """Seconds in the model since the last time that this was asked."""
-        with self._lock:
-            seconds = self._model_s - self._reported_s
-            self._reported_s = self._model_s
-            return seconds
+        """Seconds in the model since the last time that this was asked; two threads at once may both be told some."""
+        model_s = self._batches.model_s
+        before, self._reported_s = self._reported_s, model_s
+        return model_s - before
 
     def stats(self, waiting_requests: int, waiting_tokens: int) -> Stats:
         """The sums until now."""
-        with self._lock:
-            endings = self._endings
-            return Stats(
-                requests=sum(endings.values()),
-                documents=self._documents,
-                truncated=self._truncated,
-                tokens=self._tokens,
-                late=endings["late"],
-                failed=endings["failed"],
-                cancelled=endings["cancelled"],
-                rejected=endings["rejected"],
-                without_score=self._without_score,
-                waiting_requests=waiting_requests,
-                waiting_tokens=waiting_tokens,
-                batches=self._batches,
-                batch_fill=self._tokens / self._capacity if self._capacity else 0.0,
-                tokenizing_s=self._tokenizing_s,
-                model_s=self._model_s,
-            )
+        calls, batches = self._calls, self._batches
+        endings = calls.endings
+        return Stats(
+            requests=sum(endings.values()),
+            documents=calls.documents,
+            truncated=calls.truncated,
+            tokens=batches.tokens,
+            late=endings["late"],
+            failed=endings["failed"],
+            cancelled=endings["cancelled"],
+            rejected=endings["rejected"],
+            without_score=calls.without_score,
+            waiting_requests=waiting_requests,
+            waiting_tokens=waiting_tokens,
+            batches=batches.batches,
+            batch_fill=batches.tokens / batches.capacity if batches.capacity else 0.0,
+            tokenizing_s=calls.tokenizing_s,
+            model_s=batches.model_s,
+        )
 
-    def _end(self, record: CallRecord, without_score: int) -> None:
-        with self._lock:
-            self._endings[record.ending] += 1
-            if record.ending in ("done", "late"):
-                self._documents += record.documents - record.unscored
-                self._truncated += record.truncated
-            self._tokenizing_s += record.tokenizing_s
-            self._without_score += without_score
+    def end(self, record: CallRecord, without_score: int) -> None:
+        """Count a call that has ended, and tell of it."""
+        self._guard.hold(partial(self._count, record, without_score))
+        self._tell(record)
+
+    def _count(self, record: CallRecord, without_score: int) -> None:
+        before, taken = self._calls, record.ending in ("done", "late")
+        self._calls = _OfCalls(
+            before.endings | {record.ending: before.endings[record.ending] + 1},
+            before.documents + taken * (record.documents - record.unscored),
+            before.truncated + taken * record.truncated,
+            before.without_score + without_score,
+            before.tokenizing_s + record.tokenizing_s,
+        )
+
+    def _tell(self, record: CallRecord) -> None:
         logger.debug("a call ended: %s", record)
         if self._on_call is not None:
             try:
                 self._on_call(record)
-            except Exception:  # the caller has its scores
+            except Exception as error:  # the caller has its scores
+                if raised_by_handler(error):
+                    raise
                 logger.warning("on_call failed for a call that was %s", record.ending, exc_info=True)
+
+
+class _Metered:
+    """The ``with`` around a call."""
+
+    def __init__(self, meter: Meter, documents: int) -> None:
+        self._meter, self._account, self._start = meter, Account(documents), time.perf_counter()
+
+    def __enter__(self) -> Account:
+        return self._account
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        seconds, account = time.perf_counter() - self._start, self._account
+        ending: Ending = "late" if account.unscored else "done"
+        if kind is not None:
+            # What is no Exception is asyncio's, which is not imported here, or of a user who interrupts the program.
+            ending = "failed" if issubclass(kind, Exception) else "cancelled"
+            ending = "rejected" if issubclass(kind, Overloaded | Closed) else ending
+        record = CallRecord(
+            ending,
+            account.documents,
+            account.unscored,
+            account.truncated,
+            account.tokens,
+            seconds,
+            account.tokenizing_s,
+        )
+        self._meter.end(record, account.without_score)

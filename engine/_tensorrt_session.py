@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,9 @@ from numpy.typing import NDArray
 
 from ._cuda_session import check_process
 from ._errors import ArtifactError, CrossrankError, DeviceError
+from ._guard import Guard
 from ._held import ModelFile
+from ._interrupts import raised_by
 from ._layout import Feed
 from ._manifest import Inputs
 from ._pairs import PackedPairs
@@ -77,7 +78,7 @@ class TensorrtSession(Session):
         self.settings = settings or TensorrtSettings()
         self.max_tokens = self.settings.max_tokens
         self.profiles = make_profiles(inputs.max_length, self.settings)
-        self._pad_id, self._process, self._lock = inputs.pad_id, os.getpid(), Lock()
+        self._pad_id, self._process, self._guard = inputs.pad_id, os.getpid(), Guard()
         self._open_engine = open_engine or EngineStore(self.file, device, artifact, half=half)
         self._engines: dict[Profile, _Engine] = {}
         # One that takes a batch of any size; so that what is wrong shows now.
@@ -107,8 +108,7 @@ class TensorrtSession(Session):
         pairs = len(batch.lengths)
         profile, shape = choose_profile(Shape(pairs, int(batch.lengths.max())), self.profiles)
         feed = bring_to(self._layout(batch), shape, self._pad_id)
-        with self._lock:
-            logits = self._engine(profile).run(feed)
+        logits = self._guard.hold(lambda: self._engine(profile).run(feed))
         return [(logits if logits.ndim == 2 else self._rows(logits, shape.pairs))[:pairs]]
 
     def warm_up(self, *, each: Callable[[Profile, Callable[[], None]], None] | None = None) -> None:
@@ -125,8 +125,7 @@ class TensorrtSession(Session):
 
             def ready(profile: Profile = profile) -> None:
                 feed = self._layout(_sample(profile.most))
-                with self._lock:
-                    self._engine(profile).run(feed)
+                self._guard.hold(lambda: self._engine(profile).run(feed))
 
             if each is None:
                 ready()
@@ -144,7 +143,9 @@ class TensorrtSession(Session):
     def _captured(self, profile: Profile) -> "_Engine":
         try:
             return self._capture(profile)
-        except (CrossrankError, RuntimeError) as error:
+        except Exception as error:
+            if not isinstance(error, CrossrankError) and not raised_by("onnxruntime", error):
+                raise
             # TensorRT's own failures would come again without a graph, and are raised then.
             logger.warning("device %s: no CUDA graphs, small batches take longer: %s", self.device, str(error))
         # Behind the handler: the error keeps the first session, and the device may not hold two.
@@ -195,6 +196,8 @@ class _Engine:
             self._binding.synchronize_outputs()
             return np.array(self._rows.numpy())
         except Exception as error:  # the binding's exceptions share no base of their own
+            if not raised_by("onnxruntime", error):
+                raise
             raise run_error(self._path, self._device, error) from error
 
 

@@ -10,12 +10,12 @@ class TokenEstimate:
     """Tokens per character, as the texts until now had them. Threads may share it: what a race loses is little."""
 
     def __init__(self) -> None:
-        self._tokens = self._characters = 0
+        self._seen = (0, 0)  # tokens and characters
 
     def learn(self, texts: Sequence[str], tokens: int) -> None:
         """Take notice of how many tokens some texts have, all together."""
-        self._characters += sum(map(len, texts))
-        self._tokens += tokens
+        before, characters = self._seen
+        self._seen = before + tokens, characters + sum(map(len, texts))
 
     def at_least(self, texts: Sequence[object], most: int) -> int:
         """A low estimate of the tokens of texts, the same ones counted once; 0 while nothing is known.
@@ -29,8 +29,9 @@ class TokenEstimate:
         >>> estimate.at_least(["eleven more", "eleven more", "a" * 1000], 20)
         21
         """
-        if not self._characters:
+        tokens, characters = self._seen
+        if not characters:
             return 0
-        rate = _LOW * self._tokens / self._characters
+        rate = _LOW * tokens / characters
         # What is no text is for the tokenizer to refuse.
         return int(sum(min(len(text) * rate, most) for text in {text for text in texts if isinstance(text, str)}))
