@@ -41,7 +41,7 @@ class Step:
             if self._job.error is not None:
                 raise self._job.error
             return in_time
-        except asyncio.CancelledError:
+        except BaseException:  # it was cancelled, or a signal handler has interrupted the loop here
             self._given_up = True
             if self._job is not None:
                 self._scheduler.cancel(self._job)

@@ -7,10 +7,13 @@ from threading import Lock
 from typing import TextIO
 
 _REDRAW_S = 0.1
+_WAIT_S = 1.0  # for another thread to draw; longer than that it was interrupted there
 
 
 class Progress:
     """A counter that redraws itself in place on standard error. Threads may share it; none waits for another to draw.
+
+    Nothing fails for want of it: on a stream that cannot be written to, it stops drawing.
 
     Args:
         total: Steps in all.
@@ -22,7 +25,7 @@ class Progress:
     def __init__(self, total: int, unit: str, *, show: bool | None = None, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         if show is None or self._stream is None:  # a daemon may have closed it
-            show = self._stream is not None and self._stream.isatty()
+            show = self._stream is not None and not self._stream.closed and self._stream.isatty()
         self._show = show
         self._total, self._unit = total, unit
         self._done = 0
@@ -42,8 +45,12 @@ class Progress:
 
     def finish(self) -> None:
         """Draw what another thread left, when no further step comes."""
-        with self._drawing:
+        alone = self._drawing.acquire(timeout=_WAIT_S)
+        try:
             self._draw()
+        finally:
+            if alone:
+                self._drawing.release()
 
     def _draw(self) -> None:
         before = self._done
@@ -55,5 +62,17 @@ class Progress:
         self._drawn = now
         rate = self._done / max(now - self._start, 1e-9)
         end = "\n" if self._done >= self._total else ""
-        self._stream.write(f"\r{self._done}/{self._total} {self._unit}, {rate:.0f}/s\x1b[K{end}")
+        line = f"\r{self._done}/{self._total} {self._unit}, {rate:.0f}/s\x1b[K{end}"
+        try:
+            self._write(line)
+        except Exception as error:
+            try:
+                self._write(line)
+            except type(error):  # it is the stream's own, and not what a signal handler raised meanwhile
+                self._show = False
+            else:
+                raise
+
+    def _write(self, line: str) -> None:
+        self._stream.write(line)
         self._stream.flush()

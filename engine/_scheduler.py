@@ -329,47 +329,51 @@ class Scheduler:
 
     def _run(self, desk: Desk, batch: Batch, worker: Worker) -> None:
         failed: list[tuple[Request, Exception]] = []
+        foreign: Exception | None = None
         start = time.perf_counter()
         try:
             self._serve(batch.pieces)
         except Exception as error:
-            failed = self._find_failing(batch.pieces, worker, error)
+            own = worker.requests if isinstance(worker, Visit) else []
+            if own and all(piece.request in own for piece in batch.pieces):
+                raise
+            failed = self._run_apart(batch.pieces, error, thrown=bool(own))
+            # A signal handler's, which is this thread's affair. What is ours was too much for all of them together.
+            ours = not own or (isinstance(error, CrossrankError) and not raised_by_handler(error))
+            foreign = None if failed or ours else error
         seconds = time.perf_counter() - start
         with desk.guard.lock:
             queue = desk.books()
-            for request, its_error in failed:
-                queue.end(request, "failed", its_error)
+            for request, its_own in failed:
+                queue.end(request, "failed", its_own)
             queue.done(batch)
             desk.meter.batch(batch.tokens, batch.capacity, seconds)
             desk.check_drained()
+        if foreign is not None:
+            raise foreign
 
     def _serve(self, pieces: list[Piece]) -> None:
         hand_over(pieces, self._runner.session.run(pack(pieces)))
 
-    def _find_failing(self, pieces: list[Piece], worker: Worker, error: Exception) -> list[tuple[Request, Exception]]:
-        """Whose failure the exception of a batch is shows when each of its requests runs by itself.
+    def _run_apart(self, pieces: list[Piece], error: Exception, *, thrown: bool) -> list[tuple[Request, Exception]]:
+        """Whose failure the exception of a batch was shows when each of its requests runs by itself.
 
-        Raises:
-            Exception: The one given, if it is this thread's own affair: of its own request, or of none, as what a
-                signal handler has raised.
+        Args:
+            pieces: The batch.
+            error: What it failed with.
+            thrown: Whether a signal handler may have raised it, and may raise another one.
+
+        Returns:
+            Those that fail.
         """
-        requests = {piece.request for piece in pieces}
+        if not thrown and all(piece.request is pieces[0].request for piece in pieces):
+            return [(pieces[0].request, error)]
         failed: list[tuple[Request, Exception]] = []
-        kind = type(error)
-        if isinstance(worker, Helper):  # nothing but batches is its affair
-            if len(requests) == 1:
-                return [(pieces[0].request, error)]
-            kind = Exception
-        elif requests <= set(worker.requests):
-            raise error
         for piece in pieces:
             try:
                 self._serve([piece])
-            except kind as its_own:
+            except type(error) if thrown else Exception as its_own:
                 failed.append((piece.request, its_own))
-        ours = isinstance(error, CrossrankError) and not raised_by_handler(error)  # all together were too much
-        if not failed and not ours and isinstance(worker, Visit):
-            raise error
         return failed
 
 
