@@ -1,7 +1,9 @@
 """crossrank: the fastest honest way to run a cross-encoder.
 
->>> from crossrank import CrossEncoder                                    # doctest: +SKIP
->>> CrossEncoder("cross-encoder/ms-marco-MiniLM-L6-v2").rank(query, docs)  # doctest: +SKIP
+>>> from crossrank import CrossEncoder
+>>> passages = ["Berlin is well known for its museums.", "Berlin had a population of 3,520,031 in 2015."]
+>>> CrossEncoder().rank("how many people live in berlin", passages)[0]["corpus_id"]
+1
 """
 
 from importlib.metadata import version
