@@ -241,11 +241,12 @@ def _value_problems(manifest: Manifest) -> list[str]:
     if not 0 < head.labels <= _MAX_LABELS or not 0 <= (head.relevant_label or 0) < head.labels:
         problems.append(f"head has {head.labels} labels of which {head.relevant_label} is the relevant one")
     numbers = [("max_length", inputs.max_length, 1), ("pad_id", inputs.pad_id, 0)]
+    numbers.append(("position_offset", inputs.position_offset, 0))
     if inputs.embeddings is not None:
         numbers.append(("embeddings", inputs.embeddings, 1))
     problems += [
         f"inputs.{name} is {value}; {least} to {_MAX_NUMBER} expected"
-        for name, value, least in (*numbers, ("position_offset", inputs.position_offset, 0))
+        for name, value, least in numbers
         if not least <= value <= _MAX_NUMBER
     ]
     if not manifest.variants:
