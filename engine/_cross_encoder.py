@@ -56,7 +56,8 @@ class CrossEncoder(ModelAttributes):
         name_or_folder: By default crossrank-mini-en, the model that comes with crossrank (English, int8, CPU). Or
             an artifact folder; a checkpoint folder or a hub name, of which the graph for this precision and device is
             exported once into the cache (needs ``crossrank[export]`` then); a folder of config.json, tokenizer.json
-            and ONNX files without weights, or one ONNX file in such a folder, which are used as they are.
+            and ONNX files without weights, or one ONNX file in such a folder, which are used as they are. A hub name
+            may stand for an artifact or such a folder too: what is needed of it is downloaded once.
         max_length: Most tokens of a joined pair; the model's own limit holds where it is smaller.
         precision: "fp32", "fp16", "int8", or "auto": fp32 on a CPU (int8 where the model has nothing else), fp16 on
             CUDA.

@@ -4,12 +4,14 @@ Nothing is known of them but what their names, their declared inputs and the mod
 the folder holds weights too, the exporter is the better road, since it proves what it makes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from ._errors import ArtifactError, CheckpointError, ModelNotFoundError, attempt, join_problems
+from ._links import read_snapshot
 from ._manifest import PRECISIONS, Inputs, Manifest, Source, Variant
 from ._model_folder import (
     ModelFolder,
@@ -57,7 +59,7 @@ def settings_folder(file: Path) -> Path:
     raise ModelNotFoundError(f"{file}: no config.json beside it in {folders[0]}, nor in {folders[1]}")
 
 
-def name_precision(file: Path) -> str:
+def name_precision(file: PurePath) -> str:
     """The precision that a file's name speaks of: one of `PRECISIONS`, another such as "q4", or "unknown".
 
     >>> [name_precision(Path(f"{name}.onnx")) for name in ("model", "model_O4", "model_qint8_avx2", "model_q4", "m")]
@@ -76,15 +78,32 @@ def files_beside(graph: Path) -> list[str]:
 
 
 def _onnx_files(folder: Path) -> list[Path]:
-    """The ONNX files of a folder, in the order of preference among those of one precision."""
+    return [f for glob in ("*.onnx", "onnx/*.onnx") for f in folder.glob(glob) if f.is_file()]
+
+
+def describe_variants(files: Iterable[PurePath]) -> tuple[Variant, ...]:
+    """The graphs of a model's ONNX files, in the order of preference among those of one precision.
+
+    Raises:
+        CheckpointError: If there are several, and none is named as one of `PRECISIONS`.
+    """
     known = list(_SUFFIXES)
 
-    def order(file: Path) -> tuple[int, str, int]:
+    def order(file: PurePath) -> tuple[int, str, int]:
         suffix = file.stem.removeprefix("model")
         place = known.index(suffix) if suffix in known else len(known)
         return place, file.name, len(file.parts)  # beside config.json before onnx/, as sentence-transformers does
 
-    return sorted((f for glob in ("*.onnx", "onnx/*.onnx") for f in folder.glob(glob) if f.is_file()), key=order)
+    found = [Variant("portable", name_precision(file), file.as_posix()) for file in sorted(files, key=order)]
+    # What is alone is taken whatever its name.
+    usable = tuple(variant for variant in found if len(found) == 1 or variant.precision in PRECISIONS)
+    if not usable:
+        raise CheckpointError(
+            f"no ONNX file is named as one of {', '.join(PRECISIONS)} (model.onnx, model_fp16.onnx, "
+            f"model_quantized.onnx and the like): there is {', '.join(variant.file for variant in found)}; "
+            "name the file itself to take it"
+        )
+    return usable
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +139,9 @@ class ForeignModel:
                 f"{session.path} gives {labels} labels, {self.source.folder / 'config.json'} says {self.labels}: "
                 "they are not of one model"
             )
+        name, revision = read_snapshot(self.source.root) or (self.source.root.name, None)
         return Manifest(
-            source=Source(self.source.root.name, None, str(self.source.config.get("model_type", "unknown")), ""),
+            source=Source(name, revision, str(self.source.config.get("model_type", "unknown")), ""),
             head=describe_head(self.source, labels, None),
             inputs=replace(
                 self.inputs, token_types=self.inputs.token_types and "token_type_ids" in session.input_names
@@ -160,7 +180,8 @@ def read_foreign(folder: Path, file: Path | None) -> ForeignModel:
     """
     source = read_model_folder(folder)
     problems: list[str] = []
-    variants = attempt(lambda: _variants(source, file), problems)
+    files = _onnx_files(source.folder) if file is None else [file]
+    variants = attempt(lambda: describe_variants(f.relative_to(source.root) for f in files), problems)
     labels = count_labels(source.config)
     if labels is not None and labels < 1:
         problems.append("config.json: num_labels or id2label gives no number of labels")
@@ -169,20 +190,6 @@ def read_foreign(folder: Path, file: Path | None) -> ForeignModel:
     if problems or variants is None or tokenizer is None or inputs is None:
         raise CheckpointError(join_problems(str(folder), problems))
     return ForeignModel(source, tokenizer, inputs, labels, variants)
-
-
-def _variants(source: ModelFolder, file: Path | None) -> tuple[Variant, ...]:
-    files = _onnx_files(source.folder) if file is None else [file]
-    found = [Variant("portable", name_precision(f), f.relative_to(source.root).as_posix()) for f in files]
-    # What is alone is taken whatever its name.
-    known = tuple(variant for variant in found if len(found) == 1 or variant.precision in PRECISIONS)
-    if not known:
-        raise CheckpointError(
-            f"no ONNX file is named as one of {', '.join(PRECISIONS)} (model.onnx, model_fp16.onnx, "
-            f"model_quantized.onnx and the like): there is {', '.join(variant.file for variant in found)}; "
-            "name the file itself to take it"
-        )
-    return known
 
 
 def _describe_inputs(source: ModelFolder, tokenizer: PairTokenizer) -> Inputs:

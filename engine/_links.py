@@ -40,6 +40,20 @@ def leads_out(folder: Path, name: PurePosixPath) -> bool:
     return True
 
 
+def is_snapshot(folder: Path) -> bool:
+    """Whether a folder is a commit of a model in the hub's cache, which may hold a part of its files."""
+    return read_snapshot(folder) is not None
+
+
+def read_snapshot(folder: Path) -> tuple[str, str] | None:
+    """The hub id and the commit of a model's folder in the hub's cache, None of any other folder."""
+    folder = folder.resolve()
+    snapshots, name = folder.parent.name, folder.parent.parent.name
+    if snapshots != "snapshots" or not name.startswith("models--"):
+        return None
+    return name.removeprefix("models--").replace("--", "/"), folder.name
+
+
 def _is_blob(folder: Path, rest: list[str]) -> bool:
     """Whether what follows a first ".." is a file of the hub's cache, seen from a snapshot."""
-    return rest[:2] == ["..", "blobs"] and len(rest) == 3 and folder.resolve().parent.name == "snapshots"
+    return rest[:2] == ["..", "blobs"] and len(rest) == 3 and is_snapshot(folder)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from ._activation import ACTIVATIONS
 from ._errors import ArtifactError, InputError, join_problems
 from ._fields import parse_dataclass, read_json_object
-from ._links import leads_out
+from ._links import is_snapshot, leads_out
 from ._numbers import whole_number
 from ._parity import BOUNDS, Parity
 
@@ -188,6 +188,11 @@ class Manifest:
     refused: tuple[Refusal, ...] = ()
 
 
+def graph_files(manifest: Manifest, variant: Variant) -> list[str]:
+    """The files of a graph: the ONNX file, and that of its weights where they lie outside of it."""
+    return [name for name in (variant.file, f"{variant.file}_data") if name in manifest.files]
+
+
 def hash_file(path: Path) -> str:
     """The sha256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
@@ -200,11 +205,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, *, files: bool = True) -> Manifest:
     """Read and check an artifact's manifest, and the presence and size of its files.
 
     Args:
-        folder: An artifact folder.
+        folder: An artifact folder. In the hub's cache graphs may be absent, which were not asked for yet.
+        files: Whether the files are looked at.
 
     Raises:
         ArtifactError: Naming every problem found: no manifest, a newer format, missing or mistyped
@@ -223,7 +229,7 @@ def read_manifest(folder: Path) -> Manifest:
     problems: list[str] = []
     manifest = parse_dataclass(Manifest, data, problems)
     if manifest is not None:
-        problems = _value_problems(manifest) or _file_problems(folder, manifest)
+        problems = _value_problems(manifest) or (_file_problems(folder, manifest) if files else [])
     if manifest is None or problems:
         raise ArtifactError(join_problems(str(path), problems) + "\nExport the model again with export-model --force.")
     return manifest
@@ -241,11 +247,12 @@ def _value_problems(manifest: Manifest) -> list[str]:
     if not 0 < head.labels <= _MAX_LABELS or not 0 <= (head.relevant_label or 0) < head.labels:
         problems.append(f"head has {head.labels} labels of which {head.relevant_label} is the relevant one")
     numbers = [("max_length", inputs.max_length, 1), ("pad_id", inputs.pad_id, 0)]
+    numbers.append(("position_offset", inputs.position_offset, 0))
     if inputs.embeddings is not None:
         numbers.append(("embeddings", inputs.embeddings, 1))
     problems += [
         f"inputs.{name} is {value}; {least} to {_MAX_NUMBER} expected"
-        for name, value, least in (*numbers, ("position_offset", inputs.position_offset, 0))
+        for name, value, least in numbers
         if not least <= value <= _MAX_NUMBER
     ]
     if not manifest.variants:
@@ -258,6 +265,7 @@ def _value_problems(manifest: Manifest) -> list[str]:
 
 def _file_problems(folder: Path, manifest: Manifest) -> list[str]:
     problems = []
+    graphs = {name for variant in manifest.variants for name in graph_files(manifest, variant)}
     for name, record in manifest.files.items():
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
@@ -265,7 +273,8 @@ def _file_problems(folder: Path, manifest: Manifest) -> list[str]:
             continue
         size = _size(folder / pure) if len(name) <= 200 else None
         if size is None:
-            problems.append(f"{name} is missing")
+            if name not in graphs or not is_snapshot(folder):
+                problems.append(f"{name} is missing")
         elif leads_out(folder, pure):
             problems.append(f"{name} is a link that leaves the folder")
         elif size != record.size_bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ._errors import ArtifactError, CrossrankError, InputError
 from ._foreign import ForeignModel, files_beside, read_foreign, settings_folder
 from ._held import HeldFolder, ModelFile, hold
-from ._manifest import MANIFEST_NAME, PRECISIONS, Manifest, Variant, read_manifest
+from ._manifest import MANIFEST_NAME, PRECISIONS, Manifest, Variant, graph_files, read_manifest
 from ._runner import Runner, open_runner
 from ._session import Device, Session, choose_variant
 from ._threads import ThreadCount
@@ -113,7 +113,13 @@ def graph_file(held: HeldFolder, variant: Variant, manifest: Manifest | None) ->
     if manifest is None:
         beside = files_beside(held.path / variant.file)
     else:
-        beside = [f"{Path(variant.file).name}_data"] if f"{variant.file}_data" in manifest.files else []
+        names = graph_files(manifest, variant)
+        if not all((held.path / name).is_file() for name in names):
+            raise ArtifactError(
+                f"{held.path / variant.file} is absent: the hub's cache holds a part of the model; name the model "
+                "by its hub id, which downloads what is needed, or take another precision"
+            )
+        beside = [Path(name).name for name in names[1:]]
     return ModelFile(held.place / variant.file, held=held, beside=beside, manifest=manifest)
 
 

@@ -64,8 +64,8 @@ class TokenizerFile:
         model: The model's name, for messages.
     """
 
-    def __init__(self, file: ModelFile, tokenizer: PairTokenizer, model: str) -> None:
-        self._file, self._tokenizer, self._model = file, tokenizer, model
+    def __init__(self, file: Path | ModelFile, tokenizer: PairTokenizer, model: str) -> None:
+        self._file, self._tokenizer, self._model = ModelFile.of(file), tokenizer, model
         self._identity: TokenizerIdentity | None = None
 
     def identity(self) -> TokenizerIdentity:

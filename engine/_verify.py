@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ._errors import CrossrankError, DeviceError, InputError, ProofError, join_problems
+from ._errors import ArtifactError, CrossrankError, DeviceError, InputError, ProofError, join_problems
 from ._held import HeldFolder, hold
 from ._manifest import MANIFEST_NAME, Manifest, hash_file, read_manifest
 from ._open import graph_file, read_artifact
@@ -47,7 +47,7 @@ def _verify(held: HeldFolder) -> tuple[Manifest, list[str]]:
     problems = [
         f"{name} does not have the sha256 of the manifest"
         for name, record in manifest.files.items()
-        if hash_file(folder / name) != record.sha256
+        if (folder / name).exists() and hash_file(folder / name) != record.sha256  # else a graph not downloaded yet
     ]
     if problems:
         raise ProofError(join_problems(str(folder), problems))
@@ -60,7 +60,9 @@ def _verify(held: HeldFolder) -> tuple[Manifest, list[str]]:
             graph, packed = graph_file(held, variant, manifest), variant.variant == "cuda"
             padded = variant.variant == "portable"
             runner = Runner(graph, manifest.inputs, device, available_threads(), padded=padded, packed=packed)
-        except DeviceError as error:
+        except (DeviceError, ArtifactError) as error:
+            if isinstance(error, ArtifactError) and (folder / variant.file).exists():
+                raise
             skipped.append(f"{variant.name} did not run here: {held.named(error)}")
             variants.append(replace(variant, parity=None))
             continue

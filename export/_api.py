@@ -18,7 +18,7 @@ from crossrank._runtime import ort, require_runtime
 from crossrank._session import Device
 from crossrank._threads import available_threads
 
-from ._cache import CheckpointSource, check_folder, describe_source, fingerprint
+from ._cache import CheckpointSource, check_folder, describe_source, find_graphs, fingerprint
 from ._refusal import Advise, advise_export, advise_model, refusal_error
 from ._report import Report, stage, terminal_report
 from ._targets import Order, Target, choose_targets, order_for_model, order_targets
@@ -114,9 +114,10 @@ def ensure_artifact(
 ) -> Path:
     """The artifact of a name or a checkpoint folder, with a graph for a precision and a device.
 
-    It comes from the cache; a graph that is not there yet is exported into it, beside those that are. The engine calls
-    this through the entry point group ``crossrank.artifacts``. An export shows its stages on a terminal. A graph that
-    was refused once is not tried again by the same version of crossrank.
+    A repository of the hub that is an artifact, or holds ONNX files and no weights, is used as it is. Any other comes
+    from the cache; a graph that is not there yet is exported into it, beside those that are. The engine calls this
+    through the entry point group ``crossrank.artifacts``. An export shows its stages on a terminal. A graph that was
+    refused once is not tried again by the same version of crossrank.
 
     Args:
         name_or_folder: As `export_model`.
@@ -131,7 +132,8 @@ def ensure_artifact(
         CrossrankError: As `export_model`.
     """
     gpu = [Device("cuda")] if Device("cuda").provider in ort.get_available_providers() else []
-    order = partial(order_for_model, precision, [*gpu, Device("cpu")] if device is None else [device])
+    devices = [*gpu, Device("cpu")] if device is None else [device]
+    order = partial(order_for_model, precision, devices)
     order("auto")  # what nobody makes is refused before anything is read
     source = describe_source(name_or_folder, revision, _root(cache_folder))
     cached = _cached(source, cache_folder)
@@ -144,6 +146,10 @@ def ensure_artifact(
             return cached
         if not _missing(order(present.exporter), present, source, advise):
             return cached
+    elif source.folder is None and source.registered is None:
+        graphs = find_graphs(source, devices, precision, local_files_only=local_files_only, token=token)
+        if graphs is not None:
+            return graphs
     if source.folder is not None:
         check_folder(source.folder, revision)
     exporter = "auto" if present is None else present.exporter

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from crossrank._errors import CheckpointError, InputError, MissingDependencyErro
 from crossrank._locate import EMBEDDED_NAME
 from crossrank._manifest import MANIFEST_NAME
 from crossrank._model_folder import has_weights, lone_adapter_message
+from crossrank._session import Device
 from crossrank.models import RegisteredModel, find_model, nearest_names
 
 from ._content import Stamp, hash_files, read_known, stamp_files, write_known
 
+_DOWNLOADING = "downloading a model needs: pip install 'crossrank[export]'"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # Of a folder's own name in that of its artifact; file systems take 255 bytes.
 _NAME_BYTES = 120
@@ -150,6 +152,26 @@ def _folder_key(folder: Path, cache: Path | None) -> tuple[str, Mapping[str, Sta
     return key, stamps
 
 
+def find_graphs(
+    source: CheckpointSource,
+    devices: Sequence[Device],
+    precision: str,
+    *,
+    local_files_only: bool,
+    token: str | bool | None,
+) -> Path | None:
+    """The folder of a model of the hub that needs no export, None of any other; see `_hub_graphs.find_graphs`.
+
+    Raises:
+        MissingDependencyError: If huggingface-hub is not installed.
+    """
+    try:
+        from ._hub_graphs import find_graphs
+    except ImportError as error:
+        raise MissingDependencyError(_DOWNLOADING) from error
+    return find_graphs(source.name, source.revision, devices, precision, local_files_only=local_files_only, token=token)
+
+
 def fetch_checkpoint(
     source: CheckpointSource, *, local_files_only: bool, token: str | bool | None
 ) -> tuple[Path, str | None]:
@@ -164,6 +186,6 @@ def fetch_checkpoint(
     try:
         from ._hub import download_checkpoint
     except ImportError as error:
-        raise MissingDependencyError("downloading a model needs: pip install 'crossrank[export]'") from error
+        raise MissingDependencyError(_DOWNLOADING) from error
     folder = download_checkpoint(source.name, source.revision, local_files_only=local_files_only, token=token)
     return folder, folder.name

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import time
+from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -17,12 +20,16 @@ from huggingface_hub.errors import (
 from crossrank._errors import ModelNotFoundError
 from crossrank.models import find_model, nearest_names
 
-# What an export reads; nothing else is downloaded.
-_FILES = (
+# What describes a model, wherever its weights are.
+SETTINGS = (
     *("config.json", "config_sentence_transformers.json", "modules.json", "sentence_bert_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model"),
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),  # refused, not used
+)
+# What an export reads; nothing else is downloaded.
+_FILES = (
+    *SETTINGS,
     *("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"),
     *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
 )
@@ -30,6 +37,8 @@ _FILES = (
 _TORCH_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
 # How long the hub may take to answer at all. The hub library asks five times, for half a minute and more.
 _ANSWER_S = 4.0
+_SAID_S = 10.0  # for so long what was found holds
+_said: dict[str, tuple[float, str | None]] = {}  # when and what, of each hub
 _CACHED = "models--{}"  # a model's folder in the hub's cache
 _SHOWN = 3  # revisions or folders that a message names
 
@@ -50,26 +59,34 @@ def download_checkpoint(name: str, revision: str | None, *, local_files_only: bo
             must not be asked, or there is no space left.
     """
     offline = local_files_only or constants.HF_HUB_OFFLINE
-    silence = None if offline else _silence(name)
+    folder = download(name, revision, _FILES, offline=offline, token=token)
+    if not any(folder.rglob("model*.safetensors")):
+        download(name, folder.name, _TORCH_WEIGHTS, offline=offline, token=token)
+    return folder
 
-    def download(revision: str | None, names: tuple[str, ...]) -> Path:
-        # sentence-transformers puts the transformer of a model of several modules into such a subfolder.
-        patterns = [*names, *(f"0_*/{file}" for file in names)]
-        folder = snapshot_download(
-            name, revision=revision, allow_patterns=patterns, local_files_only=offline or bool(silence), token=token
-        )
-        return Path(folder)
 
+def download(
+    name: str, revision: str | None, patterns: Sequence[str], *, offline: bool = False, token: str | bool | None
+) -> Path:
+    """The folder of a model in the hub's cache, with the files of these patterns.
+
+    Raises:
+        ModelNotFoundError: As `download_checkpoint`.
+    """
+    quiet = None if offline else silence(name)
+    # sentence-transformers puts the transformer of a model of several modules into such a subfolder.
+    patterns = [*patterns, *(f"0_*/{pattern}" for pattern in patterns)]
     try:
-        folder = download(revision, _FILES)
-        if not any(folder.rglob("model*.safetensors")):
-            download(folder.name, _TORCH_WEIGHTS)
-        return folder
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=patterns, local_files_only=offline or bool(quiet), token=token
+            )
+        )
     except Exception as error:  # network, HTTP, cache and disk errors share no base
         at = f" at revision {revision}" if revision else ""
         absent = isinstance(error, LocalEntryNotFoundError)
-        if absent and (offline or silence):
-            reason, advice = _explain_absence(name, revision, silence, partly=hasattr(error, "snapshot_path"))
+        if absent and (offline or quiet):
+            reason, advice = _explain_absence(name, revision, quiet, partly=hasattr(error, "snapshot_path"))
         else:
             reason, advice = _explain(error, name)
         start = f"{name}{at} could not be had from the hub"
@@ -79,11 +96,20 @@ def download_checkpoint(name: str, revision: str | None, *, local_files_only: bo
         raise ModelNotFoundError(f"{start} ({reason}). {advice}") from error
 
 
-def _silence(name: str) -> str | None:
+def silence(name: str) -> str | None:
     """Why the hub does not answer, or None if it does, whatever it says.
 
-    On a thread of its own, since looking up an address knows no time limit.
+    Asked on a thread of its own, since looking up an address knows no time limit; what it says holds for a while, since
+    a download takes several steps.
     """
+    when, said = _said.get(constants.ENDPOINT, (-inf, None))
+    if time.monotonic() - when > _SAID_S:
+        said = _ask(name)
+        _said[constants.ENDPOINT] = time.monotonic(), said
+    return said
+
+
+def _ask(name: str) -> str | None:
     limit_s = _ANSWER_S
     if constants.HF_HUB_ETAG_TIMEOUT != constants.DEFAULT_ETAG_TIMEOUT:  # somebody set it
         limit_s = float(constants.HF_HUB_ETAG_TIMEOUT)

@@ -178,6 +178,7 @@ def test_all_mistyped_fields_are_named_with_value_and_type(folder: Path) -> None
         (lambda m: m["inputs"].update(position_offset=-1), "inputs.position_offset is -1; 0 to"),
         (lambda m: m["inputs"].update(max_length=2**31), "inputs.max_length is 2147483648; 1 to 2147483647 expected"),
         (lambda m: m["inputs"].update(pad_id=10**30), f"inputs.pad_id is {10**30}; 0 to"),
+        (lambda m: m["inputs"].update(embeddings=0), "inputs.embeddings is 0; 1 to"),
         (lambda m: m["head"].update(labels=10**9), "head has 1000000000 labels"),
         (lambda m: m.update(variants=[]), "variants is empty"),
         (
