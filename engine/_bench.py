@@ -3,29 +3,33 @@
 It tells what to expect here. What compares crossrank with other libraries is ``benchmarks/`` in the checkout.
 """
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from ._busy import Neighbours
 from ._cross_encoder import CrossEncoder
-from ._errors import CrossrankError, InputError
+from ._errors import ArtifactError, CrossrankError, InputError
 from ._info import ModelInfo, align_columns
 from ._manifest import PRECISIONS
 from ._printable import printable_line
 from ._processor import processor_name
 from ._progress import Progress
 from ._sample_texts import sample_texts
+from ._session import graph_order, parse_device
 
 Precision = Literal["fp32", "fp16", "int8"]
 Score = Callable[[str, Sequence[str]], object]  # of a query and documents
+Cell = tuple[str, int]  # a precision and a number of documents
 
 # Precisions take turns, so that a slow moment of the machine hits all of them.
 _TURNS = 5
@@ -63,9 +67,9 @@ class BenchSetup:
 
     Attributes:
         graphs: What runs, one per precision.
-        skipped: A sentence for each precision that cannot run here.
+        skipped: A sentence for each precision that the model has and that does not run here.
         texts: Where the texts come from.
-        seconds: Time for the timed calls.
+        seconds: Time for all calls.
         processor: Its name.
         crossrank: Version.
         python: Version.
@@ -110,7 +114,7 @@ def bench(
     texts: Sequence[str] | None = None,
     show_progress_bar: bool | None = None,
     on_start: Callable[[BenchSetup], object] | None = None,
-) -> tuple[BenchSetup, list[CallSpeed]]:
+) -> tuple[BenchSetup, list[CallSpeed], list[str]]:
     """Time calls of several sizes, with all precisions of a model.
 
     Args:
@@ -121,14 +125,16 @@ def bench(
         threads: As for `CrossEncoder`.
         max_length: As for `CrossEncoder`.
         relevant_label: As for `CrossEncoder`.
-        seconds: Time for the timed calls, divided evenly between precisions and sizes. Of each there is at least one
-            call, even one that takes longer.
+        seconds: Time for all calls, once the model is loaded. They end within it: no call begins that would take
+            longer. It is divided evenly between precisions and sizes; those of which it does not suffice for one call
+            are left out.
         texts: Documents to draw from in turn, or None for `sample_texts`.
         show_progress_bar: Draw progress on standard error; None for only on a terminal.
         on_start: Gets what is measured, before it is.
 
     Returns:
-        What was measured, and a row for each precision and size.
+        What was measured, a row for each precision and size, and what is to be said of these figures: sizes that were
+        left out, and others that kept the machine busy.
 
     Raises:
         CrossrankError: As `CrossEncoder` and its ``score`` raise.
@@ -139,7 +145,7 @@ def bench(
             f"documents={list(documents)!r}: whole numbers of documents per call, 1 or more, at least one of them"
         )
     if not 0 < seconds < float("inf"):
-        raise InputError(f"seconds={seconds!r}: the time for all timed calls, a number above 0")
+        raise InputError(f"seconds={seconds!r}: the time for all calls, a number above 0")
     if texts is not None and not texts:
         raise InputError("texts is empty: at least one document to measure with, or None for made-up ones")
 
@@ -163,7 +169,10 @@ def bench(
     if on_start is not None:
         on_start(setup)
     scores: dict[str, Score] = {encoder.info().precision: encoder.score for encoder in models}
-    return setup, time_calls(scores, documents, texts=texts, seconds=seconds, show_progress_bar=show_progress_bar)
+    neighbours = Neighbours()
+    speeds, late = time_calls(scores, documents, texts=texts, seconds=seconds, show_progress_bar=show_progress_bar)
+    busy = neighbours.warning(setup.graphs[0].threads)
+    return setup, speeds, [*(f"not measured: {text}" for text in late), *([busy] if busy else [])]
 
 
 def time_calls(
@@ -174,37 +183,94 @@ def time_calls(
     seconds: float,
     show_progress_bar: bool | None = False,
     clock: Callable[[], float] = time.perf_counter,
-) -> list[CallSpeed]:
+) -> tuple[list[CallSpeed], list[str]]:
     """Time calls of each of ``scores`` (by precision) with each number of documents; see `bench`.
 
     Every precision gets the same texts, and each of its calls new ones: nothing remembered makes a call look fast.
+
+    Returns:
+        A row for each precision and size, and a sentence for each of them that there is no time for.
     """
-    cells = [(precision, size) for size in dict.fromkeys(documents) for precision in scores]
+    end = clock() + seconds
+    cells = [(precision, size) for size in sorted(set(documents)) for precision in scores]
     calls = {cell: _calls(cell[1], texts) for cell in cells}
-    times: dict[tuple[str, int], list[float]] = {cell: [] for cell in cells}
-    spent = dict.fromkeys(cells, 0.0)
-    for precision, size in cells:
-        query, texts_of_call = next(calls[precision, size])
-        scores[precision](query, texts_of_call[:_WARM_UP_DOCUMENTS])
+    times: dict[Cell, list[float]] = {cell: [] for cell in cells}
+
+    def call(cell: Cell, most: int | None = None) -> float:
+        query, some = next(calls[cell])
+        start = clock()
+        scores[cell[0]](query, some[:most])
+        return clock() - start
+
+    takes = _warm_up(cells, call, lambda: end - clock())
+    cells = _affordable(cells, takes, end - clock())
     progress = Progress(_TURNS * len(cells), "turns", show=show_progress_bar)
     before: Score | None = None
+    credit_s = dict.fromkeys(cells, 0.0)  # what each may spend beside its first call
     for turn in range(_TURNS):
+        left_s = end - clock() - sum(takes[cell] for cell in cells if not times[cell])
+        # A call that takes longer than all of its share gets none: the others can use it.
+        able = [cell for cell in cells if takes[cell] <= left_s / len(cells)]
+        credit_s = {cell: credit_s[cell] if cell in able else 0.0 for cell in cells}
+        left_s -= sum(credit_s.values())
+        for cell in able:
+            credit_s[cell] += left_s / (_TURNS - turn) / len(able)
         for cell in cells:
-            score = scores[cell[0]]
+            score, start = scores[cell[0]], clock()
             if before not in (None, score):
-                _settle(score, clock)
+                _settle(score, min(_SETTLE_S, credit_s[cell] / 4), clock)
             before = score
-            # In the first turn this lets at least one call through, however long it takes.
-            while spent[cell] < seconds / len(cells) * (turn + 1) / _TURNS:
-                query, texts_of_call = next(calls[cell])
-                start = clock()
-                score(query, texts_of_call)
-                times[cell].append(clock() - start)
-                spent[cell] += times[cell][-1]
+            if not times[cell] and (clock() + takes[cell] <= end or not any(times.values())):
+                times[cell].append(call(cell))
+                start += times[cell][0]
+            while takes[cell] <= credit_s[cell] - (clock() - start):
+                times[cell].append(call(cell))
+                takes[cell] = float(np.median(times[cell][-_TURNS:]))
+            credit_s[cell] -= clock() - start
             progress.advance(1)
-    return [
-        _summarise(precision, size, times[precision, size]) for precision in scores for size in dict.fromkeys(documents)
-    ]
+    rows = product(scores, dict.fromkeys(documents))
+    speeds = [_summarise(name, size, times[name, size]) for name, size in rows if times[name, size]]
+    late = [cell for cell in times if not times[cell]]
+    return speeds, [_describe_late(cell, takes[cell], seconds) for cell in late]
+
+
+def _warm_up(
+    cells: Sequence[Cell], call: Callable[[Cell, int], float], left_s: Callable[[], float]
+) -> dict[Cell, float]:
+    """Make untimed calls of each size, of a part of a large one, as far as time allows.
+
+    Returns:
+        What a call of each is expected to take, in seconds.
+    """
+    takes: dict[Cell, float] = {}
+    document_s: dict[str, float] = {}
+    for cell in cells:
+        precision, size = cell
+        if precision not in document_s:
+            document_s[precision] = call(cell, 1)
+        most = min(size, _WARM_UP_DOCUMENTS)
+        if most > 1 and document_s[precision] * most <= left_s() / (2 * len(cells)):
+            document_s[precision] = call(cell, most) / most
+        takes[cell] = document_s[precision] * size
+    return takes
+
+
+def _affordable(cells: Sequence[Cell], takes: Mapping[Cell, float], left_s: float) -> list[Cell]:
+    """The cells of which one call each is made in the time that is left: at least the one that takes least."""
+    kept: set[Cell] = set()
+    for cell in sorted(cells, key=lambda cell: takes[cell]):
+        left_s -= takes[cell]
+        if left_s >= 0 or not kept:
+            kept.add(cell)
+    return [cell for cell in cells if cell in kept]
+
+
+def _describe_late(cell: Cell, takes_s: float, seconds: float) -> str:
+    precision, size = cell
+    return (
+        f"{precision} with {size:,} documents, about {takes_s:,.1f} s a call: {seconds:g} seconds are too few, "
+        f"{math.ceil(seconds + takes_s)} may do"
+    )
 
 
 def format_speeds(speeds: Sequence[CallSpeed]) -> str:
@@ -221,9 +287,10 @@ def format_speeds(speeds: Sequence[CallSpeed]) -> str:
 
 
 def _load_all(load: Callable[..., CrossEncoder], model: str | Path) -> tuple[list[CrossEncoder], list[str]]:
-    """The graph of every precision that can be had, the device's usual one first, and why the others cannot."""
+    """The graph of every precision that the model has, the device's usual one first, and which ones do not run."""
     models, skipped = [load(model, precision="auto")], []
     first = models[0].info()
+    held = {variant.target for variant in models[0]._model.manifest.variants}
     for precision in PRECISIONS:
         if precision != first.precision:
             # On a CPU fp16 gains nothing, so that it is measured where it is there and never exported for that.
@@ -231,7 +298,10 @@ def _load_all(load: Callable[..., CrossEncoder], model: str | Path) -> tuple[lis
             try:
                 models.append(load(first.folder if only_there else model, precision=precision))
             except CrossrankError as error:
-                skipped.append(f"{precision}: {error}")
+                lacks = held.isdisjoint(graph_order(parse_device(first.device), precision))
+                if not lacks or not isinstance(error, ArtifactError | InputError):
+                    reason, *_ = str(error).splitlines()
+                    skipped.append(f"{precision}: {reason}")
     return models, skipped
 
 
@@ -246,9 +316,9 @@ def _calls(size: int, texts: Sequence[str] | None) -> Iterator[tuple[str, list[s
             yield query, [texts[i % len(texts)] for i in range(call * size, (call + 1) * size)]
 
 
-def _settle(score: Score, clock: Callable[[], float]) -> None:
+def _settle(score: Score, seconds: float, clock: Callable[[], float]) -> None:
     start = clock()
-    while clock() - start < _SETTLE_S:
+    while clock() - start < seconds:
         score("query", ["document"])
 
 

@@ -107,7 +107,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="documents per call (default: 1 10 100 1000)",
     )
-    bench.add_argument("--seconds", type=float, default=20.0, metavar="N", help="time for timed calls (default: 20)")
+    bench.add_argument(
+        "--seconds",
+        type=float,
+        default=20.0,
+        metavar="N",
+        help="time for all calls, beside the loading of the model (default: 20)",
+    )
     bench.add_argument("--file", metavar="FILE", help="documents, as rank reads them (default: made-up ones)")
     bench.add_argument(
         "--precision", nargs="+", choices=PRECISIONS, help="the graphs' numbers (default: all that the model has)"
@@ -237,7 +243,7 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    setup, speeds = bench(
+    setup, speeds, notes = bench(
         options.model,
         documents=options.documents,
         precisions=options.precision,
@@ -250,9 +256,9 @@ def _bench(options: argparse.Namespace) -> None:
         on_start=None if options.json else lambda setup: print(f"{setup}\n", flush=True),
     )
     if options.json:
-        print_json(asdict(setup) | {"speeds": [asdict(speed) for speed in speeds]})
+        print_json(asdict(setup) | {"speeds": [asdict(speed) for speed in speeds], "notes": notes})
     else:
-        print(format_speeds(speeds))
+        print("\n".join([format_speeds(speeds), *notes]))
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -1,0 +1,57 @@
+"""How busy others keep the cores that this process may use, while it measures something."""
+
+import os
+import time
+from pathlib import Path
+
+_STAT = Path("/proc/stat")
+_IDLE = (3, 4)  # of a core's counts: idle, and idle while a disk works
+_COUNTED = 8  # the two behind them, of guests, are in the first two as well
+# Less is a machine's usual background.
+_LEAST_CORES, _LEAST_SHARE = 0.25, 0.1
+
+
+class Neighbours:
+    """What other processes take of the cores that this one may use, from now on; of a machine that tells it (Linux).
+
+    The system's load average would not do: a benchmark makes one itself, which stays for minutes.
+
+    Args:
+        stat: The kernel's counts.
+    """
+
+    def __init__(self, stat: Path = _STAT) -> None:
+        self._stat = stat
+        self._cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self._start, self._busy, self._own = time.perf_counter(), self._busy_s(), time.process_time()
+
+    def warning(self, threads: int) -> str | None:
+        """What is to be said of measurements since then, None if nothing is.
+
+        Args:
+            threads: That this process keeps busy; what others do on cores beside these disturbs little.
+        """
+        took, busy = time.perf_counter() - self._start, self._busy_s()
+        if not took or busy is None or self._busy is None:
+            return None
+        others = (busy - self._busy - (time.process_time() - self._own)) / took
+        spare = max(0, len(self._cores) - threads)
+        if others - spare < max(_LEAST_CORES, _LEAST_SHARE * len(self._cores)):
+            return None
+        return (
+            f"busy machine: others took {others:.1f} of {len(self._cores)} cores meanwhile, which slows this down; "
+            "measure again when nothing else runs"
+        )
+
+    def _busy_s(self) -> float | None:
+        """Seconds that these cores have worked for anybody since the system started."""
+        names = {f"cpu{core}" for core in self._cores}
+        try:
+            rows = [line.split() for line in self._stat.read_text(encoding="ascii").splitlines()]
+            counts = [[int(count) for count in row[1 : 1 + _COUNTED]] for row in rows if row and row[0] in names]
+        except (OSError, ValueError):
+            return None
+        if not counts:
+            return None
+        ticks = sum(count for row in counts for i, count in enumerate(row) if i not in _IDLE)
+        return ticks / os.sysconf("SC_CLK_TCK")
