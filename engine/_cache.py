@@ -16,6 +16,7 @@ from ._errors import ArtifactError, InputError
 from ._fields import read_json_object
 from ._info import align_columns
 from ._manifest import FORMAT, MANIFEST_NAME, read_manifest
+from ._printable import printable_line
 
 # The artifact of a folder: its name, what stands for its path, and its content; and as it was before content counted.
 _OF_FOLDER = re.compile(r"local--.*--(?P<place>[0-9a-f]{8})-[0-9a-f]{16}")
@@ -143,7 +144,7 @@ def prune_cache(root: Path, *, dry_run: bool = False) -> list[Removal]:
 def format_cache(root: Path, artifacts: Sequence[CachedArtifact]) -> str:
     """The artifacts as a table, and what they take together."""
     if not artifacts:
-        return f"{root}: no exported models"
+        return f"{printable_line(root)}: no exported models"
     rows = [("model", "graphs", "MB", "age", "note", "name")]
     for artifact in artifacts:
         notes = (artifact.exporting and "being exported", artifact.damaged and "damaged", artifact.useless)
@@ -152,7 +153,7 @@ def format_cache(root: Path, artifacts: Sequence[CachedArtifact]) -> str:
         rows.append((artifact.source or "-", ", ".join(artifact.graphs) or "-", size, age, note or "-", artifact.name))
     total = sum(artifact.size_bytes for artifact in artifacts)
     plural = "s"[: len(artifacts) != 1]
-    return f"{align_columns(rows)}\n{len(artifacts)} model{plural}, {total / 1e6:.1f} MB in {root}"
+    return f"{align_columns(rows)}\n{len(artifacts)} model{plural}, {total / 1e6:.1f} MB in {printable_line(root)}"
 
 
 def format_removals(removals: Sequence[Removal], *, dry_run: bool) -> str:
@@ -163,7 +164,7 @@ def format_removals(removals: Sequence[Removal], *, dry_run: bool) -> str:
     for removal in removals:
         verb = done if removal.problem is None else "left"
         size = f" ({removal.size_bytes / 1e6:.1f} MB)" if removal.size_bytes else ""
-        lines.append(f"{verb} {removal.name}{size}: {removal.problem or removal.reason}")
+        lines.append(printable_line(f"{verb} {removal.name}{size}: {removal.problem or removal.reason}"))
     freed = sum(removal.size_bytes for removal in removals if removal.problem is None)
     return "\n".join([*lines, f"{freed / 1e6:.1f} MB {'would be freed' if dry_run else 'freed'}"])
 

@@ -287,7 +287,10 @@ def _cache(options: argparse.Namespace) -> int:
             else prune_cache(root, dry_run=options.dry_run)
         )
         found, text = removals, format_removals(removals, dry_run=options.dry_run)
-    print(json.dumps([asdict(entry) for entry in found], indent=2, ensure_ascii=False) if options.json else text)
+    if options.json:
+        print_json([asdict(entry) for entry in found])
+    else:
+        print(text)
     return int(any(isinstance(entry, Removal) and entry.problem is not None for entry in found))
 
 

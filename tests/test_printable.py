@@ -75,6 +75,19 @@ def test_tables_show_them(artifact: Path, capsys: pytest.CaptureFixture[str], co
     assert align_columns([("a\nb", "\x1b")]) == r"a\nb  \x1b"
 
 
+def test_cache_shows_names(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / f"cache-{EVIL}"
+    shutil.copytree(artifact, root / f"someone--{EVIL}")
+    _, out, _ = run(capsys, "cache", "list", "--cache-folder", root)
+    assert out.count(SHOWN) >= 3
+    _, out, _ = run(capsys, "cache", "list", "--cache-folder", root, "--json")
+    assert json.loads(out)[0]["name"] == f"someone--{EVIL}"
+    _, out, _ = run(capsys, "cache", "remove", f"someone--{EVIL}", "--dry-run", "--cache-folder", root)
+    assert out.startswith(f"would remove someone--{SHOWN}")
+    _, out, _ = run(capsys, "cache", "list", "--cache-folder", tmp_path / EVIL)
+    assert SHOWN in out
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
