@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ._activation import Activation
 from ._calls import Calls
+from ._errors import ArtifactError
 from ._fields import read_json_object
 from ._open import OpenModel
 from ._scoring import Scorer
@@ -107,7 +108,7 @@ class ModelConfig:
         # As transformers has them: by number, and there for every label.
         id2label = {i: f"LABEL_{i}" for i in range(labels)}
         if isinstance(names, dict) and sorted(names) == sorted(map(str, id2label)):
-            id2label = {i: names[str(i)] for i in id2label}
+            id2label = {i: str(names[str(i)]) for i in id2label}
         label2id = {name: i for i, name in id2label.items()}
         vars(self).update(fields | {"num_labels": labels, "id2label": id2label, "label2id": label2id})
 
@@ -190,10 +191,13 @@ class ModelAttributes(KnownAttributes):
         """The model's config.json, read when it is asked for.
 
         Raises:
-            ArtifactError: If the file is another one than when the model was loaded.
+            ArtifactError: If the file is another one than when the model was loaded, or damaged.
         """
         with self._model.config_file.opened() as place:
-            return ModelConfig(read_json_object(place), self.num_labels)
+            try:
+                return ModelConfig(read_json_object(place), self.num_labels)
+            except (OSError, ValueError) as error:
+                raise ArtifactError(f"{place}: {error}; download or export the model again") from error
 
     @property
     def model_card_data(self) -> ModelCardData:

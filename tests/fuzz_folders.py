@@ -158,6 +158,7 @@ def _score(folder: Path) -> None:
     model.predict(pairs)
     model.encode(["the sea"])
     str(model.info())
+    dir(model.config)
 
 
 READERS: dict[str, Callable[[Path], object]] = {

@@ -121,6 +121,23 @@ def test_manifest_whose_length_leaves_no_room_for_text_is_refused(
         CrossEncoder(folder, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("content", "error"), [("[", ArtifactError), ("[]", ArtifactError), ('{"id2label": {"0": []}}', None)]
+)
+def test_config_that_is_damaged_is_an_error_when_it_is_asked_for(
+    folders: dict[str, Path], tmp_path: Path, content: str, error: type[CrossrankError] | None
+) -> None:
+    folder = Path(shutil.copytree(folders["artifact"], tmp_path / "model"))
+    (folder / "config.json").write_text(content)
+    edit_manifest(folder, lambda manifest: manifest["files"]["config.json"].update(size_bytes=len(content)))
+    model = CrossEncoder(folder, device="cpu")
+    if error is None:
+        assert model.config.id2label == {0: "[]"}
+    else:
+        with pytest.raises(error, match=r"config\.json: .*; download or export the model again"):
+            _ = model.config
+
+
 # Damaged tokenizers.
 
 
