@@ -104,7 +104,8 @@ def kendall_tau(first: Floats, second: Floats, rounding: float = 0.0) -> float:
     Args:
         first: float32 [n].
         second: float32 [n].
-        rounding: Values of ``first`` that differ by no more are left out as pairs.
+        rounding: Values of ``first`` that differ by no more are left out as pairs; 0 leaves out none, ties count as
+            in Kendall's.
 
     >>> kendall_tau(np.array([1, 2, 3], np.float32), np.array([1, 3, 2], np.float32))
     0.3333333333333333
@@ -113,7 +114,7 @@ def kendall_tau(first: Floats, second: Floats, rounding: float = 0.0) -> float:
     """
     upper = np.triu_indices(len(first), k=1)
     apart = (first[:, None] - first[None, :])[upper]
-    counted = ~(np.abs(apart) <= rounding)
+    counted = ~((np.abs(apart) <= rounding) & (rounding > 0))
     a = np.sign(apart[counted])
     b = np.sign((second[:, None] - second[None, :])[upper][counted])
     norm = float(np.sqrt(np.count_nonzero(a) * float(np.count_nonzero(b))))
