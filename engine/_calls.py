@@ -108,7 +108,7 @@ class Calls:
         most = check_top_k(top_k)
         batch_size = check_batch_size(batch_size)
         windows = read_windows(max_windows, window_overlap)
-        pairs = one_query(query, documents)
+        pairs = one_query(query, documents, deadline)
         texts = kept_texts(pairs.documents) if return_documents else None
         activation = self.meaning.chosen(activation_fn, self.meaning.of_relevance)
 
@@ -119,6 +119,8 @@ class Calls:
                 self._tell_if_alike(found, scores)
             ranking = rank_found(found, scores, key, most, texts, deadline.reason if deadline else None)
             if deadline is not None:
+                if deadline.unread:
+                    ranking.complete, ranking.reason = False, deadline.unread
                 deadline.answered()
             return ranking
 

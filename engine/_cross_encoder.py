@@ -344,6 +344,7 @@ class CrossEncoder(ModelAttributes):
         a largest batch takes its memory, or DeviceError says that there is too little. On a CPU every thread wakes, and
         what batches cost is measured in half a second, where it is not known yet.
         """
+        self._scheduler.desk.refuse_nested()
         self._scorer.runner.warm_up()
         self._run(self._calls.score_any("a", [f"b {i}" for i in range(4 * self._scorer.runner.threads.count)]))
 

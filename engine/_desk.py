@@ -30,9 +30,10 @@ class Visit(Generic[T]):
     """What a caller's thread does here, from its first step to its last.
 
     It runs as a generator, since of a generator the interpreter knows whether it runs: no exception, wherever it comes,
-    leaves that untrue.
+    leaves that untrue. It writes itself down when it runs, so that one that is written down and does not is over.
 
     Args:
+        visits: Where.
         work: All of it.
 
     Attributes:
@@ -41,30 +42,24 @@ class Visit(Generic[T]):
 
     kind = "caller"
 
-    def __init__(self, work: Callable[[], T]) -> None:
+    def __init__(self, visits: "dict[int, Visit[Any]]", work: Callable[[], T]) -> None:
         self.requests: list[Request] = []
-        self._begun = False
-        self._steps: Any = self._do(work)
+        self._steps: Any = self._do(visits, work)
         self._found: T
 
     @property
-    def running(self) -> bool:
-        """Whether its thread is in the middle of it."""
-        running: bool = self._steps.gi_running
-        return running
-
-    @property
     def over(self) -> bool:
-        """Whether it was begun, and has ended in whatever way."""
-        return self._begun and not self.running
+        """Whether it has ended, whatever way."""
+        running: bool = self._steps.gi_running
+        return not running
 
     def run(self) -> T:
         """Do it."""
         next(self._steps, None)
         return self._found
 
-    def _do(self, work: Callable[[], T]) -> Generator[None, None, None]:
-        self._begun = True
+    def _do(self, visits: "dict[int, Visit[Any]]", work: Callable[[], T]) -> Generator[None, None, None]:
+        visits[get_ident()] = self
         self._found = work()
         return
         yield  # never: one that waits here would be ended by the garbage collector, which loses exceptions
@@ -128,12 +123,12 @@ class Desk:
     def inside(self) -> bool:
         """Whether this thread is in here already: a signal handler asks, or what it calls."""
         visit = self.visits.get(get_ident())
-        return (visit is not None and visit.running) or self.guard.owned
+        return (visit is not None and not visit.over) or self.guard.owned
 
     @property
     def busy(self) -> bool:
         """Whether a thread is in here."""
-        return bool(self.workers) or any(visit.running for visit in list(self.visits.values()))
+        return bool(self.workers) or not all(visit.over for visit in list(self.visits.values()))
 
     def refuse_nested(self) -> None:
         """Raise `CrossrankError` if this thread is in here already."""

@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ._deadline import Deadline
 from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import InputError
 
@@ -56,14 +57,21 @@ def read_documents(documents: Iterable[Any]) -> Iterable[Any]:
     return documents
 
 
-def one_query(query: str, documents: Iterable[str | EncodedDocument]) -> PairInputs:
-    """One query with each of its documents.
+def one_query(query: str, documents: Iterable[str | EncodedDocument], deadline: Deadline | None = None) -> PairInputs:
+    """One query with each of its documents, as they are now, whatever becomes of the caller's list meanwhile.
+
+    Args:
+        query: The query.
+        documents: Any iterable that `read_documents` takes.
+        deadline: Bounds what is read of an iterator; None for all of it.
 
     Raises:
         InputError: If `read_documents` refuses them.
     """
     documents = read_documents(documents)
-    read = documents if isinstance(documents, list | tuple | EncodedDocuments) else list(documents)
+    if deadline is not None and not isinstance(documents, Sequence | EncodedDocuments):
+        documents = deadline.read(documents)
+    read = documents if isinstance(documents, tuple | EncodedDocuments) else list(documents)
     return PairInputs([query], read, np.zeros(len(read), np.intp), single=False)
 
 

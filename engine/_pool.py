@@ -4,12 +4,13 @@ They are daemons: the interpreter does not wait for them when it ends. What they
 """
 
 import os
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ._guard import Guard
 
@@ -44,32 +45,35 @@ class Pool:
         return future
 
 
+# What a crew's thread takes from its queue: a job, or word that the crew is gone.
+_Jobs: TypeAlias = "SimpleQueue[Callable[[], None] | weakref.ref[_Crew]]"
+
+
 class _Crew:
     """The threads of one process."""
 
     def __init__(self) -> None:
         self.guard = Guard()
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._jobs: _Jobs = SimpleQueue()
         self._threads: list[Thread] = []
         self._idle: list[None] = []  # an entry for each that waits, as they say themselves
 
-    def __del__(self) -> None:
-        for _ in self._threads:
-            self._jobs.put(None)
-
     def add(self, job: Callable[[], None], count: int, name: str) -> None:
+        """Have a job done. Under the guard."""
         if self._idle:
             self._idle.pop()
         elif len(self._threads) < count:
             name = f"{name}_{len(self._threads)}"
-            thread = Thread(target=_serve, args=(self._jobs, self._idle), name=name, daemon=True)
+            # Compiled code tells each thread of the end: what a signal handler raises in a __del__ is lost.
+            end = weakref.ref(self, self._jobs.put)
+            thread = Thread(target=_serve, args=(self._jobs, self._idle, end), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
         self._jobs.put(job)
 
 
-def _serve(jobs: "SimpleQueue[Callable[[], None] | None]", idle: list[None]) -> None:
-    while (job := jobs.get()) is not None:
+def _serve(jobs: _Jobs, idle: list[None], end: "weakref.ref[_Crew]") -> None:
+    while not isinstance(job := jobs.get(), weakref.ref):
         job()
         del job  # or it would be kept until the next one comes
         idle.append(None)

@@ -56,7 +56,9 @@ class Scheduler:
         self._stand_in = Lanes(2)  # one thread besides the caller's
         self._desks = Desks(self._count, max_queue_tokens, on_call)
         self.bounded = max_queue_tokens is not None
-        _alive.add(self)
+        for key in [key for key, reference in list(_alive.items()) if reference() is None]:
+            _alive.pop(key, None)
+        _alive[id(self)] = weakref.ref(self)
 
     @property
     def plans(self) -> bool:
@@ -83,15 +85,12 @@ class Scheduler:
             Closed: While the interpreter ends, except in the main thread.
         """
         desk, thread = self.desk, get_ident()
-        before = desk.visits.get(thread)
-        if before is not None:
+        if thread in desk.visits:
             desk.refuse_nested()
-            self._mend(desk)  # an exception has kept it from being cleared
-        visit = Visit(work)
+            self._mend(desk)  # the thread's last one, that an exception has kept from being cleared
         try:
-            desk.visits[thread] = visit
-            found = visit.run()
-            del desk.visits[thread]
+            found = Visit(desk.visits, work).run()
+            desk.visits.pop(thread, None)
             return found
         except BaseException:
             desk.guard.let_go()
@@ -369,18 +368,22 @@ class Scheduler:
         if not thrown and all(piece.request is pieces[0].request for piece in pieces):
             return [(pieces[0].request, error)]
         failed: list[tuple[Request, Exception]] = []
+        kind = type(error) if thrown else Exception
         for piece in pieces:
             try:
                 self._serve([piece])
-            except type(error) if thrown else Exception as its_own:
+            except kind as its_own:
                 failed.append((piece.request, its_own))
         return failed
 
 
-_alive: "weakref.WeakSet[Scheduler]" = weakref.WeakSet()
+# No WeakSet: that is cleaned by Python's code, in whatever thread, and loses what a signal handler raises there.
+_alive: "dict[int, weakref.ref[Scheduler]]" = {}
 
 
 @atexit.register
 def _end_all() -> None:
-    for scheduler in list(_alive):
-        scheduler.end_at_exit()
+    for reference in list(_alive.values()):
+        scheduler = reference()
+        if scheduler is not None:
+            scheduler.end_at_exit()

@@ -3,14 +3,14 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._costs import Costs
-from ._deadline import Deadline
+from ._deadline import Deadline, TimeUp
 from ._distinct import DistinctPairs, select_texts
 from ._errors import Closed, Overloaded
 from ._found import Floats, Found, Ints, Part, gather
@@ -192,6 +192,8 @@ class PairWork:
             reserved = self._reserve(self._documents, most)
             try:
                 pairs = self._read_window(self._read_queries(), self._documents, most)
+            except TimeUp:
+                return None
             finally:
                 if reserved is not None:
                     reserved()
@@ -254,6 +256,13 @@ class PairWork:
         texts = documents[self._next : self._next + most]
         return scorer.scheduler.desk.reserve(scorer.estimate.at_least(texts, scorer.room))
 
+    def _pause(self) -> None:
+        """Called in the middle of tokenizing."""
+        if self._scorer.scheduler is not None:
+            self._scorer.scheduler.desk.pause()
+        if self.deadline is not None and self.deadline.left_s() <= 0:
+            raise TimeUp
+
     def _read_queries(self) -> Tokens:
         if self._query_tokens is None:
             self._query_tokens = self._scorer.tokenizer.encode(self._queries, "query")
@@ -264,23 +273,33 @@ class PairWork:
         start, stop = self._next, min(self._next + most, len(self._query_index))
         query_index = self._query_index[start:stop]
         enough = needed = enough_document_tokens(queries.lengths, scorer.room)
-        if self._windows is not None:
-            enough = self._windows.size(int(queries.lengths[0]), scorer.room)
-            needed = self._windows.reach(enough) + 1
+        windows, most_pairs = self._windows, 0
+        if windows is not None:
+            enough = windows.size(int(queries.lengths[0]), scorer.room)
+            if self.deadline is not None:  # a document of more windows than there is time for will not be scored
+                most_pairs = self.deadline.most_pairs(scorer.max_length, scorer.lanes, scorer.costs)
+                windows = replace(windows, most=min(windows.most, most_pairs + 1))
+            needed = windows.reach(enough) + 1
         if isinstance(documents, Tokens):
             tokens = documents.part(start, stop)
             tokenizer.check_ids(tokens, "document", first=start)
         else:
             texts = documents[start:stop]
-            pause = scorer.scheduler.desk.pause if scorer.scheduler else None
+            pause = self._pause if scorer.scheduler else None
             tokens = tokenizer.encode(texts, "document", first=start, enough=needed, pause=pause)
             scorer.estimate.learn(texts, len(tokens.ids))
         counts = None
-        if self._windows is None:
+        if windows is not None and self.deadline is not None:
+            fitting = int(np.searchsorted(np.cumsum(windows.counts(tokens.lengths, enough)), most_pairs, "right"))
+            if not fitting:
+                raise TimeUp
+            stop = start + fitting
+            tokens, query_index = tokens.part(0, fitting), query_index[:fitting]
+        if windows is None:
             cut = truncated_documents(queries.lengths[query_index], tokens.lengths, scorer.room)
         else:
             cut = tokens.lengths >= needed
-            tokens, counts = self._windows.cut(tokens, enough)
+            tokens, counts = windows.cut(tokens, enough)
             query_index = np.repeat(query_index, counts)
         new = like = np.arange(len(query_index))
         if len(query_index) > 1 or len(self._query_index) > 1:

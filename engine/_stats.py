@@ -168,8 +168,10 @@ class Meter:
 
     def end(self, record: CallRecord, without_score: int) -> None:
         """Count a call that has ended, and tell of it."""
-        self._guard.hold(partial(self._count, record, without_score))
-        self._tell(record)
+        try:
+            self._guard.hold(partial(self._count, record, without_score))
+        finally:
+            self._tell(record)
 
     def _count(self, record: CallRecord, without_score: int) -> None:
         before, taken = self._calls, record.ending in ("done", "late")

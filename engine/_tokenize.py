@@ -189,7 +189,8 @@ class PairTokenizer:
             what: What the texts are, for messages: "query" or "document".
             first: The caller's index of the first text, for messages.
             enough: Of a text's ids, those after so many may be left out, and are where that saves time; None for all.
-            pause: Called now and then between texts, for other threads to go first; or None.
+            pause: Called now and then between texts and parts of long ones, for other threads to go first, or to end
+                this by an exception; or None.
 
         Raises:
             InputError: If one of them is no string, holds a lone surrogate, or a token that the model has no embedding
@@ -208,7 +209,7 @@ class PairTokenizer:
                 pause()
             some = texts[start : start + size]
             try:
-                rows = self._encode_some(some, enough)
+                rows = self._encode_some(some, enough, pause)
             except (TypeError, UnicodeEncodeError) as error:  # TypeError: what the binding says of such a text
                 bad = next(i for i, text in enumerate(some) if any("\ud800" <= letter <= "\udfff" for letter in text))
                 raise InputError(
@@ -252,7 +253,7 @@ class PairTokenizer:
             f"embeddings for ids below {self._rows} alone: leave it out of the text"
         )
 
-    def _encode_some(self, texts: Sequence[str], enough: int | None) -> list[bytes]:
+    def _encode_some(self, texts: Sequence[str], enough: int | None, pause: Callable[[], None] | None) -> list[bytes]:
         heads = list(texts)
         rests: dict[int, Iterator[str]] = {}
         if self._cuts is not None:
@@ -268,6 +269,8 @@ class PairTokenizer:
             row = bytearray(rows[i])
             while (most is None or len(row) < most) and (parts := list(islice(rest, _PARTS_PER_CALL))):
                 row += b"".join(encode(parts))
+                if pause is not None:
+                    pause()
             rows[i] = bytes(row[:most])
         return rows
 

@@ -57,6 +57,19 @@ class Windows:
         """
         return size + (self.most - 1) * (size - self.overlap)
 
+    def counts(self, lengths: Int32, size: int) -> NDArray[np.intp]:
+        """How many windows documents have, int [documents].
+
+        Args:
+            lengths: int32 [documents].
+            size: Tokens of a window.
+
+        >>> Windows(3, overlap=1).counts(np.array([0, 3, 4, 100], np.int32), 3)
+        array([1, 1, 2, 3])
+        """
+        counts = 1 + np.maximum(0, -(-(lengths.astype(np.intp) - size) // (size - self.overlap)))
+        return np.minimum(counts, min(self.most, int(counts.max(initial=1))))
+
     def cut(self, documents: Tokens, size: int) -> tuple[Tokens, NDArray[np.intp]]:
         """The windows of all documents, and how many each has, at least one.
 
@@ -65,8 +78,7 @@ class Windows:
         (array([0, 1, 2, 2, 3, 4, 5], dtype=int32), array([0, 3, 6, 7]), array([2, 1]))
         """
         step, lengths = size - self.overlap, documents.lengths.astype(np.intp)
-        counts = 1 + np.maximum(0, -(-(lengths - size) // step))
-        counts = np.minimum(counts, min(self.most, int(counts.max(initial=1))))
+        counts = self.counts(documents.lengths, size)
         first = np.cumsum(counts) - counts
         starts = step * (np.arange(counts.sum()) - np.repeat(first, counts))  # within the document
         sizes = np.minimum(size, np.repeat(lengths, counts) - starts)

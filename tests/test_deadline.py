@@ -8,9 +8,10 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,60 @@ def test_a_model_that_closes_meanwhile_leaves_what_was_scored(folder: Path, plai
     assert 0 < found.scored < len(MANY)
     assert found.reason == "the model is closed: it takes no more requests; load it again"
     assert_ranked_as_far_as_it_came(found, plain, len(MANY))
+
+
+def endless() -> Iterator[str]:
+    for i in count():
+        yield MANY[i % len(MANY)]
+
+
+def trickling() -> Iterator[str]:
+    for text in endless():
+        time.sleep(0.02)
+        yield text
+
+
+@both
+@pytest.mark.parametrize("source", [endless, trickling])
+def test_of_an_iterator_no_more_is_read_than_there_is_time_for(
+    folder: Path, kind: str, source: Callable[[], Iterator[str]]
+) -> None:
+    model, _ = open_model(folder, LANES)
+    with rank_of(model, kind) as rank:
+        rank(QUERY, MANY)
+        start = time.perf_counter()
+        found = rank(QUERY, source(), deadline_ms=300, return_documents=True)
+        took = time.perf_counter() - start
+    assert took < 0.33 + SLACK_S
+    assert 0 < found.scored <= len(found) <= 30_000
+    assert all(entry["text"] == MANY[entry["corpus_id"] % len(MANY)] for entry in found)
+    assert not found.complete
+    assert found.reason == f"deadline_ms=300: of the documents {len(found)} were read in time, and no more"
+
+
+def test_an_iterator_that_ends_in_time_is_read_whole(folder: Path, plain: Ranking) -> None:
+    model, _ = open_model(folder, LANES)
+    found = model.rank(QUERY, iter(MANY), deadline_ms=600_000)
+    assert (found.complete, found.reason, len(found)) == (True, None, len(MANY))
+    assert_ranked_as_far_as_it_came(found, plain, len(MANY))
+
+
+@both
+def test_windows_without_number_are_read_no_longer_than_there_is_time(folder: Path, kind: str) -> None:
+    model, _ = open_model(folder, LANES)
+    long = " ".join(MANY) * 1_000  # minutes of work
+    options: dict[str, Any] = {"max_windows": 10**9, "window_overlap": 20}
+    with rank_of(model, kind) as rank:
+        rank("sea", MANY[:50], deadline_ms=60_000)
+        start = time.perf_counter()
+        first = rank("sea", [long, *MANY[:3]], deadline_ms=300, **options)
+        last = rank("sea", [*MANY[:40], long], deadline_ms=300, **options)
+        took = time.perf_counter() - start
+    assert took < 0.66 + 2 * SLACK_S
+    assert (first.scored, first.complete, first.reason) == (0, False, "the deadline of 300 ms came first")
+    assert 0 < last.scored <= 40
+    assert not last.complete
+    assert model.stats().waiting_tokens == 0
 
 
 def test_no_documents_are_complete(folder: Path) -> None:

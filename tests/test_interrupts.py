@@ -1,20 +1,20 @@
 """Exceptions that signal handlers raise inside calls: they reach the call that they interrupt, and nobody else's.
 
-Nothing here hangs on luck but the storms: an exception is raised in turn at every function's entry and at every line that
-a call comes by, and whatever it hit, its neighbours get their scores, nothing goes on waiting, and no lane is lost.
+Nothing here hangs on luck but the storms: an exception is raised in turn at every function's entry and at every line
+that a call comes by, and whatever it hit, its neighbours get their scores, nothing goes on waiting, no lane is lost.
 """
 
+import math
 import random
-import signal
 import sys
 import sysconfig
 import threading
 import time
 from _thread import allocate_lock
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -80,8 +80,10 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def open_model(folder: Path, threads: int, **options: Any) -> tuple[CrossEncoder, Sums]:
     model = CrossEncoder(folder, device="cpu", threads=threads, activation_fn="identity", **options)
-    session = Sums(model._scorer.runner.session)
-    model._scorer.runner.session = session  # type: ignore[assignment]
+    runner = model._scorer.runner
+    session = Sums(runner.session)
+    runner.session = session  # type: ignore[assignment]
+    runner._opening_s = math.inf  # single documents get no session of their own
     return model, session
 
 
@@ -92,10 +94,11 @@ class Thrower:
         at: Which.
         kind: "call": a function's entry; "line": a line of the modules that share state, before it runs.
         error: What is raised.
+        again: At how many functions' entries later a second exception is raised; 0 for none.
     """
 
-    def __init__(self, at: int, kind: Kind, error: BaseException) -> None:
-        self._left, self._kind, self._error = at, kind, error
+    def __init__(self, at: int, kind: Kind, error: BaseException, again: int = 0) -> None:
+        self._left, self._kind, self.error, self._again = at, kind, error, again
         self.where = ""
 
     def __enter__(self) -> "Thrower":
@@ -104,6 +107,7 @@ class Thrower:
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
         sys.settrace(self._before)
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
@@ -113,9 +117,18 @@ class Thrower:
         if event == self._kind:
             self._left -= 1
             if self._left == 0:
-                self.where = f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
-                raise self._error
+                self.where += f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
+                if self._again:
+                    sys.setprofile(self._throw_again)
+                raise self.error
         return self._trace if self._kind == "line" and file in STEPS else None
+
+    def _throw_again(self, frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith((PACKAGE, LIBRARY)):
+            self._again -= 1
+            if self._again == 0:
+                self.where += f" and in {frame.f_code.co_name}"
+                raise TimeLimit("again")
 
 
 class Neighbours:
@@ -155,8 +168,9 @@ class Neighbours:
 
 
 def check_sound(model: CrossEncoder) -> None:
-    """Nothing is left of calls that have ended, and the next one gets its scores."""
+    """Nothing is left of calls that have ended."""
     desk = model._scheduler.desk
+    model.stats()  # clears up where an exception came into the clearing up
     end = time.monotonic() + WAIT_S
     while desk.busy and time.monotonic() < end:  # the pool's threads leave a moment later
         time.sleep(0)
@@ -167,6 +181,18 @@ def check_sound(model: CrossEncoder) -> None:
     assert not desk.queue.reserved
     assert not desk.queue.torn
     assert not desk.guard.owned
+
+
+def check_next(model: CrossEncoder) -> Callable[[], None]:
+    """A check that the next calls, on this thread and on another one, get what they get now."""
+    few, many = model.score(QUERY, MINE[:1]), model.score(QUERY, MINE)
+
+    def check() -> None:
+        check_sound(model)
+        np.testing.assert_array_equal(model.score(QUERY, MINE), many)
+        np.testing.assert_array_equal(model.score(QUERY, MINE[:1]), few)
+
+    return check
 
 
 def nothing() -> None:
@@ -180,51 +206,162 @@ def throw_everywhere(
     *,
     prepare: Callable[[], object] = nothing,
     allowed: tuple[type[BaseException], ...] = (),
-) -> int:
-    """Have an exception thrown at each event of a call in turn. Returns how many there are.
+) -> None:
+    """Have an exception thrown at each event of a call in turn.
 
     Args:
         kind: Of `Thrower`.
         call: What is interrupted.
-        check: Called after each, as is `check_sound`.
+        check: Called after each.
         prepare: Called before each.
         allowed: What the call raises by itself.
     """
     for at in range(1, 100_000):
-        error: BaseException = (TimeLimit, KeyboardInterrupt)[at % 2]("time is up")
-        thrower = Thrower(at, kind, error)
+        thrower = Thrower(at, kind, (TimeLimit, KeyboardInterrupt)[at % 2]("time is up"))
         prepare()
         try:
-            try:
-                with thrower:
-                    call()
-            except (TimeLimit, KeyboardInterrupt) as caught:
-                assert caught is error
-            except allowed:
-                assert not thrower.where
-            else:
-                assert not thrower.where
+            ending = ended(partial(call_under, thrower, call), allowed)
+            assert ending is (thrower.error if thrower.where else None)
             check()
         except BaseException as problem:
             problem.add_note(f"after an exception at event {at}, {thrower.where}")
             raise
         if not thrower.where:
-            return at - 1
+            return
     raise AssertionError("it never ends")
 
 
-@pytest.mark.parametrize("kind", ["call", "line"])
+def call_under(thrower: Thrower, call: Callable[[], object]) -> None:
+    with thrower:
+        call()
+
+
+def ended(call: Callable[[], object], allowed: tuple[type[BaseException], ...] = ()) -> BaseException | None:
+    """What a call raises beside what it may."""
+    try:
+        call()
+    except allowed:
+        return None
+    except (TimeLimit, KeyboardInterrupt) as error:
+        return error
+    return None
+
+
+everywhere = pytest.mark.parametrize("kind", ["call", pytest.param("line", marks=pytest.mark.slow)])
+
+
+@everywhere
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_exception_anywhere_in_a_call_beside_others_is_that_calls_alone(
     folder: Path, pool: ThreadPoolExecutor, threads: int, kind: Kind
 ) -> None:
     model, session = open_model(folder, threads)
-    expected = model.score(QUERY, MINE)
-    neighbours = Neighbours(model, session, pool)
+    neighbours, check = Neighbours(model, session, pool), check_next(model)
+
+    def check_all() -> None:
+        neighbours.check()
+        check()
+
+    throw_everywhere(kind, lambda: model.score(QUERY, MINE), check_all, prepare=neighbours.ask)
+
+
+@pytest.mark.parametrize("kind", ["call", "line"])
+@pytest.mark.parametrize("documents", [1, 6])
+def test_an_exception_anywhere_in_a_call_that_is_alone_leaves_nothing(folder: Path, documents: int, kind: Kind) -> None:
+    model, _ = open_model(folder, 2)
+    throw_everywhere(kind, lambda: model.score(QUERY, MINE[:documents]), check_next(model))
+
+
+@everywhere
+def test_an_exception_anywhere_in_a_call_with_a_deadline_leaves_nothing(folder: Path, kind: Kind) -> None:
+    model, _ = open_model(folder, 2)
+    throw_everywhere(kind, lambda: model.rank(QUERY, MINE, deadline_ms=1e6), check_next(model))
+
+
+@everywhere
+def test_an_exception_anywhere_in_a_call_that_fails_leaves_nothing(folder: Path, kind: Kind) -> None:
+    model, session = open_model(folder, 1)
+    check = check_next(model)
+
+    def fail(batch: PackedPairs) -> None:
+        if batch.lengths[0] > 10:
+            raise ValueError("broken")
+
+    def call() -> None:
+        session.before = fail
+        model.score(QUERY, MINE)
+
+    def check_all() -> None:
+        session.before = lambda batch: None
+        check()
+
+    throw_everywhere(kind, call, check_all, allowed=(ValueError,))
+
+
+@everywhere
+def test_an_exception_anywhere_in_a_call_that_is_refused_leaves_nothing(
+    folder: Path, pool: ThreadPoolExecutor, kind: Kind
+) -> None:
+    model, session = open_model(folder, 1, max_queue_tokens=10)
+    gate, expected = allocate_lock(), model.score(QUERY, THEIRS)
+
+    def ask() -> None:
+        gate.acquire()
+        session.before = lambda batch: gate.__enter__() and gate.release()
+        calls.append(pool.submit(model.score, QUERY, THEIRS))
+        while not model.stats().waiting_tokens:
+            time.sleep(0)
 
     def check() -> None:
-        neighbours.check()
+        gate.release()
+        np.testing.assert_array_equal(calls.pop().result(WAIT_S), expected)
         check_sound(model)
-        np.testing.assert_array_equal(model.score(QUERY, MINE), expected)
 
-    print(throw_everywhere(kind, lambda: model.score(QUERY, MINE), check, prepare=neighbours.ask))
+    calls: list[Any] = []
+    throw_everywhere(kind, lambda: model.score(QUERY, MINE), check, prepare=ask, allowed=(Overloaded,))
+
+
+@everywhere
+def test_an_exception_anywhere_in_stats_leaves_nothing(folder: Path, kind: Kind) -> None:
+    model, _ = open_model(folder, 2)
+    throw_everywhere(kind, model.stats, check_next(model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["call", "line"])
+def test_an_exception_anywhere_in_close_can_be_followed_by_another_close(folder: Path, kind: Kind) -> None:
+    models: list[CrossEncoder] = []
+
+    def prepare() -> None:
+        models.append(open_model(folder, 2)[0])
+        models[-1].score(QUERY, MINE)
+
+    def check() -> None:
+        model = models.pop()
+        model.close()
+        with pytest.raises(Closed):
+            model.score(QUERY, MINE)
+
+    throw_everywhere(kind, lambda: models[-1].close(finish=False), check, prepare=prepare)
+
+
+@pytest.mark.slow
+def test_a_second_exception_in_the_clearing_up_is_put_right_by_the_next_call(
+    folder: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crossrank._scheduler, "_PATIENCE_S", 0.01)
+    model, session = open_model(folder, 1)
+    neighbours, check, rng = Neighbours(model, session, pool), check_next(model), random.Random(0)
+    twice = 0
+    for _ in range(1_000):
+        neighbours.ask()
+        thrower = Thrower(rng.randint(1, 700), "line", TimeLimit("first"), again=rng.randint(1, 60))
+        ending = ended(partial(call_under, thrower, lambda: model.score(QUERY, MINE)))
+        twice += str(ending) == "again"
+        try:
+            neighbours.check()
+            check()
+        except BaseException as problem:
+            problem.add_note(f"after {thrower.where}")
+            raise
+    assert twice > 100
