@@ -72,6 +72,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_artifact(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for another does not look whether that is still there."""
+    monkeypatch.setattr(crossrank._scheduler, "_PATIENCE_S", 1_000)
+
+
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(4) as pool:
@@ -167,13 +173,21 @@ class Neighbours:
             np.testing.assert_array_equal(call.result(WAIT_S), self._expected)
 
 
-def check_sound(model: CrossEncoder) -> None:
-    """Nothing is left of calls that have ended."""
+def check_sound(model: CrossEncoder, *, by_the_next: bool = False) -> None:
+    """Nothing is left of calls that have ended.
+
+    Args:
+        model: Their model.
+        by_the_next: Whether an exception may have come into the clearing up after another one, so that only the next
+            call does it.
+    """
     desk = model._scheduler.desk
-    model.stats()  # clears up where an exception came into the clearing up
+    if by_the_next:
+        model.stats()
     end = time.monotonic() + WAIT_S
     while desk.busy and time.monotonic() < end:  # the pool's threads leave a moment later
         time.sleep(0)
+    assert not desk.queue.open
     stats = model.stats()
     assert (stats.waiting_requests, stats.waiting_tokens) == (0, 0)
     assert not desk.workers
@@ -183,12 +197,12 @@ def check_sound(model: CrossEncoder) -> None:
     assert not desk.guard.owned
 
 
-def check_next(model: CrossEncoder) -> Callable[[], None]:
-    """A check that the next calls, on this thread and on another one, get what they get now."""
+def check_next(model: CrossEncoder, *, by_the_next: bool = False) -> Callable[[], None]:
+    """`check_sound`, and that the next calls get what they get now."""
     few, many = model.score(QUERY, MINE[:1]), model.score(QUERY, MINE)
 
     def check() -> None:
-        check_sound(model)
+        check_sound(model, by_the_next=by_the_next)
         np.testing.assert_array_equal(model.score(QUERY, MINE), many)
         np.testing.assert_array_equal(model.score(QUERY, MINE[:1]), few)
 
@@ -281,7 +295,7 @@ def test_an_exception_anywhere_in_a_call_with_a_deadline_leaves_nothing(folder: 
 @everywhere
 def test_an_exception_anywhere_in_a_call_that_fails_leaves_nothing(folder: Path, kind: Kind) -> None:
     model, session = open_model(folder, 1)
-    check = check_next(model)
+    check = check_next(model, by_the_next=True)
 
     def fail(batch: PackedPairs) -> None:
         if batch.lengths[0] > 10:
@@ -315,7 +329,7 @@ def test_an_exception_anywhere_in_a_call_that_is_refused_leaves_nothing(
     def check() -> None:
         gate.release()
         np.testing.assert_array_equal(calls.pop().result(WAIT_S), expected)
-        check_sound(model)
+        check_sound(model, by_the_next=True)
 
     calls: list[Any] = []
     throw_everywhere(kind, lambda: model.score(QUERY, MINE), check, prepare=ask, allowed=(Overloaded,))
@@ -351,7 +365,8 @@ def test_a_second_exception_in_the_clearing_up_is_put_right_by_the_next_call(
 ) -> None:
     monkeypatch.setattr(crossrank._scheduler, "_PATIENCE_S", 0.01)
     model, session = open_model(folder, 1)
-    neighbours, check, rng = Neighbours(model, session, pool), check_next(model), random.Random(0)
+    neighbours, check = Neighbours(model, session, pool), check_next(model, by_the_next=True)
+    rng = random.Random(0)
     twice = 0
     for _ in range(1_000):
         neighbours.ask()

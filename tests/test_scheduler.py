@@ -125,6 +125,28 @@ def test_waiting_calls_join_into_batches(folder: Path, pool: ThreadPoolExecutor)
     assert max(session.batches) > 5  # alone, a call of theirs has batches of one pair of a length
 
 
+def test_a_list_that_its_caller_changes_meanwhile_is_scored_as_it_was(
+    folder: Path, expected: dict[str, np.float32], pool: ThreadPoolExecutor
+) -> None:
+    model, session = open_model(folder, threads=1)
+    documents = DOCUMENTS * 100  # more than are read at once
+    session.gate.clear()
+    scores = pool.submit(model.score, QUERY, documents)
+    assert session.entered.acquire(timeout=WAIT_S)
+    before = documents.copy()
+    documents.reverse()
+    session.gate.set()
+    np.testing.assert_allclose(scores.result(WAIT_S), [expected[document] for document in before], atol=ATOL)
+    session.gate.clear()
+    before = documents.copy()
+    ranking = pool.submit(model.rank, QUERY, documents, return_documents=True)
+    assert session.entered.acquire(timeout=WAIT_S)
+    wait_for(model, 1)
+    documents.clear()
+    session.gate.set()
+    assert all(entry["text"] == before[entry["corpus_id"]] for entry in ranking.result(WAIT_S))
+
+
 def test_a_pair_that_is_there_twice_is_computed_once(folder: Path, expected: dict[str, np.float32]) -> None:
     model, session = open_model(folder)
     documents = DOCUMENTS[:7] * 5 + DOCUMENTS[3:9]
