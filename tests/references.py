@@ -1,10 +1,15 @@
 """What the tests compare with: packages that a Python or a machine may have no wheel of."""
 
 import os
-from importlib import import_module
+from importlib import import_module, metadata, util
 from typing import Any
 
 import pytest
+
+# Skips a test that uses torch within what it calls.
+needs_torch = pytest.mark.skipif(util.find_spec("torch") is None, reason="torch is not installed")
+# What an export here is proven against.
+PROVEN_BY = f"transformers {metadata.version('transformers')}" if util.find_spec("torch") else "numpy"
 
 
 class _Absent:

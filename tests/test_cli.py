@@ -16,6 +16,7 @@ from crossrank._manifest import hash_file
 from crossrank.export import export_model
 from tests.artifacts import edit_manifest, make_artifact
 from tests.foreign_graphs import strip_artifact
+from tests.references import PROVEN_BY
 from tests.tiny_models import make_checkpoint
 
 QUERY = "Why is the sky red in the evening?"
@@ -275,7 +276,7 @@ def test_info_prints_every_fact(folder: Path, capsys: pytest.CaptureFixture[str]
         "20 tokens (as asked)",
         "WordPiece",
         "max |Δlogit|",
-        "against transformers",
+        f"against {PROVEN_BY}",
     ):
         assert fact in out
 

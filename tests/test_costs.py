@@ -96,7 +96,7 @@ def test_the_time_to_spend_is_kept(fixed_s: float, token_s: float, square_s: flo
     """For every model that can run the three batches and the first one in it."""
     machine = Machine(law(fixed_s, token_s, square_s))
     costs = machine.measure(budget_s=0.5)
-    assert machine.now <= 0.5
+    assert machine.now <= 0.5 + 1e-9  # a clock of sums
     assert 64 <= costs.max_tokens <= 2048
     assert min(costs.fixed_s, costs.token_s, costs.square_s) >= 0
 

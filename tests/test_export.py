@@ -33,6 +33,7 @@ from crossrank.export._cli import main as export_main
 from crossrank.export._graph import save_model
 from crossrank.models import load_registry
 from tests.checkpoint_files import files_of, read_tensors, sha256_of, write_tensors
+from tests.references import PROVEN_BY
 from tests.tiny_models import ARCHITECTURES, MAX_LENGTH, PAIRS, make_checkpoint, write_json
 
 # Scores of one graph loaded twice, or in another batch: float32 rounding at logits of standard deviation 1.5.
@@ -143,7 +144,7 @@ def test_manifest_has_the_parity_of_every_graph(artifact: Path) -> None:
     for variant in variants.values():
         parity = variant.parity
         assert parity is not None
-        assert parity.reference == f"transformers {transformers.__version__}"
+        assert parity.reference == PROVEN_BY
         assert parity.onnxruntime == onnxruntime.__version__
         assert parity.machine
         assert parity.pairs >= 64
@@ -508,7 +509,7 @@ def test_cli_prints_the_parity_table(bert: Path, tmp_path: Path, capsys: pytest.
     assert captured.out.startswith(f"tiny-bert -> {output}\n")
     assert "cpu fp32" in captured.out
     assert "portable fp32" in captured.out
-    assert "transformers" in captured.out
+    assert PROVEN_BY in captured.out
     assert captured.err == ""  # no terminal, no stages
 
 

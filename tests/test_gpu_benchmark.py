@@ -41,7 +41,7 @@ from crossrank.export._checkpoint import read_checkpoint
 from crossrank.export._config import read_config
 from crossrank.export._graph import save_model
 from crossrank.models import find_model
-from tests.references import reference
+from tests.references import needs_torch, reference
 from tests.tiny_models import PAIRS, make_checkpoint, transformers_logits
 
 torch, varlen = reference("torch"), reference("torch.nn.attention.varlen")
@@ -150,6 +150,7 @@ def test_the_usual_fused_graph_equals_transformers(tmp_path: Path, architecture:
     assert np.abs(logits - transformers_logits(model.folder, PAIRS)).max() <= TOLERANCE
 
 
+@needs_torch
 def test_peers_that_are_not_installed_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     opened, unavailable = open_peers(tiny_model(tmp_path), tmp_path)
@@ -524,6 +525,7 @@ def test_a_rehearsal_says_so_in_its_tables(tmp_path: Path) -> None:
 # All of a part
 
 
+@needs_torch
 def test_a_rehearsed_part_runs_every_contender_and_is_done_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ from crossrank.export import export_model
 from tests import tiny_models
 from tests.checkpoint_files import change_config, files_of
 from tests.optimum_models import make_checkpoint
+from tests.references import needs_torch
 from tests.tiny_models import MAX_LENGTH, PAIRS, transformers_logits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +38,7 @@ ARCHITECTURES = ("deberta-v2", "modernbert")
 # Without optimum, as here.
 
 
+@needs_torch
 def test_an_unknown_architecture_says_what_to_install(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "modernbert")
     for exporter in ("auto", "native"):

@@ -23,6 +23,7 @@ PROGRAM = Path(__file__).parent.parent / "models" / "crossrank-mini-en" / "train
 @pytest.fixture(scope="module")
 def program() -> SimpleNamespace:
     """The program's modules, which import each other as scripts beside each other do."""
+    pytest.importorskip("torch")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(PROGRAM)
         names = ("encoder", "pairs", "texts", "train", "vocabulary")
