@@ -1,20 +1,92 @@
 """The place of an artifact: its lock, the folder in the making beside it, and what a killed export left there."""
 
+import errno
 import os
 import shutil
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ._errors import InputError
-from ._file_lock import FileLock
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+# What a file system without locks gives: ENOSYS of Lustre, ENOLCK of NFS without its lock daemon.
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 # Nobody else's name: it is removed unseen.
 _WORK_SUFFIX = ".crossrank-tmp"
 
 
-def lock_of(target: Path) -> FileLock:
-    """The lock of who writes an artifact."""
-    return FileLock(lock_file(target))
+def wait_for_lock(target: Path) -> "BaseFileLock":
+    """Take the lock of who writes an artifact, once nobody else holds it. It falls with its process.
+
+    Returns:
+        What gives the lock back by `release`.
+
+    Raises:
+        InputError: As `try_lock`.
+        OSError: As `try_lock`.
+    """
+    lock = _take_lock(target, wait=True)
+    assert lock is not None, "it was waited for"
+    return lock
+
+
+def try_lock(target: Path) -> "BaseFileLock | None":
+    """As `wait_for_lock`, but None if another one holds the lock.
+
+    Raises:
+        InputError: If the lock's file is a link or no file, which may be put there to lead a write elsewhere; or if the
+            file system has no locks.
+        OSError: If the file cannot be made or opened.
+    """
+    return _take_lock(target, wait=False)
+
+
+def _take_lock(target: Path, *, wait: bool) -> "BaseFileLock | None":
+    from filelock import FileLock, Timeout
+
+    path = lock_file(target)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        kind = "a link" if path.is_symlink() else "no file"
+        raise InputError(f"{path} is {kind}, where a lock's own file belongs: remove it")
+    # A soft lock would outlive a process that is killed.
+    lock = FileLock(path, blocking=wait, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    except OSError as error:
+        if error.errno in _WITHOUT_LOCKS:
+            raise InputError(
+                f"{target} cannot be written: the file system of {target.parent} has no locks ({error.strerror}), and "
+                f"two exports could meet there; choose another folder: -o, cache_folder or $CROSSRANK_HOME"
+            ) from error
+        error.filename = error.filename or str(path)
+        raise
+    return lock
+
+
+def is_locked(target: Path) -> bool:
+    """Whether an artifact's lock is seen to be held. No file is made or changed, and reading it suffices."""
+    try:
+        descriptor = os.open(
+            lock_file(target), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        )
+    except OSError:
+        return False
+    from filelock import lock_descriptor, unlock_descriptor
+
+    try:
+        if not lock_descriptor(descriptor, blocking=False):
+            return True
+        unlock_descriptor(descriptor)  # closing it is not enough where a forked child has it open too
+    except OSError:  # a file system without locks, where nothing is exported
+        pass
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def lock_file(target: Path) -> Path:

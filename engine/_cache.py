@@ -10,7 +10,16 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from ._artifact_place import check_work_area, lock_file, lock_of, moved_aside, put_right, target_of, work_area
+from ._artifact_place import (
+    check_work_area,
+    is_locked,
+    lock_file,
+    moved_aside,
+    put_right,
+    target_of,
+    try_lock,
+    work_area,
+)
 from ._cache_root import place_of
 from ._errors import ArtifactError, InputError
 from ._fields import read_json_object
@@ -121,7 +130,7 @@ def prune_cache(root: Path, *, dry_run: bool = False) -> list[Removal]:
     removals = []
     for target in _targets(root):
         area = work_area(target)
-        if os.path.lexists(area) and not lock_of(target).is_held():
+        if os.path.lexists(area) and not is_locked(target):
             reason = "left by an export that was killed"
             if moved_aside(target).exists() and not target.exists():
                 reason += f"; {target.name}, which it had moved aside, is put back"
@@ -135,7 +144,7 @@ def prune_cache(root: Path, *, dry_run: bool = False) -> list[Removal]:
     for target in _targets(root):
         file = lock_file(target)
         nothing = not target.exists() and not os.path.lexists(work_area(target))
-        if nothing and file.is_file() and not lock_of(target).is_held():
+        if nothing and file.is_file() and not is_locked(target):
             removals.append(_removal(file.name, "a lock of no artifact", 0, dry_run, _locked(target, lambda: None)))
     _prune_records(root, dry_run=dry_run)
     return removals
@@ -212,7 +221,7 @@ def _describe(path: Path, records: dict[str, tuple[str, str]]) -> CachedArtifact
         size_bytes=_size(path),
         written=datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds"),
         age_s=time.time() - written,
-        exporting=lock_of(path).is_held(),
+        exporting=is_locked(path),
         damaged=False,
         useless=_useless(path, folder, key),
     )
@@ -275,8 +284,8 @@ def _locked(target: Path, act: Callable[[], object]) -> Callable[[], str | None]
     """What does something with an artifact's lock held, and the lock's file gone after it; says why it did not."""
 
     def run() -> str | None:
-        lock = lock_of(target)
-        if not lock.try_acquire():
+        lock = try_lock(target)
+        if lock is None:
             return "it is being exported"
         try:
             check_work_area(target)

@@ -10,7 +10,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from crossrank._artifact_place import check_work_area, lock_file, lock_of, moved_aside, put_right, work_area
+from crossrank._artifact_place import (
+    check_work_area,
+    lock_file,
+    moved_aside,
+    put_right,
+    try_lock,
+    wait_for_lock,
+    work_area,
+)
 from crossrank._errors import InputError
 from crossrank._fields import read_json_object
 from crossrank._manifest import MANIFEST_NAME, PROOF_NAME
@@ -40,16 +48,16 @@ def locked(target: Path, report: Report | None = None) -> Iterator[None]:
         report: Told when another export must be waited for.
 
     Raises:
-        InputError: If ``target`` or what is beside it cannot be written, here or inside the block; or if a link or
-            another user's folder is where ours belongs.
+        InputError: If ``target`` or what is beside it cannot be written, here or inside the block; if its file
+            system has no locks; or if a link or another user's folder is where ours belongs.
     """
-    lock = lock_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not lock.try_acquire():
+        lock = try_lock(target)
+        if lock is None:
             logger.info("waiting for another export of %s", target)
             with stage(report, "wait for another export"):
-                lock.acquire()
+                lock = wait_for_lock(target)
         try:
             check_work_area(target)
             put_right(target)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from crossrank import CrossEncoder, InputError
-from crossrank._artifact_place import lock_of, target_of, work_area
+from crossrank._artifact_place import target_of, wait_for_lock, work_area
 from crossrank._cache import list_cache, prune_cache, remove_from_cache
 from crossrank._cli import main
 from crossrank._verify import verify_artifact
@@ -71,8 +71,7 @@ def everything(root: Path) -> dict[str, int]:
 @contextmanager
 def being_exported(target: Path) -> Iterator[None]:
     """Hold an artifact as an export in another process does."""
-    lock = lock_of(target)
-    lock.acquire()
+    lock = wait_for_lock(target)
     try:
         (work_area(target) / "new").mkdir(parents=True)
         (work_area(target) / "new" / "half").write_text("half", encoding="utf-8")

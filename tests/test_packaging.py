@@ -160,9 +160,8 @@ def test_version_is_pyprojects(pyproject: dict[str, Any]) -> None:
 
 def test_base_and_export_extra_bring_no_torch_and_no_onnxruntime(pyproject: dict[str, Any]) -> None:
     project = pyproject["project"]
-    assert _names(project["dependencies"]) == {"numpy", "tokenizers"}
+    assert _names(project["dependencies"]) == {"filelock", "numpy", "tokenizers"}
     assert _names(project["optional-dependencies"]["export"]) == {
-        "filelock",
         "huggingface-hub",
         "ml-dtypes",
         "onnx",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from crossrank import InputError
+from crossrank._artifact_place import is_locked, lock_file, try_lock
 from crossrank.export._write import check_replaceable, locked, new_folder, swap_in, swap_in_two_steps
 
 
@@ -206,6 +207,90 @@ def test_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert most == 1
+
+
+def test_lock_is_held_by_one_process_and_falls_with_it(tmp_path: Path) -> None:
+    target = tmp_path / "artifact"
+    code = (
+        "import pathlib, time; from crossrank.export._write import locked\n"
+        f"with locked(pathlib.Path({str(target)!r})): print('held', flush=True); time.sleep(100)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert is_locked(target)
+        assert try_lock(target) is None
+        process.kill()
+    assert not is_locked(target)
+    with locked(target):
+        assert is_locked(target)
+    assert not is_locked(target)
+
+
+def test_lock_whose_file_its_holder_removed_is_taken_on_a_new_file(tmp_path: Path) -> None:
+    """As `crossrank cache remove` does. Else two would hold a lock, each on a file of its own."""
+    target, taken = tmp_path / "artifact", threading.Event()
+    end = threading.Event()
+
+    def wait() -> None:
+        with locked(target):
+            taken.set()
+            end.wait(10)
+
+    waiter = threading.Thread(target=wait)
+    with locked(target):
+        waiter.start()
+        assert not taken.wait(0.1)
+        lock_file(target).unlink()
+    try:
+        assert taken.wait(10)
+        assert try_lock(target) is None
+    finally:
+        end.set()
+        waiter.join()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock there")
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_file_system_without_locks_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    target = tmp_path / "cache" / "artifact"
+    for _ in range(2):  # nor does the first one leave what the second one waits for
+        with (
+            pytest.raises(InputError, match=rf"the file system of {target.parent} has no locks \(.*CROSSRANK_HOME"),
+            locked(target),
+        ):
+            pass
+    assert not is_locked(target)
+    assert set(names(target.parent)) <= {".artifact.lock"}
+    monkeypatch.undo()
+    with locked(target):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock there")
+def test_another_error_of_locking_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(InputError, match=r"Input/output error \(.*\.artifact\.lock\)"), locked(tmp_path / "artifact"):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_pipe_in_the_place_of_a_lock_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".artifact.lock")
+    with (
+        pytest.raises(InputError, match=r"lock is no file, where a lock's own file belongs"),
+        locked(tmp_path / "artifact"),
+    ):
+        pass
 
 
 def test_waiting_for_another_export_is_told(tmp_path: Path) -> None:
