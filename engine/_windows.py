@@ -67,8 +67,9 @@ class Windows:
         >>> Windows(3, overlap=1).counts(np.array([0, 3, 4, 100], np.int32), 3)
         array([1, 1, 2, 3])
         """
-        counts = 1 + np.maximum(0, -(-(lengths.astype(np.intp) - size) // (size - self.overlap)))
-        return np.minimum(counts, min(self.most, int(counts.max(initial=1))))
+        counts: NDArray[np.intp] = 1 + np.maximum(0, -(-(lengths.astype(np.intp) - size) // (size - self.overlap)))
+        counts = np.minimum(counts, min(self.most, int(counts.max(initial=1))))
+        return counts
 
     def cut(self, documents: Tokens, size: int) -> tuple[Tokens, NDArray[np.intp]]:
         """The windows of all documents, and how many each has, at least one.

@@ -319,9 +319,13 @@ def test_an_exception_anywhere_in_a_call_that_is_refused_leaves_nothing(
     model, session = open_model(folder, 1, max_queue_tokens=10)
     gate, expected = allocate_lock(), model.score(QUERY, THEIRS)
 
+    def pass_the_gate(batch: PackedPairs) -> None:
+        with gate:
+            pass
+
     def ask() -> None:
         gate.acquire()
-        session.before = lambda batch: gate.__enter__() and gate.release()
+        session.before = pass_the_gate
         calls.append(pool.submit(model.score, QUERY, THEIRS))
         while not model.stats().waiting_tokens:
             time.sleep(0)
