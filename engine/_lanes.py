@@ -62,5 +62,7 @@ class Lanes:
         """
         try:
             return [self._pool.submit(job)]
-        except RuntimeError:
+        except RuntimeError as error:
+            if error.__context__ is not None:  # thrown into the start of a thread, which then released what it had not
+                raise error.__context__ from None
             return []

@@ -16,6 +16,7 @@ from ._tokenize import PairTokenizer
 # A folder that is replaced while it is read is read again: so often, with so many seconds between.
 _TRIES = 10
 _PAUSE_S = 0.02
+_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +64,26 @@ def open_model(place: Path, asked: Device | None, precision: str, threads: Threa
     file = None if place.is_dir() else place.parent.resolve() / place.name
     folder = place.resolve() if file is None else settings_folder(file)
     name = None if file is None else file.relative_to(folder)
-    for left in reversed(range(_TRIES)):
-        reason: object = "it is replaced again and again"
+    until, failures = time.monotonic() + _PATIENCE_S, 0
+    while True:
+        last = time.monotonic() > until
         try:
-            model = _open_once(folder, name, asked, precision, threads, last=not left)
+            model = _open_once(folder, name, asked, precision, threads, last=last)
         except OSError as error:
             if isinstance(error, CrossrankError):
                 raise
-            model, reason = None, error
+            model, failures = None, failures + 1
+            if failures == _TRIES:
+                raise _unreadable(folder, error) from error
         if model is not None:
             return model
+        if last:
+            raise _unreadable(folder, "it is replaced again and again")
         time.sleep(_PAUSE_S)
-    raise ArtifactError(f"{folder} cannot be read: {reason}; load it when nothing changes it")
+
+
+def _unreadable(folder: Path, reason: object) -> ArtifactError:
+    return ArtifactError(f"{folder} cannot be read: {reason}; load it when nothing changes it")
 
 
 def _open_once(

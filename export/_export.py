@@ -32,7 +32,7 @@ from ._optimum import INSTALL_OPTIMUM, optimum_version, read_optimum
 from ._refusal import Advise, describe_failure, refusal_error
 from ._report import Report, stage
 from ._settings import write_settings, write_tokenizer
-from ._targets import Order, Target, target_file
+from ._targets import Order, Target, in_order, target_file
 from ._texts import load_pairs
 from ._write import ENGINES, link_engines, link_files, new_folder, swap_in
 
@@ -115,11 +115,11 @@ def make_artifact(
                 ),
                 head=blueprint.head,
                 inputs=blueprint.inputs,
-                variants=tuple(bench.proven[target] for target in sorted(bench.proven)),
+                variants=tuple(bench.proven[target] for target in in_order(bench.proven)),
                 files=_record_files(work, taken or {}),
                 crossrank=version,
                 exporter=blueprint.exporter,
-                refused=tuple(bench.refused[target] for target in sorted(bench.refused)),
+                refused=tuple(bench.refused[target] for target in in_order(bench.refused)),
             )
             write_manifest(work, manifest)
             swap_in(work, target_folder)
@@ -229,7 +229,7 @@ class _Bench:
 
     def failure(self, unmet: Collection[Target], advise: Advise) -> ModelError:
         """The error for graphs that were asked for and do not hold."""
-        refused = [self.refused[target] for target in sorted(unmet) if target in self.refused]
+        refused = [self.refused[target] for target in in_order(unmet) if target in self.refused]
         errors = {str(error): error for target, error in self._errors.items() if target in unmet}
         if len(errors) == 1 and all(refusal.target in self._errors for refusal in refused):
             return next(iter(errors.values()))

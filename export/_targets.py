@@ -1,6 +1,6 @@
 """Which graphs an export makes, and what their files are called."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from crossrank._errors import InputError
@@ -147,6 +147,11 @@ def choose_targets(
     if barren:
         raise InputError(f"{', '.join(barren)} leads to no graph; the {maker} exporter makes {_makes(maker)}")
     return targets
+
+
+def in_order(targets: Iterable[Target]) -> list[Target]:
+    """Graphs in the order of `VARIANTS` and `PRECISIONS`."""
+    return sorted(targets, key=lambda target: (VARIANTS.index(target[0]), PRECISIONS.index(target[1])))
 
 
 def _makes(maker: str) -> str:
