@@ -3,9 +3,10 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,7 +218,10 @@ class Runner:
         if few and session is own and took > _SHARE_FROM_S:
             self._slow_s += took
             if self._slow_s > self._opening_s and not self._opening.locked():
-                Lanes(2).submit(self._open_sharing)  # on a thread of its own, since the pool's are other calls' lanes
+                # On a thread of its own, since the lanes are other calls'. The interpreter waits for it at its end, or
+                # onnxruntime would call abort(), taken from under it.
+                with suppress(RuntimeError):  # where no thread can be had, a call goes on without
+                    Thread(target=self._open_sharing, name="crossrank-sharing", daemon=False).start()
 
     def _open_sharing(self) -> None:
         if not self._opening.acquire(blocking=False):

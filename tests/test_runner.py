@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -227,3 +229,18 @@ def test_a_file_that_is_no_longer_the_same_is_not_opened_again(
     (message,) = caplog.messages  # tried once
     assert "a single document keeps to one thread" in message
     assert str(path) in message
+
+
+def test_a_process_that_ends_while_the_sharing_session_opens_ends_well() -> None:
+    """onnxruntime ends the process by abort() when the interpreter takes a thread from under it."""
+    code = (
+        "import crossrank._runner; from crossrank import CrossEncoder\n"
+        "crossrank._runner._SHARE_FROM_S = 0\n"
+        "model = CrossEncoder(device='cpu', threads=2)\n"
+        "runner = model._scorer.runner; runner._opening_s = 0.0\n"
+        "model.score('a query', ['a document'])\n"
+        "assert runner._opening.locked() and runner._sharing is None"
+    )
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
