@@ -6,6 +6,7 @@ that a call comes by, and whatever it hit, its neighbours get their scores, noth
 
 import math
 import random
+import signal
 import sys
 import sysconfig
 import threading
@@ -29,7 +30,7 @@ from crossrank import Closed, CrossEncoder, Overloaded
 from crossrank._pairs import PackedPairs
 from tests.artifacts import make_artifact
 
-WAIT_S = 30
+WAIT_S, HUNG_S = 30, 120
 QUERY = "the sea"
 WORDS = ["the", "sea", "is", "calm", "and", "a", "knife", "cuts", "bread", "while", "ships", "wait", "in", "fog"]
 MINE = [" ".join(WORDS[:length]) for length in (12, 12, 12, 7, 7, 3)]
@@ -73,9 +74,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for another does not look whether that is still there."""
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Who waits for another does not look whether that is still there: what is lost makes a test hang, which ends it."""
     monkeypatch.setattr(crossrank._scheduler, "_PATIENCE_S", 1_000)
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, hung)
+    signal.setitimer(signal.ITIMER_REAL, HUNG_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def hung(number: int, frame: FrameType | None) -> None:
+    raise TimeoutError(f"nothing has come of it for {HUNG_S} s")
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_a_thousand_alarms_end_their_own_calls_only(folder: Path, threads: int) 
 def test_twenty_thousand_alarms_end_their_own_calls_only(folder: Path, threads: int) -> None:
     records: list[CallRecord] = []
     model, _ = open_model(folder, threads, on_call=records.append)
-    storm(model, 20_000, 0.001, records)
+    storm(model, 20_000, 0.0005, records)
 
 
 def test_alarms_while_onnxruntime_runs_are_not_its_failures(folder: Path) -> None:
