@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Who waits for another does not look whether that is still there: what is lost makes a test hang, which ends it."""
+    """Who waits for another does not look whether that is still there: what is lost makes a test hang, which fails."""
     monkeypatch.setattr(crossrank._scheduler, "_PATIENCE_S", 1_000)
     if not hasattr(signal, "setitimer"):
         yield
