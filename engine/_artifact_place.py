@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # What a file system without locks gives: ENOSYS of Lustre, ENOLCK of NFS without its lock daemon.
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+# How a lock's file is opened: not through a link, and without waiting at a pipe.
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 # Nobody else's name: it is removed unseen.
 _WORK_SUFFIX = ".crossrank-tmp"
 
@@ -54,6 +56,8 @@ def _take_lock(target: Path, *, wait: bool) -> "BaseFileLock | None":
     # A soft lock would outlive a process that is killed.
     lock = FileLock(path, blocking=wait, fallback_to_soft=False)
     try:
+        # Made here, since the lock waits where the system makes no such file, as in /proc.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o666))
         lock.acquire()
     except Timeout:
         return None
@@ -71,9 +75,7 @@ def _take_lock(target: Path, *, wait: bool) -> "BaseFileLock | None":
 def is_locked(target: Path) -> bool:
     """Whether an artifact's lock is seen to be held. No file is made or changed, and reading it suffices."""
     try:
-        descriptor = os.open(
-            lock_file(target), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        )
+        descriptor = os.open(lock_file(target), os.O_RDONLY | _NO_LINKS)
     except OSError:
         return False
     from filelock import lock_descriptor, unlock_descriptor
