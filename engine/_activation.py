@@ -166,7 +166,7 @@ def apply_activation(activation: ActivationFunction, logits: Floats) -> Floats:
         InputError: If the function gives another shape than it got.
     """
     try:
-        result = activation(logits)
+        result = activation(logits.copy())  # a function that works in place may fail half-way, and is asked again
     except (TypeError, AttributeError):
         if sys.modules.get("torch") is None or isinstance(activation, TorchActivation):
             raise

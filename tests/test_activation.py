@@ -242,6 +242,16 @@ def test_a_function_that_changes_its_array_changes_no_ranking(folders: dict[int,
     assert [hit["corpus_id"] for hit in found] == expected
 
 
+def test_a_function_that_works_in_place_is_applied_once(folders: dict[int, Path]) -> None:
+    def halved(logits: Any) -> Any:
+        logits /= 2
+        return torch.sigmoid(logits)
+
+    model = crossrank.CrossEncoder(folders[1])
+    expected = model.predict(PAIRS, activation_fn=lambda logits: torch.sigmoid(logits / 2))
+    np.testing.assert_allclose(model.predict(PAIRS, activation_fn=halved), expected, atol=1e-6)
+
+
 def test_an_error_of_the_callers_function_is_theirs(folders: dict[int, Path]) -> None:
     def broken(logits: Any) -> Any:
         return logits.no_such_method()
