@@ -50,6 +50,9 @@ def stamp_files(folder: Path) -> dict[str, Stamp]:
     stamps = {}
     for place in places:
         found = {path.name: path for path in place.iterdir() if path.suffix in _SUFFIXES and path.is_file()}
+        # Refused when the checkpoint is read, so they must not go by unseen.
+        templates = (place / "additional_chat_templates").glob("*.jinja")
+        found |= {f"{path.parent.name}/{path.name}": path for path in templates if path.is_file()}
         lazy = any(name.endswith(".safetensors") for name in found)
         stem = WEIGHT_FILES[1].removesuffix(".bin")
         for name, path in found.items():

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from crossrank import CheckpointError, CrossEncoder
+from crossrank import CheckpointError, CrossEncoder, UnsupportedModelError
 from crossrank.export import export_model
 from crossrank.export._cache import describe_source
 from crossrank.export._content import Stamp, hash_files, read_known, settled, stamp_files
@@ -103,6 +103,18 @@ def test_files_that_an_export_may_read_count(checkpoint: Path, name: str) -> Non
     with (checkpoint / name).open("ab") as file:
         file.write(b"\n")
     assert key_of(checkpoint) != before
+
+
+def test_chat_template_that_was_added_to_a_cached_checkpoint_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSRANK_HOME", str(tmp_path / "cache"))
+    CrossEncoder(checkpoint, device="cpu")
+    templates = checkpoint / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "rerank.jinja").write_text("{{ query }}")
+    with pytest.raises(UnsupportedModelError, match="additional_chat_templates: a chat template"):
+        CrossEncoder(checkpoint, device="cpu")
 
 
 def test_pytorch_weights_count_where_there_are_no_others(checkpoint: Path) -> None:
