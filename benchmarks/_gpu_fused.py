@@ -7,18 +7,15 @@ https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/python/tools/tran
 """
 
 import numpy as np
-import onnx
 from onnx import helper
 
 from crossrank.export._config import EncoderConfig
-from crossrank.export._graph import Graph
+from crossrank.export._graph import Graph, Model
 from crossrank.export._layers import head_logits
 from crossrank.export._weights import EncoderWeights, Linear, Norm
 
 
-def build_fused(
-    weights: EncoderWeights, config: EncoderConfig, *, dtype: type[np.float32 | np.float16]
-) -> onnx.ModelProto:
+def build_fused(weights: EncoderWeights, config: EncoderConfig, *, dtype: type[np.float32 | np.float16]) -> Model:
     """The graph of a BERT, or of an ELECTRA whose embeddings are as wide as its layers; GELU is exact.
 
     Its inputs are int32 [pairs, tokens]: input_ids, token_type_ids and attention_mask, right-padded.

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnx
 
 from crossrank._session import Device
 from crossrank._threads import ThreadCount, resolve_threads
 from crossrank.export._build import build_cuda, build_portable
 from crossrank.export._checkpoint import Checkpoint, read_checkpoint
-from crossrank.export._graph import save_model
+from crossrank.export._graph import Model, save_model
 from crossrank.models import RegisteredModel, find_model
 
 from ._gpu_fused import build_fused
@@ -161,7 +160,7 @@ def write_graph(model: GpuModel, kind: GraphKind, folder: Path) -> Path:
     """
     weights, config = model.checkpoint.weights, model.checkpoint.config
     types, dtype, twin = model.checkpoint.inputs.token_types, model.dtype, model.place.rehearse
-    build: dict[GraphKind, Callable[[], onnx.ModelProto]] = {
+    build: dict[GraphKind, Callable[[], Model]] = {
         "packed": lambda: build_cuda(weights, config, token_types=types, dtype=dtype, twin=twin),
         "padded": lambda: build_portable(weights, config, token_types=types, dtype=dtype),
         "fused": lambda: build_fused(weights, config, dtype=dtype),

@@ -21,7 +21,7 @@ from crossrank._threads import available_threads
 from ._cache import CheckpointSource, check_folder, describe_source, find_graphs, fingerprint
 from ._refusal import Advise, advise_export, advise_model, refusal_error
 from ._report import Report, stage, terminal_report
-from ._targets import Order, Target, choose_targets, order_for_model, order_targets
+from ._targets import Order, Target, choose_targets, in_order, order_for_model, order_targets
 from ._tensorrt import TENSORRT, build_engines, require_tensorrt, tensorrt_target
 
 logger = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ def _missing(wanted: Order, present: Manifest, source: CheckpointSource, advise:
     hopeless = wanted.unmet(held | {target for line in wanted.lines for target in line if target not in refused})
     if hopeless:
         subject = f"{source.name}: when it was exported, graphs left their bounds"
-        raise refusal_error(subject, [refused[target] for target in sorted(hopeless)], advise(held, None))
+        raise refusal_error(subject, [refused[target] for target in in_order(hopeless)], advise(held, None))
     return wanted.next(held, refused)
 
 

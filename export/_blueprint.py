@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from crossrank._model_folder import ModelFolder
 from crossrank._tokenize import PairTokenizer
 
 from ._targets import Target
+
+Pairs: TypeAlias = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +27,8 @@ class Blueprint:
         tokenizer: The tokenizer.
         head: What the logits mean.
         inputs: What the graphs expect.
-        build: Writes the graph of a target to a path, large weights beside it.
-        build_twin: Writes what stands for the graph in the proof where a CPU cannot run it; False if it can.
+        build: Writes the graph of a target to a path, large weights beside it. Gives the path of what stands
+            for it in the proof where a CPU cannot run it, a file beside it, else None.
         reference: Gives the name and the logits of what the graphs are held against, float32 [pairs, labels], of
             pairs of texts and the artifact's tokenizer.json.
     """
@@ -35,6 +38,5 @@ class Blueprint:
     tokenizer: PairTokenizer
     head: Head
     inputs: Inputs
-    build: Callable[[Target, Path], None]
-    build_twin: Callable[[Target, Path], bool]
-    reference: Callable[[Sequence[tuple[str, str]], Path], tuple[str, NDArray[np.float32]]]
+    build: Callable[[Target, Path], Path | None]
+    reference: Callable[[Pairs, Path], tuple[str, NDArray[np.float32]]]

@@ -6,7 +6,6 @@ cuda      packed tokens without padding, fused attention, [CLS] rows alone after
 """
 
 import numpy as np
-import onnx
 
 from ._attention import (
     cls_attention,
@@ -19,7 +18,7 @@ from ._attention import (
     valid_from_mask,
 )
 from ._config import EncoderConfig
-from ._graph import Graph
+from ._graph import Graph, Model
 from ._layers import Dense, add_and_norm, embed, feed_forward, float_dense, head_logits
 from ._relative_position import relative_bias
 from ._weights import EncoderWeights
@@ -29,7 +28,7 @@ FloatType = type[np.float32 | np.float16]
 
 def build_portable(
     weights: EncoderWeights, config: EncoderConfig, *, token_types: bool, dtype: FloatType = np.float32
-) -> onnx.ModelProto:
+) -> Model:
     """A graph for any runtime: the names and operators that others know."""
     graph = Graph(dtype)
     for name in ("input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])):
@@ -82,7 +81,7 @@ def write_cpu(graph: Graph, weights: EncoderWeights, config: EncoderConfig, *, t
     head_logits(graph, row, weights.head, contrib=True)
 
 
-def build_cpu(weights: EncoderWeights, config: EncoderConfig, *, token_types: bool) -> onnx.ModelProto:
+def build_cpu(weights: EncoderWeights, config: EncoderConfig, *, token_types: bool) -> Model:
     """The graph for onnxruntime's CPU provider in float32."""
     graph = Graph(opset=23)
     write_cpu(graph, weights, config, token_types=token_types, apply=float_dense)
@@ -96,7 +95,7 @@ def build_cuda(
     token_types: bool,
     dtype: FloatType = np.float16,
     twin: bool = False,
-) -> onnx.ModelProto:
+) -> Model:
     """The graph for onnxruntime's CUDA provider, or its CPU-runnable twin, which differs in attention alone."""
     graph = Graph(dtype)
     for name in ("input_ids", "position_ids", *(["token_type_ids"] if token_types else [])):

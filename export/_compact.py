@@ -9,6 +9,7 @@ from ._graph import Graph
 # A matrix with fewer values, or with fewer to a scale, stays in float32: there is little to save.
 _LEAST_VALUES = 4096
 _LEAST_PER_SCALE = 16
+_PART_VALUES = 1 << 22
 
 Floats = NDArray[np.float32]
 
@@ -27,9 +28,17 @@ def quantize(values: Floats, axis: int) -> tuple[NDArray[np.int8], Floats]:
     >>> quantize(np.array([[0.0, 127.0], [2.0, -254.0]], np.float32), axis=1)[0].tolist()
     [[0, 127], [1, -127]]
     """
-    peaks = np.maximum(np.abs(values).max(axis=axis, keepdims=True), np.finfo(np.float32).tiny)
-    scales = peaks / np.float32(127)
-    return np.rint(values / scales).astype(np.int8), scales
+    along = axis % values.ndim
+    across = 0 if along else values.ndim - 1  # parts of another axis, so that no temporary is as large as a table
+    step = max(1, _PART_VALUES * values.shape[across] // max(1, values.size))
+    quantized = np.empty(values.shape, np.int8)
+    scales = np.empty([1 if i == along else n for i, n in enumerate(values.shape)], np.float32)
+    for start in range(0, values.shape[across], step):
+        part = tuple(slice(start, start + step) if i == across else slice(None) for i in range(values.ndim))
+        peaks = np.maximum(np.abs(values[part]).max(axis=along, keepdims=True), np.finfo(np.float32).tiny)
+        scales[part] = peaks / np.float32(127)
+        quantized[part] = np.rint(values[part] / scales[part])
+    return quantized, scales
 
 
 class CompactGraph(Graph):

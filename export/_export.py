@@ -1,32 +1,27 @@
 """Checkpoint to artifact: resolve, read, build a graph per target, prove each, write at once."""
 
-import logging
+import ctypes
+import sys
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from importlib import metadata
 from pathlib import Path
-
-import numpy as np
 
 from crossrank._errors import ModelError, UnsupportedModelError
 from crossrank._manifest import PROOF_NAME, FileRecord, Manifest, Refusal, Source, Variant, hash_file, write_manifest
 from crossrank._model_folder import read_model_folder
-from crossrank._pairs import PairSource
-from crossrank._parity import BOUNDS
-from crossrank._plan import plan_batches
+from crossrank._parity import BOUNDS, Parity
 from crossrank._proof import Proof, measure_parity, read_proof, write_proof
 from crossrank._runner import Runner
 from crossrank._scoring import Scorer
-from crossrank._session import Device, Session
+from crossrank._session import Device
 from crossrank._threads import ThreadCount, available_threads
 from crossrank.models import RegisteredModel
 
 from ._blueprint import Blueprint
 from ._cache import CheckpointSource, check_unchanged, fetch_checkpoint, fingerprint
 from ._config import ARCHITECTURES
-from ._half import keep_in_float32
 from ._native import read_native
 from ._optimum import INSTALL_OPTIMUM, optimum_version, read_optimum
 from ._refusal import Advise, describe_failure, refusal_error
@@ -36,7 +31,8 @@ from ._targets import Order, Target, in_order, target_file
 from ._texts import load_pairs
 from ._write import ENGINES, link_engines, link_files, new_folder, swap_in
 
-logger = logging.getLogger(__name__)
+# Graphs of more bytes together are proven one after the other.
+_LARGE_BYTES = 512 * 1024 * 1024
 
 
 def make_artifact(
@@ -209,23 +205,24 @@ class _Bench:
 
     def make(self, targets: Sequence[Target]) -> None:
         """Build graphs, prove each, and remove those that do not hold."""
-        built = []
+        built: dict[Target, Path | None] = {}
         for target in targets:
             with stage(self._report, f"build {' '.join(target)}"):
                 try:
-                    self._blueprint.build(target, self._work / target_file(target))
+                    built[target] = self._blueprint.build(target, self._path(target))
                 except ModelError as error:
                     self._fail(target, error)
-                else:
-                    built.append(target)
+                _give_memory_back(self._path(target))
         if not built:
             return
         proof = self._reference()
-        # Side by side, each on its share of the threads: loading a graph keeps one core busy at most.
-        workers = max(1, min(len(built), available_threads().count))
+        # Side by side, each on its share of the threads, since loading a graph keeps one core busy at most; large
+        # ones one after the other, for the memory.
+        sizes = [file.stat().st_size for target in built for file in _files_of(self._path(target))]
+        workers = 1 if sum(sizes) > _LARGE_BYTES else min(len(built), available_threads().count)
         threads = ThreadCount(available_threads().count // workers, "a share of the proof's")
         with stage(self._report, "prove the graphs"), ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda target: self._prove(target, proof, threads), built))
+            list(pool.map(lambda target: self._prove(target, built[target], proof, threads), built))
 
     def failure(self, unmet: Collection[Target], advise: Advise) -> ModelError:
         """The error for graphs that were asked for and do not hold."""
@@ -247,54 +244,53 @@ class _Bench:
             write_proof(self._work, self._proof)
         return self._proof
 
-    def _prove(self, target: Target, proof: Proof, threads: ThreadCount) -> None:
+    def _prove(self, target: Target, stand_in: Path | None, proof: Proof, threads: ThreadCount) -> None:
         try:
-            variant = _measure(self._blueprint, proof, self._work, target, threads)
+            parity = _measure(self._blueprint, proof, target, stand_in or self._path(target), threads)
         except ModelError as error:
             self._fail(target, error)
             return
-        problems = variant.parity.problems(BOUNDS[variant.precision]) if variant.parity else []
+        finally:
+            _give_memory_back(self._path(target))
+            if stand_in is not None:
+                _remove(stand_in)
+        problems = parity.problems(BOUNDS[target[1]])
         if not problems:
-            self.proven[target] = variant
+            self.proven[target] = Variant(*target, file=target_file(target), parity=parity)
             return
-        self.refused[target] = Refusal(*target, problems=tuple(problems), parity=variant.parity)
-        self._remove(target)
+        self.refused[target] = Refusal(*target, problems=tuple(problems), parity=parity)
+        _remove(self._path(target))
 
     def _fail(self, target: Target, error: ModelError) -> None:
         self.refused[target], self._errors[target] = describe_failure(target, error), error
-        self._remove(target)
+        _remove(self._path(target))
 
-    def _remove(self, target: Target) -> None:
-        path = self._work / target_file(target)
-        for file in (path, path.with_name(f"{path.name}_data")):
-            file.unlink(missing_ok=True)
+    def _path(self, target: Target) -> Path:
+        return self._work / target_file(target)
 
 
-def _measure(blueprint: Blueprint, proof: Proof, work: Path, target: Target, threads: ThreadCount) -> Variant:
-    """Parity of a graph, or of its CPU-runnable twin, with the reference."""
-    variant = Variant(*target, file=target_file(target))
-    twin = work / f"twin_{'_'.join(target)}.onnx"  # another graph may be proven meanwhile
-    try:
-        by_twin = blueprint.build_twin(target, twin)
-        if by_twin:
-            peaks = partial(_peaks, blueprint, proof, threads)
-            kept = keep_in_float32(work / variant.file, twin, peaks)
-            if kept:
-                logger.warning("%s: %d nodes stay in float32, float16 would overflow", variant.name, len(kept))
-        path, padded = twin if by_twin else work / variant.file, variant.variant != "cpu"
-        runner = Runner(path, blueprint.inputs, Device("cpu"), threads, padded=padded, packed=by_twin)
-        scorer = Scorer(blueprint.tokenizer, runner, blueprint.inputs.max_length, blueprint.head.labels)
-        return replace(variant, parity=measure_parity(proof, scorer, target[1], graph="twin" if by_twin else "graph"))
-    finally:
-        for file in work.glob(f"{twin.name}*"):
-            file.unlink()
+def _files_of(path: Path) -> list[Path]:
+    """A graph's file, and that of its weights if they have one of their own."""
+    return [file for file in (path, path.with_name(f"{path.name}_data")) if file.exists()]
 
 
-def _peaks(blueprint: Blueprint, proof: Proof, threads: ThreadCount, path: Path, names: list[str]) -> dict[str, float]:
-    """The largest value of each output of a graph over the proof's pairs."""
-    session, tokenizer = Session(path, blueprint.inputs, Device("cpu"), threads.count), blueprint.tokenizer
-    queries, documents = zip(*proof.pairs, strict=True)
-    tokens = tokenizer.encode(queries, "query"), tokenizer.encode(documents, "document")
-    pairs = PairSource(tokenizer.template, *tokens, np.arange(len(proof.pairs)), blueprint.inputs.max_length)
-    runs = [session.outputs(pairs.batch(index), names) for index in plan_batches(pairs.lengths)]
-    return {name: float(np.max(values)) for name, values in zip(names, zip(*runs, strict=True), strict=True)}
+def _remove(path: Path) -> None:
+    for file in _files_of(path):
+        file.unlink()
+
+
+def _give_memory_back(path: Path) -> None:
+    """Let a large graph's freed memory go back to the system: glibc keeps what came in pieces of less than 32 MB."""
+    if sys.platform == "linux" and sum(file.stat().st_size for file in _files_of(path)) > _LARGE_BYTES // 4:
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def _measure(blueprint: Blueprint, proof: Proof, target: Target, path: Path, threads: ThreadCount) -> Parity:
+    """Parity of a graph, or of what stands for it on a CPU, with the reference."""
+    variant, precision = target
+    packed = variant == "cuda"
+    runner = Runner(path, blueprint.inputs, Device("cpu"), threads, padded=variant != "cpu", packed=packed)
+    scorer = Scorer(blueprint.tokenizer, runner, blueprint.inputs.max_length, blueprint.head.labels)
+    return measure_parity(proof, scorer, precision, graph="twin" if packed else "graph")

@@ -1,19 +1,63 @@
-"""A small writer of ONNX graphs: nodes in order, weights once, names that say what they are."""
+"""A small writer of ONNX graphs: nodes in order, weights once, names that say what they are.
 
-from collections.abc import Sequence
+Large weights stay the arrays that they are until a graph is written, one after the other: neither a graph nor its file
+is ever held in memory as a whole.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 # LayerNormalization came with opset 17, and with it what onnxruntime, OpenVINO and TensorRT have had for years;
 # Attention with opset 23. Each belongs to the IR version of its time.
 _IR_VERSIONS = {17: 8, 23: 11}
-# A protobuf message ends at 2 GiB; beyond this many bytes the weights go to a file of their own.
-EXTERNAL_DATA_BYTES = 1_800_000_000
+# Beyond this many bytes the weights go to a file of their own, which onnxruntime maps instead of reading it: a session
+# takes a third of the time and an eighth of the memory to open. A protobuf message ends at 2 GiB anyway.
+EXTERNAL_DATA_BYTES = 500_000_000
+# A weight of more bytes is large.
+_LARGE_BYTES = 1024
+# Where a weight of external data begins: mapping wants pages, 64 KiB on Windows.
+_PAGE_BYTES = 4096
+_WINDOWS_PAGE_BYTES = 65536
+_WRITTEN_BYTES = 16 * 1024 * 1024  # at a time, of a weight that must be laid out or rounded first
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A finished graph.
+
+    Attributes:
+        proto: All of it but the values of large weights, which its initializers name with type and shape.
+        arrays: Those values by name, in any layout, and in float32 where the initializer says float16.
+    """
+
+    proto: onnx.ModelProto
+    arrays: dict[str, NDArray[Any]]
+
+    @property
+    def graph(self) -> onnx.GraphProto:
+        """Its nodes, inputs, outputs and weights."""
+        return self.proto.graph
+
+    def value(self, tensor: onnx.TensorProto) -> NDArray[Any]:
+        """The value of one of its initializers, float32 where that is more than is declared."""
+        stored = self.arrays.get(tensor.name)
+        return numpy_helper.to_array(tensor) if stored is None else stored
+
+    def whole(self) -> onnx.ModelProto:
+        """A copy with all values in it, for small models."""
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self.proto)
+        for tensor in copy.graph.initializer:
+            if tensor.name in self.arrays:
+                tensor.raw_data = b"".join(map(bytes, _parts(self.arrays[tensor.name], _dtype(tensor))))
+        return copy
 
 
 class Graph:
@@ -32,6 +76,7 @@ class Graph:
         self._graph = self._model.graph
         self._graph.name = "crossrank"
         self._names: set[str] = set()
+        self._arrays: dict[str, NDArray[Any]] = {}
 
     def input(self, name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> str:
         """Declare an input; names in ``shape`` are free dimensions."""
@@ -56,16 +101,22 @@ class Graph:
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """A constant as it is; the same name gives the same constant."""
-        if name not in self._names:
-            self._names.add(name)
-            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-            self._graph.initializer.add(name=name, data_type=kind, dims=value.shape, raw_data=value.tobytes())
-        return name
+        return self._constant(name, value, value.dtype)
 
     def weight(self, name: str, value: NDArray[np.float32]) -> str:
         """A constant in the graph's own float type."""
-        with np.errstate(over="ignore"):  # infinities are looked for where float16 is chosen
-            return self.constant(name, value.astype(self.dtype, copy=False))
+        return self._constant(name, value, self.dtype)
+
+    def _constant(self, name: str, value: NDArray[Any], dtype: np.dtype[Any]) -> str:
+        if name not in self._names:
+            self._names.add(name)
+            kind = helper.np_dtype_to_tensor_dtype(dtype)
+            tensor = self._graph.initializer.add(name=name, data_type=kind, dims=value.shape)
+            if value.size * dtype.itemsize > _LARGE_BYTES:
+                self._arrays[name] = value
+            else:
+                tensor.raw_data = b"".join(map(bytes, _parts(value, dtype)))
+        return name
 
     def lookup(self, name: str, table: NDArray[np.float32], rows: str) -> str:
         """Rows of a large constant table, by their numbers."""
@@ -79,23 +130,96 @@ class Graph:
         """A constant of the graph's float type, without dimensions."""
         return self.weight(f"scalar_{value}", np.array(value, np.float32))
 
-    def model(self) -> onnx.ModelProto:
+    def model(self) -> Model:
         """The finished model."""
         if len(self._model.opset_import) == 1 and any(node.domain for node in self._graph.node):
             self._model.opset_import.add(domain="com.microsoft", version=1)
-        return self._model
+        return Model(self._model, self._arrays)
 
 
-def save_model(model: onnx.ModelProto, path: Path, *, limit_bytes: int = EXTERNAL_DATA_BYTES) -> list[Path]:
+def save_model(model: Model, path: Path, *, limit_bytes: int = EXTERNAL_DATA_BYTES) -> list[Path]:
     """Write a model, its weights in ``NAME.onnx_data`` beside it when they exceed ``limit_bytes``.
 
     Returns:
         The files written.
     """
-    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if size <= limit_bytes:
-        path.write_bytes(model.SerializeToString())
+    large = [tensor for tensor in model.graph.initializer if tensor.name in model.arrays]
+    if sum(map(_size, large)) <= limit_bytes:
+        _write_whole(model, large, path)
         return [path]
     data = path.with_name(path.name + "_data")
-    onnx.save_model(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)
+    outline = onnx.ModelProto()
+    outline.CopyFrom(model.proto)
+    with data.open("wb") as file:
+        for tensor in outline.graph.initializer:
+            if tensor.name in model.arrays:
+                size = _size(tensor)
+                page = _WINDOWS_PAGE_BYTES if size > 2**20 else _PAGE_BYTES if size > _PAGE_BYTES else 1
+                file.write(bytes(-file.tell() % page))
+                tensor.data_location = TensorProto.EXTERNAL
+                for key, value in (("location", data.name), ("offset", file.tell()), ("length", size)):
+                    tensor.external_data.add(key=key, value=str(value))
+                _write_value(file, model.arrays[tensor.name], tensor)
+    path.write_bytes(outline.SerializeToString(deterministic=True))
     return [path, data]
+
+
+def _write_whole(model: Model, large: Sequence[onnx.TensorProto], path: Path) -> None:
+    """Write a model as one protobuf message, the values of its large weights straight from their arrays.
+
+    A message is its fields one after the other, in any order
+    (https://protobuf.dev/programming-guides/encoding/): of a model the graph is field 7, of that each initializer field
+    5, of that the value field 9.
+    """
+    outline = onnx.ModelProto()
+    outline.CopyFrom(model.proto)
+    graph = outline.graph
+    small = [tensor for tensor in graph.initializer if tensor.name not in model.arrays]
+    del graph.initializer[:]
+    graph.initializer.extend(small)
+    start = graph.SerializeToString(deterministic=True)
+    heads = [tensor.SerializeToString(deterministic=True) + _field(9, _size(tensor)) for tensor in large]
+    tensors = [_field(5, len(head) + _size(tensor)) + head for head, tensor in zip(heads, large, strict=True)]
+    outline.ClearField("graph")
+    with path.open("wb") as file:
+        file.write(outline.SerializeToString(deterministic=True))
+        file.write(_field(7, len(start) + sum(map(len, tensors)) + sum(map(_size, large))))
+        file.write(start)
+        for begin, tensor in zip(tensors, large, strict=True):
+            file.write(begin)
+            _write_value(file, model.arrays[tensor.name], tensor)
+
+
+def _field(number: int, length: int) -> bytes:
+    """The beginning of a field of so many bytes."""
+    begin = bytearray([number << 3 | 2])
+    while length > 0x7F:
+        begin.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes([*begin, length])
+
+
+def _write_value(file: BinaryIO, value: NDArray[Any], tensor: onnx.TensorProto) -> None:
+    for part in _parts(value, _dtype(tensor)):
+        file.write(part.data)
+
+
+def _parts(value: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[NDArray[np.uint8]]:
+    """The bytes of an array in C order and a type, from a copy of a part at most."""
+    if value.dtype == dtype and value.flags.c_contiguous:
+        yield value.reshape(-1).view(np.uint8)
+        return
+    rows = value.reshape(1) if value.ndim == 0 else value
+    step = max(1, _WRITTEN_BYTES * len(rows) // max(1, rows.size * dtype.itemsize))
+    with np.errstate(over="ignore"):  # infinities are looked for where float16 is chosen
+        for i in range(0, len(rows), step):
+            yield np.ascontiguousarray(rows[i : i + step], dtype).reshape(-1).view(np.uint8)
+
+
+def _dtype(tensor: onnx.TensorProto) -> np.dtype[Any]:
+    return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+
+
+def _size(tensor: onnx.TensorProto) -> int:
+    """The bytes of an initializer's value."""
+    return int(np.prod(tensor.dims, dtype=np.int64)) * _dtype(tensor).itemsize

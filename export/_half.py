@@ -13,10 +13,11 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from crossrank._errors import UnsupportedModelError
 
-from ._graph import save_model
+from ._graph import Model, save_model
 
 # Other texts than the proof's may reach four times as far before float16's 65504 is left.
 LARGEST = 65504 / 4
+_OVERFLOW = 65520  # and more becomes infinite
 _PEAK = "peak:"
 _FLOATS = (TensorProto.FLOAT16, TensorProto.FLOAT)
 
@@ -24,37 +25,44 @@ _FLOATS = (TensorProto.FLOAT16, TensorProto.FLOAT)
 Measure = Callable[[Path, list[str]], Mapping[str, float]]
 
 
-def keep_in_float32(graph: Path, twin: Path, measure: Measure) -> list[str]:
-    """Rewrite a packed float16 graph and its twin where values come near the largest float16.
+def keep_in_float32(graph: Model, twin: Model, exact: Model, path: Path, measure: Measure) -> list[str]:
+    """Change a packed float16 graph and its twin where values come near the largest float16.
 
     Args:
-        graph: The graph for a GPU.
-        twin: What differs from it in attention alone and runs on a CPU.
+        graph: The graph for a GPU, changed in place.
+        twin: What differs from it in attention alone and runs on a CPU, changed in place.
+        exact: The twin in float32.
+        path: A file that is there for a while.
         measure: Runs a graph on text.
 
     Returns:
-        The nodes of ``graph`` that are now in float32; none, and nothing rewritten, if there is no need.
+        The nodes of ``graph`` that are now in float32; none, and nothing changed, if there is no need.
 
     Raises:
         UnsupportedModelError: If weights are too large for float16.
     """
-    mirror = onnx.load(twin)
-    infinite = [t.name for t in mirror.graph.initializer if not np.isfinite(numpy_helper.to_array(t)).all()]
+    infinite = [tensor.name for tensor in twin.graph.initializer if _overflows(twin, tensor)]
     if infinite:
         raise UnsupportedModelError(f"weights that are no numbers in float16: {', '.join(infinite[:5])}")
-    large = _large_values(mirror, twin.with_name("watched.onnx"), measure)
+    large = _large_values(exact, path, measure)
     if not large:
         return []
-    model = onnx.load(graph)
-    ours = {b: a for one, other in _aligned(model, mirror) for a, b in zip(one.output, other.output, strict=True)}
-    kept = widen(model, {ours[name] for name in large if name in ours})
-    widen(mirror, large)
-    save_model(model, graph)
-    save_model(mirror, twin)
+    pairs = _aligned(graph.proto, twin.proto)
+    ours = {b: a for one, other in pairs for a, b in zip(one.output, other.output, strict=True)}
+    kept = widen(graph, {ours[name] for name in large if name in ours})
+    widen(twin, large)
     return kept
 
 
-def widen(model: onnx.ModelProto, large: set[str]) -> list[str]:
+def _overflows(model: Model, tensor: onnx.TensorProto) -> bool:
+    """Whether a float16 weight holds what rounds beyond the largest float16."""
+    if tensor.data_type != TensorProto.FLOAT16:
+        return False
+    value = model.value(tensor)
+    return max(float(value.max()), -float(value.min())) >= _OVERFLOW
+
+
+def widen(model: Model, large: set[str]) -> list[str]:
     """Compute values in float32 that float16 does not hold.
 
     Args:
@@ -65,7 +73,7 @@ def widen(model: onnx.ModelProto, large: set[str]) -> list[str]:
     Returns:
         Names of the nodes that run in float32.
     """
-    types = _value_types(model)
+    types = _value_types(model.proto)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes = list(model.graph.node)
     del model.graph.node[:]
@@ -78,8 +86,11 @@ def widen(model: onnx.ModelProto, large: set[str]) -> list[str]:
         if renamed not in made:
             made.add(renamed)
             if name in weights:
-                value = numpy_helper.to_array(weights[name]).astype(np.float32)
-                model.graph.initializer.append(numpy_helper.from_array(value, renamed))
+                tensor = model.graph.initializer.add(name=renamed, data_type=kind, dims=weights[name].dims)
+                if name in model.arrays:
+                    model.arrays[renamed] = model.arrays[name]
+                else:
+                    tensor.raw_data = numpy_helper.to_array(weights[name]).astype(np.float32).tobytes()
             else:
                 model.graph.node.append(helper.make_node("Cast", [name], [renamed], name=renamed, to=kind))
         return renamed
@@ -97,22 +108,18 @@ def widen(model: onnx.ModelProto, large: set[str]) -> list[str]:
     return kept
 
 
-def _large_values(mirror: onnx.ModelProto, path: Path, measure: Measure) -> set[str]:
-    """The values of a graph that come near the largest float16, measured in float32; ``path`` is for a while."""
+def _large_values(exact: Model, path: Path, measure: Measure) -> set[str]:
+    """The values of a float32 graph that come near the largest float16."""
     watched = onnx.ModelProto()
-    watched.CopyFrom(mirror)
-    for tensor in watched.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT16:
-            value = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    watched.CopyFrom(exact.proto)
     types = _value_types(watched)
-    names = [name for node in mirror.graph.node for name in node.output if types[name] in _FLOATS]
-    for name in names:
+    names = [name for node in exact.graph.node for name in node.output if types[name] in _FLOATS]
+    for name in reversed(names):  # onnxruntime computes the last first, and keeps no value until the end
         sizes = helper.make_node("Abs", [name], [f"size:{name}"])
         watched.graph.node.extend([sizes, helper.make_node("ReduceMax", [f"size:{name}"], [_PEAK + name], keepdims=0)])
         watched.graph.output.append(helper.make_tensor_value_info(_PEAK + name, TensorProto.FLOAT, []))
-    save_model(watched, path)
     try:
+        save_model(Model(watched, exact.arrays), path, limit_bytes=0)
         peaks = measure(path, [_PEAK + name for name in names])
     finally:
         for file in path.parent.glob(f"{path.name}*"):

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from crossrank._manifest import Inputs
@@ -22,7 +21,7 @@ from crossrank._threads import available_threads
 from ._build import write_cpu
 from ._compact import CompactGraph, quantize
 from ._config import EncoderConfig
-from ._graph import Graph, save_model
+from ._graph import Graph, Model, save_model
 from ._layers import dense
 from ._weights import EncoderWeights, Layer, Linear
 
@@ -94,16 +93,28 @@ class Extremes:
 
 
 class _Watch:
-    """`Dense` in float that also puts out the smallest and largest value of each channel of its input."""
+    """`Dense` in float that remembers its inputs, to put out the smallest and largest value of each channel of them."""
 
     def __init__(self) -> None:
-        self.points: list[str] = []
+        self._inputs: dict[str, str] = {}
 
     def __call__(self, graph: Graph, hidden: str, linears: Sequence[Linear], point: str) -> list[str]:
-        for op in ("ReduceMin", "ReduceMax"):
-            graph.output(graph.add(op, hidden, graph.integers(0), keepdims=0), f"{op}:{point}", ["channels"])
-        self.points.append(point)
+        self._inputs[point] = hidden
         return [dense(graph, hidden, linear) for linear in linears]
+
+    @property
+    def points(self) -> list[str]:
+        return list(self._inputs)
+
+    def put_out(self, graph: Graph) -> None:
+        """Declare the outputs, those of the first layer last.
+
+        onnxruntime computes what leads to the last output first. In the order of the layers it would compute them all
+        before it looks at any, and keep every input until then.
+        """
+        for point, hidden in reversed(self._inputs.items()):
+            for op in ("ReduceMin", "ReduceMax"):
+                graph.output(graph.add(op, hidden, graph.integers(0), keepdims=0), f"{op}:{point}", ["channels"])
 
 
 def calibrate(
@@ -122,7 +133,8 @@ def calibrate(
     write_cpu(graph, weights, config, token_types=inputs.token_types, apply=watch)
     if not watch.points:
         return {}
-    save_model(graph.model(), work / "calibration.onnx")
+    watch.put_out(graph)
+    save_model(graph.model(), work / "calibration.onnx", limit_bytes=0)
     session = Session(work / "calibration.onnx", inputs, Device("cpu"), available_threads().count)
     names = [f"{op}:{point}" for point in watch.points for op in ("ReduceMin", "ReduceMax")]
     batches = plan_even_batches(pairs.lengths, max_tokens=_CALIBRATION_TOKENS)
@@ -141,7 +153,7 @@ def calibrate(
 
 def build_int8(
     weights: EncoderWeights, config: EncoderConfig, extremes: Mapping[str, Extremes], *, token_types: bool
-) -> onnx.ModelProto:
+) -> Model:
     """The graph for onnxruntime's CPU provider in int8, its last layer computed in float.
 
     Of a feed-forward's units, a few reach many times what the others do (27 against 6 in MiniLM's first layer), and

@@ -1,24 +1,29 @@
 """The native exporter: graphs written directly from config and weights, without torch."""
 
-from collections.abc import Sequence
+import logging
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from crossrank._pairs import PairSource
+from crossrank._plan import plan_batches
+from crossrank._session import Device, Session
+from crossrank._threads import available_threads
 from crossrank.models import RegisteredModel
 
-from ._blueprint import Blueprint
+from ._blueprint import Blueprint, Pairs
 from ._build import build_cpu, build_cuda, build_portable
 from ._checkpoint import Checkpoint, read_checkpoint
-from ._graph import save_model
+from ._graph import Model, save_model
+from ._half import keep_in_float32
 from ._int8 import build_int8, calibrate
 from ._reference import reference_logits
 from ._targets import Target
 from ._texts import load_pairs
+
+logger = logging.getLogger(__name__)
 
 # Ranges settle within a few thousand tokens: on a real MiniLM the whole pairs give no smaller error than their starts.
 _CALIBRATION_LENGTH = 32
@@ -48,14 +53,11 @@ def read_native(folder: Path, registered: RegisteredModel | None, *, max_length:
         checkpoint.head,
         checkpoint.inputs,
         build=partial(_build, checkpoint),
-        build_twin=partial(_build_twin, checkpoint),
         reference=partial(_reference, checkpoint),
     )
 
 
-def _reference(
-    checkpoint: Checkpoint, pairs: Sequence[tuple[str, str]], tokenizer: Path
-) -> tuple[str, NDArray[np.float32]]:
+def _reference(checkpoint: Checkpoint, pairs: Pairs, tokenizer: Path) -> tuple[str, NDArray[np.float32]]:
     return reference_logits(
         checkpoint.source,
         tokenizer,
@@ -66,26 +68,46 @@ def _reference(
     )
 
 
-def _build(checkpoint: Checkpoint, target: Target, path: Path) -> None:
+def _build(checkpoint: Checkpoint, target: Target, path: Path) -> Path | None:
+    if target[0] == "cuda":
+        return _build_packed(checkpoint, path)
     save_model(_graph(checkpoint, target, path.parent), path)
+    return None
 
 
-def _build_twin(checkpoint: Checkpoint, target: Target, path: Path) -> bool:
-    if target[0] != "cuda":
-        return False
-    types = checkpoint.inputs.token_types
-    save_model(build_cuda(checkpoint.weights, checkpoint.config, token_types=types, twin=True), path)
-    return True
+def _build_packed(checkpoint: Checkpoint, path: Path) -> Path:
+    """Write the graph of a GPU and its twin, with what overflows float16 on the proof's texts in float32."""
+    build = partial(build_cuda, checkpoint.weights, checkpoint.config, token_types=checkpoint.inputs.token_types)
+    graph, twin, exact = build(), build(twin=True), build(twin=True, dtype=np.float32)
+    measure = partial(_peaks, checkpoint, load_pairs("proof", checkpoint.tokenizer))
+    kept = keep_in_float32(graph, twin, exact, path.with_name(f"watched_{path.name}"), measure)
+    if kept:
+        logger.warning("%s: %d nodes stay in float32, float16 would overflow", "cuda fp16", len(kept))
+    save_model(graph, path)
+    beside = path.with_name(f"twin_{path.name}")
+    save_model(twin, beside, limit_bytes=0)  # which is mapped, and not for long
+    return beside
 
 
-def _graph(checkpoint: Checkpoint, target: Target, work: Path) -> onnx.ModelProto:
+def _peaks(checkpoint: Checkpoint, pairs: Pairs, path: Path, names: list[str]) -> dict[str, float]:
+    """The largest value of each output of a graph over pairs of texts."""
+    session, tokenizer = (
+        Session(path, checkpoint.inputs, Device("cpu"), available_threads().count),
+        checkpoint.tokenizer,
+    )
+    queries, documents = zip(*pairs, strict=True)
+    tokens = tokenizer.encode(queries, "query"), tokenizer.encode(documents, "document")
+    joined = PairSource(tokenizer.template, *tokens, np.arange(len(pairs)), checkpoint.inputs.max_length)
+    runs = [session.outputs(joined.batch(index), names) for index in plan_batches(joined.lengths)]
+    return {name: float(np.max(values)) for name, values in zip(names, zip(*runs, strict=True), strict=True)}
+
+
+def _graph(checkpoint: Checkpoint, target: Target, work: Path) -> Model:
     weights, config, types = checkpoint.weights, checkpoint.config, checkpoint.inputs.token_types
     match target:
         case ("portable", precision):
             dtype = np.float16 if precision == "fp16" else np.float32
             return build_portable(weights, config, token_types=types, dtype=dtype)
-        case ("cuda", _):
-            return build_cuda(weights, config, token_types=types)
         case ("cpu", "int8"):
             extremes = calibrate(weights, config, checkpoint.inputs, _calibration_pairs(checkpoint), work)
             return build_int8(weights, config, extremes, token_types=types)

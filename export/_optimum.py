@@ -109,7 +109,6 @@ def read_optimum(folder: Path, registered: RegisteredModel | None, *, max_length
         describe_head(described, config.num_labels, relevant),
         inputs,
         build=partial(_build, described, config),
-        build_twin=lambda target, path: False,
         reference=partial(_reference, described, inputs),
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 from crossrank._errors import ModelError, ProofError, join_problems
 from crossrank._manifest import Refusal
 
-from ._targets import Target
+from ._targets import Target, in_order
 
 # Given the graphs that hold and the name of what the graphs were held against, or None where that is not known any
 # more, says what to do about those that do not hold.
@@ -39,7 +39,7 @@ def advise_export(proven: Collection[Target], reference: str | None) -> str:
         reference: What the graphs were held against, None where that is not known any more.
     """
     if proven:
-        names = ", ".join(" ".join(target) for target in sorted(proven))
+        names = ", ".join(" ".join(target) for target in in_order(proven))
         variants, precisions = (sorted(set(names)) for names in zip(*proven, strict=True))
         return (
             f"Within their bounds are {names}: variants={variants}, precisions={precisions} asks for these (in a shell "

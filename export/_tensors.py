@@ -1,6 +1,7 @@
 """The tensors in a checkpoint's files, each read when it is asked for."""
 
 import io
+import json
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,6 +19,11 @@ from crossrank._model_folder import WEIGHT_FILES, lone_adapter_message
 
 ReadTensor: TypeAlias = Callable[[], NDArray[Any]]
 
+# safetensors' names of the types that numpy has too.
+_STORED = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"},
+}
 # Names of TensorFlow's checkpoints that old conversions kept; transformers reads them the same way.
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
@@ -83,10 +89,27 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _open_safetensors(path: Path) -> dict[str, ReadTensor]:
-    file = safe_open(path, framework="numpy")
-    tensors: dict[str, ReadTensor] = {key: partial(file.get_tensor, key) for key in file.keys()}  # noqa: SIM118
-    metadata = file.metadata() or {}
+    with safe_open(path, framework="numpy") as file:  # which checks that the header fits the file
+        metadata = file.metadata() or {}
+    with path.open("rb") as content:
+        start = 8 + int.from_bytes(content.read(8), "little")
+        header = json.loads(content.read(start - 8))
+    header.pop("__metadata__", None)
+    tensors: dict[str, ReadTensor] = {key: partial(_read_stored, path, start, key, header[key]) for key in header}
     return {dropped: tensors[kept] for dropped, kept in metadata.items() if kept in tensors} | tensors
+
+
+def _read_stored(path: Path, start: int, key: str, entry: Mapping[str, Any]) -> NDArray[Any]:
+    """A tensor of a safetensors file. Read and not mapped: a mapped one would stay in memory beside its copies."""
+    kind = _STORED.get(entry["dtype"])
+    if kind is None:
+        with safe_open(path, framework="numpy") as file:  # its own word for what numpy does not have
+            tensor: NDArray[Any] = file.get_tensor(key)
+            return tensor
+    first, last = entry["data_offsets"]
+    count = (last - first) // np.dtype(kind).itemsize
+    values = np.fromfile(path, np.dtype(kind).newbyteorder("<"), count, offset=start + first)
+    return values.reshape(entry["shape"])
 
 
 def _open_pytorch(path: Path) -> dict[str, ReadTensor]:

@@ -30,7 +30,7 @@ from crossrank.export._attention import packed_attention_twin, valid_from_mask
 from crossrank.export._build import build_cpu, build_cuda, build_portable
 from crossrank.export._checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._config import EncoderConfig
-from crossrank.export._graph import Graph, save_model
+from crossrank.export._graph import Graph, Model, save_model
 from crossrank.export._relative_position import distance_buckets
 from crossrank.export._weights import EncoderWeights, Layer, Linear, Norm
 from tests.artifacts import edit_manifest
@@ -137,19 +137,19 @@ def test_unusual_sizes_equal_transformers(
 # The graph builders, each as a function of weights and config.
 
 
-def _cpu(weights: EncoderWeights, config: EncoderConfig, types: bool) -> onnx.ModelProto:
+def _cpu(weights: EncoderWeights, config: EncoderConfig, types: bool) -> Model:
     return build_cpu(weights, config, token_types=types)
 
 
-def _portable(weights: EncoderWeights, config: EncoderConfig, types: bool) -> onnx.ModelProto:
+def _portable(weights: EncoderWeights, config: EncoderConfig, types: bool) -> Model:
     return build_portable(weights, config, token_types=types)
 
 
-def _cuda_twin(weights: EncoderWeights, config: EncoderConfig, types: bool) -> onnx.ModelProto:
+def _cuda_twin(weights: EncoderWeights, config: EncoderConfig, types: bool) -> Model:
     return build_cuda(weights, config, token_types=types, dtype=np.float32, twin=True)
 
 
-Build = Callable[[EncoderWeights, EncoderConfig, bool], onnx.ModelProto]
+Build = Callable[[EncoderWeights, EncoderConfig, bool], Model]
 BUILDERS: dict[str, Build] = {"cpu": _cpu, "portable": _portable, "cuda": _cuda_twin}
 
 
