@@ -60,17 +60,29 @@ def _build(hook: str, source: Path, target: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _package_dir(pyproject: dict[str, Any]) -> dict[str, str]:
-    return dict(pyproject["tool"]["setuptools"]["package-dir"])
+def _folders(pyproject: dict[str, Any]) -> dict[str, str]:
+    """The folder of each package: its own, or the one of that name in its parent's."""
+    places = pyproject["tool"]["setuptools"]["package-dir"]
+
+    def folder(package: str) -> str:
+        parent, _, name = package.rpartition(".")
+        return str(places[package]) if package in places else f"{folder(parent)}/{name}"
+
+    return {package: folder(package) for package in pyproject["tool"]["setuptools"]["packages"]}
 
 
 def _shipped(folder: str) -> set[str]:
-    """Files of a folder that belong in the wheel: its modules and data, and what the embedded model is.
+    """Files of a package that belong in the wheel: its modules and data, and what the embedded model is.
 
-    Not READMEs for readers of the checkout (the model's is its card), nor scripts: they lie in no package.
+    Not READMEs for readers of the checkout (the model's is its card), nor scripts: they lie in no package. Not those of
+    packages below it.
     """
     top = ROOT / folder
-    files = [path.relative_to(top) for path in top.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    files = [
+        path.relative_to(top)
+        for path in top.rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and _package_of(path) == top
+    ]
     return {
         file.as_posix()
         for file in files
@@ -79,19 +91,22 @@ def _shipped(folder: str) -> set[str]:
     }
 
 
+def _package_of(file: Path) -> Path:
+    return next(folder for folder in file.parents if (folder / "__init__.py").exists())
+
+
 def test_packages_are_the_folders_that_hold_an_init(pyproject: dict[str, Any]) -> None:
-    places = _package_dir(pyproject)
     found = set()
     for folder in FOLDERS:
         inits = (ROOT / folder).rglob("__init__.py")
         found |= {init.parent.relative_to(ROOT).as_posix() for init in inits}
-    assert set(places.values()) == found
-    assert sorted(places) == sorted(pyproject["tool"]["setuptools"]["packages"])
+    assert set(_folders(pyproject).values()) == found
+    assert set(pyproject["tool"]["setuptools"]["package-dir"].values()) == set(FOLDERS)
 
 
 def test_every_data_file_is_listed_and_exists(pyproject: dict[str, Any]) -> None:
     listed = pyproject["tool"]["setuptools"]["package-data"]
-    for name, place in _package_dir(pyproject).items():
+    for name, place in _folders(pyproject).items():
         data = {file for file in _shipped(place) if not file.endswith(".py")}
         assert data == set(listed.get(name, [])), name
 
@@ -100,7 +115,7 @@ def test_wheel_holds_every_module_and_data_file_and_nothing_else(
     pyproject: dict[str, Any], wheel_files: set[str]
 ) -> None:
     expected = set()
-    for name, place in _package_dir(pyproject).items():
+    for name, place in _folders(pyproject).items():
         expected |= {f"{name.replace('.', '/')}/{file}" for file in _shipped(place)}
     assert {file for file in wheel_files if ".dist-info/" not in file} == expected
     assert any(file.endswith(".dist-info/licenses/LICENSE") for file in wheel_files)
