@@ -9,10 +9,10 @@ https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/python/tools/tran
 import numpy as np
 from onnx import helper
 
-from crossrank.export._config import EncoderConfig
-from crossrank.export._graph import Graph, Model
-from crossrank.export._layers import head_logits
-from crossrank.export._weights import EncoderWeights, Linear, Norm
+from crossrank.export._architectures.config import EncoderConfig
+from crossrank.export._architectures.weights import EncoderWeights, Linear, Norm
+from crossrank.export._graphs.graph import Graph, Model
+from crossrank.export._graphs.layers import head_logits
 
 
 def build_fused(weights: EncoderWeights, config: EncoderConfig, *, dtype: type[np.float32 | np.float16]) -> Model:

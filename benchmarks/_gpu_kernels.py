@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crossrank._cuda_session import PackedSession
-from crossrank._session import open_graph
+from crossrank._device.cuda.session import PackedSession
+from crossrank._device.session import open_graph
 
 from ._gpu_models import MODELS, REPEATED, GpuModel, Place, open_gpu_model, write_graph
 from ._gpu_ours import open_otherwise, settings_of

@@ -8,7 +8,7 @@ from importlib import metadata
 from statistics import median
 from typing import Any
 
-from crossrank._gpu_facts import read_gpu_facts
+from crossrank._machine.gpu import read_gpu_facts
 
 from ._gpu_models import Place
 from ._gpu_work import Keep

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from crossrank._parity import BOUNDS, compare_logits
-from crossrank.export._reference import reference_logits
-from crossrank.export._texts import load_pairs
+from crossrank._artifact.parity import BOUNDS, compare_logits
+from crossrank.export._prove.reference import reference_logits
+from crossrank.export._read.texts import load_pairs
 
 from ._gpu_models import GpuModel, Place, Size, open_gpu_model, write_graph
 from ._gpu_ours import GRAPHS, OURS, PACKED, PADDED, packed_contender, padded_contender

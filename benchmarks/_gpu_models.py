@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 
-from crossrank._session import Device
-from crossrank._threads import ThreadCount, resolve_threads
-from crossrank.export._build import build_cuda, build_portable
-from crossrank.export._checkpoint import Checkpoint, read_checkpoint
-from crossrank.export._graph import Model, save_model
+from crossrank._machine.cpu import ThreadCount, resolve_threads
+from crossrank._machine.device import Device
+from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
+from crossrank.export._graphs.graph import Model, save_model
+from crossrank.export._graphs.layouts import build_cuda, build_portable
 from crossrank.models import RegisteredModel, find_model
 
 from ._gpu_fused import build_fused

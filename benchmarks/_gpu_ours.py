@@ -8,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crossrank._cuda_options import provider_options, session_entries
-from crossrank._cuda_plan import plan_packed_batches
-from crossrank._cuda_session import CPU_SETTINGS, GPU_SETTINGS, PackedSession, PackedSettings
-from crossrank._pairs import PairSource
-from crossrank._runner import Runner
-from crossrank._runtime import ort
-from crossrank._scoring import Scorer
-from crossrank._session import Device, Session
+from crossrank._calls.run import Scorer
+from crossrank._device.cuda.batches import plan_packed_batches
+from crossrank._device.cuda.session import CPU_SETTINGS, GPU_SETTINGS, PackedSession, PackedSettings
+from crossrank._device.gpu_options import provider_options, session_entries
+from crossrank._device.runner import Runner
+from crossrank._device.session import Session
+from crossrank._machine.device import Device
+from crossrank._machine.onnxruntime import ort
+from crossrank._text.pairs import PairSource
 
 from ._gpu_models import GpuModel, write_graph
 from ._gpu_work import Call, Contender, Floats, Work, in_order, like_length, select
@@ -90,7 +91,7 @@ def open_otherwise(
     kernels: int | None = None,
     without: Sequence[str] = (),
 ) -> Any:
-    """A session as `crossrank._session.open_graph` opens it after an earlier one, but for what is asked.
+    """A session as `crossrank._device.session.open_graph` opens it after an earlier one, but for what is asked.
 
     Args:
         path: The graph.

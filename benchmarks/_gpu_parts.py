@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crossrank import InputError
-from crossrank._gpu_facts import read_gpu_facts
+from crossrank._machine.gpu import read_gpu_facts
 
 from ._files import write_whole
 from ._gpu_machine import measure_facts

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossrank._cuda_plan import plan_packed_batches
-from crossrank._layout import packed_positions, padded_ids
-from crossrank._pairs import PackedPairs
-from crossrank._runtime import ort
+from crossrank._device.cuda.batches import plan_packed_batches
+from crossrank._device.inputs import packed_positions, padded_ids
+from crossrank._machine.onnxruntime import ort
+from crossrank._text.pairs import PackedPairs
 
 from ._gpu_models import GpuModel, write_graph
 from ._gpu_ours import settings_of

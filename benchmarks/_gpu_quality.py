@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from crossrank import CrossEncoder
-from crossrank._parity import kendall_tau
+from crossrank._artifact.parity import kendall_tau
 from crossrank.export import export_model
 
 from ._data import Collection, cut_collection, read_collection

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from crossrank._cuda_plan import make_buckets, sample_of
-from crossrank._cuda_session import PackedSession, PackedSettings
+from crossrank._device.cuda.batches import make_buckets, sample_of
+from crossrank._device.cuda.session import PackedSession, PackedSettings
 
 from ._gpu_models import GpuModel, Place, open_gpu_model, write_graph
 from ._gpu_ours import joined_call, open_otherwise, open_packed, settings_of

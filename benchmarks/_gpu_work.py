@@ -12,10 +12,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from crossrank._layout import runs
-from crossrank._pairs import PackedPairs, PairSource, Tokens
-from crossrank._sample_texts import sample_texts
-from crossrank.export._checkpoint import Checkpoint
+from crossrank._device.inputs import runs
+from crossrank._text.pairs import PackedPairs, PairSource
+from crossrank._text.sample_texts import sample_texts
+from crossrank._text.tokens import Tokens
+from crossrank.export._architectures.checkpoint import Checkpoint
 
 Floats = NDArray[np.float32]
 Call = Callable[[], Floats]

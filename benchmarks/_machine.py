@@ -5,7 +5,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from crossrank._processor import processor_name, read_cpuinfo
+from crossrank._machine.cpu import processor_name, read_cpuinfo
 
 # What decides which kernels run; /proc/cpuinfo's words.
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp")

@@ -8,7 +8,7 @@ import numpy as np
 from ir_measures import AP, RR, R, nDCG
 from numpy.typing import NDArray
 
-from crossrank._parity import kendall_tau
+from crossrank._artifact.parity import kendall_tau
 
 from ._data import Candidates, Collection
 from ._trec import Qrels, Run

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossrank import InputError
-from crossrank._model_folder import describe_inputs, read_model_folder
-from crossrank._pairs import PairSource
-from crossrank.export._adapter import open_weights
-from crossrank.export._checkpoint import read_tokenizer
-from crossrank.export._complete import complete_config
-from crossrank.export._config import EncoderConfig, read_config
+from crossrank._artifact.settings import describe_inputs, read_model_folder
+from crossrank._text.pairs import PairSource
+from crossrank.export._architectures.checkpoint import read_tokenizer
+from crossrank.export._architectures.complete import complete_config
+from crossrank.export._architectures.config import EncoderConfig, read_config
+from crossrank.export._read.adapter import open_weights
 from crossrank.models import RegisteredModel, find_model
 
 from ._data import Candidates

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crossrank import InputError
-from crossrank._threads import available_threads
+from crossrank._machine.cpu import available_threads
 
 from ._data import Collection, cut_collection, read_collection
 from ._engines import ENGINES

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from crossrank._sample_texts import sample_texts
-from crossrank.export._reference import numpy_logits
+from crossrank._text.sample_texts import sample_texts
+from crossrank.export._prove.reference import numpy_logits
 from crossrank.models import RegisteredModel
 
 from ._vocabulary import find_vocabulary, write_tokenizer

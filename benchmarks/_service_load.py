@@ -13,7 +13,7 @@ from random import Random
 from threading import Barrier, Event, Lock, Thread
 
 from crossrank import Overloaded, Ranking
-from crossrank._sample_texts import sample_texts
+from crossrank._text.sample_texts import sample_texts
 
 from .latency import percentiles
 

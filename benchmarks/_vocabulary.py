@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import normalizers
 
-from crossrank.export._wordpiece import build_wordpiece
+from crossrank.export._read.tokenizers.wordpiece import build_wordpiece
 
 _SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
@@ -51,11 +51,11 @@ def write_tokenizer(folder: Path, size: int, published: Path | None) -> None:
 def _make_up_vocabulary() -> list[str]:
     """WordPieces that made-up texts have about as many of as of BERT's, within a few percent.
 
-    Characters, numbers, and the words and endings that `crossrank._sample_texts` makes its texts of, each of them at
-    the beginning of a word and, with ``##``, within one. Other texts have half as many tokens again as with BERT's,
+    Characters, numbers, and the words and endings that `crossrank._text.sample_texts` makes its texts of, each of them
+    at the beginning of a word and, with ``##``, within one. Other texts have half as many tokens again as with BERT's,
     which knows thousands of words more.
     """
-    lists = tomllib.loads((resources.files("crossrank") / "sample_words.toml").read_text(encoding="utf-8"))
+    lists = tomllib.loads((resources.files("crossrank._text") / "sample_words.toml").read_text(encoding="utf-8"))
     words = normalizers.BertNormalizer(lowercase=True).normalize_str(" ".join(lists.values())).split()
     pieces = [*_CHARACTERS, *words]
     numbers = map(str, range(_NUMBERS))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 
-from crossrank._sample_texts import sample_texts
+from crossrank._text.sample_texts import sample_texts
 
 from ._data import Candidates, Collection, read_collection
 

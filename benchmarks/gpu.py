@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from crossrank._session import check_device
+from crossrank._machine.device import check_device
 
 from ._gpu_models import Place
 from ._gpu_parts import Part, choose_parts, identify, is_done, missing_data, run_part

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from random import Random
 
-from crossrank._sample_texts import sample_texts
+from crossrank._text.sample_texts import sample_texts
 
 from ._data import Candidates
 from ._engines import ENGINES

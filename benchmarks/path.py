@@ -17,7 +17,7 @@ from types import FrameType
 
 import crossrank
 from crossrank import CrossEncoder
-from crossrank._info import align_columns
+from crossrank._cli.tables import align_columns
 
 _ENGINE = Path(crossrank.__file__).resolve().parent
 _QUERY = "how many people live in berlin"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from crossrank import InputError
-from crossrank._threads import available_threads
+from crossrank._machine.cpu import available_threads
 
 from ._engines import ENGINES
 from ._interleave import Spread, spread

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from crossrank import Cascade, InputError
-from crossrank._threads import available_threads
+from crossrank._machine.cpu import available_threads
 
 from ._cascades import Choice, choose_depth, held_out
 from ._data import Candidates, Collection, cut_candidates, read_candidates

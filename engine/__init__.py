@@ -9,10 +9,11 @@
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from ._activation import Activation, ActivationFunction
+from ._artifact.activation import Activation, ActivationFunction
+from ._artifact.parity import Parity
+from ._calls.answers import RankedDocument, Ranking
 from ._cascade import Cascade, CascadedDocument
 from ._cross_encoder import CrossEncoder
-from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import (
     ArtifactError,
     CheckpointError,
@@ -28,19 +29,18 @@ from ._errors import (
     UnsupportedModelError,
 )
 from ._info import ModelInfo
-from ._outputs import RankedDocument, Ranking
-from ._parity import Parity
-from ._stats import CallRecord, Stats
+from ._schedule.meter import CallRecord, Stats
+from ._text.encoded import EncodedDocument, EncodedDocuments
 
 if TYPE_CHECKING:
-    from ._async import AsyncCrossEncoder
+    from ._async_cross_encoder import AsyncCrossEncoder
 else:  # or type checkers would take every name for one of ours
 
     def __getattr__(name: str) -> type:
         """`AsyncCrossEncoder`, imported when it is asked for, with asyncio, which takes 30 ms."""
         if name != "AsyncCrossEncoder":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from ._async import AsyncCrossEncoder
+        from ._async_cross_encoder import AsyncCrossEncoder
 
         return AsyncCrossEncoder
 

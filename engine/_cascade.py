@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypeAlias, TypedDict
 
-from ._attributes import KnownAttributes
+from ._calls.answers import check_top_k, kept_texts
+from ._calls.attributes import KnownAttributes
+from ._calls.inputs import one_query
 from ._cross_encoder import CrossEncoder
-from ._encoded import EncodedDocument, EncodedDocuments
 from ._errors import InputError
-from ._inputs import one_query
 from ._numbers import as_whole
-from ._outputs import check_top_k, kept_texts
+from ._text.encoded import EncodedDocument, EncodedDocuments
 
 _Documents: TypeAlias = Sequence[str | EncodedDocument] | EncodedDocuments
 

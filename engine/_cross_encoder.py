@@ -7,10 +7,14 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ._activation import Activation, resolve_activation
-from ._attributes import ModelAttributes, ModelCardData
-from ._calls import Call, Calls
-from ._compatibility import (
+from ._artifact.activation import Activation, resolve_activation
+from ._artifact.locate import EMBEDDED_MODEL, lasting_name, locate_model
+from ._artifact.manifest import check_precision
+from ._artifact.tokenizer_file import TokenizerFile
+from ._calls.answers import Ranking
+from ._calls.attributes import ModelAttributes, ModelCardData
+from ._calls.call import Call, Calls
+from ._calls.compatibility import (
     MODEL,
     ModelOptions,
     PredictOptions,
@@ -19,24 +23,21 @@ from ._compatibility import (
     check_options,
     other_name,
 )
-from ._encoded import EncodedDocument, EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
-from ._encoded_folder import write_encoded
+from ._calls.inputs import read_documents
+from ._calls.relevance import read_meaning
+from ._calls.run import PairWork, Scorer
+from ._device.open import open_model
 from ._info import ModelInfo, describe_model
-from ._inputs import read_documents
-from ._locate import EMBEDDED_MODEL, lasting_name, locate_model
+from ._machine.cpu import resolve_threads
+from ._machine.device import check_device, parse_device
+from ._machine.onnxruntime import require_runtime
 from ._numbers import whole_number
-from ._open import open_model
-from ._outputs import Ranking
 from ._printable import printable_line
 from ._progress import Progress
-from ._relevance import read_meaning
-from ._runtime import require_runtime
-from ._scheduler import Scheduler
-from ._scoring import PairWork, Scorer
-from ._session import check_device, check_precision, parse_device
-from ._stats import Account, OnCall, Stats
-from ._threads import resolve_threads
-from ._tokenizer_identity import TokenizerFile
+from ._schedule.meter import Account, OnCall, Stats
+from ._schedule.scheduler import Scheduler
+from ._text.encoded import EncodedDocument, EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
+from ._text.encoded_folder import write_encoded
 
 T = TypeVar("T")
 Floats = NDArray[np.float32]

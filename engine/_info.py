@@ -1,15 +1,13 @@
 """What a loaded model is and runs on, as data and as text."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._manifest import Manifest
-from ._open import OpenModel
-from ._parity import Parity
+from ._artifact.parity import Parity
+from ._calls.relevance import Meaning
+from ._device.open import OpenModel
+from ._machine.onnxruntime import ort
 from ._printable import printable_line
-from ._relevance import Meaning
-from ._runtime import ort
 
 # Kinds of device that no committed results file was measured on.
 _NOTES = {"tensorrt": "TensorRT is not yet run on hardware: its options and shapes are checked without a GPU"}
@@ -136,47 +134,3 @@ def describe_model(model: OpenModel, meaning: Meaning, max_length: int, max_leng
         tokenizer=f"{model.tokenizer.kind}, {model.tokenizer.vocabulary_size:,} tokens",
         parity=variant.parity,
     )
-
-
-def align_columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as lines with their cells one below the other.
-
-    >>> print(align_columns([("a", "bc"), ("def", "g")]))
-    a    bc
-    def  g
-    """
-    cells = [[printable_line(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
-
-
-def _figures(parity: Parity) -> tuple[str, ...]:
-    errors = (f"{parity.max_abs:.2e}", f"{parity.mean_abs:.2e}", f"{parity.kendall_tau:.4f}")
-    return (*errors, f"{parity.top10_overlap:.2f}", str(parity.nan_count), f"{parity.alone_max_abs:.1e}")
-
-
-def format_parity_table(manifest: Manifest) -> str:
-    """The parity figures of an artifact's graphs, a line each, and what they were taken against and on."""
-    rows: list[tuple[str, ...]] = [
-        ("graph", "MB", "max |Δ|", "mean |Δ|", "tau", "top-10", "NaN", "alone |Δ|", "proven")
-    ]
-    first: Parity | None = None
-    for variant in manifest.variants:
-        files = (variant.file, f"{variant.file}_data")
-        size = f"{sum(manifest.files[name].size_bytes for name in files if name in manifest.files) / 1e6:.1f}"
-        parity = variant.parity
-        if parity is None:
-            rows.append((variant.name, size, *("-",) * 6, "no"))
-            continue
-        first = first or parity
-        rows.append((variant.name, size, *_figures(parity), "by its CPU twin" if parity.graph == "twin" else "yes"))
-    for refusal in manifest.refused:
-        figures = _figures(refusal.parity) if refusal.parity else ("-",) * 6
-        rows.append((refusal.name, "-", *figures, "refused"))
-    if first is None:
-        return align_columns(rows)
-    about = (
-        f"{first.pairs} pairs against {first.reference} (standard deviation of its logits {first.spread:.2f}), "
-        f"onnxruntime {first.onnxruntime}, {first.machine}"
-    )
-    return f"{align_columns(rows)}\n{printable_line(about)}"

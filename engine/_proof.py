@@ -1,18 +1,26 @@
-"""The fixed pairs that an artifact was proven on, with the reference's logits, and the test itself."""
+"""The fixed pairs that an artifact was proven on, with the reference's logits, and the test itself.
+
+The exporter proves a graph before it writes it; `verify_artifact` proves it again on the machine at hand.
+"""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._errors import ArtifactError
-from ._fields import read_json_object
-from ._manifest import PROOF_NAME
-from ._parity import Parity, compare_logits
-from ._scoring import Scorer
+from ._artifact.held import HeldFolder, hold
+from ._artifact.manifest import MANIFEST_NAME, PROOF_NAME, Manifest, hash_file, read_manifest
+from ._artifact.parity import Parity, compare_logits
+from ._calls.run import Scorer
+from ._device.open import graph_file, read_artifact
+from ._device.runner import Runner
+from ._errors import ArtifactError, CrossrankError, DeviceError, InputError, ProofError, join_problems
+from ._json import read_json_object
+from ._machine.cpu import available_threads
+from ._machine.device import Device
 
 # Pairs that are scored alone too, against themselves in a batch: the first, which are short.
 _ALONE = 8
@@ -84,3 +92,64 @@ def measure_parity(proof: Proof, scorer: Scorer, precision: str, *, graph: str =
         graph=graph,
         provider=scorer.runner.session.provider,
     )
+
+
+def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
+    """Check an artifact's hashes and prove every graph that can run here.
+
+    Args:
+        folder: An artifact folder.
+
+    Returns:
+        The manifest with this machine's figures in place of the exporter's, and a sentence for each graph
+        that could not run here (a CUDA graph without a GPU).
+
+    Raises:
+        InputError: If it is no artifact folder.
+        ArtifactError: If the manifest or a file is damaged.
+        ProofError: If a hash differs or a graph leaves its bound; the message has all of them.
+    """
+    if not (folder / MANIFEST_NAME).exists():
+        raise InputError(
+            f"{folder} is no artifact folder: it has no {MANIFEST_NAME}. Only exported artifacts hold a proof: "
+            f"export-model CHECKPOINT -o DIR, from a folder with weights or a hub id"
+        )
+    with hold(folder) as held:
+        try:
+            return _verify(held)
+        except CrossrankError as error:
+            raise held.named(error) from error.__cause__
+
+
+def _verify(held: HeldFolder) -> tuple[Manifest, list[str]]:
+    folder = held.path
+    manifest = read_manifest(folder)
+    problems = [
+        f"{name} does not have the sha256 of the manifest"
+        for name, record in manifest.files.items()
+        if (folder / name).exists() and hash_file(folder / name) != record.sha256  # else a graph not downloaded yet
+    ]
+    if problems:
+        raise ProofError(join_problems(str(folder), problems))
+    _, tokenizer = read_artifact(held)
+    proof = read_proof(folder)
+    variants, skipped = [], []
+    for variant in manifest.variants:
+        device = Device("cuda" if variant.variant == "cuda" else "cpu")
+        try:
+            graph, packed = graph_file(held, variant, manifest), variant.variant == "cuda"
+            padded = variant.variant == "portable"
+            runner = Runner(graph, manifest.inputs, device, available_threads(), padded=padded, packed=packed)
+        except (DeviceError, ArtifactError) as error:
+            if isinstance(error, ArtifactError) and (folder / variant.file).exists():
+                raise
+            skipped.append(f"{variant.name} did not run here: {held.named(error)}")
+            variants.append(replace(variant, parity=None))
+            continue
+        scorer = Scorer(tokenizer, runner, manifest.inputs.max_length, manifest.head.labels)
+        parity = measure_parity(proof, scorer, variant.precision)
+        variants.append(replace(variant, parity=parity))
+    problems = [text for variant in variants for text in variant.problems()]
+    if problems:
+        raise ProofError(join_problems(str(folder), problems))
+    return replace(manifest, variants=tuple(variants)), skipped

@@ -10,19 +10,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from crossrank._cache_root import cache_root
+from crossrank._artifact.locate import cache_root
+from crossrank._artifact.manifest import MANIFEST_NAME, Manifest, read_manifest
+from crossrank._device.open import open_model
 from crossrank._errors import ArtifactError, CrossrankError, InputError, MissingDependencyError
-from crossrank._manifest import MANIFEST_NAME, Manifest, read_manifest
-from crossrank._open import open_model
-from crossrank._runtime import ort, require_runtime
-from crossrank._session import Device
-from crossrank._threads import available_threads
+from crossrank._machine.cpu import available_threads
+from crossrank._machine.device import Device
+from crossrank._machine.onnxruntime import ort, require_runtime
 
-from ._cache import CheckpointSource, check_folder, describe_source, find_graphs, fingerprint
+from ._prove.tensorrt import TENSORRT, build_engines, require_tensorrt, tensorrt_target
+from ._read.source import CheckpointSource, check_folder, describe_source, find_graphs, fingerprint
 from ._refusal import Advise, advise_export, advise_model, refusal_error
 from ._report import Report, stage, terminal_report
 from ._targets import Order, Target, choose_targets, in_order, order_for_model, order_targets
-from ._tensorrt import TENSORRT, build_engines, require_tensorrt, tensorrt_target
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class _Export:
     def locked(self) -> AbstractContextManager[None]:
         """Hold the place of the artifact."""
         try:
-            from ._write import locked
+            from ._write.folder import locked
         except ImportError as error:
             raise self._lacks(error) from error
         return locked(self.target, self.report)
@@ -192,8 +192,8 @@ class _Export:
     def complete(self, order: Callable[[str], Order], advise: Advise, *, force: bool = False) -> None:
         """Make the graphs that are ordered and not there yet. Call with the lock held."""
         try:
-            from ._export import make_artifact
-            from ._write import check_replaceable
+            from ._convert import make_artifact
+            from ._write.folder import check_replaceable
         except ImportError as error:
             raise self._lacks(error) from error
         present = None if force else self._present()

@@ -8,9 +8,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from crossrank._manifest import Head, Inputs
-from crossrank._model_folder import ModelFolder
-from crossrank._tokenize import PairTokenizer
+from crossrank._artifact.manifest import Head, Inputs
+from crossrank._artifact.settings import ModelFolder
+from crossrank._text.tokenizer import PairTokenizer
 
 from ._targets import Target
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 
-from crossrank._cli import Parser, comma_list, print_json, run_command
+from crossrank._artifact.manifest import PRECISIONS, VARIANTS, read_manifest
+from crossrank._cli.main import Parser, comma_list, print_json, run_command
+from crossrank._cli.tables import align_columns, format_parity_table
 from crossrank._errors import InputError
-from crossrank._info import align_columns, format_parity_table
-from crossrank._manifest import PRECISIONS, VARIANTS, read_manifest
 from crossrank._printable import printable_line
 from crossrank.models import load_registry
 

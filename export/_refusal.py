@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Collection, Iterable
 
+from crossrank._artifact.manifest import Refusal
 from crossrank._errors import ModelError, ProofError, join_problems
-from crossrank._manifest import Refusal
 
 from ._targets import Target, in_order
 

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from crossrank._artifact.manifest import PRECISIONS, VARIANTS, graph_order
 from crossrank._errors import InputError
-from crossrank._manifest import PRECISIONS, VARIANTS
-from crossrank._session import Device, graph_order
+from crossrank._machine.device import Device
 
 # A variant and a precision.
 Target = tuple[str, str]

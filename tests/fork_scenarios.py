@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossrank import CrossEncoder
-from crossrank._runtime import ort
+from crossrank._machine.onnxruntime import ort
 
 QUERY = "Why is the sky red in the evening?"
 DOCUMENTS = [

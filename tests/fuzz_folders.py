@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from crossrank import CrossEncoder, CrossrankError
-from crossrank._fields import read_json
-from crossrank._manifest import read_manifest
-from crossrank.export._checkpoint import read_checkpoint
+from crossrank._artifact.manifest import read_manifest
+from crossrank._json import read_json
+from crossrank.export._architectures.checkpoint import read_checkpoint
 
 # Far above what a tiny folder takes, far below what a number in a damaged file can ask for.
 MEMORY_BYTES = 1 << 30

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from crossrank import CrossEncoder
-from crossrank._verify import verify_artifact
-from crossrank.export import _write as write
+from crossrank._proof import verify_artifact
 from crossrank.export import export_model
+from crossrank.export._write import folder as write
 
 # A process without torch and transformers starts fast and proves with numpy. It prints the stages as they begin.
 _EXPORT = """

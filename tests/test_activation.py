@@ -18,13 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import crossrank
 from crossrank import InputError, UnsupportedModelError
-from crossrank._activation import (
-    ACTIVATIONS,
-    default_activation,
-    order_key,
-    resolve_activation,
-    sigmoid,
-)
+from crossrank._artifact.activation import ACTIVATIONS, default_activation, order_key, resolve_activation, sigmoid
 from tests.artifacts import edit_manifest, make_artifact
 from tests.references import reference
 from tests.tiny_models import PAIRS, config_of, make_checkpoint, write_json

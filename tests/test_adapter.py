@@ -17,9 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from crossrank import CheckpointError, CrossEncoder, CrossrankError, ModelNotFoundError, UnsupportedModelError
 from crossrank.export import export_model
-from crossrank.export._adapter import open_weights
-from crossrank.export._native import read_native
-from crossrank.export._reference import numpy_logits
+from crossrank.export._exporters.native import read_native
+from crossrank.export._prove.reference import numpy_logits
+from crossrank.export._read.adapter import open_weights
 from tests.checkpoint_files import read_tensors, write_tensors
 from tests.golden_checkpoints import ADAPTERS, GOLDEN, PAIRS, AdapterCase
 from tests.references import reference

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from crossrank import CrossEncoder, InputError
-from crossrank._bench import CallSpeed, bench, format_speeds, time_calls
-from crossrank._busy import Neighbours
-from crossrank._cli import main
+from crossrank._cli.bench import CallSpeed, bench, format_speeds, time_calls
+from crossrank._cli.main import main
+from crossrank._machine.busy import Neighbours
 from crossrank.export import export_model
 from tests.tiny_models import make_checkpoint
 
@@ -317,7 +317,7 @@ def test_measuring_changes_no_score(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
 def test_ctrl_c_is_status_130(folder: Path) -> None:
-    script = [sys.executable, "-c", "import sys; from crossrank._cli import main; sys.exit(main())"]
+    script = [sys.executable, "-c", "import sys; from crossrank._cli.main import main; sys.exit(main())"]
     with subprocess.Popen(
         [*script, "bench", "--model", str(folder), "--seconds", "60"],
         stdout=subprocess.PIPE,

@@ -39,10 +39,10 @@ from benchmarks._workloads import Workload, judged_calls, make_workload
 from benchmarks.memory import random_length_calls
 from benchmarks.path import trace_rank
 from crossrank import InputError
-from crossrank._locate import EMBEDDED_MODEL
-from crossrank._sample_texts import sample_texts
+from crossrank._artifact.locate import EMBEDDED_MODEL
+from crossrank._text.sample_texts import sample_texts
 from crossrank.export import export_model
-from crossrank.export._config import read_config
+from crossrank.export._architectures.config import read_config
 from crossrank.models import RegisteredModel, find_model
 from tests.large_data import FOLDER, MINILM, MULTILINGUAL_BERT, SCIFACT, TREC_DL19, case
 from tests.references import auto_classifier

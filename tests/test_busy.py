@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import crossrank._busy
-from crossrank._busy import Neighbours
+import crossrank._machine.busy
+from crossrank._machine.busy import Neighbours
 
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the kernel's counts are Linux's")
@@ -20,7 +20,7 @@ class Machine:
         self.stat, self.now_s, self.own_s = folder / "stat", 0.0, 0.0
         self.busy_s = dict.fromkeys(range(4), 1000.0)
         clocks = SimpleNamespace(perf_counter=lambda: self.now_s, process_time=lambda: self.own_s)
-        patch.setattr(crossrank._busy, "time", clocks)
+        patch.setattr(crossrank._machine.busy, "time", clocks)
         patch.setattr(os, "sched_getaffinity", lambda _: cores)
         self.write()
 

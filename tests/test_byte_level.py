@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import RobertaTokenizerFast
 
 from crossrank import CheckpointError, UnsupportedModelError
-from crossrank._tokenize import PairTokenizer
-from crossrank.export._byte_level import build_byte_level
+from crossrank._text.tokenizer import PairTokenizer
+from crossrank.export._read.tokenizers.byte_level import build_byte_level
 from tests.random_texts import SCRIPTS, WORDS, random_text
 from tests.test_wordpiece import TEXTS
 

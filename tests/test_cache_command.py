@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from crossrank import CrossEncoder, InputError
-from crossrank._artifact_place import target_of, wait_for_lock, work_area
-from crossrank._cache import list_cache, prune_cache, remove_from_cache
-from crossrank._cli import main
-from crossrank._verify import verify_artifact
+from crossrank._artifact.place import target_of, wait_for_lock, work_area
+from crossrank._cli.cache import list_cache, prune_cache, remove_from_cache
+from crossrank._cli.main import main
+from crossrank._proof import verify_artifact
 from crossrank.export import export_model
 from tests.artifacts import edit_manifest
 from tests.checkpoint_files import read_tensors, write_tensors
@@ -269,7 +269,7 @@ def test_prune_leaves_what_is_not_ours(root: Path) -> None:
 def test_prune_removes_what_a_killed_export_left(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = root / "someone--killed"
     code = (
-        "import os, signal, pathlib; from crossrank.export._write import locked, new_folder\n"
+        "import os, signal, pathlib; from crossrank.export._write.folder import locked, new_folder\n"
         f"target = pathlib.Path({str(target)!r})\n"
         "with locked(target), new_folder(target) as work:\n"
         "    (work / 'half').write_bytes(bytes(100_000)); os.kill(os.getpid(), signal.SIGKILL)\n"

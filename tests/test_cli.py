@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from crossrank import CrossEncoder, InputError
-from crossrank._cli import main, read_documents
-from crossrank._manifest import hash_file
+from crossrank._artifact.manifest import hash_file
+from crossrank._cli.main import main, read_documents
 from crossrank.export import export_model
 from tests.artifacts import edit_manifest, make_artifact
 from tests.foreign_graphs import strip_artifact
@@ -26,7 +26,7 @@ DOCUMENTS = [
     "Bread dough rises.",
     "東京の天気 🙂",
 ]
-SCRIPT = [sys.executable, "-c", "import sys; from crossrank._cli import main; sys.exit(main())"]
+SCRIPT = [sys.executable, "-c", "import sys; from crossrank._cli.main import main; sys.exit(main())"]
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from crossrank import CheckpointError, CrossEncoder, UnsupportedModelError
 from crossrank.export import export_model
-from crossrank.export._cache import describe_source
-from crossrank.export._content import Stamp, hash_files, read_known, settled, stamp_files
+from crossrank.export._read.content import Stamp, hash_files, read_known, settled, stamp_files
+from crossrank.export._read.source import describe_source
 from tests.checkpoint_files import read_tensors, write_tensors
 from tests.references import reference
 from tests.tiny_models import PAIRS, make_checkpoint, transformers_logits

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-import crossrank._cores
-from crossrank._cores import Cores
+import crossrank._machine.lanes
+from crossrank._machine.lanes import Cores
 
 
 class System:
@@ -18,7 +18,7 @@ class System:
         self.allowed, self.here, self.asked = allowed, here, 0
         monkeypatch.setattr(os, "sched_getaffinity", lambda thread: set(self.allowed), raising=False)
         monkeypatch.setattr(os, "sched_setaffinity", self._set, raising=False)
-        monkeypatch.setattr(crossrank._cores, "_current_core", lambda: self.here)
+        monkeypatch.setattr(crossrank._machine.lanes, "_current_core", lambda: self.here)
 
     def _set(self, thread: int, cores: set[int]) -> None:
         assert thread == 0, "a thread chooses for itself alone"
@@ -102,7 +102,7 @@ def test_a_real_thread_stays_and_is_freed() -> None:
         with Cores(len(allowed)).stretch(seconds(0.0, 1.0).__next__) as stay:
             stay()
             seen.append(os.sched_getaffinity(0))
-            seen.append({crossrank._cores._current_core() or 0})
+            seen.append({crossrank._machine.lanes._current_core() or 0})
         seen.append(os.sched_getaffinity(0))
 
     thread = threading.Thread(target=lane)

@@ -15,11 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossrank._costs import Costs, costs_path, describe_subject, load_costs, measure_costs, sample_batch, save_costs
-from crossrank._open import open_model
-from crossrank._session import Device
-from crossrank._threads import ThreadCount
-from crossrank._tokenize import PairTokenizer
+from crossrank._device.costs import (
+    Costs,
+    costs_path,
+    describe_subject,
+    load_costs,
+    measure_costs,
+    sample_batch,
+    save_costs,
+)
+from crossrank._device.open import open_model
+from crossrank._machine.cpu import ThreadCount
+from crossrank._machine.device import Device
+from crossrank._text.tokenizer import PairTokenizer
 from tests.artifacts import make_artifact
 from tests.tiny_models import BERT_TOKENS, MAX_LENGTH, make_wordpiece
 

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from crossrank import CrossEncoder
-from crossrank._cuda_session import PackedSession
+from crossrank._device.cuda.session import PackedSession
 from crossrank.export import export_model
 from tests.tiny_models import PAIRS, make_checkpoint, transformers_logits
 

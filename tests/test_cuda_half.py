@@ -10,12 +10,12 @@ from onnx import TensorProto
 from safetensors.numpy import load_file, save_file
 
 from crossrank import UnsupportedModelError
-from crossrank._manifest import read_manifest
+from crossrank._artifact.manifest import read_manifest
 from crossrank.export import export_model
-from crossrank.export._build import build_cuda
-from crossrank.export._checkpoint import read_checkpoint
-from crossrank.export._graph import save_model
-from crossrank.export._half import LARGEST, keep_in_float32, widen
+from crossrank.export._architectures.checkpoint import read_checkpoint
+from crossrank.export._graphs.graph import save_model
+from crossrank.export._graphs.half import LARGEST, keep_in_float32, widen
+from crossrank.export._graphs.layouts import build_cuda
 from tests.tiny_models import make_checkpoint
 
 _DOWN = "bert.encoder.layer.0.output.dense"

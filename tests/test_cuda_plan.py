@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from crossrank import InputError
-from crossrank._cuda_pack import ALIGNMENT, PACKED_INPUTS, lay_out, pack, token_offsets
-from crossrank._cuda_plan import (
+from crossrank._artifact.manifest import Inputs
+from crossrank._device.cuda.batches import (
     PackedShape,
     choose_bucket,
     fill_up,
@@ -20,11 +20,11 @@ from crossrank._cuda_plan import (
     sample_of,
     shape_of,
 )
-from crossrank._cuda_session import GPU_SETTINGS
-from crossrank._layout import choose_layout
-from crossrank._manifest import Inputs
-from crossrank._out_of_memory import halve, is_out_of_memory
-from crossrank._pairs import PackedPairs
+from crossrank._device.cuda.buffers import ALIGNMENT, PACKED_INPUTS, lay_out, pack, token_offsets
+from crossrank._device.cuda.session import GPU_SETTINGS
+from crossrank._device.inputs import choose_layout
+from crossrank._device.out_of_memory import halve, is_out_of_memory
+from crossrank._text.pairs import PackedPairs
 
 Lengths = NDArray[np.int32]
 

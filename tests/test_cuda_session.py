@@ -17,16 +17,17 @@ import pytest
 from numpy.typing import NDArray
 
 from crossrank import ArtifactError, CrossEncoder, DeviceError
-from crossrank._cuda_options import NO_CAPTURE, provider_options, run_entries, session_entries
-from crossrank._cuda_session import CPU_SETTINGS, PackedSession, _device_thread
-from crossrank._pairs import PackedPairs
-from crossrank._runner import Runner
-from crossrank._scoring import Scorer
-from crossrank._session import Device, open_graph
-from crossrank._threads import resolve_threads
-from crossrank.export._build import build_cpu, build_cuda
-from crossrank.export._checkpoint import Checkpoint, read_checkpoint
-from crossrank.export._graph import save_model
+from crossrank._calls.run import Scorer
+from crossrank._device.cuda.session import CPU_SETTINGS, PackedSession, _device_thread
+from crossrank._device.gpu_options import NO_CAPTURE, provider_options, run_entries, session_entries
+from crossrank._device.runner import Runner
+from crossrank._device.session import open_graph
+from crossrank._machine.cpu import resolve_threads
+from crossrank._machine.device import Device
+from crossrank._text.pairs import PackedPairs
+from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
+from crossrank.export._graphs.graph import save_model
+from crossrank.export._graphs.layouts import build_cpu, build_cuda
 from tests.artifacts import make_artifact
 from tests.tiny_models import ARCHITECTURES, PAIRS, make_checkpoint, transformers_logits
 

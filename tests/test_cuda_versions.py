@@ -12,9 +12,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from crossrank.export._build import build_cpu, build_cuda, build_portable
-from crossrank.export._checkpoint import read_checkpoint
-from crossrank.export._graph import save_model
+from crossrank.export._architectures.checkpoint import read_checkpoint
+from crossrank.export._graphs.graph import save_model
+from crossrank.export._graphs.layouts import build_cpu, build_cuda, build_portable
 from tests.tiny_models import ARCHITECTURES, make_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from crossrank import ArtifactError, CheckpointError, CrossEncoder, CrossrankError, EncodedDocuments
-from crossrank._tokenize import PairTokenizer
+from crossrank._text.tokenizer import PairTokenizer
 from crossrank.export import export_model
 from tests.artifacts import edit_manifest
 from tests.foreign_graphs import strip_artifact

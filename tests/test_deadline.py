@@ -20,9 +20,9 @@ import pytest
 from numpy.typing import NDArray
 
 from crossrank import AsyncCrossEncoder, CallRecord, CrossEncoder, InputError, Ranking
-from crossrank._costs import Costs
-from crossrank._deadline import Deadline, Lateness
-from crossrank._pairs import PackedPairs
+from crossrank._calls.deadline import Deadline, Lateness
+from crossrank._device.costs import Costs
+from crossrank._text.pairs import PackedPairs
 from tests.artifacts import make_artifact
 from tests.rankings import scores_of
 from tests.test_scheduler import ATOL, QUERY, Faulty, open_model, texts

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from crossrank import CrossEncoder, CrossrankError, InputError
-from crossrank._verify import verify_artifact
+from crossrank._proof import verify_artifact
 from crossrank.export import export_model
 from crossrank.export._cli import main as export_main
-from crossrank.export._write import locked
+from crossrank.export._write.folder import locked
 from tests.tiny_models import PAIRS, make_checkpoint
 
 # Without torch and transformers a process starts fast and proves with numpy.
@@ -274,7 +274,7 @@ def test_two_processes_export_one_model_to_two_folders(
 HOLDER = """
 import sys, time
 from pathlib import Path
-from crossrank.export._write import locked, new_folder
+from crossrank.export._write.folder import locked, new_folder
 target = Path(sys.argv[1])
 with locked(target), new_folder(target) as work:
     (work / "crossrank.json").write_text("half")

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from crossrank import AsyncCrossEncoder, Cascade, CrossEncoder, InputError, ModelNotFoundError
-from crossrank import _compatibility as compatibility
+from crossrank._calls import compatibility
 from crossrank.export import export_model
 from tests.artifacts import make_artifact
 from tests.references import reference

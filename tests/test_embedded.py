@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from crossrank import ArtifactError, CrossEncoder, ModelNotFoundError
-from crossrank._cli import main
-from crossrank._locate import EMBEDDED_MODEL, EMBEDDED_NAME
-from crossrank._manifest import read_manifest
-from crossrank._proof import read_proof
-from crossrank._runtime import ort
-from crossrank._verify import verify_artifact
+from crossrank._artifact.locate import EMBEDDED_MODEL, EMBEDDED_NAME
+from crossrank._artifact.manifest import read_manifest
+from crossrank._cli.main import main
+from crossrank._machine.onnxruntime import ort
+from crossrank._proof import read_proof, verify_artifact
 from crossrank.export import export_model
 from tests.artifacts import make_artifact
 from tests.offline import OFFLINE
@@ -118,7 +117,7 @@ def test_no_name_at_all_is_still_refused() -> None:
 
 
 def test_an_installation_without_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrank._locate.EMBEDDED_MODEL", tmp_path / EMBEDDED_NAME)
+    monkeypatch.setattr("crossrank._artifact.locate.EMBEDDED_MODEL", tmp_path / EMBEDDED_NAME)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelNotFoundError, match="the embedded model is part of crossrank, install it again"):
         CrossEncoder(EMBEDDED_NAME)

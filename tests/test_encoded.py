@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossrank import ArtifactError, CrossEncoder, CrossrankError, EncodedDocuments, InputError
-from crossrank._tokenizer_identity import hash_tokenizer
+from crossrank._text.identity import hash_tokenizer
 from crossrank.export import export_model
 from tests.artifacts import make_artifact
 from tests.checkpoint_files import files_of

@@ -24,13 +24,13 @@ from crossrank import (
     ModelNotFoundError,
     ProofError,
 )
-from crossrank._cli import main as crossrank_main
-from crossrank._manifest import read_manifest
+from crossrank._artifact.manifest import read_manifest
+from crossrank._cli.main import main as crossrank_main
 from crossrank.export import export_model
-from crossrank.export._build import build_portable
-from crossrank.export._checkpoint import read_checkpoint
+from crossrank.export._architectures.checkpoint import read_checkpoint
 from crossrank.export._cli import main as export_main
-from crossrank.export._graph import save_model
+from crossrank.export._graphs.graph import save_model
+from crossrank.export._graphs.layouts import build_portable
 from crossrank.models import load_registry
 from tests.checkpoint_files import files_of, read_tensors, sha256_of, write_tensors
 from tests.references import PROVEN_BY

@@ -33,13 +33,13 @@ from benchmarks._options import ROOT
 from benchmarks._peaks import operations_per_pair
 from benchmarks._random_checkpoint import make_config
 from crossrank import InputError
-from crossrank._cuda_graph import DeviceGraph
-from crossrank._cuda_plan import choose_bucket, make_buckets, plan_packed_batches, shape_of
-from crossrank._layout import padded_ids
-from crossrank._runtime import ort
-from crossrank.export._checkpoint import read_checkpoint
-from crossrank.export._config import read_config
-from crossrank.export._graph import save_model
+from crossrank._device.cuda.batches import choose_bucket, make_buckets, plan_packed_batches, shape_of
+from crossrank._device.cuda.graph import DeviceGraph
+from crossrank._device.inputs import padded_ids
+from crossrank._machine.onnxruntime import ort
+from crossrank.export._architectures.checkpoint import read_checkpoint
+from crossrank.export._architectures.config import read_config
+from crossrank.export._graphs.graph import save_model
 from crossrank.models import find_model
 from tests.references import needs_torch, reference
 from tests.tiny_models import PAIRS, make_checkpoint, transformers_logits

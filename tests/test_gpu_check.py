@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from crossrank._gpu_check import diagnose, gpu_advice
-from crossrank._gpu_facts import Gpu, GpuFacts, read_gpu_facts
+from crossrank._machine.advice import diagnose, gpu_advice
+from crossrank._machine.gpu import Gpu, GpuFacts, read_gpu_facts
 
 V100, T4, A100 = Gpu("Tesla V100-SXM2-16GB", (7, 0)), Gpu("Tesla T4", (7, 5)), Gpu("NVIDIA A100", (8, 0))
 H100, B200, RTX5090 = Gpu("NVIDIA H100", (9, 0)), Gpu("NVIDIA B200", (10, 0)), Gpu("NVIDIA RTX 5090", (12, 0))

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from crossrank.export._compact import quantize
-from crossrank.export._graph import EXTERNAL_DATA_BYTES, Graph, Model, save_model
+from crossrank.export._graphs.compact import quantize
+from crossrank.export._graphs.graph import EXTERNAL_DATA_BYTES, Graph, Model, save_model
 from tests.tiny_models import make_checkpoint
 
 RNG = np.random.default_rng(0)
@@ -108,7 +108,7 @@ _EXPORT = """
 import resource, sys
 sys.modules["torch"] = sys.modules["transformers"] = None
 import crossrank
-from crossrank.export import _export, export_model
+from crossrank.export import _convert as _export, export_model
 crossrank.CrossEncoder().rank("a", ["b"])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 export_model(sys.argv[1], sys.argv[2])

@@ -24,10 +24,10 @@ from huggingface_hub import constants, get_session
 from numpy.typing import NDArray
 
 from crossrank import CrossEncoder, ModelNotFoundError
-from crossrank._manifest import read_manifest
+from crossrank._artifact.manifest import read_manifest
 from crossrank.export import export_model
-from crossrank.export._cache import describe_source, fetch_checkpoint
-from crossrank.export._config import ARCHITECTURES
+from crossrank.export._architectures.config import ARCHITECTURES
+from crossrank.export._read.source import describe_source, fetch_checkpoint
 from crossrank.models import find_model
 from tests.fake_hub import COMMIT, Hub, cached_files, closed_port, environment, serving
 from tests.references import reference
@@ -230,7 +230,7 @@ def hub() -> Iterator[Hub]:
 _FETCH = """
 import json, sys
 from crossrank import CrossrankError
-from crossrank.export._cache import describe_source, fetch_checkpoint
+from crossrank.export._read.source import describe_source, fetch_checkpoint
 name, revision, token = json.loads(sys.argv[1])
 try:
     print(fetch_checkpoint(describe_source(name, revision), local_files_only=False, token=token)[0])

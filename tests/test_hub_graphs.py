@@ -14,8 +14,8 @@ import pytest
 from huggingface_hub import constants
 
 from crossrank import ArtifactError, CrossEncoder, ModelError, ModelNotFoundError
-from crossrank._manifest import read_manifest
-from crossrank._verify import verify_artifact
+from crossrank._artifact.manifest import read_manifest
+from crossrank._proof import verify_artifact
 from crossrank.export import export_model
 from tests.artifacts import edit_manifest
 from tests.fake_hub import COMMIT, Hub, cached_files, closed_port, environment, serving

@@ -12,7 +12,7 @@ import crossrank.export
 import crossrank.models
 from benchmarks._vocabulary import write_tokenizer
 from crossrank import MissingDependencyError
-from crossrank._runtime import check_runtime, installed_runtimes
+from crossrank._machine.onnxruntime import check_runtime, installed_runtimes
 from crossrank.export import export_model
 from tests.artifacts import make_artifact
 from tests.large_data import MINILM, case
@@ -176,7 +176,7 @@ def test_a_second_runtime_counts_only_where_it_overwrites_the_first(
         (folder / f"{name}-9.9.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 9.9\n")
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from crossrank._runtime import installed_runtimes, ort\n"
+        "from crossrank._machine.onnxruntime import installed_runtimes, ort\n"
         "names = installed_runtimes(); print(names)\n"
         "if len(names) > 1: ort.get_available_providers()"
     )
@@ -219,7 +219,7 @@ WITHOUT = "import sys; sys.modules['onnxruntime'] = None; "
     ids=" ".join,
 )
 def test_a_command_without_a_runtime_ends_in_one_line_that_names_the_commands(arguments: list[str]) -> None:
-    module = "crossrank.export._cli" if arguments[0] == "export" else "crossrank._cli"
+    module = "crossrank.export._cli" if arguments[0] == "export" else "crossrank._cli.main"
     code = f"{WITHOUT}from {module} import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *arguments[arguments[0] == "export" :]]
     result = subprocess.run(command, input="a document", capture_output=True, text=True)
@@ -232,7 +232,7 @@ def test_without_a_runtime_help_and_version_are_there_and_a_model_says_what_is_m
     """Not the import: what only looks crossrank up goes on."""
     code = (
         f"{WITHOUT}import crossrank\n"
-        "from crossrank._cli import main\n"
+        "from crossrank._cli.main import main\n"
         "for make in (crossrank.CrossEncoder, crossrank.AsyncCrossEncoder):\n"
         "    try: make('owner/name')\n"
         "    except ImportError as error: print(type(error).__name__, error)\n"
@@ -248,7 +248,10 @@ def test_without_a_runtime_help_and_version_are_there_and_a_model_says_what_is_m
 def test_a_runtime_that_cannot_be_imported_is_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "onnxruntime").mkdir()
     (tmp_path / "onnxruntime" / "__init__.py").write_text("import libonnxruntime_that_is_absent")
-    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from crossrank._cli import main; sys.exit(main(['info']))"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from crossrank._cli.main import main\n"
+        "sys.exit(main(['info']))"
+    )
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from crossrank._runner import Runner
-from crossrank._scoring import Scorer
-from crossrank._session import Device
-from crossrank._threads import resolve_threads
-from crossrank.export._build import write_cpu
-from crossrank.export._checkpoint import Checkpoint, read_checkpoint
-from crossrank.export._compact import CompactGraph, quantize
-from crossrank.export._graph import Graph, save_model
-from crossrank.export._layers import float_dense
-from crossrank.export._native import read_native
+from crossrank._calls.run import Scorer
+from crossrank._device.runner import Runner
+from crossrank._machine.cpu import resolve_threads
+from crossrank._machine.device import Device
+from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
+from crossrank.export._exporters.native import read_native
+from crossrank.export._graphs.compact import CompactGraph, quantize
+from crossrank.export._graphs.graph import Graph, save_model
+from crossrank.export._graphs.layers import float_dense
+from crossrank.export._graphs.layouts import write_cpu
 from tests.references import auto_classifier, reference
 from tests.tiny_models import PAIRS, make_checkpoint, transformers_logits
 

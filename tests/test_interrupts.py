@@ -25,9 +25,9 @@ import pytest
 from numpy.typing import NDArray
 
 import crossrank
-import crossrank._scheduler
+import crossrank._schedule.scheduler
 from crossrank import Closed, CrossEncoder, Overloaded
-from crossrank._pairs import PackedPairs
+from crossrank._text.pairs import PackedPairs
 from tests.artifacts import make_artifact
 
 WAIT_S, HUNG_S = 30, 120
@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Who waits for another does not look whether that is still there: what is lost makes a test hang, which fails."""
-    monkeypatch.setattr(crossrank._scheduler, "_PATIENCE_S", 1_000)
+    monkeypatch.setattr(crossrank._schedule.scheduler, "_PATIENCE_S", 1_000)
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -382,7 +382,7 @@ def test_an_exception_anywhere_in_close_can_be_followed_by_another_close(folder:
 def test_a_second_exception_in_the_clearing_up_is_put_right_by_the_next_call(
     folder: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crossrank._scheduler, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(crossrank._schedule.scheduler, "_PATIENCE_S", 0.01)
     model, session = open_model(folder, 1)
     neighbours, check = Neighbours(model, session, pool), check_next(model, by_the_next=True)
     rng = random.Random(0)

@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 
-from crossrank._lanes import Lanes
+from crossrank._machine.lanes import Lanes
 
 WAIT_S = 30
 
@@ -195,7 +195,7 @@ def test_where_no_thread_can_be_had_the_caller_does_it_all(monkeypatch: pytest.M
 
 def test_jobs_are_still_done_at_the_interpreters_end() -> None:
     code = (
-        "import atexit, os\nfrom crossrank._lanes import Lanes\nlanes = Lanes(3)\n"
+        "import atexit, os\nfrom crossrank._machine.lanes import Lanes\nlanes = Lanes(3)\n"
         "lanes.run([lambda: os.write(1, b'a')] * 3)\n"
         "atexit.register(lambda: lanes.run([lambda: os.write(1, b'b')] * 3))"
     )

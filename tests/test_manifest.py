@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossrank import ArtifactError
-from crossrank._manifest import (
+from crossrank._artifact.manifest import (
     FileRecord,
     Head,
     Inputs,
@@ -24,7 +24,7 @@ from crossrank._manifest import (
     read_manifest,
     write_manifest,
 )
-from crossrank._parity import Parity
+from crossrank._artifact.parity import Parity
 from tests.artifacts import edit_manifest
 
 PARITY = Parity(

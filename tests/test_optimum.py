@@ -20,8 +20,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from crossrank import CrossEncoder, InputError, MissingDependencyError, UnsupportedModelError
-from crossrank._manifest import read_manifest
-from crossrank._verify import verify_artifact
+from crossrank._artifact.manifest import read_manifest
+from crossrank._proof import verify_artifact
 from crossrank.export import export_model
 from tests import tiny_models
 from tests.checkpoint_files import change_config, files_of

@@ -8,14 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from crossrank._pairs import (
-    PackedPairs,
-    PairSource,
-    PairTemplate,
-    Tokens,
-    enough_document_tokens,
-    truncate_longest_first,
-)
+from crossrank._text.pairs import PackedPairs, PairSource, PairTemplate, enough_document_tokens, truncate_longest_first
+from crossrank._text.tokens import Tokens
 
 LONGEST = 13  # every combination of two lengths up to this one, and every room that can matter to them
 

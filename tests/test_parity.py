@@ -17,22 +17,22 @@ import pytest
 import transformers
 from numpy.typing import NDArray
 
-import crossrank.export._build
+import crossrank.export._graphs.layouts
 from crossrank import CrossEncoder, ProofError
-from crossrank._manifest import read_manifest
-from crossrank._runner import Runner
-from crossrank._scoring import Scorer
-from crossrank._session import Device
-from crossrank._threads import resolve_threads
-from crossrank._verify import verify_artifact
+from crossrank._artifact.manifest import read_manifest
+from crossrank._calls.run import Scorer
+from crossrank._device.runner import Runner
+from crossrank._machine.cpu import resolve_threads
+from crossrank._machine.device import Device
+from crossrank._proof import verify_artifact
 from crossrank.export import export_model
-from crossrank.export._attention import packed_attention_twin, valid_from_mask
-from crossrank.export._build import build_cpu, build_cuda, build_portable
-from crossrank.export._checkpoint import Checkpoint, read_checkpoint
-from crossrank.export._config import EncoderConfig
-from crossrank.export._graph import Graph, Model, save_model
-from crossrank.export._relative_position import distance_buckets
-from crossrank.export._weights import EncoderWeights, Layer, Linear, Norm
+from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
+from crossrank.export._architectures.config import EncoderConfig
+from crossrank.export._architectures.weights import EncoderWeights, Layer, Linear, Norm
+from crossrank.export._graphs.attention import packed_attention_twin, valid_from_mask
+from crossrank.export._graphs.graph import Graph, Model, save_model
+from crossrank.export._graphs.layouts import build_cpu, build_cuda, build_portable
+from crossrank.export._graphs.positions import distance_buckets
 from tests.artifacts import edit_manifest
 from tests.checkpoint_files import sha256_of
 from tests.references import reference
@@ -353,8 +353,8 @@ def masks_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
         attention.input[4] = ""  # each pair's length
         return context
 
-    monkeypatch.setattr(crossrank.export._build, "valid_from_mask", all_valid)
-    monkeypatch.setattr(crossrank.export._build, "packed_attention_twin", all_long)
+    monkeypatch.setattr(crossrank.export._graphs.layouts, "valid_from_mask", all_valid)
+    monkeypatch.setattr(crossrank.export._graphs.layouts, "packed_attention_twin", all_long)
 
 
 @pytest.mark.usefixtures("masks_ignored")

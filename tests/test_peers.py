@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from crossrank import CrossEncoder
-from crossrank.export._texts import load_pairs
+from crossrank.export._read.texts import load_pairs
 from tests.trained_models import Trained
 
 SCRIPT = Path(__file__).with_name("peer_scores.py")

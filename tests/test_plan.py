@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from crossrank import InputError
-from crossrank._plan import PADDED_MAX_TOKENS, plan_batches, plan_even_batches
+from crossrank._device.batches import PADDED_MAX_TOKENS, plan_batches, plan_even_batches
 
 Lengths = NDArray[np.int32]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from crossrank import ArtifactError, CrossEncoder, InputError, ModelNotFoundError
-from crossrank._cli import main
-from crossrank._info import align_columns
+from crossrank._cli.main import main
+from crossrank._cli.tables import align_columns
 from crossrank.export._cli import main as export_main
 from tests.artifacts import edit_manifest, make_artifact
 

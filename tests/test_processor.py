@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crossrank._processor import int8_products_saturate, processor_name
+from crossrank._machine.cpu import int8_products_saturate, processor_name
 
 
 def cpuinfo(folder: Path, flags: str) -> Path:

@@ -16,8 +16,8 @@ from benchmarks._measures import measure
 from benchmarks._tradeoff import deal, ranking_scores, weigh
 from benchmarks._tradeoff_plot import Point, draw_tradeoff
 from crossrank import Cascade, CrossEncoder, MissingDependencyError
-from crossrank._locate import EMBEDDED_NAME
-from crossrank._sample_texts import sample_texts
+from crossrank._artifact.locate import EMBEDDED_NAME
+from crossrank._text.sample_texts import sample_texts
 from tests.artifacts import make_artifact
 
 DOCUMENTS = tuple(sample_texts(12, kind="document", seed=3))

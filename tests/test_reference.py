@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossrank._model_folder import read_model_folder
-from crossrank.export._reference import erf, numpy_logits, transformers_logits
+from crossrank._artifact.settings import read_model_folder
+from crossrank.export._prove.reference import erf, numpy_logits, transformers_logits
 from tests.tiny_models import ARCHITECTURES, MAX_LENGTH, PAIRS, config_of, make_checkpoint
 from tests.tiny_models import transformers_logits as one_by_one
 

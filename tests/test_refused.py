@@ -12,12 +12,12 @@ import transformers
 from numpy.typing import NDArray
 
 from crossrank import ArtifactError, CrossEncoder, InputError, ProofError, UnsupportedModelError
-from crossrank._cli import main as crossrank_main
-from crossrank._locate import locate_model
-from crossrank._manifest import read_manifest
-from crossrank._parity import BOUNDS, compare_logits
-from crossrank._session import Device
-from crossrank._verify import verify_artifact
+from crossrank._artifact.locate import locate_model
+from crossrank._artifact.manifest import read_manifest
+from crossrank._artifact.parity import BOUNDS, compare_logits
+from crossrank._cli.main import main as crossrank_main
+from crossrank._machine.device import Device
+from crossrank._proof import verify_artifact
 from crossrank.export import export_model
 from tests.artifacts import edit_manifest
 from tests.checkpoint_files import files_of, read_tensors, write_tensors

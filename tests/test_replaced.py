@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import crossrank._open
+import crossrank._device.open
 from crossrank import ArtifactError, CrossEncoder, ModelError
-from crossrank._held import HeldFolder
-from crossrank._verify import verify_artifact
+from crossrank._artifact.held import HeldFolder
+from crossrank._proof import verify_artifact
 from crossrank.export import export_model
-from crossrank.export._write import locked, new_folder, swap_in
+from crossrank.export._write.folder import locked, new_folder, swap_in
 from tests.artifacts import edit_manifest
 from tests.foreign_graphs import put_weights_outside, strip_artifact
 from tests.tiny_models import PAIRS, make_checkpoint
@@ -34,7 +34,7 @@ _SWAPPERS = {
     "exchange": """
 import sys
 from pathlib import Path
-from crossrank.export._write import _exchange
+from crossrank.export._write.folder import _exchange
 first, second, stop = map(Path, sys.argv[1:])
 print("ready", flush=True)
 while not stop.exists():
@@ -45,7 +45,7 @@ while not stop.exists():
     "export": """
 import shutil, sys
 from pathlib import Path
-from crossrank.export._write import locked, new_folder, swap_in
+from crossrank.export._write.folder import locked, new_folder, swap_in
 target, second, stop = map(Path, sys.argv[1:])
 sources = [shutil.copytree(target, target.with_name("source")), second]
 print("ready", flush=True)
@@ -258,10 +258,10 @@ def test_folder_without_a_handle_is_read_again_when_it_was_replaced(
 ) -> None:
     """As where the system knows no handles: a replacement between the manifest and the graph is noticed."""
     monkeypatch.delattr(os, "O_PATH", raising=False)
-    monkeypatch.setattr(crossrank._open, "_PAUSE_S", 0)
+    monkeypatch.setattr(crossrank._device.open, "_PAUSE_S", 0)
     target, other = copy_of(artifacts["bert"], tmp_path), artifacts["roberta"]
     expected = load(other)
-    read, left = crossrank._open.read_artifact, times
+    read, left = crossrank._device.open.read_artifact, times
 
     def and_replace(held: HeldFolder) -> Any:
         nonlocal left
@@ -271,7 +271,7 @@ def test_folder_without_a_handle_is_read_again_when_it_was_replaced(
             put_in_place(target, other)
         return found
 
-    monkeypatch.setattr(crossrank._open, "read_artifact", and_replace)
+    monkeypatch.setattr(crossrank._device.open, "read_artifact", and_replace)
     if times == 1:
         np.testing.assert_array_equal(load(target), expected)
     else:

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import crossrank._runner
+import crossrank._device.runner
 from crossrank import CrossEncoder
-from crossrank._pairs import PackedPairs
+from crossrank._device.runner import Runner
+from crossrank._device.session import Session
 from crossrank._progress import Progress
-from crossrank._runner import Runner
-from crossrank._session import Session
+from crossrank._text.pairs import PackedPairs
 from crossrank.export import export_model
 from tests.artifacts import make_artifact
 from tests.tiny_models import PAIRS, make_checkpoint
@@ -46,7 +46,7 @@ def portable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call of any length counts as a slow one."""
-    monkeypatch.setattr(crossrank._runner, "_SHARE_FROM_S", 0)
+    monkeypatch.setattr(crossrank._device.runner, "_SHARE_FROM_S", 0)
 
 
 def open_model(folder: Path, threads: int = 2, opening_s: float = 0.0) -> tuple[CrossEncoder, Runner]:
@@ -149,7 +149,7 @@ def test_only_calls_of_few_batches_open_it_when_they_took_as_long_as_it_takes(fo
 
 
 def test_a_fast_call_never_opens_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crossrank._runner, "_SHARE_FROM_S", 60)
+    monkeypatch.setattr(crossrank._device.runner, "_SHARE_FROM_S", 60)
     model, runner = open_model(folder)
     for _ in range(20):
         model.score(QUERY, [DOCUMENT])
@@ -234,8 +234,8 @@ def test_a_file_that_is_no_longer_the_same_is_not_opened_again(
 def test_a_process_that_ends_while_the_sharing_session_opens_ends_well() -> None:
     """onnxruntime ends the process by abort() when the interpreter takes a thread from under it."""
     code = (
-        "import crossrank._runner; from crossrank import CrossEncoder\n"
-        "crossrank._runner._SHARE_FROM_S = 0\n"
+        "import crossrank._device.runner; from crossrank import CrossEncoder\n"
+        "crossrank._device.runner._SHARE_FROM_S = 0\n"
         "model = CrossEncoder(device='cpu', threads=2)\n"
         "runner = model._scorer.runner; runner._opening_s = 0.0\n"
         "model.score('a query', ['a document'])\n"

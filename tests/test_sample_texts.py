@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from crossrank._sample_texts import sample_texts
+from crossrank._text.sample_texts import sample_texts
 from tests import large_data
 
 PASSAGES = 4300

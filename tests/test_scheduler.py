@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import crossrank._cores
+import crossrank._machine.lanes
 from crossrank import CallRecord, Closed, CrossEncoder, CrossrankError, Overloaded
-from crossrank._pairs import PackedPairs, Tokens
-from crossrank._session import Session
+from crossrank._device.session import Session
+from crossrank._text.pairs import PackedPairs
+from crossrank._text.tokens import Tokens
 from tests.artifacts import make_artifact
 from tests.rankings import scores_of
 from tests.tiny_models import PAIRS
@@ -328,7 +329,7 @@ def test_the_pools_threads_stay_on_a_core_while_they_work_and_callers_threads_ar
     allowed = os.sched_getaffinity(0)
     if len(allowed) < 2:
         pytest.skip("one core")
-    monkeypatch.setattr(crossrank._cores, "_LONG_S", 0.0)
+    monkeypatch.setattr(crossrank._machine.lanes, "_LONG_S", 0.0)
     model, session = open_model(folder, threads=len(allowed))
     seen: dict[bool, set[tuple[int, frozenset[int]]]] = {True: set(), False: set()}
 

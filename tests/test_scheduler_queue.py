@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from crossrank import Closed, Overloaded
-from crossrank._desk import Desk
-from crossrank._queue import RequestQueue
-from crossrank._request import Batch, Request
+from crossrank._schedule.desk import Desk
+from crossrank._schedule.queue import RequestQueue
+from crossrank._schedule.request import Batch, Request
 
 PLANS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 12)), max_size=8)
 

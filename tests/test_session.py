@@ -15,9 +15,9 @@ import onnxruntime
 import pytest
 
 from crossrank import ArtifactError, CrossEncoder, DeviceError, InputError, ModelNotFoundError
-from crossrank._manifest import Variant
+from crossrank._artifact.manifest import Variant, choose_variant
+from crossrank._machine.device import Device, parse_device
 from crossrank._progress import Progress
-from crossrank._session import Device, choose_variant, parse_device
 from tests.artifacts import edit_manifest, make_artifact
 from tests.tiny_models import MAX_LENGTH, PAIRS
 

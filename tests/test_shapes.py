@@ -22,8 +22,8 @@ from benchmarks._models import SHAPES, find_registered
 from benchmarks._options import find_test_data
 from benchmarks._random_checkpoint import write_random_checkpoint
 from crossrank import CrossEncoder
-from crossrank._info import format_parity_table
-from crossrank._manifest import read_manifest
+from crossrank._artifact.manifest import read_manifest
+from crossrank._cli.tables import format_parity_table
 from crossrank.export import export_model
 from tests.tiny_models import write_json
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import crossrank._scheduler
+import crossrank._schedule.scheduler
 from crossrank import ArtifactError, CallRecord, CrossEncoder, CrossrankError
-from crossrank._pairs import PackedPairs
 from crossrank._progress import Progress
+from crossrank._text.pairs import PackedPairs
 from tests.artifacts import make_artifact
 from tests.test_interrupts import MINE, PACKAGE, QUERY, THEIRS, WAIT_S, TimeLimit, check_sound, open_model
 
@@ -319,7 +319,7 @@ def test_what_a_handler_raises_while_progress_is_drawn_is_not_the_streams(folder
 
 def test_alarms_that_come_again_and_again_lose_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in the middle of the clearing up after the last one."""
-    monkeypatch.setattr(crossrank._scheduler, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(crossrank._schedule.scheduler, "_PATIENCE_S", 0.01)
     model, _ = open_model(folder, 2)
     mine, theirs, stop = model.score(QUERY, MINE), model.score(QUERY, THEIRS), threading.Event()
     interrupted = 0

@@ -15,9 +15,9 @@ from safetensors.numpy import save_file as save_arrays
 from tokenizers import Tokenizer
 
 from crossrank import CrossEncoder
-from crossrank._manifest import read_manifest
+from crossrank._artifact.manifest import read_manifest
 from crossrank.export import export_model
-from crossrank.export._checkpoint import read_checkpoint
+from crossrank.export._architectures.checkpoint import read_checkpoint
 from tests.checkpoint_files import Tensors, read_tensors, sha256_of, write_tensors
 from tests.references import auto_classifier, reference
 from tests.tiny_models import MAX_LENGTH, PAIRS, config_of, make_checkpoint, transformers_logits, write_json

@@ -3,7 +3,7 @@
 import pytest
 
 from crossrank import InputError
-from crossrank._session import Device
+from crossrank._machine.device import Device
 from crossrank.export._targets import choose_targets, order_for_model, order_targets, target_file
 
 EVERY = [("cpu", "fp32"), ("cpu", "int8"), ("cuda", "fp16"), ("portable", "fp32"), ("portable", "fp16")]

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crossrank import InputError
-from crossrank._tensorrt_options import engine_options, provider_options
-from crossrank._tensorrt_plan import (
+from crossrank._device.tensorrt.engines import engine_options, provider_options
+from crossrank._device.tensorrt.profiles import (
     Profile,
     Shape,
     TensorrtSettings,

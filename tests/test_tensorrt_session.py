@@ -23,24 +23,25 @@ import onnxruntime
 import pytest
 
 from crossrank import ArtifactError, CrossEncoder, DeviceError, InputError, ProofError
-from crossrank._gpu_facts import Gpu, GpuFacts
-from crossrank._held import ModelFile
-from crossrank._manifest import Variant, read_manifest
-from crossrank._open import OpenModel
-from crossrank._runner import Runner
-from crossrank._scoring import Scorer
-from crossrank._session import Device, choose_variant, open_graph, parse_device
-from crossrank._tensorrt_cache import RECORD_NAME, EngineKey, find_engines, new_engine
-from crossrank._tensorrt_facts import TensorrtFacts, read_tensorrt_facts
-from crossrank._tensorrt_graph import read_graph_files
-from crossrank._tensorrt_plan import Profile, Shape, TensorrtSettings, make_profiles
-from crossrank._tensorrt_session import TensorrtSession
-from crossrank._tensorrt_store import EngineStore
-from crossrank._threads import resolve_threads
-from crossrank._tokenize import PairTokenizer
+from crossrank._artifact.held import ModelFile
+from crossrank._artifact.manifest import Variant, choose_variant, read_manifest
+from crossrank._artifact.onnx_file import read_graph_files
+from crossrank._calls.run import Scorer
+from crossrank._device.open import OpenModel
+from crossrank._device.runner import Runner
+from crossrank._device.session import open_graph
+from crossrank._device.tensorrt.cache import RECORD_NAME, EngineKey, find_engines, new_engine
+from crossrank._device.tensorrt.engines import EngineStore
+from crossrank._device.tensorrt.profiles import Profile, Shape, TensorrtSettings, make_profiles
+from crossrank._device.tensorrt.session import TensorrtSession
+from crossrank._machine.advice import TensorrtFacts, read_tensorrt_facts
+from crossrank._machine.cpu import resolve_threads
+from crossrank._machine.device import Device, parse_device
+from crossrank._machine.gpu import Gpu, GpuFacts
+from crossrank._text.tokenizer import PairTokenizer
 from crossrank.export import export_model
 from crossrank.export._cli import main as export_main
-from crossrank.export._tensorrt import build_engines
+from crossrank.export._prove.tensorrt import build_engines
 from tests.artifacts import edit_manifest, make_artifact
 from tests.foreign_graphs import edit_graph, one_dimension
 from tests.tiny_models import ARCHITECTURES, PAIRS, make_checkpoint, transformers_logits

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import crossrank._threads
+import crossrank._machine.cpu
 from crossrank import InputError
-from crossrank._threads import ThreadCount, available_threads, cgroup_cpu_limit, resolve_threads
+from crossrank._machine.cpu import ThreadCount, available_threads, cgroup_cpu_limit, resolve_threads
 
 V2 = "0::/system.slice/app.service\n"
 V1 = "11:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n0::/ignored\n"
@@ -93,14 +93,14 @@ def test_without_cgroups_there_is_no_limit(tmp_path: Path) -> None:
 )
 def test_a_quota_is_rounded_up_to_whole_threads(monkeypatch: pytest.MonkeyPatch, limit: float, count: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
-    monkeypatch.setattr(crossrank._threads, "cgroup_cpu_limit", lambda: limit)
+    monkeypatch.setattr(crossrank._machine.cpu, "cgroup_cpu_limit", lambda: limit)
     assert available_threads() == ThreadCount(count, f"cgroup quota of {limit:g} CPUs")
 
 
 @pytest.mark.parametrize("limit", [None, 2.5, 3.0, 64.0])
 def test_a_quota_above_the_affinity_does_not_count(monkeypatch: pytest.MonkeyPatch, limit: float | None) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5, 7}, raising=False)
-    monkeypatch.setattr(crossrank._threads, "cgroup_cpu_limit", lambda: limit)
+    monkeypatch.setattr(crossrank._machine.cpu, "cgroup_cpu_limit", lambda: limit)
     assert available_threads() == ThreadCount(3, "CPU affinity of 3")
 
 
@@ -109,7 +109,7 @@ def test_a_pinned_process_has_the_cores_that_it_is_pinned_to() -> None:
     core = min(os.sched_getaffinity(0))
     code = (
         f"import os; os.sched_setaffinity(0, {{{core}}})\n"
-        "from crossrank._threads import available_threads\n"
+        "from crossrank._machine.cpu import available_threads\n"
         "print(available_threads())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,8 +20,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from crossrank import CheckpointError, InputError
-from crossrank._pairs import PairSource, PairTemplate, enough_document_tokens
-from crossrank._tokenize import PairTokenizer
+from crossrank._text.pairs import PairSource, PairTemplate, enough_document_tokens
+from crossrank._text.tokenizer import PairTokenizer
 from tests.large_data import MINILM, MULTILINGUAL_BERT, XLM_ROBERTA, case
 from tests.random_texts import EMOJI, MARKS, SCRIPTS, SPACES, SPECIAL, WORDS, random_text
 from tests.trained_tokenizers import train_byte_level_bpe, train_unigram, train_wordpiece

@@ -15,9 +15,9 @@ import transformers
 from tokenizers import AddedToken, Tokenizer
 
 from crossrank import CheckpointError, CrossEncoder, InputError, UnsupportedModelError
-from crossrank._model_folder import read_model_folder
-from crossrank._tokenizer_class import gives_token_types, written_by_5
-from crossrank._tokenizer_settings import open_tokenizer
+from crossrank._artifact.settings import read_model_folder
+from crossrank._artifact.tokenizer_class import gives_token_types, written_by_5
+from crossrank._artifact.tokenizer_settings import open_tokenizer
 from crossrank.export import export_model
 from tests.checkpoint_files import change_config
 from tests.golden_checkpoints import GOLDEN, PAIRS, TOKENIZERS

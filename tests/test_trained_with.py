@@ -16,10 +16,10 @@ import transformers
 from numpy.typing import NDArray
 
 from crossrank import CheckpointError, CrossEncoder, UnsupportedModelError
-from crossrank._model_folder import read_model_folder
+from crossrank._artifact.settings import read_model_folder
 from crossrank._proof import read_proof
 from crossrank.export import export_model
-from crossrank.export._native import read_native
+from crossrank.export._exporters.native import read_native
 from tests.checkpoint_files import change_config, read_tensors, write_tensors
 from tests.golden_checkpoints import GOLDEN, PAIRS, TOKENIZERS
 from tests.references import reference

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossrank import AsyncCrossEncoder, CallRecord, CrossEncoder, InputError, Ranking
-from crossrank._pairs import Tokens
-from crossrank._windows import Windows, best_windows
+from crossrank._text.tokens import Tokens
+from crossrank._text.windows import Windows, best_windows
 from tests.artifacts import make_artifact
 from tests.rankings import scores_of
 from tests.references import auto_classifier, reference
@@ -145,10 +145,10 @@ def test_score_and_predict_count_and_warn_once(folder: Path, caplog: pytest.LogC
     model = CrossEncoder(folder, device="cpu", on_call=records.append)
     cut = model.rank(QUERY, DOCUMENTS).truncated
     caplog.clear()  # a ranking tells it itself
-    with caplog.at_level(logging.DEBUG, logger="crossrank._calls"):
+    with caplog.at_level(logging.DEBUG, logger="crossrank._calls.call"):
         model.score(QUERY, DOCUMENTS)
         model.predict([(QUERY, document) for document in DOCUMENTS])
-    told = [record for record in caplog.records if record.name == "crossrank._calls"]
+    told = [record for record in caplog.records if record.name == "crossrank._calls.call"]
     assert [record.levelno for record in told] == [logging.WARNING, logging.DEBUG]
     assert told[0].getMessage().startswith(f"{len(cut)} of {len(DOCUMENTS)} documents are longer than")
     assert [record.truncated for record in records] == [len(cut)] * 3

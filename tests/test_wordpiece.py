@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from transformers import BertTokenizerFast, MPNetTokenizer
 
 from crossrank import CheckpointError, UnsupportedModelError
-from crossrank._tokenize import PairTokenizer
-from crossrank.export._wordpiece import build_wordpiece, missing_tokenizer_message
+from crossrank._text.tokenizer import PairTokenizer
+from crossrank.export._read.tokenizers.wordpiece import build_wordpiece, missing_tokenizer_message
 from tests.large_data import MULTILINGUAL_BERT, XQUAD, case, read_xquad
 from tests.random_texts import EMOJI, MARKS, SCRIPTS, SPACES, SPECIAL, WORDS, random_text
 from tests.texts import SENTENCES, running_text

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from crossrank import CheckpointError, InputError
-from crossrank._cut import find_words
-from crossrank._locate import EMBEDDED_MODEL
-from crossrank._sample_texts import sample_texts
-from crossrank._tokenize import PairTokenizer
-from crossrank._words import WordMemory
+from crossrank._artifact.locate import EMBEDDED_MODEL
+from crossrank._text.safe_cuts import find_words
+from crossrank._text.sample_texts import sample_texts
+from crossrank._text.tokenizer import PairTokenizer
+from crossrank._text.word_memory import WordMemory
 from tests.large_data import (
     MINILM,
     MULTILINGUAL_BERT,
@@ -226,7 +226,7 @@ def test_a_tokenizer_as_xlm_roberta_has_it_has_none(folder: Any) -> None:
     "normalizer", [None, bert(), bert(lowercase=False), bert(clean_text=False, strip_accents=False)]
 )
 def test_every_letter_stays_in_a_word_and_every_mark_is_one_alone(normalizer: Any) -> None:
-    # By the tokenizer's own components: what `_cut` lists is what they do.
+    # By the tokenizer's own components: what `_text.safe_cuts` lists is what they do.
     tokenizer = wordpiece(normalizer)
     words = find_words(tokenizer)
     assert words is not None

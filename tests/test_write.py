@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from crossrank import InputError
-from crossrank._artifact_place import is_locked, lock_file, try_lock
-from crossrank.export._write import check_replaceable, locked, new_folder, swap_in, swap_in_two_steps
+from crossrank._artifact.place import is_locked, lock_file, try_lock
+from crossrank.export._write.folder import check_replaceable, locked, new_folder, swap_in, swap_in_two_steps
 
 
 def fill(folder: Path, **files: str) -> Path:
@@ -98,7 +98,7 @@ def test_nothing_stays_after_an_exception(tmp_path: Path) -> None:
 def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
     code = (
-        "import os, signal, pathlib; from crossrank.export._write import locked, new_folder\n"
+        "import os, signal, pathlib; from crossrank.export._write.folder import locked, new_folder\n"
         f"target = pathlib.Path({str(target)!r})\n"
         "with locked(target), new_folder(target) as work:\n"
         "    (work / 'half').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -212,7 +212,7 @@ def test_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
 def test_lock_is_held_by_one_process_and_falls_with_it(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
     code = (
-        "import pathlib, time; from crossrank.export._write import locked\n"
+        "import pathlib, time; from crossrank.export._write.folder import locked\n"
         f"with locked(pathlib.Path({str(target)!r})): print('held', flush=True); time.sleep(100)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:

@@ -6,7 +6,7 @@ tokenizers treat apart. Made-up words and what trips a tokenizer lie in `tests.r
 
 import random
 
-from crossrank.export._texts import load_pairs
+from crossrank.export._read.texts import load_pairs
 
 SENTENCES: dict[str, tuple[str, ...]] = {
     "en": (

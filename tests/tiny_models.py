@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from benchmarks._random_checkpoint import SPREAD, draw_parameter
-from crossrank.export._reference import numpy_logits
+from crossrank.export._prove.reference import numpy_logits
 from tests.references import auto_classifier, reference
 from tests.tiny_parameters import parameter_shapes
 

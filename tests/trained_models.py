@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
-from crossrank._locate import EMBEDDED_MODEL
+from crossrank._artifact.locate import EMBEDDED_MODEL
 from tests.tiny_models import BERT_TOKENS, write_json
 
 _LINEAR = {

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from benchmarks._engines import Engine
 from crossrank import CrossEncoder, ProofError
 from crossrank.export import export_model
-from crossrank.export._native import read_native
+from crossrank.export._exporters.native import read_native
 
 from ._scores import labels_of, versions
 

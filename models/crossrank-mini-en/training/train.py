@@ -35,7 +35,7 @@ from torch import Tensor
 from vocabulary import choose_tokens, count_tokens, prune_tokenizer
 
 from crossrank import CrossEncoder
-from crossrank._parity import kendall_tau
+from crossrank._artifact.parity import kendall_tau
 from crossrank.export import export_model
 
 NAME = "crossrank-mini-en"

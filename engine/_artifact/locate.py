@@ -1,0 +1,123 @@
+"""From what a caller names a model to the place of its graphs, and where exported ones are kept.
+
+An artifact folder, a folder that holds ONNX files but no weights, and an ONNX file are used as they are.
+So is the embedded model, an artifact that is part of the package. Anything else, a checkpoint folder or a
+hub name, goes to whatever package offers to make artifacts (entry point group ``crossrank.artifacts``;
+crossrank's own exporter registers there), so that the engine itself knows no exporter.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from importlib import metadata, resources
+from pathlib import Path
+
+from crossrank._errors import InputError, MissingDependencyError, ModelNotFoundError
+from crossrank._machine.device import Device
+
+from .foreign import is_foreign
+from .manifest import MANIFEST_NAME
+
+EMBEDDED_NAME = "crossrank-mini-en"
+# The default model. A path and no name, so that nothing in the current folder can take its place; where the
+# manifest really lies, since an editable install holds links, and an artifact's files may not leave their folder.
+EMBEDDED_MODEL = (Path(str(resources.files("crossrank"))) / "models" / EMBEDDED_NAME / MANIFEST_NAME).resolve().parent
+
+_GROUP = "crossrank.artifacts"
+
+
+def lasting_name(name_or_folder: str | Path) -> str | Path:
+    """What names the same model from another folder: a path is made absolute, a name stays."""
+    path = Path(name_or_folder)
+    return path.absolute() if path.exists() else name_or_folder
+
+
+def locate_model(
+    name_or_folder: str | Path,
+    *,
+    cache_folder: Path | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    precision: str = "auto",
+    device: Device | None = None,
+) -> Path:
+    """The folder of a model's graphs, or the ONNX file that was named.
+
+    Args:
+        name_or_folder: An artifact folder, a folder of ONNX files, an ONNX file, a checkpoint folder, the embedded
+            model's name, or one that the exporter knows. A folder goes before a name.
+        cache_folder: Where exported models lie, or None for the user's cache.
+        revision: Hub revision, or None.
+        local_files_only: Whether the hub must not be asked.
+        token: Hub token.
+        precision: "auto" or one of `PRECISIONS`: what is exported where that must be done.
+        device: Where the model will run, or None for the best that runs; likewise.
+
+    Raises:
+        InputError: If the name is empty, or nobody makes the graphs asked for.
+        ModelNotFoundError: If there is no such model.
+        ModelError: If it must be exported and cannot be.
+        MissingDependencyError: If no exporter is installed.
+    """
+    if not isinstance(name_or_folder, str | Path) or not str(name_or_folder):
+        raise InputError(
+            f"the model's name is {name_or_folder!r:.60}: an artifact, a checkpoint folder or a hub name is needed"
+        )
+    place = Path(name_or_folder)
+    if str(place) == EMBEDDED_NAME and not place.is_dir():
+        place = EMBEDDED_MODEL
+    if place.is_dir() and ((place / MANIFEST_NAME).exists() or is_foreign(place)):
+        return place
+    if place == EMBEDDED_MODEL:
+        raise ModelNotFoundError(
+            f"{place} is absent or empty: the embedded model is part of crossrank, install it again "
+            f"(pip install --force-reinstall crossrank; in a checkout, make install)"
+        )
+    if place.suffix == ".onnx" and not place.is_dir():
+        if not place.is_file():
+            raise ModelNotFoundError(f"{place}: no such file")
+        return place
+    makers = list(metadata.entry_points(group=_GROUP))
+    if not makers:
+        raise MissingDependencyError(
+            f"{name_or_folder} is no artifact and holds no ONNX graph, and no exporter is installed ({_GROUP})"
+        )
+    make: Callable[..., Path] = makers[0].load()
+    return make(
+        str(name_or_folder),
+        cache_folder=cache_folder,
+        revision=revision,
+        local_files_only=local_files_only,
+        token=token,
+        precision=precision,
+        device=device,
+    )
+
+
+def cache_root(cache_folder: Path | None) -> Path:
+    """The folder of what is kept: the argument, ``$CROSSRANK_HOME``, or ``crossrank`` in the user's cache.
+
+    Raises:
+        InputError: If the user has no home folder, as in some containers, and nothing else is said.
+    """
+    if cache_folder is not None:
+        return cache_folder
+    if home := os.environ.get("CROSSRANK_HOME"):
+        return Path(home)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossrank"
+    except RuntimeError as error:
+        raise InputError(
+            "this user has no home folder to keep models in: set CROSSRANK_HOME or pass cache_folder"
+        ) from error
+
+
+def place_of(folder: Path) -> str:
+    """What stands for a checkpoint folder's path in the names of its artifacts."""
+    return hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
+
+
+def folder_record(root: Path, folder: Path) -> Path:
+    """The file in a cache that says of a checkpoint folder where it is, and which artifact is its own now."""
+    return root / "folders" / f"{place_of(folder)}.json"

@@ -1,0 +1,262 @@
+"""`AsyncCrossEncoder`: the calls of `CrossEncoder` for asyncio.
+
+Tokenizing and the model run on threads, never on the event loop. A call that finds the engine idle is worked on by the
+thread that has tokenized it; the others wait in the model's queue, where they take no thread. A call without a deadline
+that clearly finds the queue full takes none either.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._artifact.activation import Activation
+from ._artifact.locate import EMBEDDED_MODEL
+from ._calls.answers import Ranking
+from ._calls.attributes import KnownAttributes
+from ._calls.call import Call
+from ._calls.compatibility import PredictOptions, RankOptions
+from ._calls.run import PairWork
+from ._cross_encoder import CrossEncoder
+from ._errors import Closed, InputError, Overloaded
+from ._machine.pool import Pool
+from ._schedule.job import Job
+from ._schedule.meter import Stats
+from ._schedule.scheduler import Scheduler
+from ._text.encoded import EncodedDocument, EncodedDocuments
+
+T = TypeVar("T")
+Floats = NDArray[np.float32]
+
+# Of a model that is loaded here. Some seconds of a GPU's work, a minute of a small CPU's; 16 MB.
+MAX_QUEUE_TOKENS = 1_000_000
+# Beside those that may be at work as lanes, so that a large call's tokenizing keeps no small one waiting.
+_TOKENIZING_THREADS = 4
+
+
+class AsyncCrossEncoder(KnownAttributes):
+    """A cross-encoder for asyncio: `score`, `rank` and `predict` as in `CrossEncoder`, to be awaited.
+
+    A task that is cancelled frees its place between batches. A pickle holds the model's; a copy drives the same model.
+
+    Args:
+        model: A `CrossEncoder`, which threads may go on using; or what it loads, by name or folder.
+        options: Of `CrossEncoder`, where it is loaded here; ``max_queue_tokens`` is then 1,000,000 unless given.
+
+    Attributes:
+        model: The `CrossEncoder`.
+
+    Raises:
+        InputError: If options come with a `CrossEncoder`, which has its own.
+        CrossrankError: If the model cannot be loaded, as `CrossEncoder` raises it.
+
+    >>> async with AsyncCrossEncoder("ms-marco-MiniLM-L6-v2") as model:  # doctest: +SKIP
+    ...     hits = await model.rank(query, documents, top_k=10)
+    """
+
+    model: CrossEncoder
+    _assigned = frozenset({"model"})
+    _driven = ("model", CrossEncoder)
+
+    def __init__(self, model: CrossEncoder | str | Path = EMBEDDED_MODEL, **options: Any) -> None:
+        if isinstance(model, CrossEncoder):
+            if options:
+                raise InputError(f"{', '.join(options)}: the CrossEncoder that was passed has its options already")
+            self.model = model
+        else:
+            self.model = CrossEncoder(model, **{"max_queue_tokens": MAX_QUEUE_TOKENS} | options)
+        self._closed = False
+        count = self.model._scorer.runner.threads.count + _TOKENIZING_THREADS
+        self._pool = Pool(count, "crossrank-async")
+
+    async def score(self, query: str, documents: Iterable[str | EncodedDocument]) -> Floats:
+        """As `CrossEncoder.score`."""
+        return await self._run(self.model._calls.score(query, documents))
+
+    async def rank(
+        self,
+        query: str,
+        documents: Iterable[str | EncodedDocument],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        max_windows: int | None = None,
+        window_overlap: int = 0,
+        deadline_ms: float | None = None,
+        **others: Unpack[RankOptions],
+    ) -> Ranking:
+        """As `CrossEncoder.rank`."""
+        call = self.model._calls.rank(
+            query,
+            documents,
+            top_k,
+            return_documents,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            activation_fn=activation_fn,
+            max_windows=max_windows,
+            window_overlap=window_overlap,
+            deadline_ms=deadline_ms,
+            others=others,
+        )
+        return await self._run(call)
+
+    async def predict(
+        self,
+        inputs: Collection[Any] | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        **others: Unpack[PredictOptions],
+    ) -> Any:
+        """As `CrossEncoder.predict`."""
+        call = self.model._calls.predict(
+            inputs,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            activation_fn=activation_fn,
+            apply_softmax=apply_softmax,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            others=others,
+        )
+        return await self._run(call)
+
+    def stats(self) -> Stats:
+        """As `CrossEncoder.stats`; calls of threads that use the model are in it too."""
+        return self.model.stats()
+
+    async def close(self, *, finish: bool = True) -> None:
+        """Close the model, as `CrossEncoder.close`, and return when no call is left."""
+        self._closed = True
+        await self._in_thread(partial(self.model.close, finish=finish))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.model,)
+
+    async def __aenter__(self) -> "AsyncCrossEncoder":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close(finish=error is None)
+
+    async def _run(self, call: Call[T]) -> T:
+        with self.model._scheduler.desk.meter.call(len(call.pairs.documents)) as account:
+            if self._closed:
+                raise Closed("the model is closed: it takes no more requests; load it again")
+            work = self.model._work(call, account)
+            if not isinstance(call.pairs.documents, EncodedDocuments):
+                work.require_room(call.pairs.documents)  # a full queue refuses here, without a thread
+            try:
+                while await Step(self.model._scheduler, work, call.batch_size).run(self._in_thread):
+                    pass
+            except (Overloaded, Closed) as error:
+                work.refused(error)
+            return call.finish(work.finish())
+
+    def _in_thread(self, work: Callable[[], T]) -> "asyncio.Future[T]":
+        return asyncio.wrap_future(self._pool.submit(work))
+
+
+InThread = Callable[[Callable[[], bool]], "asyncio.Future[bool]"]
+
+
+class Step:
+    """One window of a call.
+
+    Args:
+        scheduler: The model's.
+        work: The call.
+        max_pairs: Most pairs of a batch, or None.
+    """
+
+    def __init__(self, scheduler: Scheduler, work: PairWork, max_pairs: int | None) -> None:
+        self._scheduler, self._work, self._max_pairs = scheduler, work, max_pairs
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._job: Job | None = None
+        self._given_up = False
+
+    async def run(self, in_thread: InThread) -> bool:
+        """Returns whether there was such a window, and time for more. Raises what it failed with."""
+        try:
+            begun = in_thread(partial(self._scheduler.visit, self._begin))
+            if not await self._in_time(begun) or not begun.result():
+                return False
+            if self._job is None:
+                return True
+            in_time = await self._in_time(self._ended)
+            if self._job.error is not None:
+                raise self._job.error
+            return in_time
+        except BaseException:  # it was cancelled, or a signal handler has interrupted the loop here
+            self._given_up = True
+            if self._job is not None:
+                self._scheduler.cancel(self._job)
+            raise
+        finally:
+            self._job = None  # which knows this object: as a cycle they would keep the model's threads
+
+    async def _in_time(self, future: "asyncio.Future[Any]") -> bool:
+        """Wait for the future, or for the deadline, which ends the window as it is. Returns whether it was in time."""
+        deadline = self._work.deadline
+        if deadline is None:
+            await future
+            return True
+        future.add_done_callback(_forget)
+        done, _ = await asyncio.wait({future}, timeout=max(0.0, deadline.left_s()))
+        if done:
+            return True
+        self._given_up = True
+        if self._job is not None:
+            self._scheduler.late(self._job)
+        return False
+
+    def _begin(self) -> bool:
+        deadline = self._work.deadline
+        if deadline is None:
+            self._scheduler.learn()
+        window = None if self._given_up else self._work.next_window()
+        if window is None:
+            return False
+        take = self._work.take_of(window)
+        if self._given_up:
+            return False
+        if not self._scheduler.plans:
+            self._scheduler.submit(window, self._max_pairs, take)()
+            return True
+        self._job = job = self._scheduler.job(window, self._max_pairs, take, self._tell)
+        if self._given_up:
+            return False
+        self._scheduler.enter(job, work=deadline is None)
+        return True
+
+    def _tell(self) -> None:
+        # RuntimeError of a loop that is closed: nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._set)
+
+    def _set(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
+def _forget(future: "asyncio.Future[Any]") -> None:
+    """Let nobody miss the error of what nobody waits for."""
+    if not future.cancelled():
+        future.exception()

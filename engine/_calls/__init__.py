@@ -1,0 +1,1 @@
+"""One call: options checked, texts read, answers made."""

@@ -1,0 +1,290 @@
+"""A packed graph on one device: one copy in per batch, one copy out per call, one thread that runs everything.
+
+The way of a batch: the caller's thread packs it into a slab and copies that to the device; the session's own thread
+runs the graph on it. So packing, copying and tokenizing the next batches overlap with computing. Outputs stay on the
+device until their call asks for them.
+
+One thread, since the CUDA provider keeps captured graphs for the thread that captured them (PerThreadContext in
+onnxruntime/core/providers/cuda/cuda_execution_provider.h), and since two runs side by side gain nothing: each fills
+the GPU. Capturing fails if another thread of the process talks to CUDA meanwhile (cudaStreamCaptureModeGlobal in
+cuda_graph.cc), so copies wait for it, and all sessions on a device share its thread.
+
+For who builds on this:
+
+- `PackedSettings` holds all that a benchmark may want to vary; `PackedSession.buckets` says what was captured.
+- ``PackedSession(twin, inputs, Device("cpu"))`` is a rehearsal without a GPU, see `graph`.
+- ``open_graph`` is how onnxruntime's session comes about, with the options of `_device.gpu_options`: another provider
+  needs another one of these.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossrank._artifact.held import ModelFile
+from crossrank._artifact.manifest import Inputs
+from crossrank._device.out_of_memory import is_out_of_memory, run_halved
+from crossrank._device.session import check_process, open_graph
+from crossrank._errors import CrossrankError
+from crossrank._machine.device import Device
+from crossrank._machine.guard import Guard
+from crossrank._machine.pool import Pool
+from crossrank._text.pairs import PackedPairs
+
+from .batches import PackedShape, choose_bucket, fill_up, make_buckets, sample_of, shape_of
+from .buffers import BufferPool, Rows, aligned, lay_out, pack
+from .graph import Bucket, DeviceGraph, OpenGraph
+
+logger = logging.getLogger(__name__)
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSettings:
+    """How a device is kept busy.
+
+    Attributes:
+        max_tokens: Most tokens of a batch of several pairs.
+        bucket_tokens: Tokens of the buckets, rising; none for no buckets.
+        in_flight: Batches that are packed and copied ahead of the one that runs, that one counted in.
+    """
+
+    max_tokens: int
+    bucket_tokens: tuple[int, ...]
+    in_flight: int = 3
+
+
+# Not tuned on a GPU yet. A batch should be a few milliseconds of work there, and buckets end where launching kernels
+# no longer weighs.
+GPU_SETTINGS = PackedSettings(
+    max_tokens=32768,
+    bucket_tokens=(128, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384),
+)
+# A CPU runs a packed graph's twin, in a proof or a rehearsal, and prefers small batches.
+CPU_SETTINGS = PackedSettings(max_tokens=1024, bucket_tokens=(128, 256, 512))
+
+
+class PackedSession:
+    """A packed graph loaded on a device. Threads may share it; a forked child may not use it.
+
+    Args:
+        graph: The ONNX file.
+        inputs: The manifest's facts about the graph's inputs.
+        device: Where to run: a GPU, or the CPU for a graph's twin.
+        threads: Intra-op threads on a CPU.
+        settings: Or None for the device's own.
+        capture: Whether buckets are captured as CUDA graphs, or None for: on a GPU.
+        open_graph: Opens onnxruntime's session.
+
+    Raises:
+        DeviceError: If the device cannot run here.
+        ArtifactError: If onnxruntime cannot load the file, or it is no packed graph.
+    """
+
+    even = False  # pairs of all lengths run together
+
+    def __init__(
+        self,
+        graph: Path | ModelFile,
+        inputs: Inputs,
+        device: Device,
+        threads: int = 1,
+        *,
+        settings: PackedSettings | None = None,
+        capture: bool | None = None,
+        open_graph: OpenGraph = open_graph,
+    ) -> None:
+        self._file = ModelFile.of(graph)
+        self.path, self.device = self._file.path, device
+        self.settings = settings or (CPU_SETTINGS if device.kind == "cpu" else GPU_SETTINGS)
+        self._inputs, self._process = inputs, os.getpid()
+        self._thread, guard = _device_thread(device, self._process)
+        self._pool = BufferPool(device.kind, device.index, guard)
+        self._open = partial(DeviceGraph, self._file, inputs, device, threads, self._pool, open_graph=open_graph)
+        self._graph = self._open()
+        self._capturing = device.kind == "cuda" if capture is None else capture
+        self.provider, self.labels, self.input_names = self._graph.provider, self._graph.labels, self._graph.input_names
+        self._buckets: dict[PackedShape, Bucket] = {}
+        # Those that are not done are what is in flight: no count of them that an exception could leave wrong.
+        self._submitted: list[Future[Floats | None]] = []
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a batch of several pairs; less than at first once memory did not suffice."""
+        return self.settings.max_tokens
+
+    @property
+    def buckets(self) -> list[PackedShape]:
+        """The shapes that small batches are brought to, by rising tokens; none before `warm_up`."""
+        return list(self._buckets)
+
+    def run(self, batch: PackedPairs) -> Floats:
+        """Logits of joined pairs, float32 [pairs, labels]. Raises as what `submit` returns."""
+        return self.submit([batch], [len(batch.lengths)])()[0]
+
+    def submit(self, batches: Iterable[PackedPairs], pairs: Sequence[int]) -> Callable[[], list[Floats]]:
+        """Have batches run. Returns when the last one is on the device, which is before they have run.
+
+        Args:
+            batches: Joined pairs, at least one in each; taken one by one, as the device comes to them.
+            pairs: How many are in each.
+
+        Returns:
+            A function that waits for them and gives the logits of each, float32 [pairs, labels]. It raises
+            DeviceError if the device's memory does not suffice even for half of a batch or the device fails, and
+            ArtifactError if onnxruntime fails in the graph.
+
+        Raises:
+            DeviceError: In a forked child.
+        """
+        check_process(self.device, self._process)
+        starts = np.cumsum([0, *map(aligned, pairs)]).tolist()
+        rows: Rows | None = None
+        waiting: list[Future[Floats | None]] = []
+        for batch, start in zip(batches, starts[:-1], strict=True):
+            buckets = self._buckets
+            chosen = choose_bucket(shape_of(batch.lengths), list(buckets))
+            self._wait_for_room()
+            if chosen is not None:
+                future = self._submit_to_bucket(batch, buckets[chosen])
+            else:
+                rows = rows or self._pool.rows(starts[-1], self.labels)
+                future = self._submit_packed(batch, rows, start)
+            self._submitted.append(future)
+            waiting.append(future)
+
+        def results() -> list[Floats]:
+            found = [future.result() for future in waiting]
+            fetched = None if rows is None else self._pool.fetch(rows)
+            logits = []
+            for count, own, start in zip(pairs, found, starts[:-1], strict=True):
+                if own is None:
+                    assert fetched is not None, "a batch without a result of its own has it in the call's rows"
+                    own = fetched[start : start + count]
+                logits.append(own)
+            return logits
+
+        return results
+
+    def warm_up(self) -> None:
+        """Pay ahead what first calls would: open the graph for capturing, capture each bucket, run a largest batch.
+
+        Calls that come meanwhile wait. Another time it captures nothing again.
+
+        Raises:
+            DeviceError: If the device's memory does not suffice, or it fails.
+        """
+        check_process(self.device, self._process)
+        self._thread.submit(self._make_buckets).result()
+        self.run(self._largest())
+
+    def _wait_for_room(self) -> None:
+        """Until fewer batches are in flight than may be; threads that come at once may each add one."""
+        while True:
+            for future in [future for future in list(self._submitted) if future.done()]:
+                with suppress(ValueError):  # another thread was faster
+                    self._submitted.remove(future)
+            if len(self._submitted) < self.settings.in_flight:
+                return
+            wait(list(self._submitted), return_when=FIRST_COMPLETED)
+
+    def _submit_packed(self, batch: PackedPairs, rows: Rows, start: int) -> "Future[Floats | None]":
+        shape = shape_of(batch.lengths)
+        sections, size = lay_out(self.input_names, shape)
+        slab = self._pool.take(size)
+        try:
+            pack(batch, shape.longest, self._inputs, sections, slab.host)
+            self._pool.upload(slab)
+        except BaseException:
+            self._pool.give_back(slab)
+            raise
+
+        def job() -> Floats | None:
+            try:
+                self._graph.run_packed(slab, sections, rows, start, shape.pairs)
+            except CrossrankError as error:
+                return self._run_smaller(batch, error)
+            finally:
+                self._pool.give_back(slab)
+            return None
+
+        return self._thread.submit(job)
+
+    def _submit_to_bucket(self, batch: PackedPairs, bucket: Bucket) -> "Future[Floats | None]":
+        # Packed here, so that it overlaps; copied there, since a bucket has one place on the device.
+        filled = fill_up(batch, bucket.shape, self._inputs.pad_id)
+        slab = self._pool.take(bucket.size)
+        pack(filled, bucket.shape.longest, self._inputs, bucket.sections, slab.host)
+
+        def job() -> Floats | None:
+            try:
+                return self._graph.run_bucket(bucket, slab.host[: bucket.size])[: len(batch.lengths)]
+            except CrossrankError as error:
+                return self._run_smaller(batch, error)
+            finally:
+                self._pool.give_back(slab)
+
+        return self._thread.submit(job)
+
+    # What follows runs on the session's own thread.
+
+    def _run_smaller(self, batch: PackedPairs, error: CrossrankError) -> Floats:
+        if not is_out_of_memory(error):
+            raise error
+        # So that the next calls need not fail first.
+        fewer = max(1, min(self.max_tokens, len(batch.ids)) // 2)
+        self.settings = replace(self.settings, max_tokens=fewer)
+        return run_halved(self._graph.run_alone, batch, error, str(self.device))
+
+    def _make_buckets(self) -> None:
+        shapes = make_buckets(self.settings.bucket_tokens, self._inputs.max_length)
+        if self._buckets or not shapes:
+            return
+        failed = ""
+        try:
+            if self._capturing:
+                self._reopen(capture=True)
+                # First what takes most memory: onnxruntime below 1.27 frees a buffer of its own when a larger batch
+                # comes (GetConstOnes of its Gemm), and graphs captured before would read what was freed.
+                self._graph.run_alone(self._largest())
+            with self._pool.still():
+                made = [self._graph.capture(shape, 1 + i) for i, shape in enumerate(shapes)]
+            self._buckets = dict(zip(shapes, made, strict=True))
+        except Exception as error:  # whatever it is, all shapes run without
+            failed = str(error)
+        if failed:  # behind the handler: its traceback keeps the first graph, and the device may not hold two
+            logger.warning("device %s: no CUDA graphs, small batches take longer: %s", self.device, failed)
+            self._reopen(capture=False)
+
+    def _reopen(self, *, capture: bool) -> None:
+        self._file.check()  # while there is still a graph
+        self.__dict__.pop("_graph", None)  # first, since the device may not hold two; absent where opening failed
+        self._graph = self._open(capture=capture)
+
+    def _largest(self) -> PackedPairs:
+        """A batch of no meaning that takes as much memory as any."""
+        length = min(self._inputs.max_length, self.max_tokens)
+        pairs = max(1, self.max_tokens // length)
+        return sample_of(PackedShape(pairs * length, pairs, length))
+
+
+@cache
+def _device_thread(device: Device, process: int) -> tuple[Pool, Guard]:
+    """The one thread that runs things on a device, and the guard of what others may do there meanwhile.
+
+    All sessions of a process share them: a copy for one of them would break the capture of another.
+
+    Args:
+        device: The device.
+        process: Its process: a forked child has no thread of its parent's.
+    """
+    return Pool(1, f"crossrank-{device}"), Guard()

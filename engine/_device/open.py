@@ -1,0 +1,246 @@
+"""From a model's place to a loaded graph and all that is known of it."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from crossrank._artifact.foreign import ForeignModel, files_beside, read_foreign, settings_folder
+from crossrank._artifact.held import HeldFolder, ModelFile, hold
+from crossrank._artifact.manifest import (
+    MANIFEST_NAME,
+    PRECISIONS,
+    Inputs,
+    Manifest,
+    Variant,
+    choose_variant,
+    graph_files,
+    read_manifest,
+)
+from crossrank._errors import ArtifactError, CrossrankError, DeviceError, InputError
+from crossrank._machine.cpu import ThreadCount
+from crossrank._machine.device import Device
+from crossrank._machine.onnxruntime import ort
+from crossrank._text.tokenizer import PairTokenizer
+
+from .runner import Runner
+from .session import Session
+
+logger = logging.getLogger(__name__)
+
+
+# A folder that is replaced while it is read is read again: so often, with so many seconds between.
+_TRIES = 10
+_PAUSE_S = 0.02
+_PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    """A model that is ready to score.
+
+    Attributes:
+        folder: The artifact, or the folder with a foreign graph's settings.
+        manifest: What is known of it; of a foreign graph what an artifact's manifest would say.
+        tokenizer: The model's tokenizer.
+        variant: The graph that was chosen.
+        runner: That graph, loaded.
+        tokenizer_file: The file of the tokenizer.
+        config_file: The model's config.json.
+    """
+
+    folder: Path
+    manifest: Manifest
+    tokenizer: PairTokenizer
+    variant: Variant
+    runner: Runner
+    tokenizer_file: ModelFile
+    config_file: ModelFile
+
+
+def open_model(place: Path, asked: Device | None, precision: str, threads: ThreadCount) -> OpenModel:
+    """Open an artifact, a folder with foreign graphs, or one ONNX file of either.
+
+    All of it is of one folder, even if another takes its place meanwhile.
+
+    Args:
+        place: Where `locate_model` found the model.
+        asked: Where to run, or None for CUDA where it really runs, else the CPU.
+        precision: "auto" or one of `PRECISIONS`.
+        threads: Threads on a CPU.
+
+    Raises:
+        ModelNotFoundError: If there are no settings for an ONNX file.
+        ModelError: If the model is damaged or unsupported, or has no graph for the device and precision.
+        InputError: If a file was named that is not of the precision asked for.
+        DeviceError: If the device cannot run here.
+    """
+    # Absolute, since a forked child that changed its folder opens it again. The last link of a file stays: in the
+    # hub's cache it leads to a folder of nameless files.
+    file = None if place.is_dir() else place.parent.resolve() / place.name
+    folder = place.resolve() if file is None else settings_folder(file)
+    name = None if file is None else file.relative_to(folder)
+    until, failures = time.monotonic() + _PATIENCE_S, 0
+    while True:
+        last = time.monotonic() > until
+        try:
+            model = _open_once(folder, name, asked, precision, threads, last=last)
+        except OSError as error:
+            if isinstance(error, CrossrankError):
+                raise
+            model, failures = None, failures + 1
+            if failures == _TRIES:
+                raise _unreadable(folder, error) from error
+        if model is not None:
+            return model
+        if last:
+            raise _unreadable(folder, "it is replaced again and again")
+        time.sleep(_PAUSE_S)
+
+
+def _unreadable(folder: Path, reason: object) -> ArtifactError:
+    return ArtifactError(f"{folder} cannot be read: {reason}; load it when nothing changes it")
+
+
+def _open_once(
+    folder: Path, name: Path | None, asked: Device | None, precision: str, threads: ThreadCount, *, last: bool
+) -> OpenModel | None:
+    """The model in a folder; None if another one has taken its place meanwhile."""
+    with hold(folder) as held:
+        try:
+            model = _open(held, name, asked, precision, threads)
+        except CrossrankError as error:
+            if last or held.is_current():
+                raise held.named(error) from error.__cause__
+            return None
+        return model if held.through_handle or held.is_current() else None
+
+
+def read_artifact(held: HeldFolder) -> tuple[Manifest, PairTokenizer]:
+    """An artifact's manifest and tokenizer, which fit each other.
+
+    Raises:
+        ModelError: If they do not, or one of them is damaged.
+    """
+    manifest = read_manifest(held.path)
+    tokenizer = PairTokenizer(held.path / "tokenizer.json", rows=manifest.inputs.embeddings)
+    least, length = tokenizer.template.special_count + 1, manifest.inputs.max_length
+    if length < least:
+        raise ArtifactError(
+            f"{held.path / MANIFEST_NAME}: inputs.max_length is {length}, a pair takes {least} tokens and more; "
+            "export the model again with export-model --force"
+        )
+    return manifest, tokenizer
+
+
+def graph_file(held: HeldFolder, variant: Variant, manifest: Manifest | None) -> ModelFile:
+    """The file of a graph in a folder that is held, with what else it reads; ``manifest`` is an artifact's."""
+    if manifest is None:
+        beside = files_beside(held.path / variant.file)
+    else:
+        names = graph_files(manifest, variant)
+        if not all((held.path / name).is_file() for name in names):
+            raise ArtifactError(
+                f"{held.path / variant.file} is absent: the hub's cache holds a part of the model; name the model "
+                "by its hub id, which downloads what is needed, or take another precision"
+            )
+        beside = [Path(name).name for name in names[1:]]
+    return ModelFile(held.place / variant.file, held=held, beside=beside, manifest=manifest)
+
+
+def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: str, threads: ThreadCount) -> OpenModel:
+    """What a folder holds, with one file's graph alone if it is named."""
+    artifact, model = _read_artifact(held, name), None
+    if artifact is not None:
+        manifest, tokenizer = artifact
+        inputs, variants, tokenizer_path = manifest.inputs, manifest.variants, held.place / "tokenizer.json"
+    else:
+        model = _read_foreign(held, name)
+        manifest, tokenizer, inputs, variants = None, model.tokenizer, model.inputs, model.variants
+        tokenizer_path = model.source.folder / "tokenizer.json"
+
+    def choose(device: Device) -> Variant:
+        if name is None and variants[0].precision in PRECISIONS:
+            return choose_variant(variants, device, precision, () if manifest is None else manifest.refused)
+        (named,) = variants  # whatever the device would like best
+        if precision not in ("auto", named.precision):
+            raise InputError(
+                f"precision={precision!r}: {named.file} is {named.precision} by its name; leave the precision away, or "
+                "name another file"
+            )
+        return named
+
+    def file_of(variant: Variant) -> ModelFile:
+        return graph_file(held, variant, manifest)
+
+    variant, runner = open_runner(held.place, inputs, choose, asked, threads, file_of)
+    tokenizer_file = ModelFile(tokenizer_path, held=held, manifest=manifest)
+    config_file = ModelFile(tokenizer_path.parent / "config.json", held=held, manifest=manifest)
+    session = runner.session
+    if model is not None:
+        assert isinstance(session, Session), "only an artifact's graph is packed"
+        manifest = model.manifest(session)
+    assert manifest is not None, "an artifact has one"
+    if session.labels not in (None, manifest.head.labels):
+        raise ArtifactError(
+            f"{session.path} gives {session.labels} labels, the manifest says {manifest.head.labels}: export it again"
+        )
+    return OpenModel(held.place, manifest, tokenizer, variant, runner, tokenizer_file, config_file)
+
+
+def _read_artifact(held: HeldFolder, name: Path | None) -> tuple[Manifest, PairTokenizer] | None:
+    """An artifact's, with the named file's graph alone if one was named; None if it is no artifact's."""
+    if not (held.path / MANIFEST_NAME).exists():
+        return None
+    manifest, tokenizer = read_artifact(held)
+    if name is None:
+        return manifest, tokenizer
+    named = tuple(variant for variant in manifest.variants if Path(variant.file) == name)
+    return (replace(manifest, variants=named), tokenizer) if named else None
+
+
+def _read_foreign(held: HeldFolder, name: Path | None) -> ForeignModel:
+    """Foreign graphs, whose settings are said to lie where the folder lies."""
+    model = read_foreign(held.path, None if name is None else held.path / name)
+    source = model.source
+    inner = held.place / source.folder.relative_to(held.path)
+    return replace(model, source=replace(source, root=held.place, folder=inner))
+
+
+def open_runner(
+    folder: Path,
+    inputs: Inputs,
+    choose: Callable[[Device], Variant],
+    asked: Device | None,
+    threads: ThreadCount,
+    file_of: Callable[[Variant], ModelFile],
+) -> tuple[Variant, Runner]:
+    """The graph asked for, ready to run; with no device asked, CUDA where it really runs, else the CPU.
+
+    Args:
+        folder: The model's folder.
+        inputs: What its graphs expect.
+        choose: Gives the graph for a device.
+        asked: Where to run, or None for the best that runs.
+        threads: Threads on a CPU.
+        file_of: Gives the file of a graph.
+    """
+    if asked is None and Device("cuda").provider in ort.get_available_providers():
+        try:
+            return open_runner(folder, inputs, choose, Device("cuda"), threads, file_of)
+        except DeviceError as error:  # no driver
+            logger.warning("running on the CPU: %s", error)
+        except ArtifactError as error:  # no graph for it, as in the embedded model: nothing is wrong here
+            logger.info("running on the CPU: %s", error)
+    device = asked or Device("cpu")
+    variant = choose(device)
+    packed = variant.variant == "cuda" and device.kind != "cpu"
+    graph, open_session = file_of(variant), None
+    if device.kind == "tensorrt":
+        from .tensorrt.session import TensorrtSession  # nothing of it is needed elsewhere
+
+        half = variant.precision == "fp16"
+        open_session = partial(TensorrtSession, graph, inputs, device, artifact=folder, half=half)
+    return variant, Runner(graph, inputs, device, threads, packed=packed, open_session=open_session)

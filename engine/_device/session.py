@@ -1,0 +1,253 @@
+"""One graph on one device. The only module that talks to onnxruntime's sessions."""
+
+import contextlib
+import ctypes
+import io
+import os
+import weakref
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossrank._artifact.held import ModelFile
+from crossrank._artifact.manifest import Inputs
+from crossrank._errors import ArtifactError, CrossrankError, DeviceError
+from crossrank._machine.advice import gpu_advice
+from crossrank._machine.cpu import int8_products_saturate
+from crossrank._machine.device import Device, check_device
+from crossrank._machine.guard import Guard
+from crossrank._machine.interrupts import raised_by
+from crossrank._machine.onnxruntime import ort
+from crossrank._text.pairs import PackedPairs
+
+from .batches import PADDED_MAX_TOKENS, plan_batches
+from .gpu_options import provider_options, session_entries
+from .inputs import choose_layout, choose_logits
+from .out_of_memory import is_out_of_memory, run_halved
+
+# onnxruntime's sessions of this process that are still alive.
+_live: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+class Session:
+    """A graph loaded on a device. Threads may share it; a forked child gets a session of its own, of the same file.
+
+    Args:
+        graph: The ONNX file.
+        inputs: The manifest's facts about the graph's inputs.
+        device: Where to run.
+        threads: Intra-op threads on a CPU; 1 is none but the caller's.
+
+    Raises:
+        DeviceError: If the device cannot run here.
+        ArtifactError: If onnxruntime cannot load the file, or its inputs or outputs are none that can be used.
+    """
+
+    # Most tokens of a batch of several pairs that gets padding.
+    max_tokens: int = PADDED_MAX_TOKENS
+
+    def __init__(self, graph: Path | ModelFile, inputs: Inputs, device: Device, threads: int = 1) -> None:
+        self.file = ModelFile.of(graph)
+        self.path, self.device, self._threads = self.file.path, device, threads
+        # A session's threads do not survive a fork, so each process has its own.
+        self._by_process: dict[int, Any] = {}
+        # A guard for each too: one that another thread holds in a fork would stay locked in the child.
+        self._guards: dict[int, Guard] = {}
+        self._describe(self._session(), inputs)
+
+    def _describe(self, session: Any, inputs: Inputs) -> None:
+        """Read off an opened session what it runs on, takes and gives."""
+        self.provider: str = session.get_providers()[0]
+        self.input_names = [node.name for node in session.get_inputs()]
+        # Whether nothing tells padding from tokens, so that the pairs of a batch must have one length.
+        self.even = {"attention_mask", "token_offset"}.isdisjoint(self.input_names)
+        try:
+            self._layout = choose_layout(session.get_inputs(), inputs)
+            # Name of the output, and logits per pair, None if it is not declared.
+            self._logits, self.labels = choose_logits(session.get_outputs())
+        except ArtifactError as error:
+            raise ArtifactError(f"{self.path}: {error}") from error
+
+    def plan(self, lengths: NDArray[np.int32], max_pairs: int | None) -> list[NDArray[np.intp]]:
+        """Batches of pairs that get padding, as `plan_batches` makes them."""
+        return plan_batches(lengths, max_pairs=max_pairs)
+
+    def warm_up(self) -> None:
+        """There is nothing to pay ahead."""
+
+    def run(self, batch: PackedPairs) -> NDArray[np.float32]:
+        """Logits of joined pairs, float32 [pairs, labels].
+
+        Raises:
+            DeviceError: If a GPU's memory does not suffice for half of them.
+            ArtifactError: As `outputs`.
+        """
+        try:
+            return self._run(batch)
+        except CrossrankError as error:
+            if self.device.kind == "cpu" or not is_out_of_memory(error):
+                raise
+            return run_halved(self._run, batch, error, str(self.device))
+
+    def _run(self, batch: PackedPairs) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self.outputs(batch, [self._logits])[0]
+        return logits if logits.ndim == 2 else self._rows(logits, len(batch.lengths))
+
+    def _rows(self, logits: NDArray[np.float32], pairs: int) -> NDArray[np.float32]:
+        """Logits [pairs, labels] of a graph that leaves out a dimension of 1."""
+        if logits.ndim > 2 or not logits.size or logits.size % pairs:
+            raise ArtifactError(
+                f"{self.path} gives logits of shape {logits.shape} for {pairs} pairs; [pairs, labels] expected"
+            )
+        return logits.reshape(pairs, -1)
+
+    def outputs(self, batch: PackedPairs, names: list[str]) -> list[NDArray[Any]]:
+        """Outputs of the graph by name, for joined pairs.
+
+        Raises:
+            ArtifactError: If onnxruntime fails in it, as in a graph that was made for another model, or if a forked
+                child finds another file in its place.
+        """
+        session, feed = self._session(), self._layout(batch)
+        try:
+            results: list[NDArray[Any]] = session.run(names, feed)
+        except Exception as error:  # the binding's exceptions share no base of their own
+            if not raised_by("onnxruntime", error):
+                raise
+            raise run_error(self.path, self.device, error) from error
+        return results
+
+    def _session(self) -> Any:
+        process = os.getpid()
+        session = self._by_process.get(process)
+        if session is None:
+            guard = self._guards.setdefault(process, Guard())  # all lanes come at once, and one graph is enough
+            session = guard.hold(partial(self._open, process))
+        return session
+
+    def _open(self, process: int) -> Any:
+        session = self._by_process.get(process)
+        if session is None:
+            with self.file.opened() as place:
+                session = open_graph(place, self.device, self._threads)
+            self._by_process[process] = session
+        return session
+
+
+def open_graph(
+    path: Path,
+    device: Device,
+    threads: int = 1,
+    *,
+    packed: bool = False,
+    capture: bool = False,
+    for_provider: Mapping[str, str] | None = None,
+) -> Any:
+    """A session of onnxruntime's for a graph, which really runs on the device.
+
+    Args:
+        path: The ONNX file.
+        device: Where to run.
+        threads: Intra-op threads on a CPU; 1 is none but the caller's.
+        packed: Whether the graph was built for a GPU, so that every node of it must run there.
+        capture: Whether runs on a GPU may be captured as CUDA graphs.
+        for_provider: Options of a GPU's provider; by default those of CUDA's.
+
+    Raises:
+        DeviceError: If the device cannot run here.
+        ArtifactError: If onnxruntime cannot load the file.
+    """
+    check_device(device)
+    provider, on_cpu = device.provider, device.kind == "cpu"
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors; a provider that does not start is an error of ours below
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Between calls the threads sleep; they would keep their cores busy for some 20 ms after each.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if int8_products_saturate():  # then unsigned weights, which are exact and take nearly twice as long
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    own: Mapping[str, str] = {}
+    if not on_cpu:
+        own = provider_options(device.index, capture=capture) if for_provider is None else for_provider
+        _preload_cuda()
+        for key, value in session_entries(all_on_device=packed).items():
+            options.add_session_config_entry(key, value)
+    try:
+        session = ort.InferenceSession(
+            path,
+            sess_options=options,
+            providers=[(provider, dict(own))],
+            # onnxruntime's CPU kernel of SkipLayerNormalization takes 2.5 times as long as Add and
+            # LayerNormalization.
+            disabled_optimizers=["SkipLayerNormFusion"] if on_cpu else [],
+            enable_fallback=0,  # it would print to standard output and go on on the CPU
+        )
+    except Exception as error:  # the binding's exceptions share no base of their own
+        if not raised_by("onnxruntime", error):
+            raise
+        kind = ArtifactError if on_cpu else DeviceError
+        raise kind(
+            f"{path}: onnxruntime {ort.__version__} cannot load it on {device}: {error}"
+            + ("" if on_cpu else f"; {_advice(device)}")
+        ) from error
+    if session.get_providers()[0] != provider:
+        raise DeviceError(
+            f"device {device}: {provider} did not start, onnxruntime {ort.__version__} fell back to "
+            f"{session.get_providers()[0]}: {_advice(device)}"
+        )
+    _keep_in_forks()
+    _live.add(session)
+    return session
+
+
+def run_error(path: Path, device: Device, error: Exception) -> CrossrankError:
+    """What an exception of onnxruntime's in a run is to the caller."""
+    text = f"{path}: onnxruntime {ort.__version__} fails in it: {error}"
+    # A GPU without machine code for it is noticed by the first kernel, not when a graph is loaded.
+    signs = ("CUDA", "CUBLAS", "CUDNN", "cuda", "TensorRT")
+    if device.kind != "cpu" and any(sign in str(error) for sign in signs):
+        return DeviceError(text if is_out_of_memory(error) else f"{text}; {_advice(device)}")
+    return ArtifactError(text)
+
+
+def _advice(device: Device) -> str:
+    """What to do about a GPU that does not start or run, from what this machine has."""
+    if device.kind == "tensorrt":
+        from crossrank._machine.advice import tensorrt_advice  # seldom needed
+
+        return tensorrt_advice(device.index)
+    return gpu_advice(device.index)
+
+
+@cache
+def _preload_cuda() -> None:
+    """Load CUDA and cuDNN from the packages that pip installed, where onnxruntime would not look for them."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            ort.preload_dlls()
+
+
+@cache
+def _keep_in_forks() -> None:
+    """Let a forked child never destroy its parent's sessions: it would wait for threads that it does not have."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_leak_sessions)
+
+
+def _leak_sessions() -> None:
+    for session in _live:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+def check_process(device: Device, process: int) -> None:
+    """Raise `DeviceError` in a child of the process that loaded a session on a GPU, which does not survive a fork."""
+    if os.getpid() != process:
+        raise DeviceError(
+            f"device {device}: a forked process cannot use its parent's session; load the model in the "
+            "child, or start processes with multiprocessing's 'spawn'"
+        )

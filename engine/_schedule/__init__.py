@@ -1,0 +1,1 @@
+"""Many calls on one model: whose turn it is, who works, and what is counted."""

@@ -1,0 +1,220 @@
+"""The special and added tokens that stand outside a tokenizer.json, as transformers 4's fast tokenizers read them.
+
+They stand in tokenizer_config.json, special_tokens_map.json and added_tokens.json, which overlap. The first makes the
+other two void if it has ``added_tokens_decoder`` (since transformers 4.34); without it special_tokens_map.json wins.
+What none of them names has the default of the tokenizer's class.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from crossrank._errors import CheckpointError, join_problems
+from crossrank._json import read_json_object
+
+# In the order in which transformers adds them.
+_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialDefaults:
+    """What a tokenizer class takes where the files are silent.
+
+    Attributes:
+        tokens: Special tokens by name, as in ``{"cls_token": "[CLS]"}``.
+        normalized: Whether one that is a plain string is looked for in normalized text.
+        mask_strips: Whether a mask token that is a plain string takes the spaces before it along.
+    """
+
+    tokens: Mapping[str, str]
+    normalized: bool = False
+    mask_strips: bool = False
+
+
+BERT_TOKENS = SpecialDefaults(
+    {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    }
+)
+_ROBERTA = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "mask_token": "<mask>",
+}
+MPNET_TOKENS = SpecialDefaults(_ROBERTA | {"unk_token": "[UNK]"}, mask_strips=True)
+ROBERTA_TOKENS = SpecialDefaults(_ROBERTA, normalized=True, mask_strips=True)
+# By `tokenizer_kind`.
+_OF_CLASSES = (
+    dict.fromkeys(("bert", "convbert", "distilbert", "electra", "mobilebert", "squeezebert"), BERT_TOKENS)
+    | dict.fromkeys(("camembert", "longformer", "roberta", "xlmroberta"), ROBERTA_TOKENS)
+    | {"mpnet": MPNET_TOKENS}
+)
+
+
+def tokens_of_class(kind: str, settings: Mapping[str, Any]) -> SpecialDefaults:
+    """The special tokens that a tokenizer class brings along, but for those that the settings do away with by null.
+
+    Args:
+        kind: As `tokenizer_kind` gives it; one that is not known here brings none.
+        settings: tokenizer_config.json, or empty.
+    """
+    defaults = _OF_CLASSES.get(kind, SpecialDefaults({}))
+    tokens = {name: token for name, token in defaults.tokens.items() if settings.get(name, token) is not None}
+    return replace(defaults, tokens=tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """What the files of a checkpoint say.
+
+    Attributes:
+        named: Special tokens by name.
+        added: All tokens that are looked for in a text before it is split, each text once, in the order of adding.
+        ids: The id that the files give an added token, by its text.
+    """
+
+    named: dict[str, str]
+    added: tuple[AddedToken, ...]
+    ids: dict[str, int]
+
+
+def read_special_tokens(folder: Path, settings: Mapping[str, Any], defaults: SpecialDefaults) -> SpecialTokens:
+    """Read the special and added tokens of a checkpoint.
+
+    Args:
+        folder: May hold special_tokens_map.json and added_tokens.json.
+        settings: tokenizer_config.json, or empty.
+        defaults: Those of the tokenizer's class.
+
+    Raises:
+        CheckpointError: If something there is no token, all at once; null is none for a token of the class.
+    """
+    values, numbered = _merge_files(folder, settings)
+    named = {name: values.get(name, defaults.tokens.get(name)) for name in _NAMES}
+    named = {name: value for name, value in named.items() if value is not None or name in defaults.tokens}
+    extra = [*_listed(values.get("additional_special_tokens")), *_listed(values.get("extra_special_tokens"))]
+    problems = [f"{name} is {value!r:.60}; a token is expected" for name, value in named.items() if not _text(value)]
+    problems += [
+        f"{value!r:.60} is among the special tokens; a token is expected" for value in extra if not _text(value)
+    ]
+    problems += [
+        f"{value!r:.60} is an added token with id {key!r:.20}; a token and a whole number are expected"
+        for key, value in numbered
+        if not _text(value) or not str(key).isdecimal() or len(str(key)) > 9
+    ]
+    if problems:
+        raise CheckpointError(join_problems(str(folder), problems))
+
+    special = {_text(value) for value in [*named.values(), *extra]}
+    stated = {int(key): value for key, value in numbered}
+    tokens = [
+        _token(value, special=_text(value) in special or _flag(value, "special")) for _, value in sorted(stated.items())
+    ]
+    for name, value in named.items():
+        strips = defaults.mask_strips and name == "mask_token"
+        plain = {"content": value, "normalized": defaults.normalized and not strips, "lstrip": strips}
+        tokens.append(_token(plain if isinstance(value, str) else value, special=True))
+    # Of equal texts among these the last counts, elsewhere the first.
+    tokens += [_token(value, special=True) for value in {_text(value): value for value in extra}.values()]
+    first: dict[str, AddedToken] = {}
+    for token in tokens:
+        first.setdefault(token.content, token)
+    return SpecialTokens(
+        {name: _text(value) for name, value in named.items()},
+        tuple(first.values()),
+        {_text(value): key for key, value in stated.items()},
+    )
+
+
+def add_special_tokens(
+    tokenizer: Tokenizer, tokens: SpecialTokens, folder: Path, vocabulary: str
+) -> dict[str, tuple[str, int]]:
+    """Add them to a tokenizer that has the checkpoint's vocabulary.
+
+    Args:
+        tokenizer: Gets the tokens.
+        tokens: Of the checkpoint.
+        folder: The checkpoint, for messages.
+        vocabulary: Its vocabulary file, for messages.
+
+    Returns:
+        Text and id of each special token by its name.
+
+    Raises:
+        CheckpointError: If special tokens are in neither the vocabulary nor the added tokens, or an added token would
+            not get the id that the files give it (transformers 4 numbers it anew; the model knows the other one).
+    """
+    missing = [
+        f"{token} ({name})"
+        for name, token in tokens.named.items()
+        if tokenizer.token_to_id(token) is None and token not in tokens.ids
+    ]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: {vocabulary} does not hold {', '.join(missing)}; all of {', '.join(tokens.named.values())} are "
+            f"expected there, unless tokenizer_config.json or special_tokens_map.json gives them other names"
+        )
+    tokenizer.add_tokens(list(tokens.added))
+    ids = tokenizer.get_vocab(with_added_tokens=True)
+    problems = [
+        f"the added token {token!r:.60} is to have id {stated}, and gets {ids[token]} after {vocabulary}"
+        for token, stated in tokens.ids.items()
+        if ids[token] != stated
+    ]
+    if problems:
+        raise CheckpointError(join_problems(str(folder), problems))
+    return {name: (token, ids[token]) for name, token in tokens.named.items()}
+
+
+def _merge_files(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
+    """The settings with what the other files add, and the added tokens as pairs of id and token."""
+    decoder = settings.get("added_tokens_decoder")
+    if decoder is not None:
+        return dict(settings), list(decoder.items()) if isinstance(decoder, Mapping) else [(None, decoder)]
+    special = _read_optional(folder / "special_tokens_map.json")
+    if "additional_special_tokens" in special:  # the only key that adds to the other file's
+        both = (settings.get("additional_special_tokens"), special["additional_special_tokens"])
+        special["additional_special_tokens"] = [token for tokens in both for token in _listed(tokens)]
+    ids = _read_optional(folder / "added_tokens.json")
+    return {**settings, **special}, [(key, content) for content, key in ids.items()]
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _listed(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):  # extra_special_tokens of transformers 4: by name
+        return value.values()
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _text(token: Any) -> str:
+    """The text of a token, a string or an object with ``content``; empty if it is neither, or has no UTF-8."""
+    content = token.get("content") if isinstance(token, Mapping) else token
+    lone = isinstance(content, str) and any("\ud800" <= letter <= "\udfff" for letter in content)
+    return content if isinstance(content, str) and not lone else ""
+
+
+def _flag(token: Any, name: str) -> bool:
+    return isinstance(token, Mapping) and bool(token.get(name))
+
+
+def _token(token: Any, *, special: bool) -> AddedToken:
+    flags = {name: bool(token[name]) for name in _FLAGS if isinstance(token, Mapping) and name in token}
+    return AddedToken(_text(token), special=special, **flags)

@@ -1,0 +1,103 @@
+"""A checkpoint folder: config, tokenizer and weights, checked together."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from crossrank._artifact.manifest import Head, Inputs
+from crossrank._artifact.settings import ModelFolder, describe_head, describe_inputs, read_model_folder
+from crossrank._artifact.tokenizer_class import gives_token_types
+from crossrank._artifact.tokenizer_settings import limit_ids, open_tokenizer
+from crossrank._errors import CheckpointError, attempt, join_problems
+from crossrank._text.tokenizer import PairTokenizer
+from crossrank.export._read.adapter import open_weights
+from crossrank.export._read.texts import load_pairs
+from crossrank.export._read.tokenizers.byte_level import build_byte_level
+from crossrank.export._read.tokenizers.wordpiece import build_wordpiece, missing_tokenizer_message
+
+from .complete import complete_config
+from .config import EncoderConfig, read_config
+from .weights import EncoderWeights, read_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a folder holds, ready to build graphs of.
+
+    Attributes:
+        source: The folder and its settings, with what its config.json left out.
+        config: The encoder's sizes.
+        tokenizer: The tokenizer.
+        weights: The tensors.
+        head: What the logits mean.
+        inputs: What the graphs expect.
+    """
+
+    source: ModelFolder
+    config: EncoderConfig
+    tokenizer: PairTokenizer
+    weights: EncoderWeights
+    head: Head
+    inputs: Inputs
+
+
+def read_checkpoint(
+    folder: Path, *, max_length: int | None = None, relevant_label: int | None = None, bare_projection: bool = False
+) -> Checkpoint:
+    """Read a checkpoint folder.
+
+    Args:
+        folder: Holds config.json, a tokenizer and weights, or a modules.json that says where they are.
+        max_length: Most tokens of a pair, or None for all that model and tokenizer allow.
+        relevant_label: For a known relevance model with several labels, the one that means "relevant".
+        bare_projection: As `read_weights`.
+
+    Raises:
+        ModelNotFoundError: If there is no config.json.
+        CheckpointError: For files that are missing, damaged or do not fit each other, all at once.
+        UnsupportedModelError: For an architecture or setting that the native builder does not know.
+        MissingDependencyError: If the weights are PyTorch files and torch is not installed.
+    """
+    source = read_model_folder(folder)
+    problems: list[str] = []
+    tokenizer = attempt(lambda: read_tokenizer(source), problems)
+    tensors = attempt(lambda: open_weights(source.folder, say=True), problems)
+    completed = attempt(lambda: complete_config(source.config, tensors or {}), problems)
+    config = None if completed is None else attempt(lambda: read_config(completed), problems)
+    weights = None
+    if tensors is not None and config is not None:
+        weights = attempt(lambda: read_weights(tensors, config, bare_projection=bare_projection), problems)
+    embeddings = None
+    if tokenizer is not None and config is not None:
+        embeddings = attempt(lambda: limit_ids(tokenizer, config.vocabulary, plain_texts), problems)
+    if problems or tokenizer is None or completed is None or config is None or weights is None:
+        raise CheckpointError(join_problems(str(folder), problems))
+    described = replace(source, config=completed | {"max_position_embeddings": config.positions})
+    types = config.token_types > 1 and gives_token_types(source.tokenizer, source.config)
+    return Checkpoint(
+        replace(source, config=completed),
+        config,
+        tokenizer,
+        weights,
+        describe_head(source, config.labels, relevant_label),
+        describe_inputs(described, tokenizer, token_types=types, max_length=max_length, embeddings=embeddings),
+    )
+
+
+def plain_texts() -> list[str]:
+    """What a graph is proven and calibrated with, queries and documents alike."""
+    return [text for name in ("proof", "calibration") for pair in load_pairs(name) for text in pair]
+
+
+def read_tokenizer(source: ModelFolder) -> PairTokenizer:
+    """The tokenizer of a folder: of its tokenizer.json and settings, else one built of an older form of vocabulary.
+
+    Raises:
+        CheckpointError: If there is neither, or it is damaged.
+    """
+    if (source.folder / "tokenizer.json").exists():
+        return open_tokenizer(source)
+    if (source.folder / "vocab.txt").exists():
+        return PairTokenizer(build_wordpiece(source.folder, source.tokenizer))
+    if (source.folder / "vocab.json").exists() and (source.folder / "merges.txt").exists():
+        return PairTokenizer(build_byte_level(source.folder, source.tokenizer))
+    raise CheckpointError(missing_tokenizer_message(source.folder))

@@ -1,0 +1,124 @@
+"""The native exporter: graphs written directly from config and weights, without torch."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossrank._device.batches import plan_batches
+from crossrank._device.session import Session
+from crossrank._machine.cpu import available_threads
+from crossrank._machine.device import Device
+from crossrank._text.pairs import PairSource
+from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
+from crossrank.export._blueprint import Blueprint, Pairs
+from crossrank.export._graphs.graph import Model, save_model
+from crossrank.export._graphs.half import keep_in_float32
+from crossrank.export._graphs.int8 import build_int8, calibrate
+from crossrank.export._graphs.layouts import build_cpu, build_cuda, build_portable
+from crossrank.export._prove.reference import reference_logits
+from crossrank.export._read.texts import load_pairs
+from crossrank.export._targets import Target
+from crossrank.models import RegisteredModel
+
+logger = logging.getLogger(__name__)
+
+# Ranges settle within a few thousand tokens: on a real MiniLM the whole pairs give no smaller error than their starts.
+_CALIBRATION_LENGTH = 32
+
+
+def read_native(folder: Path, registered: RegisteredModel | None, *, max_length: int | None) -> Blueprint:
+    """Read a checkpoint of an architecture that the builder knows.
+
+    Args:
+        folder: The checkpoint.
+        registered: What the registry knows of it.
+        max_length: Most tokens of a pair, or None for all that model and tokenizer allow.
+
+    Raises:
+        ModelError: As `read_checkpoint`.
+    """
+    checkpoint = read_checkpoint(
+        folder,
+        max_length=max_length,
+        relevant_label=registered.relevant_label if registered else None,
+        bare_projection=bool(registered and registered.bare_projection),
+    )
+    return Blueprint(
+        "native",
+        checkpoint.source,
+        checkpoint.tokenizer,
+        checkpoint.head,
+        checkpoint.inputs,
+        build=partial(_build, checkpoint),
+        reference=partial(_reference, checkpoint),
+    )
+
+
+def _reference(checkpoint: Checkpoint, pairs: Pairs, tokenizer: Path) -> tuple[str, NDArray[np.float32]]:
+    return reference_logits(
+        checkpoint.source,
+        tokenizer,
+        pairs,
+        max_length=checkpoint.inputs.max_length,
+        token_types=checkpoint.inputs.token_types,
+        bare_projection=checkpoint.weights.head.dense is None,
+    )
+
+
+def _build(checkpoint: Checkpoint, target: Target, path: Path) -> Path | None:
+    if target[0] == "cuda":
+        return _build_packed(checkpoint, path)
+    save_model(_graph(checkpoint, target, path.parent), path)
+    return None
+
+
+def _build_packed(checkpoint: Checkpoint, path: Path) -> Path:
+    """Write the graph of a GPU and its twin, with what overflows float16 on the proof's texts in float32."""
+    build = partial(build_cuda, checkpoint.weights, checkpoint.config, token_types=checkpoint.inputs.token_types)
+    graph, twin, exact = build(), build(twin=True), build(twin=True, dtype=np.float32)
+    measure = partial(_peaks, checkpoint, load_pairs("proof", checkpoint.tokenizer))
+    kept = keep_in_float32(graph, twin, exact, path.with_name(f"watched_{path.name}"), measure)
+    if kept:
+        logger.warning("%s: %d nodes stay in float32, float16 would overflow", "cuda fp16", len(kept))
+    save_model(graph, path)
+    beside = path.with_name(f"twin_{path.name}")
+    save_model(twin, beside, limit_bytes=0)  # which is mapped, and not for long
+    return beside
+
+
+def _peaks(checkpoint: Checkpoint, pairs: Pairs, path: Path, names: list[str]) -> dict[str, float]:
+    """The largest value of each output of a graph over pairs of texts."""
+    session, tokenizer = (
+        Session(path, checkpoint.inputs, Device("cpu"), available_threads().count),
+        checkpoint.tokenizer,
+    )
+    queries, documents = zip(*pairs, strict=True)
+    tokens = tokenizer.encode(queries, "query"), tokenizer.encode(documents, "document")
+    joined = PairSource(tokenizer.template, *tokens, np.arange(len(pairs)), checkpoint.inputs.max_length)
+    runs = [session.outputs(joined.batch(index), names) for index in plan_batches(joined.lengths)]
+    return {name: float(np.max(values)) for name, values in zip(names, zip(*runs, strict=True), strict=True)}
+
+
+def _graph(checkpoint: Checkpoint, target: Target, work: Path) -> Model:
+    weights, config, types = checkpoint.weights, checkpoint.config, checkpoint.inputs.token_types
+    match target:
+        case ("portable", precision):
+            dtype = np.float16 if precision == "fp16" else np.float32
+            return build_portable(weights, config, token_types=types, dtype=dtype)
+        case ("cpu", "int8"):
+            extremes = calibrate(weights, config, checkpoint.inputs, _calibration_pairs(checkpoint), work)
+            return build_int8(weights, config, extremes, token_types=types)
+        case _:
+            return build_cpu(weights, config, token_types=types)
+
+
+def _calibration_pairs(checkpoint: Checkpoint) -> PairSource:
+    pairs = load_pairs("calibration", checkpoint.tokenizer)
+    room = min(_CALIBRATION_LENGTH, checkpoint.inputs.max_length)
+    tokenizer = checkpoint.tokenizer
+    queries = tokenizer.encode([query for query, _ in pairs], "query")
+    documents = tokenizer.encode([document for _, document in pairs], "document")
+    return PairSource(tokenizer.template, queries, documents, np.arange(len(pairs)), room)

@@ -1,0 +1,137 @@
+"""Graphs that the hub has ready: of artifacts, and of repositories that hold ONNX files and no weights.
+
+They are used as they are, from the hub's own cache. Of the graphs only those are downloaded that a device and a
+precision need.
+"""
+
+from collections.abc import Iterable, Sequence
+from glob import escape
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+from crossrank._artifact.foreign import describe_variants, is_foreign
+from crossrank._artifact.manifest import MANIFEST_NAME, Manifest, Variant, choose_variant, graph_files, read_manifest
+from crossrank._artifact.onnx_file import read_graph_files
+from crossrank._artifact.settings import WEIGHT_FILES, transformer_folder
+from crossrank._errors import ArtifactError, ModelNotFoundError
+from crossrank._machine.device import Device
+
+from .hub import SETTINGS, download, silence
+
+
+def find_graphs(
+    name: str,
+    revision: str | None,
+    devices: Sequence[Device],
+    precision: str,
+    *,
+    local_files_only: bool,
+    token: str | bool | None,
+) -> Path | None:
+    """The folder of a repository that needs no export, with the graphs that are needed; None of any other repository.
+
+    An artifact that the hub's cache holds is taken from there. Of others the hub is asked what they hold, and where it
+    does not answer, the cache.
+
+    Args:
+        name: Hub id.
+        revision: Branch, tag or commit, or None for the newest.
+        devices: Where the model may run, the best first.
+        precision: "auto" or one of `PRECISIONS`.
+        local_files_only: Never ask the hub.
+        token: Hub token, True for the one of the log-in.
+
+    Raises:
+        ModelNotFoundError: If a file of it cannot be had.
+        ModelError: If it has no graph for the device and the precision, or its manifest is damaged.
+    """
+    cached = _cached(name, revision)
+    is_artifact = cached is not None and (cached / MANIFEST_NAME).exists()
+    if cached is not None and is_artifact and not _absent(cached, devices, precision):
+        return cached
+    if not (local_files_only or constants.HF_HUB_OFFLINE) and silence(name) is None:
+        try:
+            files = HfApi(token=token).list_repo_files(name, revision=revision)
+        except Exception:  # a private repository, or none; who looks for a checkpoint there says which
+            return None
+        return _download(name, revision, [PurePosixPath(file) for file in files], devices, precision, token)
+    if cached is not None and is_artifact:
+        absent = ", ".join(_absent(cached, devices, precision))
+        raise ModelNotFoundError(
+            f"{name}: the hub is offline or does not answer, and its cache {constants.HF_HUB_CACHE} lacks {absent}. "
+            "Allow downloads, check the connection, or take another precision"
+        )
+    return cached if cached is not None and is_foreign(cached) else None
+
+
+def _download(
+    name: str,
+    revision: str | None,
+    files: Sequence[PurePosixPath],
+    devices: Sequence[Device],
+    precision: str,
+    token: str | bool | None,
+) -> Path | None:
+    """What is needed of a repository with these files."""
+
+    def get(revision: str | None, names: Iterable[str]) -> Path:
+        return download(name, revision, list(names), token=token)
+
+    if PurePosixPath(MANIFEST_NAME) in files:
+        folder = get(revision, [MANIFEST_NAME])
+        manifest = read_manifest(folder, files=False)
+        graphs = {file for variant in manifest.variants for file in graph_files(manifest, variant)}
+        needed = _needed(manifest, devices, precision)
+        get(folder.name, map(escape, [*(manifest.files.keys() - graphs), *needed]))
+        return folder
+    weights = {f"{weights}{end}" for weights in WEIGHT_FILES for end in ("", ".index.json")}
+    if all(file.suffix != ".onnx" for file in files) or any(file.name in weights for file in files):
+        return None
+    folder = get(revision, SETTINGS)
+    inner = PurePosixPath(transformer_folder(folder).relative_to(folder).as_posix())
+    variants = describe_variants(
+        file for file in files if file.suffix == ".onnx" and file.parent in (inner, inner / "onnx")
+    )
+    for graph in _choose(variants, devices, precision):
+        get(folder.name, [escape(graph.file)])
+        beside = {path.relative_to(folder).as_posix() for path in read_graph_files(folder / graph.file).files}
+        get(folder.name, [escape(str(file)) for file in files if str(file) in beside])
+    return folder
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """The folder of a model in the hub's cache, whatever it holds of it."""
+    for file in (MANIFEST_NAME, "modules.json", "config.json"):
+        found = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+def _absent(folder: Path, devices: Sequence[Device], precision: str) -> list[str]:
+    """The files of an artifact that are needed and not there."""
+    manifest = read_manifest(folder, files=False)
+    graphs = {file for variant in manifest.variants for file in graph_files(manifest, variant)}
+    needed = [*(manifest.files.keys() - graphs), *_needed(manifest, devices, precision)]
+    return sorted(file for file in needed if not (folder / file).exists())
+
+
+def _needed(manifest: Manifest, devices: Sequence[Device], precision: str) -> list[str]:
+    """The files of an artifact's graphs for these devices."""
+    variants = _choose(manifest.variants, devices, precision)
+    return [file for variant in variants for file in graph_files(manifest, variant)]
+
+
+def _choose(variants: Sequence[Variant], devices: Sequence[Device], precision: str) -> list[Variant]:
+    """The graph for each of the devices that there is one for, at least one."""
+    if len(variants) == 1:  # opening it says whether it will do
+        return list(variants)
+    chosen = []
+    for device in devices:
+        try:
+            chosen.append(choose_variant(variants, device, precision))
+        except ArtifactError:
+            if device is devices[-1] and not chosen:
+                raise
+    return list(dict.fromkeys(chosen))

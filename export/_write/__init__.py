@@ -1,0 +1,1 @@
+"""An artifact's folder and what describes the model in it."""
