@@ -5,22 +5,16 @@ the folder holds weights too, the exporter is the better road, since it proves w
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-import numpy as np
-
-from crossrank._device.session import Session
-from crossrank._errors import ArtifactError, CheckpointError, ModelNotFoundError, attempt, join_problems
-from crossrank._text.pairs import PackedPairs
+from crossrank._errors import CheckpointError, ModelNotFoundError, attempt, join_problems
 from crossrank._text.tokenizer import PairTokenizer
 
-from .links import read_snapshot
-from .manifest import PRECISIONS, Inputs, Manifest, Source, Variant
+from .manifest import PRECISIONS, Inputs, Variant
 from .settings import (
     ModelFolder,
     count_labels,
-    describe_head,
     describe_inputs,
     has_weights,
     read_model_folder,
@@ -124,47 +118,6 @@ class ForeignModel:
     inputs: Inputs
     labels: int | None
     variants: tuple[Variant, ...]
-
-    def manifest(self, session: Session) -> Manifest:
-        """What an artifact's manifest would say, in memory.
-
-        Args:
-            session: The graph that was chosen.
-
-        Raises:
-            ArtifactError: If the graph does not run, or gives another number of labels than config.json says.
-        """
-        labels = self._count_logits(session)
-        if self.labels not in (None, labels):
-            raise ArtifactError(
-                f"{session.path} gives {labels} labels, {self.source.folder / 'config.json'} says {self.labels}: "
-                "they are not of one model"
-            )
-        name, revision = read_snapshot(self.source.root) or (self.source.root.name, None)
-        return Manifest(
-            source=Source(name, revision, str(self.source.config.get("model_type", "unknown")), ""),
-            head=describe_head(self.source, labels, None),
-            inputs=replace(
-                self.inputs, token_types=self.inputs.token_types and "token_type_ids" in session.input_names
-            ),
-            variants=self.variants,
-            files={},
-            crossrank="",
-            exporter="foreign",
-        )
-
-    def _count_logits(self, session: Session) -> int:
-        """Logits per pair in a batch of three, of different lengths if it may: a graph that fails is refused now."""
-        template = self.tokenizer.template
-        ids, types = (np.concatenate(parts, dtype=np.int32) for parts in (template.special_ids, template.special_types))
-        lengths = np.minimum(len(ids) + np.arange(3, dtype=np.int32), self.inputs.max_length)
-        if session.even:
-            lengths[:] = lengths[0]
-        which = np.concatenate([np.arange(length) % len(ids) for length in lengths])
-        shape = session.run(PackedPairs(ids[which], types[which], lengths)).shape
-        if shape[0] != len(lengths):
-            raise ArtifactError(f"{session.path} gives logits of shape {shape} for 3 pairs; [3, labels] expected")
-        return int(shape[1])
 
 
 def read_foreign(folder: Path, file: Path | None) -> ForeignModel:

@@ -7,22 +7,33 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from crossrank._artifact.foreign import ForeignModel, files_beside, read_foreign, settings_folder
 from crossrank._artifact.held import HeldFolder, ModelFile, hold
+from crossrank._artifact.links import read_snapshot
 from crossrank._artifact.manifest import (
     MANIFEST_NAME,
     PRECISIONS,
     Inputs,
     Manifest,
+    Source,
     Variant,
     choose_variant,
     graph_files,
     read_manifest,
 )
-from crossrank._errors import ArtifactError, CrossrankError, DeviceError, InputError
+from crossrank._artifact.settings import describe_head
+from crossrank._errors import (
+    ArtifactError,
+    CrossrankError,
+    DeviceError,
+    InputError,
+)
 from crossrank._machine.cpu import ThreadCount
 from crossrank._machine.device import Device
 from crossrank._machine.onnxruntime import ort
+from crossrank._text.pairs import PackedPairs
 from crossrank._text.tokenizer import PairTokenizer
 
 from .runner import Runner
@@ -181,7 +192,7 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
     session = runner.session
     if model is not None:
         assert isinstance(session, Session), "only an artifact's graph is packed"
-        manifest = model.manifest(session)
+        manifest = _foreign_manifest(model, session)
     assert manifest is not None, "an artifact has one"
     if session.labels not in (None, manifest.head.labels):
         raise ArtifactError(
@@ -244,3 +255,45 @@ def open_runner(
         half = variant.precision == "fp16"
         open_session = partial(TensorrtSession, graph, inputs, device, artifact=folder, half=half)
     return variant, Runner(graph, inputs, device, threads, packed=packed, open_session=open_session)
+
+
+def _foreign_manifest(model: ForeignModel, session: Session) -> Manifest:
+    """What an artifact's manifest would say, in memory.
+
+    Args:
+        model: What its folder says.
+        session: The graph that was chosen.
+
+    Raises:
+        ArtifactError: If the graph does not run, or gives another number of labels than config.json says.
+    """
+    labels = _count_logits(model, session)
+    if model.labels not in (None, labels):
+        raise ArtifactError(
+            f"{session.path} gives {labels} labels, {model.source.folder / 'config.json'} says {model.labels}: "
+            "they are not of one model"
+        )
+    name, revision = read_snapshot(model.source.root) or (model.source.root.name, None)
+    return Manifest(
+        source=Source(name, revision, str(model.source.config.get("model_type", "unknown")), ""),
+        head=describe_head(model.source, labels, None),
+        inputs=replace(model.inputs, token_types=model.inputs.token_types and "token_type_ids" in session.input_names),
+        variants=model.variants,
+        files={},
+        crossrank="",
+        exporter="foreign",
+    )
+
+
+def _count_logits(model: ForeignModel, session: Session) -> int:
+    """Logits per pair in a batch of three, of different lengths if it may: a graph that fails is refused now."""
+    template = model.tokenizer.template
+    ids, types = (np.concatenate(parts, dtype=np.int32) for parts in (template.special_ids, template.special_types))
+    lengths = np.minimum(len(ids) + np.arange(3, dtype=np.int32), model.inputs.max_length)
+    if session.even:
+        lengths[:] = lengths[0]
+    which = np.concatenate([np.arange(length) % len(ids) for length in lengths])
+    shape = session.run(PackedPairs(ids[which], types[which], lengths)).shape
+    if shape[0] != len(lengths):
+        raise ArtifactError(f"{session.path} gives logits of shape {shape} for 3 pairs; [3, labels] expected")
+    return int(shape[1])
