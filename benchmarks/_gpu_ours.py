@@ -12,7 +12,7 @@ from crossrank._calls.run import Scorer
 from crossrank._device.cuda.batches import plan_packed_batches
 from crossrank._device.cuda.session import CPU_SETTINGS, GPU_SETTINGS, PackedSession, PackedSettings
 from crossrank._device.gpu_options import provider_options, session_entries
-from crossrank._device.runner import Runner
+from crossrank._device.open import load_graph
 from crossrank._device.session import Session
 from crossrank._machine.device import Device
 from crossrank._machine.onnxruntime import ort
@@ -40,7 +40,7 @@ def open_packed(model: GpuModel, path: Path, settings: PackedSettings) -> tuple[
         settings: Of the session.
     """
     checkpoint, place = model.checkpoint, model.place
-    runner = Runner(path, checkpoint.inputs, place.device, place.threads, packed=True)
+    runner = load_graph(path, checkpoint.inputs, place.device, place.threads, packed=True)
     session = runner.session
     assert isinstance(session, PackedSession)
     session.settings = settings

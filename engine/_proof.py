@@ -15,8 +15,7 @@ from ._artifact.held import HeldFolder, hold
 from ._artifact.manifest import MANIFEST_NAME, PROOF_NAME, Manifest, hash_file, read_manifest
 from ._artifact.parity import Parity, compare_logits
 from ._calls.run import Scorer
-from ._device.open import graph_file, read_artifact
-from ._device.runner import Runner
+from ._device.open import graph_file, load_graph, read_artifact
 from ._errors import ArtifactError, CrossrankError, DeviceError, InputError, ProofError, join_problems
 from ._json import read_json_object
 from ._machine.cpu import available_threads
@@ -139,7 +138,7 @@ def _verify(held: HeldFolder) -> tuple[Manifest, list[str]]:
         try:
             graph, packed = graph_file(held, variant, manifest), variant.variant == "cuda"
             padded = variant.variant == "portable"
-            runner = Runner(graph, manifest.inputs, device, available_threads(), padded=padded, packed=packed)
+            runner = load_graph(graph, manifest.inputs, device, available_threads(), padded=padded, packed=packed)
         except (DeviceError, ArtifactError) as error:
             if isinstance(error, ArtifactError) and (folder / variant.file).exists():
                 raise

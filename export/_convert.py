@@ -21,7 +21,7 @@ from crossrank._artifact.manifest import (
 from crossrank._artifact.parity import BOUNDS, Parity
 from crossrank._artifact.settings import read_model_folder
 from crossrank._calls.run import Scorer
-from crossrank._device.runner import Runner
+from crossrank._device.open import load_graph
 from crossrank._errors import ModelError, UnsupportedModelError
 from crossrank._machine.cpu import ThreadCount, available_threads
 from crossrank._machine.device import Device
@@ -300,6 +300,6 @@ def _measure(blueprint: Blueprint, proof: Proof, target: Target, path: Path, thr
     """Parity of a graph, or of what stands for it on a CPU, with the reference."""
     variant, precision = target
     packed = variant == "cuda"
-    runner = Runner(path, blueprint.inputs, Device("cpu"), threads, padded=variant != "cpu", packed=packed)
+    runner = load_graph(path, blueprint.inputs, Device("cpu"), threads, padded=variant != "cpu", packed=packed)
     scorer = Scorer(blueprint.tokenizer, runner, blueprint.inputs.max_length, blueprint.head.labels)
     return measure_parity(proof, scorer, precision, graph="twin" if packed else "graph")

@@ -20,7 +20,7 @@ from crossrank import ArtifactError, CrossEncoder, DeviceError
 from crossrank._calls.run import Scorer
 from crossrank._device.cuda.session import CPU_SETTINGS, PackedSession, _device_thread
 from crossrank._device.gpu_options import NO_CAPTURE, provider_options, run_entries, session_entries
-from crossrank._device.runner import Runner
+from crossrank._device.open import load_graph
 from crossrank._device.session import open_graph
 from crossrank._machine.cpu import resolve_threads
 from crossrank._machine.device import Device
@@ -54,7 +54,7 @@ def make_twin(tmp_path_factory: pytest.TempPathFactory) -> MakeTwin:
 
 
 def open_scorer(twin: Path, checkpoint: Checkpoint) -> tuple[Scorer, PackedSession]:
-    runner = Runner(twin, checkpoint.inputs, CPU, resolve_threads(1), packed=True)
+    runner = load_graph(twin, checkpoint.inputs, CPU, resolve_threads(1), packed=True)
     assert isinstance(runner.session, PackedSession)
     return Scorer(checkpoint.tokenizer, runner, checkpoint.inputs.max_length, 1), runner.session
 

@@ -247,14 +247,63 @@ def open_runner(
             logger.info("running on the CPU: %s", error)
     device = asked or Device("cpu")
     variant = choose(device)
-    packed = variant.variant == "cuda" and device.kind != "cpu"
-    graph, open_session = file_of(variant), None
-    if device.kind == "tensorrt":
-        from .tensorrt.session import TensorrtSession  # nothing of it is needed elsewhere
+    graph, packed = file_of(variant), variant.variant == "cuda" and device.kind != "cpu"
+    if packed or device.kind != "tensorrt":
+        return variant, load_graph(graph, inputs, device, threads, packed=packed)
+    from .tensorrt.session import TensorrtSession
 
-        half = variant.precision == "fp16"
-        open_session = partial(TensorrtSession, graph, inputs, device, artifact=folder, half=half)
-    return variant, Runner(graph, inputs, device, threads, packed=packed, open_session=open_session)
+    half = variant.precision == "fp16"
+    open_session = partial(TensorrtSession, graph, inputs, device, artifact=folder, half=half)
+    return variant, Runner(graph, inputs, device, threads, open_session=open_session)
+
+
+def load_graph(
+    graph: Path | ModelFile,
+    inputs: Inputs,
+    device: Device,
+    threads: ThreadCount,
+    *,
+    padded: bool = False,
+    packed: bool = False,
+) -> Runner:
+    """A graph on a CPU or with CUDA, ready to run.
+
+    Args:
+        graph: The ONNX file.
+        inputs: The manifest's facts about the graph's inputs.
+        device: Where to run.
+        threads: Threads on a CPU.
+        padded: As of `Runner`.
+        packed: Whether the graph is the packed one of a GPU, or its twin on a CPU.
+
+    Raises:
+        DeviceError: If the device cannot run here.
+        ArtifactError: If onnxruntime cannot load the file, or its inputs or outputs are none that can be used.
+    """
+    if not packed:
+        return Runner(graph, inputs, device, threads, padded=padded)
+    from .cuda.session import PackedSession
+
+    graph = ModelFile.of(graph)
+    open_session = partial(PackedSession, graph, inputs, device, threads.count)
+    return Runner(graph, inputs, device, threads, padded=padded, open_session=open_session)
+
+
+def ready_engines(runner: Runner, each: Callable[[str, Callable[[], None]], None]) -> None:
+    """Build or load what TensorRT needs of a graph that was opened on it.
+
+    Args:
+        runner: The graph.
+        each: Called with the name of each part and what readies it; to show progress.
+
+    Raises:
+        DeviceError: If TensorRT fails, as for want of memory.
+        InputError: If an engine must be built and no place to keep it can be written.
+    """
+    from .tensorrt.session import TensorrtSession
+
+    assert isinstance(runner.session, TensorrtSession), "it was opened on a TensorRT device"
+    runner.session.warm_up(each=lambda profile, ready: each(str(profile), ready))
 
 
 def _foreign_manifest(model: ForeignModel, session: Session) -> Manifest:

@@ -22,9 +22,7 @@ from crossrank._text.tokenizer import PairTokenizer
 
 from .batches import EVEN_MAX_TOKENS, plan_even_batches
 from .costs import Costs, LearnedCosts
-from .cuda.batches import plan_packed_batches
-from .cuda.session import PackedSession
-from .session import Session
+from .session import DeviceSession, Session
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ class Runner:
     keeps the rest busy, a second session with all threads takes it. That one needs memory of its own, so it is
     opened, beside the calls, when slow ones of that kind have taken as long as the first session took to open.
 
-    A packed graph has a session that keeps its device busy by itself, `PackedSession`.
+    A packed graph has a session that keeps its device busy by itself, `DeviceSession`.
 
     Args:
         graph: The ONNX file.
@@ -52,8 +50,8 @@ class Runner:
         device: Where to run.
         threads: Threads on a CPU.
         padded: Whether a graph that takes padding gets some on a CPU too, as a proof of that graph wants it.
-        packed: Whether the graph is the packed one of a GPU, or its twin on a CPU.
-        open_session: Opens the session of a device that has one of its own, as TensorRT has; None for the usual one.
+        open_session: Opens the session of a graph that has one of its own, as packed ones and TensorRT's have; None
+            for the usual one.
 
     Raises:
         DeviceError: If the device cannot run here.
@@ -68,16 +66,13 @@ class Runner:
         threads: ThreadCount,
         *,
         padded: bool = False,
-        packed: bool = False,
-        open_session: Callable[[], Session] | None = None,
+        open_session: Callable[[], Session | DeviceSession] | None = None,
     ) -> None:
         self.threads = threads
         graph = ModelFile.of(graph)
         self._open_session = partial(Session, graph, inputs, device)
         start = time.perf_counter()
-        self.session: Session | PackedSession = (
-            PackedSession(graph, inputs, device, threads.count) if packed else (open_session or self._open_session)()
-        )
+        self.session: Session | DeviceSession = (open_session or self._open_session)()
         self._opening_s = time.perf_counter() - start
         on_cpu = device.kind == "cpu"
         self._even = self.session.even or (on_cpu and not padded)
@@ -101,7 +96,7 @@ class Runner:
     @property
     def max_tokens(self) -> tuple[int, str]:
         """Most tokens of a batch of several pairs, and whether that was measured."""
-        if isinstance(self.session, PackedSession) or not self._even:
+        if isinstance(self.session, DeviceSession) or not self._even:
             return self.session.max_tokens, "fixed"
         measured = self._costs.max_tokens if self._costs else None
         return (EVEN_MAX_TOKENS, "until measured") if measured is None else (measured, "measured on this machine")
@@ -153,7 +148,7 @@ class Runner:
             What waits until ``take`` got all of them. On a packed graph's device the caller may meanwhile prepare
             other pairs; elsewhere there is nothing left to wait for.
         """
-        if isinstance(self.session, PackedSession):
+        if isinstance(self.session, DeviceSession):
             return self._submit_packed(self.session, pairs, max_pairs, take, between)
         self._run_over_lanes(self.session, pairs, max_pairs, take, alone, between)
         return lambda: None
@@ -166,13 +161,13 @@ class Runner:
 
     def _submit_packed(
         self,
-        session: PackedSession,
+        session: DeviceSession,
         pairs: PairSource,
         max_pairs: int | None,
         take: Take,
         between: Callable[[], None],
     ) -> Wait:
-        batches = plan_packed_batches(pairs.lengths, max_tokens=session.max_tokens, max_pairs=max_pairs)
+        batches = session.plan(pairs.lengths, max_pairs)
 
         def join(index: NDArray[np.intp]) -> PackedPairs:
             between()

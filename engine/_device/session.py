@@ -5,7 +5,7 @@ import ctypes
 import io
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,38 @@ class Session:
                 session = open_graph(place, self.device, self._threads)
             self._by_process[process] = session
         return session
+
+
+class DeviceSession:
+    """The session of a graph that keeps its device busy by itself, as a packed graph's does."""
+
+    path: Path
+    device: Device
+    provider: str
+    labels: int | None
+    input_names: list[str]
+    even = False  # pairs of all lengths run together
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a batch of several pairs."""
+        raise NotImplementedError
+
+    def plan(self, lengths: NDArray[np.int32], max_pairs: int | None) -> list[NDArray[np.intp]]:
+        """Indices of the pairs of each batch."""
+        raise NotImplementedError
+
+    def submit(self, batches: Iterable[PackedPairs], pairs: Sequence[int]) -> Callable[[], list[NDArray[np.float32]]]:
+        """Have batches of so many pairs run. Returns what waits for them and gives the logits of each."""
+        raise NotImplementedError
+
+    def run(self, batch: PackedPairs) -> NDArray[np.float32]:
+        """Logits of joined pairs, float32 [pairs, labels]."""
+        raise NotImplementedError
+
+    def warm_up(self) -> None:
+        """Pay ahead what first calls would."""
+        raise NotImplementedError
 
 
 def open_graph(

@@ -4,9 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from crossrank._calls.run import Scorer
-from crossrank._device.open import OpenModel
-from crossrank._device.tensorrt.profiles import Profile
-from crossrank._device.tensorrt.session import TensorrtSession
+from crossrank._device.open import OpenModel, ready_engines
 from crossrank._errors import ProofError, join_problems
 from crossrank._machine.advice import read_tensorrt_facts
 from crossrank._machine.device import Device, check_device
@@ -40,14 +38,13 @@ def build_engines(model: OpenModel, report: Report | None) -> None:
         ProofError: If the scores leave the bound of the graph's precision.
         InputError: If no place to keep the engines can be written.
     """
-    session, inputs = model.runner.session, model.manifest.inputs
-    assert isinstance(session, TensorrtSession), "it was opened on a TensorRT device"
+    inputs = model.manifest.inputs
 
-    def each(profile: Profile, ready: Callable[[], None]) -> None:
-        with stage(report, str(profile)):
+    def each(name: str, ready: Callable[[], None]) -> None:
+        with stage(report, name):
             ready()
 
-    session.warm_up(each=each)
+    ready_engines(model.runner, each)
     with stage(report, "prove on TensorRT"):
         scorer = Scorer(model.tokenizer, model.runner, inputs.max_length, model.manifest.head.labels)
         parity = measure_parity(read_proof(model.folder), scorer, model.variant.precision)

@@ -32,14 +32,14 @@ from numpy.typing import NDArray
 from crossrank._artifact.held import ModelFile
 from crossrank._artifact.manifest import Inputs
 from crossrank._device.out_of_memory import is_out_of_memory, run_halved
-from crossrank._device.session import check_process, open_graph
+from crossrank._device.session import DeviceSession, check_process, open_graph
 from crossrank._errors import CrossrankError
 from crossrank._machine.device import Device
 from crossrank._machine.guard import Guard
 from crossrank._machine.pool import Pool
 from crossrank._text.pairs import PackedPairs
 
-from .batches import PackedShape, choose_bucket, fill_up, make_buckets, sample_of, shape_of
+from .batches import PackedShape, choose_bucket, fill_up, make_buckets, plan_packed_batches, sample_of, shape_of
 from .buffers import BufferPool, Rows, aligned, lay_out, pack
 from .graph import Bucket, DeviceGraph, OpenGraph
 
@@ -73,7 +73,7 @@ GPU_SETTINGS = PackedSettings(
 CPU_SETTINGS = PackedSettings(max_tokens=1024, bucket_tokens=(128, 256, 512))
 
 
-class PackedSession:
+class PackedSession(DeviceSession):
     """A packed graph loaded on a device. Threads may share it; a forked child may not use it.
 
     Args:
@@ -90,7 +90,7 @@ class PackedSession:
         ArtifactError: If onnxruntime cannot load the file, or it is no packed graph.
     """
 
-    even = False  # pairs of all lengths run together
+    labels: int
 
     def __init__(
         self,
@@ -126,6 +126,10 @@ class PackedSession:
     def buckets(self) -> list[PackedShape]:
         """The shapes that small batches are brought to, by rising tokens; none before `warm_up`."""
         return list(self._buckets)
+
+    def plan(self, lengths: NDArray[np.int32], max_pairs: int | None) -> list[NDArray[np.intp]]:
+        """Batches of pairs, as `plan_packed_batches` makes them."""
+        return plan_packed_batches(lengths, max_tokens=self.max_tokens, max_pairs=max_pairs)
 
     def run(self, batch: PackedPairs) -> Floats:
         """Logits of joined pairs, float32 [pairs, labels]. Raises as what `submit` returns."""
