@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from ._artifact.held import HeldFolder, hold
 from ._artifact.manifest import MANIFEST_NAME, PROOF_NAME, Manifest, hash_file, read_manifest
 from ._artifact.parity import Parity, compare_logits
-from ._calls.run import Scorer
 from ._device.open import graph_file, load_graph, read_artifact
+from ._device.runner import Runner
 from ._errors import ArtifactError, CrossrankError, DeviceError, InputError, ProofError, join_problems
 from ._json import read_json_object
 from ._machine.cpu import available_threads
 from ._machine.device import Device
+from ._text.pairs import PairSource
+from ._text.tokenizer import PairTokenizer
 
 # Pairs that are scored alone too, against themselves in a batch: the first, which are short.
 _ALONE = 8
@@ -38,6 +40,32 @@ class Proof:
     reference: str
     pairs: Sequence[tuple[str, str]]
     logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A graph under test.
+
+    Attributes:
+        tokenizer: The engine's, of the model.
+        runner: The graph.
+        max_length: Most tokens of a joined pair.
+        labels: Logits per pair.
+    """
+
+    tokenizer: PairTokenizer
+    runner: Runner
+    max_length: int
+    labels: int
+
+    def logits(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """float32 [pairs, labels]."""
+        queries, documents = zip(*pairs, strict=True)
+        tokens = self.tokenizer.encode(queries, "query"), self.tokenizer.encode(documents, "document")
+        found = np.empty((len(pairs), self.labels), np.float32)
+        source = PairSource(self.tokenizer.template, *tokens, np.arange(len(pairs)), self.max_length)
+        self.runner.run(source, None, found.__setitem__)
+        return found
 
 
 def write_proof(folder: Path, proof: Proof) -> None:
@@ -68,28 +96,23 @@ def read_proof(folder: Path) -> Proof:
         raise ArtifactError(f"{path}: not a proof: {error!r}; export the model again") from error
 
 
-def measure_parity(proof: Proof, scorer: Scorer, precision: str, *, graph: str = "graph") -> Parity:
+def measure_parity(proof: Proof, subject: Subject, precision: str, *, graph: str = "graph") -> Parity:
     """Score the proof's pairs, in batches and some of them alone, and compare with the reference.
 
     Args:
         proof: Pairs and reference logits.
-        scorer: The graph under test, with the engine's tokenizer.
+        subject: The graph under test.
         precision: The graph's.
         graph: "graph", or "twin" if a stand-in for it runs.
     """
-
-    def logits(pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        queries, documents = zip(*pairs, strict=True)
-        return scorer.logits(queries, documents, np.arange(len(pairs)))
-
     return compare_logits(
         proof.logits,
-        logits(proof.pairs),
-        np.concatenate([logits([pair]) for pair in proof.pairs[:_ALONE]]),
+        subject.logits(proof.pairs),
+        np.concatenate([subject.logits([pair]) for pair in proof.pairs[:_ALONE]]),
         precision=precision,
         name=proof.reference,
         graph=graph,
-        provider=scorer.runner.session.provider,
+        provider=subject.runner.session.provider,
     )
 
 
@@ -145,8 +168,8 @@ def _verify(held: HeldFolder) -> tuple[Manifest, list[str]]:
             skipped.append(f"{variant.name} did not run here: {held.named(error)}")
             variants.append(replace(variant, parity=None))
             continue
-        scorer = Scorer(tokenizer, runner, manifest.inputs.max_length, manifest.head.labels)
-        parity = measure_parity(proof, scorer, variant.precision)
+        subject = Subject(tokenizer, runner, manifest.inputs.max_length, manifest.head.labels)
+        parity = measure_parity(proof, subject, variant.precision)
         variants.append(replace(variant, parity=parity))
     problems = [text for variant in variants for text in variant.problems()]
     if problems:

@@ -20,12 +20,11 @@ from crossrank._artifact.manifest import (
 )
 from crossrank._artifact.parity import BOUNDS, Parity
 from crossrank._artifact.settings import read_model_folder
-from crossrank._calls.run import Scorer
 from crossrank._device.open import load_graph
 from crossrank._errors import ModelError, UnsupportedModelError
 from crossrank._machine.cpu import ThreadCount, available_threads
 from crossrank._machine.device import Device
-from crossrank._proof import Proof, measure_parity, read_proof, write_proof
+from crossrank._proof import Proof, Subject, measure_parity, read_proof, write_proof
 from crossrank.models import RegisteredModel
 
 from ._architectures.config import ARCHITECTURES
@@ -301,5 +300,5 @@ def _measure(blueprint: Blueprint, proof: Proof, target: Target, path: Path, thr
     variant, precision = target
     packed = variant == "cuda"
     runner = load_graph(path, blueprint.inputs, Device("cpu"), threads, padded=variant != "cpu", packed=packed)
-    scorer = Scorer(blueprint.tokenizer, runner, blueprint.inputs.max_length, blueprint.head.labels)
-    return measure_parity(proof, scorer, precision, graph="twin" if packed else "graph")
+    subject = Subject(blueprint.tokenizer, runner, blueprint.inputs.max_length, blueprint.head.labels)
+    return measure_parity(proof, subject, precision, graph="twin" if packed else "graph")

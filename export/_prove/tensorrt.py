@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from crossrank._calls.run import Scorer
 from crossrank._device.open import OpenModel, ready_engines
 from crossrank._errors import ProofError, join_problems
 from crossrank._machine.advice import read_tensorrt_facts
 from crossrank._machine.device import Device, check_device
-from crossrank._proof import measure_parity, read_proof
+from crossrank._proof import Subject, measure_parity, read_proof
 from crossrank.export._report import Report, stage
 from crossrank.export._targets import Target
 
@@ -46,8 +45,8 @@ def build_engines(model: OpenModel, report: Report | None) -> None:
 
     ready_engines(model.runner, each)
     with stage(report, "prove on TensorRT"):
-        scorer = Scorer(model.tokenizer, model.runner, inputs.max_length, model.manifest.head.labels)
-        parity = measure_parity(read_proof(model.folder), scorer, model.variant.precision)
+        subject = Subject(model.tokenizer, model.runner, inputs.max_length, model.manifest.head.labels)
+        parity = measure_parity(read_proof(model.folder), subject, model.variant.precision)
     problems = replace(model.variant, parity=parity).problems()
     if problems:
         raise ProofError(join_problems(f"{model.folder}: on TensorRT the scores leave the bounds", problems))
