@@ -1,6 +1,5 @@
-"""A lean process: what an import loads and costs, what is public, which folder imports which, how much memory."""
+"""A lean process: what an import loads and costs, what is public, how much memory."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -117,45 +116,6 @@ def test_an_import_has_no_effect() -> None:
         "print(state() == before)"
     )
     assert _python(code) == "True"
-
-
-def _imports(path: Path, package: str) -> set[str]:
-    """Absolute names of what a file imports, with those under TYPE_CHECKING and inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                assert node.level == 1, f"{path}: relative imports stay inside a folder"
-                base = f"{package}.{base}".rstrip(".")
-            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return found
-
-
-def _is_of(name: str, packages: tuple[str, ...]) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
-
-
-@pytest.mark.parametrize(
-    ("folder", "package", "forbidden"),
-    [
-        ("engine", "crossrank", ("crossrank.export", "crossrank.models", "benchmarks", "tests", *HEAVY)),
-        ("export", "crossrank.export", ("benchmarks", "tests")),
-        ("models", "crossrank.models", ("crossrank.export", "benchmarks", "tests", *HEAVY)),
-        ("benchmarks", "benchmarks", ("tests",)),
-    ],
-)
-def test_imports_run_one_way(folder: str, package: str, forbidden: tuple[str, ...]) -> None:
-    for path in sorted((ROOT / folder).rglob("*.py")):
-        if not path.with_name("__init__.py").exists():
-            continue  # a script of no package: the training program of the embedded model
-        names = _imports(path, package)
-        if folder == "engine" and path.name == "_outputs.py":
-            names.discard("torch")  # inside a function, for convert_to_tensor
-        assert not [name for name in names if _is_of(name, forbidden)], path
-        assert not [name for name in names if _is_of(name, ("engine", "export", "models"))], path
 
 
 def test_the_one_installed_runtime_is_found() -> None:
