@@ -1,4 +1,4 @@
-"""What a loaded model is and runs on, as data and as text."""
+"""Facts about a loaded model: what it is and runs on, as data and as text."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading untrusted files: regular ones of bounded size, JSON into dataclasses, all the problems of a file at once."""
+"""Untrusted files: regular ones of bounded size, JSON into dataclasses, all the problems of a file at once."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Checkpoint to artifact: resolve, read, build a graph per target, prove each, write at once."""
+"""The conversion of a checkpoint to an artifact: resolve, read, build a graph per target, prove, write at once."""
 
 import ctypes
 import sys

@@ -1,4 +1,4 @@
-"""What an export says of graphs that it made and does not keep."""
+"""Refusals: what an export says of graphs that it made and does not keep."""
 
 from collections.abc import Callable, Collection, Iterable
 

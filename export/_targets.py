@@ -1,4 +1,4 @@
-"""Which graphs an export makes, and what their files are called."""
+"""Targets: the graphs that an export makes, and their files' names."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass

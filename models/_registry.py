@@ -1,4 +1,4 @@
-"""Reading `registry.toml`: text to checked, typed entries, and names to entries.
+"""The registry: `registry.toml` as checked, typed entries, and names to entries.
 
 The file is written by hand, so mistakes in it are expected: all of them are reported in one error.
 What an entry is used for is left to the callers.

@@ -1,1 +1,1 @@
-"""What a model's folder says."""
+"""A model's folder: what it holds and says."""

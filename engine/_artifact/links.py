@@ -1,4 +1,4 @@
-"""Where the links in a model's folder lead: to another file of the folder, or of the hub's cache, and nowhere else."""
+"""Links in a model's folder: they lead to another file of it, or of the hub's cache, and nowhere else."""
 
 import os
 from pathlib import Path, PurePosixPath

@@ -1,4 +1,4 @@
-"""From what a caller names a model to the place of its graphs, and where exported ones are kept.
+"""The place of a model, found by what a caller names it, and the cache of exported ones.
 
 An artifact folder, a folder that holds ONNX files but no weights, and an ONNX file are used as they are.
 So is the embedded model, an artifact that is part of the package. Anything else, a checkpoint folder or a

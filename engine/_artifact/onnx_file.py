@@ -1,4 +1,4 @@
-"""What an ONNX file says without its weights being read: its inputs, and the files of its external data.
+"""An ONNX file without its weights being read: its inputs, and the files of its external data.
 
 onnxruntime tells the inputs once it has loaded all weights, and the files never. Of protobuf's wire format
 (https://protobuf.dev/programming-guides/encoding/) little is needed, and few field numbers of

@@ -1,4 +1,4 @@
-"""How far a graph's logits are from the reference, and how far they may be.
+"""Parity: the distance of a graph's logits from the reference, and its bounds.
 
 Shared by the exporter, which proves a graph before it writes it, and by ``crossrank verify``, which
 proves it again on the machine at hand.

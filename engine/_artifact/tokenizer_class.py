@@ -1,4 +1,4 @@
-"""What a checkpoint's tokenizer class does in transformers, by name alone: nothing of transformers is needed here.
+"""A checkpoint's tokenizer class: what it does in transformers, by name alone, since that is not needed here.
 
 The same class name does not do the same in transformers 4 and 5. What counts is the version that wrote the tokenizer's
 files, since a model learned from what they gave there: 5 leaves its marks in tokenizer_config.json, everything else is

@@ -1,4 +1,4 @@
-"""What a call gives back: rankings, and arrays in the form asked for."""
+"""Answers of a call: rankings, and arrays in the form asked for."""
 
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest

@@ -1,4 +1,4 @@
-"""What a call wants computed and what it makes of the logits, whoever computes those."""
+"""A call: what it wants computed, and what it makes of the logits, whoever computes those."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence

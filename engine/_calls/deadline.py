@@ -1,4 +1,4 @@
-"""How a call with a deadline goes on: in steps of documents, each expected to take half of the time that is left.
+"""The deadline of a call: it goes on in steps of documents, each expected to take half of the time that is left.
 
 So what was scored is the beginning of the list, up to the last step's documents. The rate is the call's own, with its
 tokenizing and its waiting for others, so that it holds on a busy machine too. What a step takes beyond the deadline is

@@ -1,4 +1,4 @@
-"""What callers pass to `CrossEncoder`, brought into one form. Bad input is named, with its index."""
+"""Inputs of a call, brought into one form. Bad input is named, with its index."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass

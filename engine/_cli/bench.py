@@ -1,4 +1,4 @@
-"""How fast a model is on the machine at hand: whole calls of `CrossEncoder.score`, texts in and scores out.
+"""A model's speed on the machine at hand: whole calls of `CrossEncoder.score`, texts in and scores out.
 
 It tells what to expect here. What compares crossrank with other libraries is ``benchmarks/`` in the checkout.
 """

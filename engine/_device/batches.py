@@ -1,4 +1,4 @@
-"""Which pairs run together: of one length, or of similar ones and padded; cut by a budget of tokens. Pure functions."""
+"""Batches: pairs of one length, or of similar ones and padded, cut by a budget of tokens. Pure functions."""
 
 from bisect import bisect_right
 from operator import itemgetter

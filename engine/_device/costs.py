@@ -1,4 +1,4 @@
-"""What a batch costs on this machine: measured once for a graph, by a process with work enough, and kept on disk."""
+"""Costs of batches on this machine: measured once for a graph, by a process with work enough, and kept on disk."""
 
 import hashlib
 import json

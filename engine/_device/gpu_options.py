@@ -1,4 +1,4 @@
-"""What onnxruntime is told when it runs a graph on an NVIDIA GPU. Pure functions.
+"""Options of onnxruntime for a graph on an NVIDIA GPU. Pure functions.
 
 Provider options: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#configuration-options
 Config keys: onnxruntime_session_options_config_keys.h and onnxruntime_run_options_config_keys.h in

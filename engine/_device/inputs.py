@@ -1,4 +1,4 @@
-"""From joined pairs to a graph's inputs, and where its logits are: read off what the graph declares."""
+"""A graph's inputs, made of joined pairs, and its logits: read off what the graph declares."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias

@@ -1,4 +1,4 @@
-"""From a model's place to a loaded graph and all that is known of it."""
+"""The opening of a model: from its place to a loaded graph and all that is known of it."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""What is done when a GPU's memory does not suffice: the batch is halved once, and then there is a clear word."""
+"""Out of memory on a GPU: the batch is halved once, and then there is a clear word."""
 
 import logging
 from collections.abc import Callable

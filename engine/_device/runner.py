@@ -1,4 +1,4 @@
-"""How a device is kept busy with pairs: batches over lanes on a CPU, one after the other elsewhere."""
+"""The runner of a graph: batches of pairs over lanes on a CPU, one after the other elsewhere."""
 
 import logging
 import time

@@ -1,1 +1,1 @@
-"""What this machine is: processor, threads, GPUs, onnxruntime."""
+"""This machine: processor, threads, GPUs, onnxruntime."""

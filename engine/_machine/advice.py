@@ -1,4 +1,4 @@
-"""Why a GPU or TensorRT does not run: what is installed beside what is needed, as one sentence with one command.
+"""Advice on a GPU or TensorRT that does not run: what is installed and what is needed, in a sentence and a command.
 
 Advice is asked for only when a session on a GPU fails to start or to run. `diagnose` is a pure function of `GpuFacts`,
 which `gpu` reads. `TensorrtFacts` are asked before a session is opened: where TensorRT's library is absent, onnxruntime

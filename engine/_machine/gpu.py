@@ -1,4 +1,4 @@
-"""What a machine has of NVIDIA's: GPUs and driver by its management library, CUDA and cuDNN as the loader finds them.
+"""Facts of a machine's NVIDIA GPUs: they and their driver by its management library, CUDA and cuDNN by the loader.
 
 Without a dependency: the driver brings libnvidia-ml, and ctypes speaks to it.
 https://docs.nvidia.com/deploy/nvml-api/

@@ -1,4 +1,4 @@
-"""What the threads of one process share of a model: its queue, its counts, and who holds its lanes.
+"""The desk of one process, which its threads share: a model's queue, its counts, and who holds its lanes.
 
 No line can be trusted to give back what another took: an exception that a signal handler raises may come before it. So
 what a call holds stands here under its name, as a `Visit`, and the interpreter itself knows whether that goes on.

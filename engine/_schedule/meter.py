@@ -1,4 +1,4 @@
-"""What a model was asked for and what that took: counted here, read by `CrossEncoder.stats` and by the user's hook."""
+"""The meter of a model: what it was asked for and what that took, for `CrossEncoder.stats` and the user's hook."""
 
 import logging
 import time

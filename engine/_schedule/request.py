@@ -1,4 +1,4 @@
-"""What waits in a queue: the pairs of one caller, and the batches that they run in. Pure state."""
+"""Requests that wait in a queue, the pairs of one caller each, and the batches that they run in. Pure state."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

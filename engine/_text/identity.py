@@ -1,4 +1,4 @@
-"""Which tokenizer made some token ids, so that no other model reads them.
+"""A tokenizer's identity, which goes with token ids, so that no other model reads them.
 
 The identity is the sha256 of tokenizer.json as a canonical text: parsed, without what no id of a text hangs on, and
 written again with sorted keys. So neither layout nor the padding, truncation and decoder that a file happens to carry

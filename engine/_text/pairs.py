@@ -1,4 +1,4 @@
-"""How a query and a document become one sequence: truncation, special tokens, segments. Pure arrays.
+"""Pairs: a query and a document as one sequence, with truncation, special tokens, segments. Pure arrays.
 
 Query and documents are tokenized apart and joined here, so that a query is tokenized once for all
 its documents. The result equals, id for id, what the Rust tokenizer gives for the pair with

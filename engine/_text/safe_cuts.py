@@ -1,4 +1,4 @@
-"""Where a text may be cut so that the ids of its parts, one after the other, are exactly those of the whole.
+"""Safe cuts: places where a text's parts, one after the other, give exactly the ids of the whole.
 
 A tokenizer looks for added tokens in the raw text, normalizes what lies between them, looks for added tokens again,
 splits the rest into words and gives each word ids by itself. So a place is safe if no added token, no change by the

@@ -1,4 +1,4 @@
-"""Texts to token ids, with the Rust tokenizer; the pair's special tokens, read off that tokenizer."""
+"""The tokenizer of a model: texts to token ids, and the pair's special tokens, read off the Rust tokenizer."""
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence

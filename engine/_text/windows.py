@@ -1,4 +1,4 @@
-"""Documents that are longer than a pair has room for, cut into windows that share the query. Pure arrays."""
+"""Windows of documents that are longer than a pair has room for; they share the query. Pure arrays."""
 
 from dataclasses import dataclass
 from typing import Any

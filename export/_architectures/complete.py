@@ -1,4 +1,4 @@
-"""What an old config.json leaves out and the weights know: the architecture, and how many labels there are."""
+"""Facts that an old config.json leaves out and the weights know: the architecture, the number of labels."""
 
 import logging
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""float16 where it holds: nodes whose values would overflow it stay in float32.
+"""Graphs in float16 where it holds: nodes whose values would overflow it stay in float32.
 
 A CPU runs float16 graphs in float32, so that an overflow does not show in a proof there. What values reach is measured
 in float32 instead, on the proof's texts, and what comes near the largest float16 is not left to it.

@@ -1,1 +1,1 @@
-"""What a graph is held against."""
+"""The proof of a graph, and what it is held against."""

@@ -1,4 +1,4 @@
-"""What a graph is held against: transformers' model where it is installed, else a plain forward pass in numpy.
+"""The reference that a graph is held against: transformers where installed, else a plain forward pass in numpy.
 
 Neither shares code with the graph builder or with the engine, but for reading tensors from files: names,
 structure, joining of pairs and padding are written here once more, from config.json and transformers'

@@ -1,4 +1,4 @@
-"""Where exported models lie, and which one a name or a folder means."""
+"""The checkpoint that a name or a folder means, and the place of its export in the cache."""
 
 import hashlib
 import os

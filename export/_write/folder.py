@@ -1,4 +1,4 @@
-"""An artifact folder appears whole or not at all: written beside its place, synced, swapped in."""
+"""An artifact's folder, which appears whole or not at all: written beside its place, synced, swapped in."""
 
 import ctypes
 import errno

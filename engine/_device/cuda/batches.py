@@ -1,4 +1,4 @@
-"""Which pairs run together in a packed graph, and the few shapes that small batches are brought to. Pure functions.
+"""Batches of a packed graph, and the few shapes that small ones are brought to. Pure functions.
 
 Nothing is padded. A CUDA graph is captured for one shape, ahead, and so small batches are brought to one of a few. A
 shape is brought to a larger one by pairs whose results are dropped: the tokens that lack are theirs, behind all

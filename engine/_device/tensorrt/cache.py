@@ -1,4 +1,4 @@
-"""Where TensorRT's engines are kept, and how a stale or foreign one is never used.
+"""The cache of TensorRT's engines, of which a stale or foreign one is never used.
 
 An engine is for one GPU model, one version of everything, one graph and one set of options, and onnxruntime checks
 little of that: it takes the file that it finds. So engines lie in ``tensorrt/<key>/`` of the artifact, the key is all

@@ -1,4 +1,4 @@
-"""Which shapes TensorRT engines are built for, and how batches are brought into them. Pure functions.
+"""Profiles: the shapes that TensorRT engines are built for, and batches brought into them. Pure functions.
 
 A profile says what shapes an engine takes. Each has an engine and a session of its own: onnxruntime parses several
 profiles for one session, but its execution context stays on the first one, and all other shapes fail
