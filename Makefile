@@ -44,10 +44,10 @@ test-all: $(TESTABLE) ## Run the tests marked slow too.
 	@$(BIN)/python -m pytest -m 'not hub'
 
 test-hub: $(TESTABLE) ## Compare published models with their scores (downloads 11 GB): make test-hub OPTIONS='-k TinyBERT'
-	@$(BIN)/python -m pytest tests/test_hub.py -m hub $(OPTIONS)
+	@$(BIN)/python -m pytest tests/export/test_hub.py -m hub $(OPTIONS)
 
 test-frameworks: $(FRAMEWORKS) ## Run the examples and uses in LangChain, LlamaIndex, Haystack and more (installs 800 MB).
-	@CROSSRANK_TEST_FRAMEWORKS=1 $(BIN)/python -m pytest tests/test_examples.py tests/test_consumers.py
+	@CROSSRANK_TEST_FRAMEWORKS=1 $(BIN)/python -m pytest tests/docs/test_examples.py tests/engine/test_consumers.py
 
 bench-env: $(INSTALLED) ## Make the environments of the benchmarks' other engines, in .bench (takes minutes).
 	@$(BIN)/python -m benchmarks._environments

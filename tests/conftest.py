@@ -1,7 +1,7 @@
 """What every test may use: trained models, texts to rank with them, and a cache of its own.
 
 The trained model is the embedded one, which needs nothing beside the checkout. Test data that is no part of the
-repository adds cases (`tests.large_data`).
+repository adds cases (`tests.support.large_data`).
 """
 
 import importlib.util
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests import large_data
+from tests.support import large_data
 
 if TYPE_CHECKING:
-    from tests.trained_models import Trained
+    from tests.support.trained_models import Trained
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"engine": "", "export": "export", "models": "models"}  # folder -> place in crossrank
@@ -66,7 +66,7 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 def embedded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model's weights as a checkpoint in float32."""
     # Not at the top, here and below: pytest_configure must be able to say "not installed".
-    from tests.trained_models import write_embedded_checkpoint
+    from tests.support.trained_models import write_embedded_checkpoint
 
     return write_embedded_checkpoint(tmp_path_factory.mktemp("embedded") / "crossrank-mini-en")
 
@@ -107,8 +107,8 @@ def trained_checkpoint(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def trained(trained_checkpoint: Path, request: pytest.FixtureRequest) -> "Trained":
     """The embedded model with texts of our own, and of the test data a published one with web passages."""
-    from tests.texts import QUERY, ranked_passages
-    from tests.trained_models import Trained
+    from tests.support.texts import QUERY, ranked_passages
+    from tests.support.trained_models import Trained
 
     if trained_checkpoint.name == "crossrank-mini-en":
         return Trained(trained_checkpoint, request.getfixturevalue("embedded_artifact"), QUERY, ranked_passages(60))

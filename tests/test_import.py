@@ -13,9 +13,9 @@ from benchmarks._vocabulary import write_tokenizer
 from crossrank import MissingDependencyError
 from crossrank._machine.onnxruntime import check_runtime, installed_runtimes
 from crossrank.export import export_model
-from tests.artifacts import make_artifact
-from tests.large_data import MINILM, case
-from tests.tiny_models import make_checkpoint
+from tests.support.artifacts import make_artifact
+from tests.support.large_data import MINILM, case
+from tests.support.tiny_models import make_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "sentence_transformers", "onnx", "safetensors", "huggingface_hub", "scipy")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import crossrank
-from tests.offline import OFFLINE
+from tests.support.offline import OFFLINE
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("engine", "export", "models")

@@ -1,0 +1,515 @@
+"""The suite of benchmarks, which goes on where it was stopped, and the report; all results here are made up."""
+
+import doctest
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import _plot
+from benchmarks.__main__ import _parse, main
+from benchmarks._cells import Cell, full_cells, main_cells
+from benchmarks._engines import ENGINES
+from benchmarks._goals import GOALS
+from benchmarks._models import MODELS
+from benchmarks._read_results import Result, Results, read_result, read_results
+from benchmarks._tables import benchmarks_section, performance_section, readme_section
+from benchmarks.report import END, START, replace_part, write_report
+from benchmarks.suite import arguments_of, is_done, run_cells, split_by_data
+from crossrank import InputError, MissingDependencyError
+
+NAMES = {
+    "tinybert-l2": "TinyBERT-L-2",
+    "minilm-l12": "MiniLM-L12",
+    "bert-base": "BERT-base",
+}
+WEIGHTS = {"minilm-l12": "published"}
+TORCH = ENGINES["st-torch-fp32"].name
+
+Row = dict[str, Any]
+
+
+def write_result(
+    folder: Path, benchmark: str, model: str, size: int | None, rows: Mapping[str, Row], **more: Any
+) -> Path:
+    """A result as the commands write it; ``rows`` are by engine key and get their kind."""
+    content = {
+        "benchmark": benchmark,
+        "date": "2026-11-23",
+        "commit": "0123abc",
+        "machine": {"cpu": "A processor", "cores": 2},
+        "threads": 2,
+        "model": {
+            "name": NAMES.get(model, model),
+            "weights": "published" if model == "minilm-l12" else "random, seed 0",
+        },
+        "data": {"name": "trec-dl19", "calls": 6},
+        "engines": {ENGINES[key].name: {"kind": ENGINES[key].kind, **row} for key, row in rows.items()},
+        "unavailable": {},
+    }
+    file = folder / (f"{benchmark}-{model}.json" if size is None else f"{benchmark}-{model}-{size}.json")
+    file.write_text(json.dumps(content | more), encoding="utf-8")
+    return file
+
+
+def speed(docs_per_s: float, ratio: float, **more: Any) -> Row:
+    return {"docs_per_s": {"median": docs_per_s}, "ratio": {"median": ratio}, "kendall_tau": 1.0, **more}
+
+
+def throughput(folder: Path, model: str, ratios: Mapping[str, float], size: int = 100, **more: Any) -> Path:
+    rows = {key: speed(1000 * ratio, ratio, share_of_peak=ratio / 10) for key, ratio in ratios.items()}
+    return write_result(folder, "throughput", model, size, rows, **more)
+
+
+def results_of(folder: Path) -> Results:
+    return read_results(folder, ignored=lambda line: None)
+
+
+def reached(folder: Path, words: str) -> tuple[float | None, str, str]:
+    """Figure, state and what was compared, of the one goal whose claim has these words."""
+    (goal,) = (goal for goal in GOALS if words in goal.claim)
+    found, state = goal.state(results_of(folder))
+    return (None, state, "") if found is None else (round(found.value, 4), state, found.of)
+
+
+DOCUMENTS = ("README.md", "docs/performance.md", "benchmarks/README.md")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "results").mkdir()
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def measured(folder: Path) -> Path:
+    """Results of all commands."""
+    ratios = {
+        "crossrank-fp32": 4.5,
+        "crossrank-int8": 8,
+        "st-torch-fp32": 1,
+        "fastembed-fp32": 2,
+        "fastembed-qint8": 2.5,
+    }
+    why = {"infinity torch fp32": "its environment infinity is absent: run make bench-env"}
+    for model in NAMES:
+        throughput(folder, model, ratios, unavailable=why)
+    quality = {"ndcg_at_10": 0.7216, "mrr_at_10": 0.9}
+    rows = {
+        key: speed(20 * ratio, ratio, kendall_tau=0.9 + ratio / 100, quality=quality) for key, ratio in ratios.items()
+    }
+    write_result(folder, "throughput", "minilm-l12", 100, rows, unavailable=why)
+    call = {"p50_ms": 9.0, "p95_ms": 10.0, "p99_ms": 11.0, "calls": 100}
+    calls = {"crossrank-fp32": call | {"p50_ms": 2.0}, "fastembed-fp32": call}
+    write_result(folder, "latency", "tinybert-l2", 10, calls)
+    peak = {"crossrank-fp32": 410, "fastembed-fp32": 1400}
+    memory = {key: {"rss_mb": 300, "peak_rss_mb": value} for key, value in peak.items()}
+    write_result(folder, "memory", "minilm-l12", None, memory)
+    write_result(folder, "startup", "tinybert-l2", None, {"fastembed-fp32": {"total_s": {"median": 1.25}}})
+    return folder
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The files that a report is written into."""
+    root = tmp_path / "checkout"
+    for folder in ("benchmarks", "docs"):
+        (root / folder).mkdir(parents=True)
+    for name in DOCUMENTS:
+        (root / name).write_text(f"# Title\n\n{START}\nold\n{END}\n\nthe rest\n", encoding="utf-8")
+    return root
+
+
+# --- results
+
+
+def test_result_is_read_with_its_cell_and_every_number(folder: Path) -> None:
+    rows = {"crossrank-int8": speed(38, 2.0, gflops=None, quality={"ndcg_at_10": 0.7}, precision="int8")}
+    result = read_result(write_result(folder, "throughput", "bert-base", 1000, rows))
+    assert isinstance(result, Result)
+    assert (result.model, result.size, result.model_name) == ("bert-base", 1000, "BERT-base")
+    assert (result.machine, result.threads) == ("A processor, 2 cores", 2)
+    assert result.kinds == {"crossrank int8": "int8"}
+    figures = {"docs_per_s.median": 38, "ratio.median": 2, "kendall_tau": 1, "quality.ndcg_at_10": 0.7}
+    assert result.engines == {"crossrank int8": figures}
+    assert result.figure("crossrank int8", "gflops") is None
+    assert result.figure("absent", "ratio.median") is None
+
+
+def test_older_format_is_named_and_foreign_files_are_passed_over(folder: Path) -> None:
+    (folder / "throughput-minilm-l12-cpu.json").write_text(
+        '{"benchmark": "throughput", "engines": {}}', encoding="utf-8"
+    )
+    (folder / "quality-minilm-l12.json").write_text('{"benchmark": "quality"}', encoding="utf-8")
+    (folder / "parity-minilm-l12.json").write_text('{"format": 1}', encoding="utf-8")
+    lines: list[str] = []
+    assert list(read_results(folder, ignored=lines.append)) == []
+    assert lines == ["throughput-minilm-l12-cpu.json: older format, ignored"]
+
+
+def test_everything_that_results_lack_is_named_at_once(folder: Path) -> None:
+    write_result(folder, "latency", "a", 10, {"crossrank-fp32": {"p50_ms": 1.0, "p95_ms": "fast"}}, threads="2")
+    (folder / "memory-a.json").write_text('{"benchmark": "mem', encoding="utf-8")
+    with pytest.raises(InputError) as raised:
+        results_of(folder)
+    message = str(raised.value)
+    assert 'threads is "2"; int is needed' in message
+    assert "engines.crossrank fp32.p95_ms is no number" in message
+    assert "engines.crossrank fp32.p99_ms is no number" in message
+    assert "memory-a.json cannot be read" in message
+    assert "run the suite again" in message
+
+
+@pytest.mark.parametrize("engines", [[], None, {"crossrank fp32": 1}, {"crossrank fp32": None}])
+def test_engines_of_another_shape_are_refused(folder: Path, engines: object) -> None:
+    write_result(folder, "memory", "a", None, {}, engines=engines)
+    with pytest.raises(InputError, match=r"(?s)memory-a\.json: .*engines"):
+        results_of(folder)
+
+
+# --- goals
+
+
+def test_goal_is_met_or_not_by_its_figure(folder: Path) -> None:
+    for ratio, state in ((4.2, "met"), (4.1, "not met")):
+        throughput(folder, "tinybert-l2", {"crossrank-fp32": ratio, "st-torch-fp32": 1})
+        expected = (ratio, state, f"crossrank fp32 / {TORCH}")
+        assert reached(folder, "TinyBERT-L-2 fp32, docs/s to sentence-transformers") == expected
+
+
+def test_best_peer_is_the_fastest_of_its_kind_and_none_of_ours(folder: Path) -> None:
+    ratios = {"crossrank-fp32": 4.5, "crossrank-int8": 9, "crossrank-fp32-encoded": 6, "st-torch-fp32": 1}
+    peers = {"fastembed-fp32": 1.5, "st-openvino-fp32": 2, "st-onnx-o3": 2.5, "st-openvino": 4, "fastembed-qint8": 3}
+    throughput(folder, "tinybert-l2", ratios | peers)
+    throughput(folder, "minilm-l12", ratios | peers)
+    throughput(folder, "bert-base", ratios | {"st-onnx-o3": 7} | peers)
+    openvino = "sentence-transformers openvino"
+    assert reached(folder, "L-2 fp32, docs/s to the best exact") == (
+        2.25,
+        "not met",
+        f"crossrank fp32 / {openvino} fp32",
+    )
+    assert reached(folder, "L-2 int8, docs/s to the best quant") == (3, "met", "crossrank int8 / fastembed qint8")
+    assert reached(folder, "L12 int8, docs/s") == (2.25, "met", f"crossrank int8 / {openvino}")
+    assert reached(folder, "base int8, docs/s") == (2.25, "met", f"crossrank int8 / {openvino}")
+
+
+def test_ratio_does_not_depend_on_which_engine_ratios_are_to(folder: Path) -> None:
+    throughput(folder, "tinybert-l2", {"crossrank-fp32": 2.1, "st-torch-fp32": 0.5, "st-onnx": 1})
+    value, state, _ = reached(folder, "TinyBERT-L-2 fp32, docs/s to sentence-transformers")
+    assert (value, state) == (4.2, "met")
+
+
+def test_goals_of_latency_memory_startup_and_peak(measured: Path) -> None:
+    assert reached(measured, "p50 of 10")[:2] == (0.2222, "met")
+    assert reached(measured, "MiniLM-L12 fp32, peak memory")[:2] == (0.2929, "met")
+    write_result(
+        measured,
+        "startup",
+        "tinybert-l2",
+        None,
+        {"crossrank-fp32": {"total_s": {"median": 0.75}}, "fastembed-fp32": {"total_s": {"median": 1.25}}},
+    )
+    assert reached(measured, "load and first score") == (0.6, "not met", "crossrank fp32 / fastembed fp32")
+    throughput(measured, "minilm-l12", {"crossrank-fp32": 10.4, "crossrank-int8": 5.9})
+    assert reached(measured, "share of the fp32")[:2] == (1.04, "met")
+    assert reached(measured, "share of the int8")[:2] == (0.59, "not met")
+
+
+def test_long_calls_are_judged_by_the_precision_that_loses_more(folder: Path) -> None:
+    for size, fp32, int8 in ((1000, 4.0, 8.0), (100_000, 4.1, 7.2)):
+        throughput(folder, "tinybert-l2", {"crossrank-fp32": fp32, "crossrank-int8": int8}, size)
+    expected = (0.9, "not met", "crossrank int8, 100,000 / 1,000 documents")
+    assert reached(folder, "100,000 documents") == expected
+
+
+def test_goal_without_its_figures_says_what_is_missing(folder: Path) -> None:
+    throughput(folder, "tinybert-l2", {"crossrank-int8": 8}, unavailable={TORCH: "no torch here"})
+    throughput(folder, "tinybert-l2", {"crossrank-fp32": 8, "crossrank-int8": 8}, 1000)
+    claims = ("fp32, docs/s to sent", "encoded", "L-2 int8, docs/s to the best", "MiniLM-L12 fp32, peak")
+    states = [reached(folder, words)[1] for words in claims]
+    assert states == [
+        "not measured: crossrank fp32: no ratio.median in throughput of tinybert-l2",
+        "not measured: crossrank int8, encoded documents: no ratio.median in throughput of tinybert-l2",
+        "not measured: no engine to compare with in throughput of tinybert-l2",
+        "not measured: no memory of minilm-l12",
+    ]
+    assert reached(folder, "100,000")[1] == "not measured: no throughput of tinybert-l2 at 100,000 documents"
+    throughput(folder, "tinybert-l2", {"crossrank-fp32": 8}, unavailable={TORCH: "no torch here"})
+    assert reached(folder, "fp32, docs/s to sent")[1] == f"not measured: {TORCH}: no torch here"
+
+
+def test_every_goal_names_engines_and_cells_that_the_main_suite_measures(folder: Path) -> None:
+    for cell in main_cells():
+        figures: Row = {"p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0, "rss_mb": 1.0, "peak_rss_mb": 1.0}
+        row = speed(1, 1, share_of_peak=1) | figures | {"total_s": {"median": 1.0}}
+        write_result(folder, cell.command, cell.model, cell.size, dict.fromkeys(cell.engines, row))
+    results = results_of(folder)
+    assert [state for goal in GOALS for _, state in [goal.state(results)] if state.startswith("not measured")] == []
+
+
+# --- tables
+
+
+def test_readme_table_has_speed_ratio_fidelity_latency_memory_and_startup(measured: Path) -> None:
+    section = performance_section(results_of(measured), "plot.png")
+    assert section.startswith("![Documents per second of each engine](plot.png)\n")
+    speeds = " | ".join(f"{name} docs/s" for name in NAMES.values())
+    assert f"| engine | {speeds} | tau | nDCG@10 | p50 ms | peak MB | start s |" in section
+    ours = "4,500 (4.50) | 90 (4.50) | 4,500 (4.50) | 0.9450 | 0.7216 | 2.0 | 410 |  |"
+    theirs = "2,000 (2.00) | 40 (2.00) | 2,000 (2.00) | 0.9200 | 0.7216 | 9.0 | 1,400 | 1.25 |"
+    assert f"| **crossrank fp32** | {ours}" in section
+    assert f"| fastembed fp32 | {theirs}" in section
+    names = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| ")]
+    assert names[:4] == ["| engine", "| **crossrank fp32**", "| **crossrank int8**", f"| {TORCH}"]
+    assert "MiniLM-L12, 6 calls on trec-dl19" in section
+    assert "TinyBERT-L-2 and BERT-base in true size with random weights" in section
+    assert "A processor, 2 cores, 2 threads; engines in turns, medians; commit 0123abc, 2026-11-23." in section
+    assert "Not measured: infinity torch fp32 (its environment infinity is absent: run make bench-env)." in section
+
+
+def test_readme_table_of_one_result_has_no_empty_columns(folder: Path) -> None:
+    throughput(folder, "tinybert-l2", {"crossrank-fp32": 4.5, "st-torch-bf16": 0.0005})
+    section = performance_section(results_of(folder), "plot.png")
+    assert "| engine | TinyBERT-L-2 docs/s |\n|---|---|\n| **crossrank fp32** | 4,500 |" in section
+    assert "| sentence-transformers torch bf16 | 0.5 |" in section, "no ratio without the baseline"
+
+
+def test_figures_of_several_machines_and_commits_are_called_so(folder: Path) -> None:
+    throughput(folder, "tinybert-l2", {"crossrank-fp32": 4.5})
+    throughput(folder, "minilm-l12", {"crossrank-fp32": 4.5}, commit="fed", date="2026-11-25", threads=8)
+    section = performance_section(results_of(folder), "plot.png")
+    assert "A processor, 2 cores, 2 threads; A processor, 2 cores, 8 threads; " in section
+    assert "commit 0123abc, fed, 2026-11-23 to 2026-11-25." in section
+
+
+def test_benchmarks_readme_has_every_goal_with_its_figure_and_every_cell(measured: Path) -> None:
+    throughput(measured, "bert-large", {"crossrank-fp32": 3, "st-torch-fp32": 1}, 1000)
+    section = benchmarks_section(results_of(measured))
+    assert all(f"| {goal.claim} |" in section for goal in GOALS)
+    claim = "TinyBERT-L-2 fp32, docs/s to sentence-transformers torch fp32"
+    assert f"| {claim} | ≥ 4.2 (5) | 4.50 | met | crossrank fp32 / {TORCH} |" in section
+    claim = "TinyBERT-L-2 fp32, docs/s to the best exact peer"
+    assert f"| {claim} | ≥ 3 | 2.25 | not met | crossrank fp32 / fastembed fp32 |" in section
+    assert "| TinyBERT-L-2, p50 of 10 documents to the best peer's | ≤ 0.333 | 0.22 | met |" in section
+    assert "|  | not measured: no throughput of tinybert-l2 at 100,000 documents |  |" in section
+    assert f"| bert-large | 1,000 | 3,000 (3.00) |  | {TORCH}: 1,000 (1.00) |  |" in section
+    assert "fastembed fp32: 2,000 (2.00) | fastembed qint8: 2,500 (2.50) |" in section
+    assert "| TinyBERT-L-2 | 10 | 2.0 / 10.0 / 11.0 |  | fastembed fp32: 9.0 / 10.0 / 11.0 |  |" in section
+
+
+def test_readme_has_ours_beside_the_usual_ways_and_no_other_engine(measured: Path) -> None:
+    rows = [line for line in readme_section(results_of(measured)).splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| engine",
+        "| **crossrank fp32**",
+        "| **crossrank int8**",
+        f"| {TORCH}",
+    ]
+
+
+# --- report
+
+
+def test_report_stays_the_same_when_it_is_written_again(measured: Path, checkout: Path) -> None:
+    written = []
+    for _ in range(2):
+        parts = write_report(results_of(measured), checkout)
+        written.append({path: path.read_bytes() for path in sorted(checkout.rglob("*.*"))})
+    assert written[0] == written[1]
+    assert sorted(path.name for path in written[0]) == ["README.md", "README.md", "performance.md", "throughput.png"]
+    text = (checkout / "README.md").read_text(encoding="utf-8")
+    assert text == f"# Title\n\n{START}\n{parts[0]}\n{END}\n\nthe rest\n"
+    assert "(../benchmarks/throughput.png)" in parts[1]
+
+
+@pytest.mark.parametrize("text", ["", START, f"{END}\n{START}", f"{START}{START}{END}", f"{START}{END}{END}"])
+def test_place_of_the_report_must_be_there_once(measured: Path, checkout: Path, text: str) -> None:
+    readme = checkout / "benchmarks" / "README.md"
+    readme.write_text(text, encoding="utf-8")
+    before = (checkout / "README.md").read_bytes()
+    with pytest.raises(InputError, match=r"one line <!-- benchmarks: start --> and after it one line"):
+        write_report(results_of(measured), checkout)
+    assert (checkout / "README.md").read_bytes() == before
+    assert not (checkout / "benchmarks" / "throughput.png").exists()
+
+
+def test_documents_of_this_checkout_have_a_place_for_the_report() -> None:
+    for name in DOCUMENTS:
+        replace_part(Path(__file__).parents[2] / name, "")
+
+
+def test_report_of_nothing_names_the_suite(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--results", str(folder)]) == 1
+    assert "run `python -m benchmarks suite`" in capsys.readouterr().err
+    assert main(["report", "--results", str(folder / "absent")]) == 1
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+# --- plot
+
+
+def _contrast(first: str, second: str) -> float:
+    """WCAG's contrast ratio of two colours."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(first), luminance(second)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("background", ["#ffffff", "#0d1117"])
+def test_plot_can_be_read_on_light_and_dark_pages(background: str) -> None:
+    """WCAG wants 3 for large or bold text and for graphics; no colour has more than 4.35 on both of these."""
+    assert _contrast(_plot.TEXT, background) > 4.2
+    assert _contrast(_plot.OURS, background) > 4.2
+    assert _contrast(_plot.THEIRS, background) > 3
+
+
+def test_plot_is_a_small_transparent_png() -> None:
+    from matplotlib.image import imread
+
+    engines = [spec.name for spec in ENGINES.values()]
+    bars: dict[str, tuple[float, float | None]] = {name: (10.0 + 321 * i, i / 3) for i, name in enumerate(engines)}
+    panels = [_plot.Panel(name, bars) for name in ("TinyBERT-L-2", "MiniLM-L12")]
+    panels.append(_plot.Panel("BERT-base", {engines[0]: (0.5, None)}))
+    png = _plot.draw(panels, highlighted=engines[:4], engines=engines)
+    assert png.startswith(b"\x89PNG")
+    assert 10_000 < len(png) < 100_000
+    pixels = imread(io.BytesIO(png))  # float32 [height, width, 4], 0 to 1
+    assert pixels[0, 0, 3] == 0
+    solid = {tuple(pixel) for pixel in (pixels[pixels[..., 3] == 1][:, :3] * 255).round().astype(int).tolist()}
+    colours = {tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in (_plot.TEXT, _plot.OURS, _plot.THEIRS)}
+    assert colours <= solid
+
+
+def test_plot_without_matplotlib_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
+        _plot.draw([_plot.Panel("a", {})], highlighted=[], engines=["x"])
+
+
+# --- suite
+
+CELLS = [
+    Cell("latency", model, 10, ("crossrank-fp32", "st-torch-fp32"), ("--documents", "10"), True, 60.0)
+    for model in ("a", "b", "c")
+]
+CALL = {"p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0}
+
+
+def finish(cell: Cell, file: Path, **more: Any) -> int:
+    """What a cell's process does when all goes well."""
+    write_result(file.parent, cell.command, cell.model, cell.size, dict.fromkeys(cell.engines, CALL), **more)
+    return 0
+
+
+def todo(cells: Iterable[Cell], folder: Path, *, commit: str = "0123abc", keep: bool = False) -> list[str]:
+    return [c.name for c in cells if not is_done(c, folder / f"{c.name}.json", commit=commit, keep=keep)]
+
+
+def test_interrupted_suite_goes_on_with_what_is_not_done(folder: Path) -> None:
+    def launch(cell: Cell, file: Path) -> int:
+        if cell.model == "b":
+            file.write_text('{"benchmark": "latency", "commit": "0123abc", "eng', encoding="utf-8")
+            raise KeyboardInterrupt
+        return finish(cell, file)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(CELLS, folder, launch)
+    assert todo(CELLS, folder) == ["latency-b-10", "latency-c-10"]
+    assert run_cells(CELLS[1:], folder, finish).failed == {}
+    assert todo(CELLS, folder) == []
+
+
+def test_failing_cell_is_reported_and_does_not_stop_the_others(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run_cells(CELLS, folder, lambda cell, file: 3 if cell.model == "a" else finish(cell, file))
+    assert (outcome.failed, outcome.left) == ({"latency-a-10": 3}, [])
+    assert todo(CELLS, folder) == ["latency-a-10"]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "[1/3] latency-a-10: 0 min gone, about 3 min to go"
+    assert lines[1] == "latency-a-10 failed with exit status 3"
+    assert lines[-1] == "[3/3] latency-c-10: 0 min gone, about 0 min to go", "by the pace of the first two"
+
+
+def test_suite_begins_nothing_that_would_end_too_late(folder: Path) -> None:
+    slow = Cell("latency", "d", 10, CELLS[0].engines, (), True, 1e9)
+    outcome = run_cells([slow, *CELLS], folder, finish, minutes=2)
+    assert outcome.left == ["latency-d-10", *(cell.name for cell in CELLS)]
+    assert run_cells(CELLS, folder, finish, minutes=2).left == []
+
+
+def test_result_of_another_commit_is_done_only_if_kept(folder: Path) -> None:
+    for cell in CELLS:
+        finish(cell, folder / f"{cell.name}.json")
+    assert todo(CELLS, folder) == []
+    assert todo(CELLS, folder, commit="fff0000") == [cell.name for cell in CELLS]
+    assert todo(CELLS, folder, commit="fff0000", keep=True) == []
+
+
+@pytest.mark.parametrize("commit", ["0123abc-dirty", "unknown"])
+def test_result_of_code_that_no_commit_names_is_done_until_code_changes(folder: Path, commit: str) -> None:
+    cell, file = CELLS[0], folder / "latency-a-10.json"
+    finish(cell, file, commit=commit)
+    os.utime(file, (4e9, 4e9))
+    assert is_done(cell, file, commit=commit, keep=False)
+    os.utime(file, (1e9, 1e9))
+    assert not is_done(cell, file, commit=commit, keep=False)
+    assert not is_done(cell, file, commit="0123abc", keep=False)
+
+
+def test_result_without_one_of_the_engines_is_not_done(folder: Path) -> None:
+    cell, file = CELLS[0], folder / "latency-a-10.json"
+    write_result(folder, "latency", "a", 10, {"crossrank-fp32": CALL})
+    assert not is_done(cell, file, commit="0123abc", keep=True)
+    write_result(folder, "latency", "a", 10, {"crossrank-fp32": CALL}, unavailable={TORCH: "no torch"})
+    assert is_done(cell, file, commit="0123abc", keep=True)
+    (folder / "old.json").write_text('{"benchmark": "latency"}', encoding="utf-8")
+    assert not is_done(cell, folder / "old.json", commit="0123abc", keep=True)
+
+
+def test_cells_of_an_absent_checkpoint_are_left_out(tmp_path: Path) -> None:
+    can, cannot = split_by_data(main_cells(), tmp_path)
+    assert {cell.model for cell in can} == {"tinybert-l2", "bert-base"}
+    assert "throughput-minilm-l12-100" in cannot
+    (tmp_path / "models" / "ms-marco-MiniLM-L12-v2").mkdir(parents=True)
+    assert split_by_data(main_cells(), tmp_path) == (main_cells(), [])
+
+
+@pytest.mark.parametrize("cells", [main_cells, full_cells])
+def test_commands_take_what_the_suite_gives_them(cells: Callable[[], list[Cell]], tmp_path: Path) -> None:
+    for cell in cells():
+        for judged in (True, False):
+            _, options = _parse(arguments_of(cell, tmp_path / f"{cell.name}.json", judged=judged))
+            assert (options.command, options.model, tuple(options.engines)) == (cell.command, cell.model, cell.engines)
+            assert options.output.name == f"{cell.name}.json"
+            if cell.size:
+                assert options.documents == cell.size
+
+
+def test_full_suite_has_every_model_at_every_size_and_all_of_the_main_one() -> None:
+    full = {cell.name: cell for cell in full_cells()}
+    for model in MODELS:
+        assert {f"throughput-{model}-{size}" for size in (100, 1000)} <= full.keys()
+        assert {f"latency-{model}-{size}" for size in (1, 10, 100)} <= full.keys()
+    for cell in main_cells():
+        assert set(cell.engines) <= set(full[cell.name].engines), "so that after the full suite the main one is done"
+    assert len({cell.name for cell in main_cells()}) == len(main_cells())
+
+
+@pytest.mark.parametrize("name", ["_cells", "_read_results", "_tables", "suite"])
+def test_examples_in_docstrings_hold(name: str) -> None:
+    found = doctest.testmod(import_module(f"benchmarks.{name}"))
+    assert found.attempted > 0
+    assert found.failed == 0
