@@ -14,7 +14,7 @@ from pathlib import Path
 from crossrank._errors import ArtifactError, CrossrankError
 from crossrank._printable import printable
 
-from .manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest
+from .manifest import MANIFEST_NAME, Manifest, holds
 
 # Linux opens files of a folder by the folder's handle. Elsewhere a folder has but its path, which is looked at twice.
 _HANDLES = Path("/proc/self/fd")
@@ -86,8 +86,8 @@ class ModelFile:
         path: Where it lies.
         held: Its folder or one above, held while the model is loaded; None for a file of nothing else.
         beside: What else must be the same: names of files in the same folder.
-        manifest: Of an artifact. An export with more graphs puts a new folder in its place, of which the manifest says
-            that the others are as they were.
+        manifest: Of an artifact. An export with more graphs puts a new folder in its place, with links to the files of
+            the other ones: files whose content is that of this manifest are the same, whatever their times say.
     """
 
     def __init__(
@@ -103,10 +103,9 @@ class ModelFile:
         self._folder = path.parent if held is None else held.place
         parent = path.parent.relative_to(self._folder)
         self._names = [(parent / name).as_posix() for name in (path.name, *beside)]
-        self._records = None if manifest is None else self._recorded(manifest)
+        self._records = None if manifest is None else [manifest.files.get(name) for name in self._names]
         root = self._folder if held is None else held.path
         self._status = (root / self._names[0]).stat()
-        self._folder_number = root.stat().st_ino
         self._stamps = self._stamped(root)
 
     @classmethod
@@ -153,16 +152,18 @@ class ModelFile:
 
     def _check(self, held: HeldFolder) -> None:
         try:
-            if self._stamped(held.path) == self._stamps:
+            now = self._stamped(held.path)
+            if now == self._stamps:
                 return
-            another = held.path.stat().st_ino != self._folder_number  # else its manifest says nothing of a change
-            same = another and self._records is not None and self._recorded(read_manifest(held.path)) == self._records
+            same = self._records is not None and all(
+                record is not None and holds(held.path / name, record)
+                for name, record in zip(self._names, self._records, strict=True)
+            )
         except OSError as error:
             raise self._gone(error) from error
-        except ArtifactError:
-            same = False
         if not same:
             raise ArtifactError(f"{self.path} was replaced since the model was loaded; load the model again")
+        self._stamps = now  # so that it is read once
 
     def _gone(self, error: OSError) -> ArtifactError:
         reason = error.strerror or error
@@ -171,11 +172,11 @@ class ModelFile:
     def _stamped(self, root: Path) -> list[Stamp]:
         return [stamp(root / name) for name in self._names]
 
-    def _recorded(self, manifest: Manifest) -> list[FileRecord | None]:
-        return [manifest.files.get(name) for name in self._names]
-
 
 def stamp(path: Path) -> Stamp:
-    """What another file in the place of this one would not have."""
+    """What another file in the place of this one would not have, nor this one with another content.
+
+    No program sets the time of change; a new link to the file, or a new owner, does change it.
+    """
     found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

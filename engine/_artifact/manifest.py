@@ -202,6 +202,15 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def holds(path: Path, record: FileRecord) -> bool:
+    """Whether a file has the content that a manifest says.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    return _size(path) == record.size_bytes and hash_file(path) == record.sha256
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``crossrank.json`` into ``folder``."""
     text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False)

@@ -175,8 +175,21 @@ def rewrite(target: Path, source: Path) -> None:
     graph.write_bytes(bytes(graph.stat().st_size))
 
 
+def rewrite_and_keep_times(target: Path, source: Path) -> None:
+    """As ``rsync --inplace --times`` of a model that was trained anew, in an image that gives all files one time."""
+    for path in target.rglob("*.*"):
+        if path.suffix != ".json":
+            status = path.stat()
+            path.write_bytes(path.read_bytes()[::-1])
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def remove(target: Path, source: Path) -> None:
+    shutil.rmtree(target)
+
+
 @forks
-@pytest.mark.parametrize("replace", [put_in_place, rewrite, lambda target, source: shutil.rmtree(target)])
+@pytest.mark.parametrize("replace", [put_in_place, rewrite, rewrite_and_keep_times, remove])
 def test_forked_child_of_a_replaced_artifact_is_told_so(
     artifacts: dict[str, Path], tmp_path: Path, replace: Callable[[Path, Path], object]
 ) -> None:
@@ -201,6 +214,30 @@ def test_forked_child_of_an_artifact_that_got_more_graphs_computes_as_its_parent
     with parent_of(target) as child:
         put_in_place(target, artifacts["bert"])
         assert child() == "equal"
+
+
+@forks
+@pytest.mark.parametrize("links", [1, 2])
+def test_forked_child_of_an_artifact_whose_files_got_links_elsewhere_computes_as_its_parent(
+    artifacts: dict[str, Path], tmp_path: Path, links: int
+) -> None:
+    """As an export with more graphs links them, or a backup: that changes a file's time of change alone."""
+    target = copy_of(artifacts["bert"], tmp_path)
+    with parent_of(target) as child:
+        for i in range(links):
+            shutil.copytree(target, tmp_path / f"{i}", copy_function=os.link)
+            assert child() == "equal"
+
+
+@forks
+def test_forked_child_of_foreign_weights_that_were_rewritten_with_their_time_kept_is_told_so(
+    artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    target = copy_of(artifacts["outside bert"], tmp_path)
+    with parent_of(target) as child:
+        assert child() == "equal"
+        rewrite_and_keep_times(target, target)
+        assert child().endswith("model.onnx was replaced since the model was loaded; load the model again")
 
 
 @forks
@@ -235,6 +272,18 @@ def test_tokenizer_of_a_replaced_artifact_is_not_taken_for_the_models_own(
     assert model.encode(["text"]).tokenizer == expected
     model = CrossEncoder(target, device="cpu")
     put_in_place(target, artifacts["roberta"])
+    with pytest.raises(ArtifactError, match="was replaced since the model was loaded; load the model again"):
+        model.encode(["text"])
+
+
+def test_tokenizer_that_was_rewritten_with_its_time_kept_is_not_taken_for_the_models_own(
+    artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    target = copy_of(artifacts["bert"], tmp_path)
+    model, path = CrossEncoder(target, device="cpu"), target / "tokenizer.json"
+    status, text = path.stat(), path.read_text("utf-8")
+    path.write_text(text.replace('"[CLS]"', '"[SLC]"'), "utf-8")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(ArtifactError, match="was replaced since the model was loaded; load the model again"):
         model.encode(["text"])
 
