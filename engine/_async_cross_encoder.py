@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ._artifact.activation import Activation
 from ._artifact.locate import EMBEDDED_MODEL
 from ._calls.answers import Ranking
-from ._calls.attributes import KnownAttributes
+from ._calls.attributes import KnownAttributes, load_again
 from ._calls.call import Call
 from ._calls.compatibility import PredictOptions, RankOptions
 from ._calls.run import PairWork
@@ -62,6 +62,7 @@ class AsyncCrossEncoder(KnownAttributes):
 
     model: CrossEncoder
     _assigned = frozenset({"model"})
+    _made = frozenset({"model", "_closed", "_pool"})
     _driven = ("model", CrossEncoder)
 
     def __init__(self, model: CrossEncoder | str | Path = EMBEDDED_MODEL, **options: Any) -> None:
@@ -145,7 +146,7 @@ class AsyncCrossEncoder(KnownAttributes):
         await self._in_thread(partial(self.model.close, finish=finish))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.model,)
+        return load_again, (type(self), AsyncCrossEncoder, (self.model,), {}), self.__getstate__()
 
     async def __aenter__(self) -> "AsyncCrossEncoder":
         return self

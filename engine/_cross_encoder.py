@@ -12,7 +12,7 @@ from ._artifact.locate import EMBEDDED_MODEL, lasting_name, locate_model
 from ._artifact.manifest import check_precision
 from ._artifact.tokenizer_file import TokenizerFile
 from ._calls.answers import Ranking
-from ._calls.attributes import ModelAttributes, ModelCardData
+from ._calls.attributes import ModelAttributes, ModelCardData, load_again
 from ._calls.call import Call, Calls
 from ._calls.compatibility import (
     MODEL,
@@ -50,7 +50,8 @@ class CrossEncoder(ModelAttributes):
     fork, a child gets its own session at its first call.
 
     A pickle holds what it was loaded with, name or folder and options, and is loaded again where it is read; not a
-    ``token``, which is a secret: there the log-in's is used. A copy, deep ones too, is the same model, graph, queue
+    ``token``, which is a secret: there the log-in's is used. Of a subclass it holds the attributes too, and its
+    ``__init__`` does not run again. A copy, deep ones too, is the same model, graph, queue
     and `close`, with a ``max_length`` and an ``activation_fn`` of its own.
 
     Args:
@@ -365,6 +366,11 @@ class CrossEncoder(ModelAttributes):
     def info(self) -> ModelInfo:
         """What this model is and runs on."""
         return describe_model(self._model, self._calls.meaning, self._scorer.max_length, self._max_length_origin)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = self._options | {"activation_fn": self._calls.meaning.given}
+        arguments = () if self._name is None else (self._name,)
+        return load_again, (type(self), CrossEncoder, arguments, options), self.__getstate__()
 
     def _run(self, call: Call[T]) -> T:
         desk = self._scheduler.desk

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from crossrank._artifact.activation import Activation
+from crossrank._artifact.tokenizer_file import TokenizerFile
 from crossrank._device.open import OpenModel
 from crossrank._errors import ArtifactError
 from crossrank._json import read_json_object
+from crossrank._schedule.scheduler import Scheduler
 
 from .call import Calls
 from .run import Scorer
@@ -49,6 +51,8 @@ class KnownAttributes:
 
     # Attributes that are assigned without a property.
     _assigned: ClassVar[frozenset[str]] = frozenset()
+    # Attributes that the class makes itself when it is loaded, which no pickle holds.
+    _made: ClassVar[frozenset[str]] = frozenset()
     # Where the CrossEncoder is that a class drives, and its class.
     _driven: ClassVar[tuple[str, type] | None] = None
 
@@ -69,6 +73,18 @@ class KnownAttributes:
                     f"{kind.__name__!r} has no attribute {name!r} that could be assigned{self._advice(name)}"
                 )
             object.__setattr__(self, name, value)
+
+    def __getstate__(self) -> object:
+        """What a subclass, or its user, added: a pickle holds it beside what the class is loaded with."""
+        attributes, slots = self._state()
+        own = {name: value for name, value in attributes.items() if name not in self._made}
+        return (own, slots) if slots else own or None
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Attributes, and those of a subclass's slots."""
+        state: Any = super().__getstate__()
+        attributes, slots = state if isinstance(state, tuple) else (state, None)
+        return attributes or {}, slots or {}
 
     def _advice(self, name: str) -> str:
         if self._driven is not None and not name.startswith("_") and hasattr(self._driven[1], name):
@@ -148,6 +164,8 @@ class ModelAttributes(KnownAttributes):
     _model: OpenModel
     _scorer: Scorer
     _calls: Calls
+    _scheduler: Scheduler
+    _tokenizer_file: TokenizerFile
     _max_length_origin: str
     _model_card_data: ModelCardData
     _name: str | Path | None
@@ -205,13 +223,11 @@ class ModelAttributes(KnownAttributes):
         """What sentence-transformers' evaluators write to."""
         return self._model_card_data
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        options = self._options | {"activation_fn": self._calls.meaning.given}
-        return _load_again, (type(self), self._name, options)
-
     def __copy__(self) -> Self:
         twin = object.__new__(type(self))
-        vars(twin).update(vars(self))
+        for state in self._state():
+            for name, value in state.items():
+                object.__setattr__(twin, name, value)
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -225,6 +241,18 @@ class ModelAttributes(KnownAttributes):
         return inputs.max_length, inputs.max_length_origin
 
 
-def _load_again(kind: type[Any], name: str | Path | None, options: dict[str, Any]) -> Any:
-    """The model of a pickle."""
-    return kind(**options) if name is None else kind(name, **options)
+ModelAttributes._made = frozenset(ModelAttributes.__annotations__)
+
+
+def load_again(kind: type[Any], ours: type[Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """What a pickle names, made as `ours` is; a subclass's ``__init__``, whose options are its own, does not run.
+
+    Args:
+        kind: `ours`, or a subclass.
+        ours: A class of this package.
+        arguments: Of its ``__init__``.
+        options: Of its ``__init__``.
+    """
+    made = kind.__new__(kind)
+    ours.__init__(made, *arguments, **options)
+    return made

@@ -591,6 +591,49 @@ def test_a_pickle_holds_no_secret(folders: dict[int, Path]) -> None:
     assert pickle.loads(data).num_labels == 1
 
 
+class Reranker(CrossEncoder):
+    """One of a user's own, whose options are not ours."""
+
+    __slots__ = ("slot",)
+
+    def __init__(self, folder: Path, top_n: int, *, log: str = "") -> None:
+        self.log = log
+        super().__init__(folder, device="cpu", threads=1, max_length=30)
+        self.top_n, self.slot = top_n, "slot"
+
+    def best(self) -> list[int]:
+        return [hit["corpus_id"] for hit in self.rank(QUERY, DOCUMENTS)[: self.top_n]]
+
+
+class AsyncReranker(AsyncCrossEncoder):
+    """One that drives it."""
+
+    def __init__(self, top_n: int, folder: Path) -> None:
+        super().__init__(CrossEncoder(folder, device="cpu"))
+        self.top_n = top_n
+
+
+class Stages(Cascade):
+    """One of a model."""
+
+    def __init__(self, top_n: int, folder: Path) -> None:
+        super().__init__([(folder, None)])
+        self.top_n = top_n
+
+
+def test_a_pickle_of_a_subclass_holds_its_own_attributes(folders: dict[int, Path]) -> None:
+    model = Reranker(folders[1], 2, log="name")
+    model.top_n, model.max_length = 3, 20
+    other = pickle.loads(pickle.dumps(model))
+    assert type(other) is Reranker
+    assert (other.top_n, other.log, other.slot, other.max_length) == (3, "name", "slot", 20)
+    assert other.best() == model.best()
+    assert (copy.copy(model).slot, copy.deepcopy(model).top_n) == ("slot", 3)
+    for driver in (AsyncReranker(4, folders[1]), Stages(4, folders[1])):
+        for again in (pickle.loads(pickle.dumps(driver)), copy.deepcopy(driver)):
+            assert (type(again), again.top_n) == (type(driver), 4)
+
+
 def test_bound_methods_go_to_other_processes(model: CrossEncoder) -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         np.testing.assert_array_equal(
