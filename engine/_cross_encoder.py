@@ -216,6 +216,8 @@ class CrossEncoder(ModelAttributes):
                 scored in the order given, so put the most promising first; those left over come last, with a score of
                 None. It stops as much sooner, up to a fifth, as answering took of late. The answer is late by the
                 tokenizing of a few documents at most, on a busy machine by some milliseconds, on a GPU by a batch.
+                Iterators and lazy sequences are read until half of the time has passed, and documents behind that are
+                not in the answer; one item that blocks is waited for, and so is a column that numpy reads at once.
             others: sentence-transformers' options, accepted where they ask for nothing here (docs/migrating.md).
 
         Returns:

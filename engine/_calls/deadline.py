@@ -5,8 +5,9 @@ tokenizing and its waiting for others, so that it holds on a busy machine too. W
 cut off between batches by the scheduler.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from numbers import Real
 from typing import TypeVar
 
@@ -93,10 +94,14 @@ class Deadline:
         return self.stop_at - self._clock()
 
     def read(self, documents: Iterable[T]) -> Iterator[T]:
-        """Documents that come one by one, until half of the time has passed, or more are there than could be scored."""
+        """Documents that come one by one, until half of the time has passed, or more are there than could be scored.
+
+        What has a length has an end, so that its number is no matter.
+        """
         middle = self._start + self._ms / 2000
+        most = math.inf if isinstance(documents, Sized) else self._ms * _READ_PER_MS
         for count, document in enumerate(documents):
-            if count >= self._ms * _READ_PER_MS or self._clock() >= middle:
+            if count >= most or self._clock() >= middle:
                 self.unread = f"deadline_ms={self._ms:g}: of the documents {count} were read in time, and no more"
                 return
             yield document

@@ -64,13 +64,13 @@ def one_query(query: str, documents: Iterable[str | EncodedDocument], deadline: 
     Args:
         query: The query.
         documents: Any iterable that `read_documents` takes.
-        deadline: Bounds what is read of an iterator; None for all of it.
+        deadline: Bounds what is read of what computes its documents as they are read; None for all of it.
 
     Raises:
         InputError: If `read_documents` refuses them.
     """
     documents = read_documents(documents)
-    if deadline is not None and not isinstance(documents, Sequence | EncodedDocuments):
+    if deadline is not None and type(documents) not in (list, tuple, EncodedDocuments):
         documents = deadline.read(documents)
     read = documents if isinstance(documents, tuple | EncodedDocuments) else list(documents)
     return PairInputs([query], read, np.zeros(len(read), np.intp), single=False)

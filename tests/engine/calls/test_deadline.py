@@ -8,7 +8,7 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
@@ -255,10 +255,33 @@ def trickling() -> Iterator[str]:
         yield text
 
 
+class Lazy(Sequence[str]):
+    """A sequence that fetches its texts, as from a database."""
+
+    def __init__(self, number: int, seconds: float) -> None:
+        self.number, self.seconds = number, seconds
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, i: Any) -> Any:
+        if i >= self.number:
+            raise IndexError(i)
+        time.sleep(self.seconds)
+        return MANY[i % len(MANY)]
+
+
+class LazyList(list[str]):
+    """A list that does so."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(Lazy(100, 0.02))
+
+
 @both
-@pytest.mark.parametrize("source", [endless, trickling])
+@pytest.mark.parametrize("source", [endless, trickling, lambda: Lazy(100, 0.02), LazyList])
 def test_of_an_iterator_no_more_is_read_than_there_is_time_for(
-    folder: Path, kind: str, source: Callable[[], Iterator[str]]
+    folder: Path, kind: str, source: Callable[[], Iterable[str]]
 ) -> None:
     model, _ = open_model(folder, LANES)
     with rank_of(model, kind) as rank:
@@ -381,6 +404,13 @@ def test_time_that_is_over_ends_a_call() -> None:
     assert deadline.next_documents(4, LANES, None) == 0
     assert deadline.reason == "the deadline of 50 ms came first"
     assert deadline.left_s() < 0
+
+
+def test_of_an_iterator_no_more_is_read_than_could_be_scored_and_of_a_sequence_all() -> None:
+    for documents, read in ((iter(range(500)), 200), (range(500), 500)):
+        deadline = Deadline(2, clock=Clock())
+        assert len(list(deadline.read(documents))) == read
+        assert (deadline.unread is None) == (read == 500)
 
 
 def test_a_deadline_stops_sooner_by_what_answers_took_of_late() -> None:
