@@ -21,6 +21,8 @@ Activation: TypeAlias = str | Callable[[Any], Any]
 
 # torch's modules without one of ours whose result never falls where a logit rises, whatever they were made with.
 _RISING = frozenset({"Hardsigmoid", "Hardtanh", "ReLU6", "Softsign"})
+# Attributes of torch's modules, and of all of them together with `_global` before.
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 def identity(logits: Floats) -> Floats:
@@ -223,7 +225,8 @@ def resolve_activation(activation: Activation) -> ActivationFunction:
 
     Args:
         activation: A name such as "sigmoid"; a function float32 [pairs, labels] -> the same shape; or a torch
-            module or function, which gets a tensor of that shape. One that we have too is replaced by ours.
+            module or function, which gets a tensor of that shape. One that we have too is replaced by ours, unless it
+            has a hook or another ``forward`` now.
 
     Raises:
         InputError: If the name is unknown or the value is not callable.
@@ -253,20 +256,28 @@ def resolve_activation(activation: Activation) -> ActivationFunction:
 
 def _of_module(module: Any) -> ActivationFunction:
     """Of a torch module our own function, where we have the same."""
-    kind = type(module)
-    ours = ACTIVATIONS.get(kind.__name__) if kind.__module__.startswith("torch.nn.modules.") else None
+    ours = ACTIVATIONS.get(type(module).__name__) if _is_torchs_own(module) else None
     if ours is None or (ours in _OVER_LABELS and module.dim not in (None, -1, 1)):
         return TorchActivation(module, rising=_is_rising(module))
     return ours
 
 
 def _is_rising(module: Any) -> bool:
-    kind = type(module)
-    if not kind.__module__.startswith("torch.nn.modules."):
+    if not _is_torchs_own(module):
         return False
-    if kind.__name__ == "Sequential":
+    name = type(module).__name__
+    if name == "Sequential":
         return all(map(_is_rising, module))
-    return kind.__name__ in _RISING or ACTIVATIONS.get(kind.__name__) in _OF_EACH_LOGIT
+    return name in _RISING or ACTIVATIONS.get(name) in _OF_EACH_LOGIT
+
+
+def _is_torchs_own(module: Any) -> bool:
+    """Whether a module computes what torch's class of that name does: nobody hooked or patched it."""
+    kind, home = type(module), "torch.nn.modules."
+    every = sys.modules["torch.nn.modules.module"]
+    hooks = [vars(every).get(f"_global{name}") or getattr(module, name, None) for name in _HOOKS]
+    patched = "forward" in vars(module) or not str(getattr(kind.forward, "__module__", "")).startswith(home)
+    return kind.__module__.startswith(home) and not patched and not any(hooks)
 
 
 def _log_sum_exp(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

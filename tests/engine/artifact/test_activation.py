@@ -18,7 +18,14 @@ from safetensors.numpy import load_file, save_file
 
 import crossrank
 from crossrank import InputError, UnsupportedModelError
-from crossrank._artifact.activation import ACTIVATIONS, default_activation, order_key, resolve_activation, sigmoid
+from crossrank._artifact.activation import (
+    ACTIVATIONS,
+    apply_activation,
+    default_activation,
+    order_key,
+    resolve_activation,
+    sigmoid,
+)
 from tests.support.artifacts import edit_manifest, make_artifact
 from tests.support.references import reference
 from tests.support.tiny_models import PAIRS, config_of, make_checkpoint, write_json
@@ -166,6 +173,70 @@ def test_names_are_found_in_any_spelling(name: str) -> None:
 def test_what_we_have_too_is_replaced_by_ours(activation: Any, name: str) -> None:
     assert torch.__version__  # where there is none, its functions are none
     assert resolve_activation(activation) is ACTIVATIONS[name]
+
+
+def hooked(module: Any) -> Any:
+    module.register_forward_hook(lambda module, arguments, result: result / 2)
+    return module
+
+
+def hooked_before(module: Any) -> Any:
+    module.register_forward_pre_hook(lambda module, arguments: (-arguments[0],))
+    return module
+
+
+def patched(module: Any) -> Any:
+    module.forward = lambda logits: -logits
+    return module
+
+
+@pytest.mark.parametrize("change", [hooked, hooked_before, patched])
+@pytest.mark.parametrize(
+    "make",
+    [
+        torch.nn.Sigmoid,
+        torch.nn.Hardtanh,
+        lambda: torch.nn.Softmax(dim=-1),
+        lambda: torch.nn.Sequential(torch.nn.Tanh()),
+    ],
+    ids=["Sigmoid", "Hardtanh", "Softmax", "Sequential"],
+)
+def test_a_module_of_torchs_that_was_changed_is_called(make: Callable[[], Any], change: Callable[[Any], Any]) -> None:
+    logits = np.array([[-1, 2], [3, 0.5]], np.float32)
+    module = change(make())
+    activation = resolve_activation(module)
+    np.testing.assert_array_equal(apply_activation(activation, logits), module(torch.tensor(logits)).numpy())
+    assert order_key(activation, logits, 0) is None
+    inside = resolve_activation(torch.nn.Sequential(change(make())))
+    assert order_key(inside, logits, 0) is None
+
+
+def test_a_class_of_torchs_that_was_changed_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_activation(torch.nn.Sigmoid()) is sigmoid
+    monkeypatch.setattr(torch.nn.Sigmoid, "forward", lambda self, logits: -logits)
+    assert apply_activation(resolve_activation(torch.nn.Sigmoid()), np.ones((1, 1), np.float32)).item() == -1
+    monkeypatch.undo()
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, arguments, result: -result)
+    try:
+        assert apply_activation(resolve_activation(torch.nn.Identity()), np.ones((1, 1), np.float32)).item() == -1
+    finally:
+        handle.remove()
+
+
+def test_a_plain_function_gets_an_array_and_a_module_of_ones_own_a_tensor(folders: dict[int, Path]) -> None:
+    """Whose methods of one name compute two things."""
+
+    def scaled(logits: Any) -> Any:
+        return logits / logits.std(0)
+
+    kind = type("Scaled", (torch.nn.Module,), {"forward": lambda self, logits: scaled(logits)})
+    pairs, model = PAIRS[:20], crossrank.CrossEncoder(folders[1], device="cpu")
+    logits = model.predict(pairs, activation_fn="identity")
+    np.testing.assert_allclose(model.predict(pairs, activation_fn=scaled), logits / logits.std(ddof=0), rtol=1e-5)
+    theirs = sentence_transformers.CrossEncoder(str(folders[1].parent / "checkpoint"), device="cpu")
+    expected = theirs.predict(list(pairs), activation_fn=kind())
+    np.testing.assert_allclose(model.predict(pairs, activation_fn=kind()), expected, rtol=1e-4)
+    np.testing.assert_allclose(expected, logits / logits.std(ddof=1), rtol=1e-4)
 
 
 def test_a_plain_function_is_taken_as_it_is() -> None:
