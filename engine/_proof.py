@@ -17,6 +17,7 @@ from ._artifact.parity import Parity, compare_logits
 from ._device.open import graph_file, load_graph, read_artifact
 from ._device.runner import Runner
 from ._errors import ArtifactError, CrossrankError, DeviceError, InputError, ProofError, join_problems
+from ._interrupts import thrown_through
 from ._json import read_json_object
 from ._machine.cpu import available_threads
 from ._machine.device import Device
@@ -116,6 +117,7 @@ def measure_parity(proof: Proof, subject: Subject, precision: str, *, graph: str
     )
 
 
+@thrown_through()
 def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
     """Check an artifact's hashes and prove every graph that can run here.
 

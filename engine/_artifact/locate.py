@@ -13,6 +13,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from crossrank._errors import InputError, MissingDependencyError, ModelNotFoundError
+from crossrank._interrupts import thrown_through
 from crossrank._machine.device import Device
 
 from .foreign import is_foreign
@@ -32,6 +33,7 @@ def lasting_name(name_or_folder: str | Path) -> str | Path:
     return path.absolute() if path.exists() else name_or_folder
 
 
+@thrown_through()
 def locate_model(
     name_or_folder: str | Path,
     *,

@@ -30,6 +30,7 @@ from crossrank._errors import (
     DeviceError,
     InputError,
 )
+from crossrank._interrupts import thrown_in, thrown_through
 from crossrank._machine.cpu import ThreadCount
 from crossrank._machine.device import Device
 from crossrank._machine.onnxruntime import ort
@@ -71,6 +72,7 @@ class OpenModel:
     config_file: ModelFile
 
 
+@thrown_through()
 def open_model(place: Path, asked: Device | None, precision: str, threads: ThreadCount) -> OpenModel:
     """Open an artifact, a folder with foreign graphs, or one ONNX file of either.
 
@@ -99,7 +101,7 @@ def open_model(place: Path, asked: Device | None, precision: str, threads: Threa
         try:
             model = _open_once(folder, name, asked, precision, threads, last=last)
         except OSError as error:
-            if isinstance(error, CrossrankError):
+            if isinstance(error, CrossrankError) or thrown_in(error):  # such as a TimeoutError
                 raise
             model, failures = None, failures + 1
             if failures == _TRIES:

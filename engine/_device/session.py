@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from crossrank._artifact.held import ModelFile
 from crossrank._artifact.manifest import Inputs
 from crossrank._errors import ArtifactError, CrossrankError, DeviceError
+from crossrank._interrupts import raised_by
 from crossrank._machine.advice import gpu_advice
 from crossrank._machine.cpu import int8_products_saturate
 from crossrank._machine.device import Device, check_device
 from crossrank._machine.guard import Guard
-from crossrank._machine.interrupts import raised_by
 from crossrank._machine.onnxruntime import ort
 from crossrank._text.pairs import PackedPairs
 

@@ -10,6 +10,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from crossrank._interrupts import thrown_in
 from crossrank._numbers import whole_number
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -19,7 +20,9 @@ def read_cpuinfo(path: Path = _CPUINFO) -> dict[str, str]:
     """The first processor's fields, empty where the system does not tell."""
     try:
         first, _, _ = path.read_text(encoding="utf-8").partition("\n\n")
-    except OSError:
+    except OSError as error:
+        if thrown_in(error):
+            raise
         return {}
     lines = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in lines}

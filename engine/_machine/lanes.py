@@ -15,6 +15,8 @@ from math import inf
 from pathlib import Path
 from threading import Lock
 
+from crossrank._interrupts import thrown_in
+
 from .pool import Pool
 
 Job = Callable[[], object]
@@ -77,6 +79,8 @@ class Lanes:
         except RuntimeError as error:
             if error.__context__ is not None:  # thrown into the start of a thread, which then released what it had not
                 raise error.__context__ from None
+            if thrown_in(error):
+                raise
             return []
 
 

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Literal, NamedTuple, get_args
 
 from crossrank._errors import Closed, Overloaded
+from crossrank._interrupts import raised_by_handler
 from crossrank._machine.guard import Guard
-from crossrank._machine.interrupts import raised_by_handler
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from crossrank._device.batches import plan_even_batches
 from crossrank._device.runner import Runner, Take
 from crossrank._errors import Closed, CrossrankError
-from crossrank._machine.interrupts import raised_by_handler
+from crossrank._interrupts import raised_by_handler
 from crossrank._machine.lanes import Lanes
 from crossrank._text.pairs import PairSource
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from crossrank._errors import CheckpointError, InputError
+from crossrank._interrupts import thrown_in
 from crossrank._json import read_file
 from crossrank._numbers import whole_number
 
@@ -77,10 +78,10 @@ def read_template(tokenizer: Tokenizer) -> PairTemplate:
 def _is_damage(error: BaseException) -> bool:
     """Whether an exception is what a damaged tokenizer.json does to the tokenizers library, or to ids of 32 bits.
 
-    Most of the library's have no class of their own, and a panic in Rust is no Exception. What the handler of a signal
-    raises is none of these.
+    Most of the library's have no class of their own, and a panic in Rust is no Exception.
     """
-    return type(error) in (Exception, ValueError, OverflowError) or type(error).__module__ == "pyo3_runtime"
+    own = type(error) in (Exception, ValueError, OverflowError) or type(error).__module__ == "pyo3_runtime"
+    return own and not thrown_in(error)
 
 
 def _describe(place: object, what: str, error: BaseException) -> str:
@@ -213,7 +214,10 @@ class PairTokenizer:
             try:
                 rows = self._encode_some(some, enough, pause)
             except (TypeError, UnicodeEncodeError) as error:  # TypeError: what the binding says of such a text
-                bad = next(i for i, text in enumerate(some) if any("\ud800" <= letter <= "\udfff" for letter in text))
+                lone = (i for i, text in enumerate(some) if any("\ud800" <= letter <= "\udfff" for letter in text))
+                bad = next(lone, None)
+                if bad is None or thrown_in(error):
+                    raise
                 raise InputError(
                     f"{what} {first + start + bad} holds a lone surrogate: {some[bad]!r:.80}; "
                     f"text.encode('utf-8', 'replace').decode() puts a question mark in its place"

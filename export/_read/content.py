@@ -21,6 +21,7 @@ from pathlib import Path
 
 from crossrank._artifact.settings import WEIGHT_FILES, transformer_folder
 from crossrank._errors import ModelError
+from crossrank._interrupts import thrown_in
 
 WHOLE_BYTES = 256 * 1024 * 1024
 _BLOCK_BYTES = 4096
@@ -131,6 +132,8 @@ def _hash(path: Path, whole_bytes: int) -> str:
                 digest.update(file.read(end - start))
             return f"sampled-{digest.hexdigest()}"
     except OSError as error:  # which reading it will say
+        if thrown_in(error):
+            raise
         return f"unreadable-{error.errno}"
 
 

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from crossrank._artifact.settings import WEIGHT_FILES, lone_adapter_message
 from crossrank._errors import CheckpointError, MissingDependencyError
+from crossrank._interrupts import thrown_in
 from crossrank._json import check_regular, read_json_object
 
 ReadTensor: TypeAlias = Callable[[], NDArray[Any]]
@@ -156,6 +157,8 @@ def read_floats(read: ReadTensor) -> NDArray[np.float32]:
     try:
         value = read()
     except Exception as error:  # a type that numpy does not have, a sparse tensor
+        if thrown_in(error):
+            raise
         raise ValueError(f"cannot be read: {type(error).__name__}: {error!s:.100}") from error
     if value.dtype not in ("float32", "float16", "bfloat16", "float64"):
         raise ValueError(f"is {value.dtype}; float32, float16, bfloat16 or float64 expected")

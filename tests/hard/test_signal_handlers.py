@@ -1,5 +1,6 @@
 """Real signals: storms of alarms beside neighbours, calls that a handler makes, and exceptions that others catch."""
 
+import ctypes
 import random
 import signal
 import sys
@@ -123,6 +124,93 @@ def test_an_exception_that_comes_while_onnxruntime_computes_is_not_rewritten() -
             signal.setitimer(signal.ITIMER_REAL, limit_s)
             with pytest.raises(TimeLimit, match="time is up"):
                 model.score("a", documents)
+
+
+class Ended(Exception):
+    """What a program of its own throws into its threads."""
+
+
+def throw(into: threading.Thread, kind: type[BaseException]) -> None:
+    """As packages do that put a time limit on threads."""
+    assert into.ident is not None
+    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(into.ident), ctypes.py_object(kind)) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_another_thread_throws_into_a_call_comes_out_as_it_is(threads: int) -> None:
+    model, documents = CrossEncoder(threads=threads), [f"some words about nothing {i} " * 10 for i in range(300)]
+    expected = model.score("a", documents[:3])
+    for kind in (TimeoutError, ValueError, RuntimeError, OSError, Ended):
+        begun, seen = threading.Event(), list[BaseException]()
+
+        def call() -> None:
+            begun.set()  # noqa: B023  (the loop waits for it)
+            try:
+                model.score("a", documents)
+            except BaseException as error:
+                seen.append(error)  # noqa: B023
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        begun.wait(WAIT_S)
+        time.sleep(0.03)  # while onnxruntime computes
+        throw(caller, kind)
+        caller.join(WAIT_S)
+        (error,) = seen
+        assert type(error) is kind
+    np.testing.assert_allclose(model.score("a", documents[:3]), expected, atol=1e-5)
+    check_sound(model)
+
+
+class Throws:
+    """Raises one exception of a class at the first event in our code of which a test says that it is there."""
+
+    def __init__(self, error: BaseException, where: str) -> None:
+        self.error, self.thrown, self._where = error, False, where
+
+    def trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        # As a thrown one lands: on whichever line runs, here the first after compiled code came back.
+        if not self.thrown and event == "return" and frame.f_code.co_name == self._where:
+            self.thrown = True
+            raise self.error
+        return self.trace
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ValueError(), OSError(), Ended()], ids=repr)
+@pytest.mark.parametrize("where", ["read_file", "read_artifact", "open_graph"])
+def test_what_is_thrown_into_a_load_comes_out_as_it_is(folder: Path, where: str, error: BaseException) -> None:
+    """An OSError would pass for a folder that just changes, a ValueError for a damaged file."""
+    throws, before = Throws(error, where), sys.gettrace()
+    sys.settrace(throws.trace)
+    try:
+        with pytest.raises(type(error)) as caught:
+            CrossEncoder(folder, device="cpu", threads=1)
+    finally:
+        sys.settrace(before)
+    assert throws.thrown
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("error", [TypeError(), ValueError(), UnicodeError("time is up")], ids=repr)
+def test_what_is_thrown_while_texts_are_tokenized_or_read_comes_out_as_it_is(error: Exception) -> None:
+    model = CrossEncoder(threads=1)
+
+    class Column:
+        def __array__(self, dtype: object = None, copy: object = None) -> Any:
+            return np.array(["a", "b"], object)
+
+    for where in ("encode", "__array__"):
+        if error.args and where == "__array__":
+            continue  # which might be the column's own
+        throws, before = Throws(error, where), sys.gettrace()
+        sys.settrace(throws.trace)
+        try:
+            with pytest.raises(type(error)) as caught:
+                model.score("a", Column())  # type: ignore[arg-type]
+        finally:
+            sys.settrace(before)
+        assert throws.thrown
+        assert caught.value is error
 
 
 def test_what_onnxruntime_itself_raises_still_says_where(folder: Path) -> None:

@@ -17,8 +17,8 @@ from crossrank._device.gpu_options import NO_CAPTURE, run_entries
 from crossrank._device.inputs import choose_layout, choose_logits
 from crossrank._device.session import open_graph, run_error
 from crossrank._errors import ArtifactError
+from crossrank._interrupts import raised_by
 from crossrank._machine.device import Device
-from crossrank._machine.interrupts import raised_by
 from crossrank._machine.onnxruntime import ort
 from crossrank._text.pairs import PackedPairs
 

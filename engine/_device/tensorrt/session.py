@@ -18,9 +18,9 @@ from crossrank._artifact.manifest import Inputs
 from crossrank._device.inputs import Feed
 from crossrank._device.session import Session, check_process, run_error
 from crossrank._errors import ArtifactError, CrossrankError, DeviceError
+from crossrank._interrupts import raised_by
 from crossrank._machine.device import Device
 from crossrank._machine.guard import Guard
-from crossrank._machine.interrupts import raised_by
 from crossrank._machine.onnxruntime import ort
 from crossrank._text.pairs import PackedPairs
 
