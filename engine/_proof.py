@@ -136,7 +136,7 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
     if not (folder / MANIFEST_NAME).exists():
         raise InputError(
             f"{folder} is no artifact folder: it has no {MANIFEST_NAME}. Only exported artifacts hold a proof: "
-            f"export-model CHECKPOINT -o DIR, from a folder with weights or a hub id"
+            "export_model(CHECKPOINT, DIR) (in a shell export-model CHECKPOINT -o DIR), from weights or a hub id"
         )
     with hold(folder) as held:
         try:

@@ -146,7 +146,7 @@ def _read(folder: Path, registered: RegisteredModel | None, exporter: str, max_l
         advice = (
             f"install it: {INSTALL_OPTIMUM}"
             if optimum_version() is None
-            else f"ask for it: export-model {folder} --exporter optimum"
+            else 'ask for it: export_model(exporter="optimum") (in a shell export-model --exporter optimum)'
         )
         raise UnsupportedModelError(f"{error}\nThe optimum exporter may know it; {advice}") from error
 

@@ -24,6 +24,7 @@ from .parity import BOUNDS, Parity
 FORMAT = 1
 MANIFEST_NAME = "crossrank.json"
 PROOF_NAME = "proof.json"
+EXPORT_AGAIN = "export the model again with force=True (in a shell export-model --force)"
 VARIANTS = ("cpu", "cuda", "portable")
 PRECISIONS = ("fp32", "fp16", "int8")
 EXPORTERS = ("native", "optimum")
@@ -232,7 +233,7 @@ def read_manifest(folder: Path, *, files: bool = True) -> Manifest:
     try:
         data = read_json_object(path)
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: {error}; export the model again with export-model --force") from error
+        raise ArtifactError(f"{path}: {error}; {EXPORT_AGAIN}") from error
     found = data.get("format")
     if isinstance(found, int) and found > FORMAT:
         raise ArtifactError(
@@ -243,7 +244,7 @@ def read_manifest(folder: Path, *, files: bool = True) -> Manifest:
     if manifest is not None:
         problems = _value_problems(manifest) or (_file_problems(folder, manifest) if files else [])
     if manifest is None or problems:
-        raise ArtifactError(join_problems(str(path), problems) + "\nExport the model again with export-model --force.")
+        raise ArtifactError(f"{join_problems(str(path), problems)}\nIt is damaged: {EXPORT_AGAIN}")
     return manifest
 
 
@@ -353,5 +354,6 @@ def choose_variant(
     why = f" ({'; '.join(known)}: refused when the model was exported)" if known else ""
     raise ArtifactError(
         f"no graph for device {device} with precision {precision!r}{why}: there is {have}; "
-        f"take one of these, make it with export-model and its --variants and --precision, or name the ONNX file itself"
+        "take one of these, make it with export_model(variants=, precisions=) (in a shell export-model --variants "
+        "--precision), or name the ONNX file itself"
     )

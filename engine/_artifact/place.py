@@ -12,6 +12,8 @@ from crossrank._errors import InputError
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+# How messages name the folder to be written.
+OUTPUT = "with output= (in a shell -o)"
 # What a file system without locks gives: ENOSYS of Lustre, ENOLCK of NFS without its lock daemon.
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 # How a lock's file is opened: not through a link, and without waiting at a pipe.
@@ -65,7 +67,7 @@ def _take_lock(target: Path, *, wait: bool) -> "BaseFileLock | None":
         if error.errno in _WITHOUT_LOCKS:
             raise InputError(
                 f"{target} cannot be written: the file system of {target.parent} has no locks ({error.strerror}), and "
-                f"two exports could meet there; choose another folder: -o, cache_folder or $CROSSRANK_HOME"
+                f"two exports could meet there; choose another folder {OUTPUT}, cache_folder or $CROSSRANK_HOME"
             ) from error
         error.filename = error.filename or str(path)
         raise
@@ -132,7 +134,7 @@ def check_work_area(target: Path) -> None:
     if os.name == "posix" and anybody and status.st_uid != os.geteuid():
         raise InputError(
             f"{area} belongs to another user (uid {status.st_uid}), in a folder where anybody may write: have it "
-            f"removed, or choose another folder: -o, cache_folder or $CROSSRANK_HOME"
+            f"removed, or choose another folder {OUTPUT}, cache_folder or $CROSSRANK_HOME"
         )
 
 

@@ -77,8 +77,8 @@ class Meaning:
         if self.head.labels != 1 and self.head.relevant_label is None:
             raise InputError(
                 f"{call}() needs a score per document, and {model} gives {self.head.labels} labels "
-                f"of which none is known to mean relevant: pass relevant_label= to CrossEncoder (--relevant-label), "
-                f"or use predict()"
+                f"of which none is known to mean relevant: pass relevant_label= to CrossEncoder (in a shell "
+                f"--relevant-label), or use predict()"
             )
 
     def relevance(self, logits: Floats, activation: ActivationFunction) -> Floats:

@@ -13,6 +13,7 @@ from crossrank._artifact.foreign import ForeignModel, files_beside, read_foreign
 from crossrank._artifact.held import HeldFolder, ModelFile, hold
 from crossrank._artifact.links import read_snapshot
 from crossrank._artifact.manifest import (
+    EXPORT_AGAIN,
     MANIFEST_NAME,
     PRECISIONS,
     Inputs,
@@ -143,7 +144,7 @@ def read_artifact(held: HeldFolder) -> tuple[Manifest, PairTokenizer]:
     if length < least:
         raise ArtifactError(
             f"{held.path / MANIFEST_NAME}: inputs.max_length is {length}, a pair takes {least} tokens and more; "
-            "export the model again with export-model --force"
+            f"{EXPORT_AGAIN}"
         )
     return manifest, tokenizer
 

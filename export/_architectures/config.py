@@ -31,7 +31,7 @@ ACTIVATIONS = {
     "relu": "relu",
     **dict.fromkeys(("silu", "swish"), "silu"),
 }
-_OPTIMUM = "or --exporter optimum, which traces others"
+_OPTIMUM = 'or export_model(exporter="optimum") (in a shell --exporter optimum), which traces others'
 
 
 @dataclass(frozen=True, slots=True)

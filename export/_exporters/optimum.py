@@ -76,7 +76,8 @@ def read_optimum(folder: Path, registered: RegisteredModel | None, *, max_length
         raise MissingDependencyError(f"the optimum exporter is not installed: {INSTALL_OPTIMUM}")
     if registered is not None and registered.bare_projection:
         raise UnsupportedModelError(
-            f"{registered.id} has a head that no class of transformers has, its last layer alone: --exporter native"
+            f"{registered.id} has a head that no class of transformers has, its last layer alone: take "
+            'exporter="native" (in a shell --exporter native)'
         )
     source = read_model_folder(folder)
     problems: list[str] = []

@@ -137,7 +137,7 @@ def _explain_absence(name: str, revision: str | None, silence: str | None, *, pa
         found = f"{found} at this revision" if partly else "at this revision it is not"
         found = f"{found} in its cache {cache}, which has it at {', '.join(others)}"
         first = others[0].partition(" ")[0]
-        advice = f'Take that: revision="{first}" (export-model --revision {first}); or '
+        advice = f'Take that: revision="{first}" (in a shell --revision {first}); or '
     else:
         found, advice = f"{found} in its cache {cache}", ""
     if silence is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from crossrank._artifact.manifest import MANIFEST_NAME, PROOF_NAME
 from crossrank._artifact.place import (
+    OUTPUT,
     check_work_area,
     lock_file,
     moved_aside,
@@ -82,23 +83,25 @@ def check_replaceable(target: Path, *, force: bool, in_cache: bool = False) -> N
         InputError: If ``target`` exists and may not be replaced.
     """
     if os.path.ismount(target):
-        raise InputError(f"{target} is a mount point, which cannot be replaced: choose a folder inside it with -o")
+        raise InputError(f"{target} is a mount point, which cannot be replaced: choose a folder inside it {OUTPUT}")
     if target.exists() and target.samefile("."):
-        raise InputError(f"{target} is the current folder, which cannot be replaced: choose a folder inside it with -o")
+        raise InputError(
+            f"{target} is the current folder, which cannot be replaced: choose a folder inside it {OUTPUT}"
+        )
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     damaged = not (target / MANIFEST_NAME).exists()
     if damaged and not in_cache:
-        raise InputError(f"{target} exists and is no crossrank artifact: choose another folder with -o")
+        raise InputError(f"{target} exists and is no crossrank artifact: choose another folder {OUTPUT}")
     if others := _others(target):
         raise InputError(
             f"{target} holds what is no part of an artifact and would be lost: {', '.join(others)}; "
-            f"move it away or choose another folder with -o"
+            f"move it away or choose another folder {OUTPUT}"
         )
     if not force and not damaged:
         raise InputError(
-            f"{target} holds another export, of another checkpoint, length or set of graphs: pass --force (force=True) "
-            f"to replace it"
+            f"{target} holds another export, of another checkpoint, length or set of graphs: pass force=True (in "
+            f"a shell --force) to replace it"
         )
 
 
@@ -190,7 +193,7 @@ def _is_of_writing(error: OSError, target: Path) -> bool:
 
 
 def _unwritable(target: Path, error: OSError) -> str:
-    remedy, detail = "choose another folder: -o, cache_folder or $CROSSRANK_HOME", ""
+    remedy, detail = f"choose another folder {OUTPUT}, cache_folder or $CROSSRANK_HOME", ""
     if error.errno == errno.ENOSPC:
         place = next(path for path in target.parents if path.exists())
         free_mb = shutil.disk_usage(place).free / 1e6  # what was half written is gone by now

@@ -158,7 +158,7 @@ def test_registered_name_that_is_cached_at_other_revisions_names_them(
     lay_out(hub_cache, name, folders, refs)
     with pytest.raises(ModelNotFoundError) as caught:
         CrossEncoder(name, local_files_only=True, cache_folder=tmp_path / "cache")
-    assert f'which has it at {shown}). Take that: revision="{first}" (export-model --revision {first})' in str(
+    assert f'which has it at {shown}). Take that: revision="{first}" (in a shell --revision {first})' in str(
         caught.value
     )
     model = CrossEncoder(name, local_files_only=True, cache_folder=tmp_path / "cache", revision=first, device="cpu")

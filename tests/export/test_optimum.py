@@ -286,6 +286,6 @@ def test_what_optimum_cannot_export_is_refused_and_nothing_is_written(python: Pa
         for word in words:
             assert word in result[1], name
     assert results[-1][0] == "UnsupportedModelError"
-    assert "ask for it: --exporter optimum" in results[-1][1]
+    assert 'ask for it: export_model(exporter="optimum") (in a shell export-model --exporter optimum)' in results[-1][1]
     assert not (tmp_path / "own code" / "was_run").exists()
     assert not [path for path in files_of(tmp_path / "out") if not path.endswith(".lock")]

@@ -243,6 +243,7 @@ def test_activation_that_is_another_function_is_refused_with_the_other_exporter(
     for name in ("gelu_10", "quick_gelu", "mish", ["gelu"]):
         change_config(folder, hidden_act=name)
         with pytest.raises(
-            UnsupportedModelError, match=r"the activation is .*; supported are .* or --exporter optimum"
+            UnsupportedModelError,
+            match=r"the activation is .*; supported are .* or export_model\(exporter=\"optimum\"\)",
         ):
             export_model(folder, tmp_path / "artifact", variants=["cpu"])

@@ -27,7 +27,7 @@ from tests.support.tiny_models import PAIRS, make_checkpoint
 LEAN = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
 CLI = LEAN + "from crossrank.export._cli import main; sys.exit(main(sys.argv[1:]))"
 FP32: dict[str, Any] = {"variants": ["cpu"], "precisions": ["fp32"]}
-ELSEWHERE = "choose another folder: -o, cache_folder or $CROSSRANK_HOME"
+ELSEWHERE = "choose another folder with output= (in a shell -o), cache_folder or $CROSSRANK_HOME"
 WAIT_S = 60  # how long a process of these tests may take; it needs a second or two
 
 
@@ -388,7 +388,12 @@ def test_output_where_the_system_makes_no_files_is_refused(
 def test_output_that_is_a_file_is_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.write_text("mine", encoding="utf-8")
-    check_refused(checkpoint, file, "exists and is no crossrank artifact: choose another folder with -o", capsys)
+    check_refused(
+        checkpoint,
+        file,
+        "exists and is no crossrank artifact: choose another folder with output= (in a shell -o)",
+        capsys,
+    )
     check_refused(checkpoint, file / "artifact", f"cannot be written: File exists ({file}); {ELSEWHERE}", capsys)
     assert file.read_text(encoding="utf-8") == "mine"
 
@@ -397,13 +402,15 @@ def test_output_that_is_the_checkpoint_is_refused(
     checkpoint: Path, older: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = Path(shutil.copytree(checkpoint, tmp_path / "both"))
-    check_refused(both, both, "exists and is no crossrank artifact: choose another folder with -o", capsys)
+    check_refused(
+        both, both, "exists and is no crossrank artifact: choose another folder with output= (in a shell -o)", capsys
+    )
     shutil.copytree(older, both, dirs_exist_ok=True)  # weights that someone keeps with their artifact
     check_refused(
         both,
         both,
         "holds what is no part of an artifact and would be lost: model.safetensors; "
-        "move it away or choose another folder with -o",
+        "move it away or choose another folder with output= (in a shell -o)",
         capsys,
     )
     assert (both / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
@@ -416,14 +423,14 @@ def test_current_folder_is_not_replaced(
     """The shell that started the export would be left in a folder that is gone."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    message = "is the current folder, which cannot be replaced: choose a folder inside it with -o"
+    message = "is the current folder, which cannot be replaced: choose a folder inside it with output= (in a shell -o)"
     check_refused(checkpoint, output, message, capsys)
 
 
 def test_mount_point_is_refused_before_the_work(
     checkpoint: Path, mount: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    message = "is a mount point, which cannot be replaced: choose a folder inside it with -o"
+    message = "is a mount point, which cannot be replaced: choose a folder inside it with output= (in a shell -o)"
     check_refused(checkpoint, mount("size=2m"), message, capsys)
 
 

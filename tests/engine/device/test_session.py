@@ -131,7 +131,9 @@ def test_a_precision_that_the_artifact_lacks_names_what_it_holds_and_the_command
     message = str(caught.value)
     assert f"no graph for device cpu with precision '{precision}'" in message
     assert "there is cpu fp32" in message
-    assert "make it with export-model and its --variants and --precision" in message
+    assert (
+        "make it with export_model(variants=, precisions=) (in a shell export-model --variants --precision)" in message
+    )
 
 
 def test_precision_chooses_the_graph_that_runs(embedded_artifact: Path) -> None:
