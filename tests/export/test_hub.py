@@ -136,7 +136,7 @@ def test_commit_that_is_not_cached_is_refused_offline_with_the_cache_that_was_se
         export_model("someone/tiny-ranker", tmp_path / "artifact", revision=ABSENT_COMMIT, local_files_only=True)
     assert str(caught.value) == (
         f"someone/tiny-ranker at revision {ABSENT_COMMIT} could not be had from the hub (offline: at this revision it "
-        f'is not in its cache {hub_cache}, which has it at main ({COMMIT})). Take that: revision="main" (export-model '
+        f'is not in its cache {hub_cache}, which has it at main ({COMMIT})). Take that: revision="main" (in a shell '
         f"--revision main); or allow downloads"
     )
 
