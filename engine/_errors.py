@@ -101,13 +101,14 @@ def join_problems(subject: str, problems: Sequence[str]) -> str:
         problems: At least one sentence, or such a message, each without a final full stop.
 
     Returns:
-        One line for one problem, an indented list for more.
+        One line for one problem, an indented list for more; a path in it is not named with each of its files again.
 
     >>> print(join_problems("config.json", ["no vocab_size", "no hidden_size"]))
     config.json: 2 problems
       - no vocab_size
       - no hidden_size
     """
+    problems = [problem.removeprefix(f"{subject}/") for problem in problems]
     if len(problems) == 1:
         return f"{subject}: {problems[0]}"
     lines = (f"  - {problem}".replace("\n", "\n    ") for problem in problems)

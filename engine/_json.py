@@ -1,5 +1,6 @@
 """Untrusted files: regular ones of bounded size, JSON into dataclasses, all the problems of a file at once."""
 
+import errno
 import io
 import json
 import os
@@ -23,7 +24,18 @@ def check_regular(path: Path) -> None:
         OSError: If there is nothing.
         ValueError: If it is no regular file, or a link to none.
     """
-    _regular_size(path.stat())
+    try:
+        status = path.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP) and path.is_symlink():
+            raise ValueError(f"a link that leads nowhere, to {os.readlink(path)!r}") from error
+        raise
+    _regular_size(status)
+
+
+def has_entry(path: Path) -> bool:
+    """Whether there is something of a name, if only a link that leads nowhere: what cannot be read is not absent."""
+    return os.path.lexists(path)
 
 
 def read_file(path: Path) -> bytes:

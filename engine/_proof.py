@@ -18,7 +18,7 @@ from ._device.open import graph_file, load_graph, read_artifact
 from ._device.runner import Runner
 from ._errors import ArtifactError, CrossrankError, DeviceError, InputError, ProofError, join_problems
 from ._interrupts import thrown_through
-from ._json import read_json_object
+from ._json import has_entry, read_json_object
 from ._machine.cpu import available_threads
 from ._machine.device import Device
 from ._text.pairs import PairSource
@@ -133,7 +133,7 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
         ArtifactError: If the manifest or a file is damaged.
         ProofError: If a hash differs or a graph leaves its bound; the message has all of them.
     """
-    if not (folder / MANIFEST_NAME).exists():
+    if not has_entry(folder / MANIFEST_NAME):
         raise InputError(
             f"{folder} is no artifact folder: it has no {MANIFEST_NAME}. Only exported artifacts hold a proof: "
             "export_model(CHECKPOINT, DIR) (in a shell export-model CHECKPOINT -o DIR), from weights or a hub id"

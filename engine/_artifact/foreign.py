@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from crossrank._errors import CheckpointError, ModelNotFoundError, attempt, join_problems
+from crossrank._json import has_entry
 from crossrank._text.tokenizer import PairTokenizer
 
 from .manifest import PRECISIONS, Inputs, Variant
@@ -47,7 +48,7 @@ def settings_folder(file: Path) -> Path:
     """
     folders = (file.parent, file.parent.parent)
     for folder in folders:
-        if any((folder / name).is_file() for name in ("config.json", "modules.json")):
+        if any(has_entry(folder / name) for name in ("config.json", "modules.json")):
             # A modules.json above it may have put it there, with settings of its own beside it.
             above = [place for place in folder.parents[:3] if (place / "modules.json").is_file()]
             return next((place for place in above if transformer_folder(place) == folder), folder)
@@ -162,7 +163,7 @@ def _plain_texts() -> list[str]:
 
 
 def _read_tokenizer(source: ModelFolder) -> PairTokenizer:
-    if (source.folder / "tokenizer.json").exists():
+    if has_entry(source.folder / "tokenizer.json"):
         return open_tokenizer(source)
     raise CheckpointError(
         "there is no tokenizer.json; transformers writes one of the tokenizer's other files: "

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from crossrank._errors import InputError, MissingDependencyError, ModelNotFoundError
 from crossrank._interrupts import thrown_through
+from crossrank._json import has_entry
 from crossrank._machine.device import Device
 
 from .foreign import is_foreign
@@ -69,7 +70,7 @@ def locate_model(
     place = Path(name_or_folder)
     if str(place) == EMBEDDED_NAME and not place.is_dir():
         place = EMBEDDED_MODEL
-    if place.is_dir() and ((place / MANIFEST_NAME).exists() or is_foreign(place)):
+    if place.is_dir() and (has_entry(place / MANIFEST_NAME) or is_foreign(place)):
         return place
     if place == EMBEDDED_MODEL:
         raise ModelNotFoundError(

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from crossrank._errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, join_problems
-from crossrank._json import read_json, read_json_object
+from crossrank._json import has_entry, read_json, read_json_object
 from crossrank._text.tokenizer import PairTokenizer
 
 from .activation import default_activation
@@ -57,14 +57,14 @@ def read_model_folder(folder: Path) -> ModelFolder:
         UnsupportedModelError: For another kind of model or a setting that would change scores, all at once.
     """
     inner = transformer_folder(folder)
-    if not (inner / "config.json").is_file():
-        reason = lone_adapter_message(inner) or f"there is no {inner / 'config.json'}"
+    if not has_entry(inner / "config.json"):
+        reason = lone_adapter_message(inner) or f"it has no {(inner / 'config.json').relative_to(folder)}"
         raise ModelNotFoundError(f"{folder} holds no model: {reason}")
     damaged: list[str] = []
 
     def read(path: Path) -> dict[str, Any]:
         try:
-            return read_json_object(path) if path.exists() else {}
+            return read_json_object(path) if has_entry(path) else {}
         except (OSError, ValueError) as error:
             damaged.append(f"{path.name}: {error}")
             return {}
@@ -87,12 +87,12 @@ def read_model_folder(folder: Path) -> ModelFolder:
 
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds weights, in any of the forms that the exporter knows."""
-    return any((folder / f"{name}{end}").exists() for name in WEIGHT_FILES for end in ("", ".index.json"))
+    return any(has_entry(folder / f"{name}{end}") for name in WEIGHT_FILES for end in ("", ".index.json"))
 
 
 def lone_adapter_message(folder: Path) -> str | None:
     """What to say of a folder with a PEFT adapter and without the weights that it belongs to; None for any other."""
-    if not (folder / ADAPTER_CONFIG).is_file() or has_weights(folder):
+    if not has_entry(folder / ADAPTER_CONFIG) or has_weights(folder):
         return None
     try:
         base = read_json_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
@@ -127,7 +127,7 @@ def transformer_folder(folder: Path) -> Path:
         UnsupportedModelError: If it is of another kind of model.
     """
     path = folder / "modules.json"
-    if not path.exists():
+    if not has_entry(path):
         return folder
     try:
         modules = read_json(path)
@@ -185,7 +185,7 @@ def _find_chat_template(model: ModelFolder) -> str | None:
     if model.tokenizer.get("chat_template"):
         return "tokenizer_config.json: chat_template is set"
     names = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
-    return next((name for name in names if (model.folder / name).exists()), None)
+    return next((name for name in names if has_entry(model.folder / name)), None)
 
 
 def count_labels(config: Mapping[str, Any]) -> int | None:
@@ -247,13 +247,14 @@ def describe_inputs(
     # As in sentence-transformers, a length beside modules.json takes the place of the tokenizer's.
     beside_modules = (model.root / "modules.json").exists()
     own = model.transformer.get("max_seq_length") if beside_modules else None
-    stated = model.tokenizer.get("model_max_length")
+    # The older name counts where the other is not there, as in transformers.
+    name = "max_len" if "model_max_length" not in model.tokenizer else "model_max_length"
     limits = [
         (_whole(model.config.get("max_position_embeddings"), less=offset), "the model's positions"),
         (None if max_length is None else tokenizer.check_max_length(max_length), "as asked at export"),
         (_whole(own), "sentence_bert_config.json max_seq_length")
         if own is not None
-        else (_whole(stated), "tokenizer_config.json model_max_length"),
+        else (_whole(model.tokenizer.get(name)), f"tokenizer_config.json {name}"),
     ]
     known = [(limit, origin) for limit, origin in limits if limit is not None]
     length, origin = min(known or [(512, "default where nothing says it")], key=lambda limit: limit[0])

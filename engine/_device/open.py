@@ -32,6 +32,7 @@ from crossrank._errors import (
     InputError,
 )
 from crossrank._interrupts import thrown_in, thrown_through
+from crossrank._json import has_entry
 from crossrank._machine.cpu import ThreadCount
 from crossrank._machine.device import Device
 from crossrank._machine.onnxruntime import ort
@@ -206,7 +207,7 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
 
 def _read_artifact(held: HeldFolder, name: Path | None) -> tuple[Manifest, PairTokenizer] | None:
     """An artifact's, with the named file's graph alone if one was named; None if it is no artifact's."""
-    if not (held.path / MANIFEST_NAME).exists():
+    if not has_entry(held.path / MANIFEST_NAME):
         return None
     manifest, tokenizer = read_artifact(held)
     if name is None:

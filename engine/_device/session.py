@@ -222,9 +222,12 @@ def open_graph(
     except Exception as error:  # the binding's exceptions share no base of their own
         if not raised_by("onnxruntime", error):
             raise
-        kind = ArtifactError if on_cpu else DeviceError
+        kind, reason = (
+            ArtifactError if on_cpu else DeviceError,
+            str(error).replace(f"Load model from {path} failed:", ""),
+        )
         raise kind(
-            f"{path}: onnxruntime {ort.__version__} cannot load it on {device}: {error}"
+            f"{path}: onnxruntime {ort.__version__} cannot load it on {device}: {reason}"
             + ("" if on_cpu else f"; {_advice(device)}")
         ) from error
     if session.get_providers()[0] != provider:

@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from crossrank._errors import CheckpointError, join_problems
-from crossrank._json import read_json_object
+from crossrank._json import has_entry, read_json_object
 
 # In the order in which transformers adds them.
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -193,7 +193,7 @@ def _merge_files(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str, A
 
 def _read_optional(path: Path) -> dict[str, Any]:
     try:
-        return read_json_object(path) if path.exists() else {}
+        return read_json_object(path) if has_entry(path) else {}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 

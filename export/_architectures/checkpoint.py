@@ -8,6 +8,7 @@ from crossrank._artifact.settings import ModelFolder, describe_head, describe_in
 from crossrank._artifact.tokenizer_class import gives_token_types
 from crossrank._artifact.tokenizer_settings import limit_ids, open_tokenizer
 from crossrank._errors import CheckpointError, attempt, join_problems
+from crossrank._json import has_entry
 from crossrank._text.tokenizer import PairTokenizer
 from crossrank.export._read.adapter import open_weights
 from crossrank.export._read.texts import load_pairs
@@ -94,10 +95,10 @@ def read_tokenizer(source: ModelFolder) -> PairTokenizer:
     Raises:
         CheckpointError: If there is neither, or it is damaged.
     """
-    if (source.folder / "tokenizer.json").exists():
+    if has_entry(source.folder / "tokenizer.json"):
         return open_tokenizer(source)
-    if (source.folder / "vocab.txt").exists():
+    if has_entry(source.folder / "vocab.txt"):
         return PairTokenizer(build_wordpiece(source.folder, source.tokenizer))
-    if (source.folder / "vocab.json").exists() and (source.folder / "merges.txt").exists():
+    if has_entry(source.folder / "vocab.json") and has_entry(source.folder / "merges.txt"):
         return PairTokenizer(build_byte_level(source.folder, source.tokenizer))
     raise CheckpointError(missing_tokenizer_message(source.folder))

@@ -33,6 +33,7 @@ from crossrank._errors import (
     attempt,
     join_problems,
 )
+from crossrank._json import has_entry
 from crossrank.export._architectures.checkpoint import plain_texts, read_tokenizer
 from crossrank.export._architectures.complete import complete_config
 from crossrank.export._blueprint import Blueprint
@@ -152,7 +153,7 @@ def _load(folder: Path, config: Any) -> Any:
     """The model in transformers, all of its weights from the checkpoint, in float32."""
     from transformers import AutoModelForSequenceClassification
 
-    if (folder / ADAPTER_CONFIG).exists():
+    if has_entry(folder / ADAPTER_CONFIG):
         return load_adapted(folder, config).float().eval()
     with _translated(CheckpointError, f"{folder}: transformers cannot load it"):
         model, report = AutoModelForSequenceClassification.from_pretrained(

@@ -19,6 +19,7 @@ from tokenizers import Encoding, Tokenizer
 
 from crossrank._artifact.settings import ADAPTER_CONFIG, ModelFolder
 from crossrank._errors import CheckpointError
+from crossrank._json import has_entry
 from crossrank.export._read.adapter import load_adapted, open_weights
 
 from .transformers_tokenizer import compare_tokenizer
@@ -160,7 +161,7 @@ def transformers_logits(
     try:
         known = type(AutoConfig.for_model(config["model_type"])).from_dict(config)
         compare_tokenizer(source, known, tokenizer, pairs, encodings, max_length=max_length, token_types=token_types)
-        if (source.folder / ADAPTER_CONFIG).exists():
+        if has_entry(source.folder / ADAPTER_CONFIG):
             model = load_adapted(source.folder, known)
         else:
             model = AutoModelForSequenceClassification.from_pretrained(

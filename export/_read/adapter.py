@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from crossrank._artifact.settings import ADAPTER_CONFIG, merge_advice
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
-from crossrank._json import read_json_object
+from crossrank._json import has_entry, read_json_object
 
 from .tensors import ReadTensor, open_tensor_file, open_tensors, read_floats
 
@@ -62,7 +62,7 @@ def open_weights(folder: Path, *, say: bool = False) -> dict[str, ReadTensor]:
         MissingDependencyError: As `open_tensors`.
     """
     tensors = open_tensors(folder)
-    return _merge(folder, tensors, say) if (folder / ADAPTER_CONFIG).exists() else tensors
+    return _merge(folder, tensors, say) if has_entry(folder / ADAPTER_CONFIG) else tensors
 
 
 def load_adapted(folder: Path, config: Any) -> Any:
@@ -143,7 +143,7 @@ def _read_options(folder: Path) -> _Options:
 
 def _merge(folder: Path, tensors: dict[str, ReadTensor], say: bool) -> dict[str, ReadTensor]:
     options = _read_options(folder)
-    path = next((folder / name for name in _FILES if (folder / name).exists()), None)
+    path = next((folder / name for name in _FILES if has_entry(folder / name)), None)
     if path is None:
         raise CheckpointError(f"{ADAPTER_CONFIG} is there without {' or '.join(_FILES)}: download it, or remove both")
     changes, whole = _sort(open_tensor_file(path))

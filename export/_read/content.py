@@ -50,10 +50,10 @@ def stamp_files(folder: Path) -> dict[str, Stamp]:
         places = {folder}
     stamps = {}
     for place in places:
-        found = {path.name: path for path in place.iterdir() if path.suffix in _SUFFIXES and path.is_file()}
+        found = {path.name: path for path in place.iterdir() if path.suffix in _SUFFIXES and _counts(path)}
         # Refused when the checkpoint is read, so they must not go by unseen.
         templates = (place / "additional_chat_templates").glob("*.jinja")
-        found |= {f"{path.parent.name}/{path.name}": path for path in templates if path.is_file()}
+        found |= {f"{path.parent.name}/{path.name}": path for path in templates if _counts(path)}
         lazy = any(name.endswith(".safetensors") for name in found)
         stem = WEIGHT_FILES[1].removesuffix(".bin")
         for name, path in found.items():
@@ -115,8 +115,12 @@ def write_known(record: Path, folder: Path, key: str, stamps: Mapping[str, Stamp
             partial.unlink()
 
 
+def _counts(path: Path) -> bool:
+    return path.is_file() or (path.is_symlink() and not path.exists())  # a link that leads nowhere is refused then
+
+
 def _stamp(path: Path) -> Stamp:
-    status = path.stat()
+    status = path.stat() if path.exists() else path.lstat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

@@ -11,6 +11,7 @@ from crossrank._artifact.locate import EMBEDDED_NAME, folder_record, place_of
 from crossrank._artifact.manifest import MANIFEST_NAME
 from crossrank._artifact.settings import has_weights, lone_adapter_message
 from crossrank._errors import CheckpointError, InputError, MissingDependencyError, ModelNotFoundError
+from crossrank._json import has_entry
 from crossrank._machine.device import Device
 from crossrank.models import RegisteredModel, find_model, nearest_names
 
@@ -103,11 +104,11 @@ def check_folder(folder: Path, revision: str | None) -> None:
         ModelNotFoundError: If the folder is an artifact, or holds no model.
         InputError: If a revision of a folder is asked for.
     """
-    if (folder / MANIFEST_NAME).exists() and not has_weights(folder):
+    if has_entry(folder / MANIFEST_NAME) and not has_weights(folder):
         raise ModelNotFoundError(
             f"{folder} is an exported artifact and no checkpoint: CrossEncoder and crossrank take it as it is"
         )
-    if not any((folder / name).exists() for name in ("config.json", "modules.json")):
+    if not any(has_entry(folder / name) for name in ("config.json", "modules.json")):
         reason = lone_adapter_message(folder) or "it has no config.json"
         raise ModelNotFoundError(f"{folder} holds no model: {reason}")
     if revision is not None:

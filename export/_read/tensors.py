@@ -16,7 +16,7 @@ from safetensors import safe_open
 from crossrank._artifact.settings import WEIGHT_FILES, lone_adapter_message
 from crossrank._errors import CheckpointError, MissingDependencyError
 from crossrank._interrupts import thrown_in
-from crossrank._json import check_regular, read_json_object
+from crossrank._json import check_regular, has_entry, read_json_object
 
 ReadTensor: TypeAlias = Callable[[], NDArray[Any]]
 
@@ -47,7 +47,7 @@ def open_tensors(folder: Path) -> dict[str, ReadTensor]:
     """
     for kind in WEIGHT_FILES:
         single, index = folder / kind, folder / f"{kind}.index.json"
-        if single.exists() or index.exists():
+        if has_entry(single) or has_entry(index):
             break
     else:
         raise CheckpointError(
@@ -56,7 +56,7 @@ def open_tensors(folder: Path) -> dict[str, ReadTensor]:
             f"them: AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     tensors: dict[str, ReadTensor] = {}
-    for path in [single] if single.exists() else _shards(index):
+    for path in [single] if has_entry(single) else _shards(index):
         tensors |= open_tensor_file(path)
     return {_today(name): read for name, read in tensors.items()}
 

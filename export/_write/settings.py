@@ -5,7 +5,7 @@ from pathlib import Path
 
 from crossrank._artifact.settings import ModelFolder
 from crossrank._errors import CheckpointError
-from crossrank._json import read_file, read_json
+from crossrank._json import has_entry, read_file, read_json
 from crossrank._text.tokenizer import PairTokenizer
 
 # Copied as they are, where they exist: transformers and sentence-transformers read them beside config.json.
@@ -27,7 +27,7 @@ SETTINGS_FILES = ("config.json", "tokenizer.json", *_BESIDE_CONFIG, *_AT_THE_ROO
 def write_tokenizer(source: ModelFolder, tokenizer: PairTokenizer, folder: Path) -> None:
     """Write tokenizer.json into an artifact: the checkpoint's own file if it says all, else what was made of it."""
     own = source.folder / "tokenizer.json"
-    if own.exists() and not tokenizer.changes:
+    if has_entry(own) and not tokenizer.changes:
         _copy(own, folder)
     else:
         tokenizer.save(folder / own.name)
@@ -46,10 +46,10 @@ def write_settings(source: ModelFolder, folder: Path) -> None:
     else:
         _write_json(folder / own.name, source.config)
     for name in _BESIDE_CONFIG:
-        if (source.folder / name).exists():
+        if has_entry(source.folder / name):
             _copy(source.folder / name, folder)
     for name in _AT_THE_ROOT:
-        if (source.root / name).exists():
+        if has_entry(source.root / name):
             _copy(source.root / name, folder)
     if (folder / "modules.json").exists() and source.folder != source.root:
         modules = read_json(folder / "modules.json")

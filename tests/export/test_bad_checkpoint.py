@@ -18,6 +18,7 @@ from crossrank import (
     CrossEncoder,
     CrossrankError,
     InputError,
+    ModelError,
     ModelNotFoundError,
     UnsupportedModelError,
 )
@@ -150,6 +151,49 @@ def test_tensor_of_integers_is_refused(checkpoint: Path, tmp_path: Path) -> None
 def test_missing_file_is_named(checkpoint: Path, name: str, error: type[CrossrankError], message: str) -> None:
     (checkpoint / name).unlink()
     assert message in message_of(checkpoint, error)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
+        *("chat_template.jinja", "chat_template.json", "additional_chat_templates"),
+        *("model.safetensors", "adapter_config.json"),
+    ],
+)
+@pytest.mark.parametrize("target", ["../../blobs/0123", "loop"])
+def test_a_link_that_leads_nowhere_is_no_absent_file(checkpoint: Path, name: str, target: str) -> None:
+    """As of a hub's cache that lost a file: without it the model would be another one."""
+    (checkpoint / name).unlink(missing_ok=True)
+    (checkpoint / name).symlink_to(name if target == "loop" else target)
+    if name == "vocab.txt":
+        (checkpoint / "tokenizer.json").unlink()
+    message = message_of(checkpoint, ModelError)
+    assert message.startswith(f"{checkpoint}")
+    assert message.count(f"{checkpoint}") == 1
+    assert name in message
+    assert "chat_template" in name or "a link that leads nowhere" in message
+
+
+def test_a_link_that_leads_nowhere_is_noticed_after_an_export(checkpoint: Path, tmp_path: Path) -> None:
+    CrossEncoder(checkpoint, cache_folder=tmp_path / "cache", precision="fp32", device="cpu")
+    (checkpoint / "added_tokens.json").symlink_to("nowhere")
+    with pytest.raises(CheckpointError, match=r"added_tokens\.json: a link that leads nowhere"):
+        CrossEncoder(checkpoint, cache_folder=tmp_path / "cache", precision="fp32", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("change", ["folder", "garbage"])
+def test_a_folder_is_named_once(checkpoint: Path, name: str, change: str) -> None:
+    (checkpoint / name).unlink()
+    if change == "folder":
+        (checkpoint / name).mkdir()
+    else:
+        (checkpoint / name).write_bytes(b"\xff")
+    message = message_of(checkpoint, CheckpointError)
+    assert message.startswith(f"{checkpoint}: {name}: ")
+    assert message.count(f"{checkpoint}") == 1
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])

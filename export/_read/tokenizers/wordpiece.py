@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from crossrank._artifact.tokenizer_class import tokenizer_kind
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
-from crossrank._json import read_json_object, read_text
+from crossrank._json import has_entry, read_json_object, read_text
 from crossrank._text.special_tokens import BERT_TOKENS, MPNET_TOKENS, add_special_tokens, read_special_tokens
 
 # By model type, which begins the class's name; other classes read a vocab.txt in ways of their own.
@@ -85,7 +85,7 @@ def kind_in_folder(folder: Path, settings: Mapping[str, Any], *, default: str) -
     """The `tokenizer_kind` of a folder that may hold a config.json; ``default`` where nothing says it."""
     path = folder / "config.json"
     try:
-        config = read_json_object(path) if path.exists() else {}
+        config = read_json_object(path) if has_entry(path) else {}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return tokenizer_kind(settings, config) or default

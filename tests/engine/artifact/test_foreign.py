@@ -22,6 +22,7 @@ from crossrank import (
     CrossEncoder,
     CrossrankError,
     InputError,
+    ModelError,
     ModelNotFoundError,
     UnsupportedModelError,
 )
@@ -80,6 +81,11 @@ def refused(model: Path, error: type[CrossrankError], **options: Any) -> str:
         CrossEncoder(model, device="cpu", **options)
     return str(caught.value)
 
+
+SETTINGS = [
+    *("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+]
 
 # Scores.
 
@@ -211,6 +217,26 @@ def test_settings_are_read_as_of_a_checkpoint(folder: Path) -> None:
     info = CrossEncoder(folder).info()
     assert (info.activation, info.max_length) == ("Identity", 20)
     assert info.max_length_origin == "tokenizer_config.json model_max_length"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ({"max_len": 20}, 20),
+        ({"max_len": 20, "model_max_length": 30}, 30),
+        ({"max_len": 20, "model_max_length": None}, 64),
+    ],
+)
+def test_the_older_name_of_a_length_counts_as_in_transformers(
+    folder: Path, lengths: dict[str, int | None], expected: int
+) -> None:
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", **lengths})
+    positions = config_of(folder)["max_position_embeddings"]
+    theirs = transformers.AutoTokenizer.from_pretrained(folder).model_max_length
+    info = CrossEncoder(folder).info()
+    assert info.max_length == min(theirs, positions) == min(expected, positions)
+    if expected == 20:
+        assert info.max_length_origin == "tokenizer_config.json max_len"
 
 
 def test_a_model_in_a_subfolder_is_found_by_modules_json(
@@ -479,9 +505,23 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
 
 def test_a_folder_without_config_is_no_model(folder: Path) -> None:
     (folder / "config.json").unlink()
-    assert str(folder / "config.json") in refused(folder, ModelNotFoundError)
+    assert refused(folder, ModelNotFoundError) == f"{folder} holds no model: it has no config.json"
     message = refused(folder / MODEL, ModelNotFoundError)
     assert f"no config.json beside it in {folder / 'onnx'}, nor in {folder}" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*SETTINGS, "crossrank.json"],
+)
+def test_a_link_that_leads_nowhere_is_no_absent_file(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("../blobs/0123")
+    message = refused(folder, ModelError)
+    assert message.startswith(str(folder))
+    assert message.count(str(folder)) == 1
+    assert name in message
+    assert "a link that leads nowhere, to '../blobs/0123'" in message
 
 
 def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(folder: Path) -> None:
@@ -499,7 +539,8 @@ def test_a_truncated_graph_is_refused(folder: Path, size: float) -> None:
     content = (folder / MODEL).read_bytes()
     (folder / MODEL).write_bytes(content[: int(size * len(content)) if size < 1 else int(size)])
     message = refused(folder, ArtifactError)
-    assert str(folder / MODEL) in message
+    assert message.startswith(f"{folder / MODEL}: onnxruntime")
+    assert message.count(str(folder)) == 1
 
 
 # Weights outside the graph's file.
