@@ -13,6 +13,7 @@ from ._calls.inputs import one_query
 from ._cross_encoder import CrossEncoder
 from ._errors import InputError
 from ._numbers import as_whole
+from ._options import switch
 from ._text.encoded import EncodedDocument, EncodedDocuments
 
 _Documents: TypeAlias = Sequence[str | EncodedDocument] | EncodedDocuments
@@ -105,7 +106,7 @@ class Cascade(KnownAttributes):
         check_top_k(top_k)
         read = one_query(query, documents).documents
         self._check_encoded(read)
-        texts = kept_texts(read) if return_documents else None
+        texts = kept_texts(read) if switch("return_documents", return_documents) else None
         order = list(range(len(read)))
         scores: list[list[float]] = [[] for _ in order]
         for model, depth in self.stages:

@@ -32,6 +32,7 @@ from ._machine.cpu import resolve_threads
 from ._machine.device import check_device, parse_device
 from ._machine.onnxruntime import require_runtime
 from ._numbers import whole_number
+from ._options import check_hook, folder_path, switch
 from ._printable import printable_line
 from ._progress import Progress
 from ._schedule.meter import Account, OnCall, Stats
@@ -124,7 +125,8 @@ class CrossEncoder(ModelAttributes):
             check_device(asked)
         if activation_fn is not None:
             resolve_activation(activation_fn)
-        cache = None if cache_folder is None else Path(cache_folder)
+        check_hook("on_call", on_call)
+        cache = None if cache_folder is None else folder_path("cache_folder", cache_folder)
         place = locate_model(
             name_or_folder,
             cache_folder=cache,
@@ -332,14 +334,15 @@ class CrossEncoder(ModelAttributes):
         Raises:
             InputError: If a text is no string, or the folder is something else or cannot be written.
         """
-        texts = read_documents(texts)
+        place, texts = None if folder is None else folder_path("folder", folder), read_documents(texts)
         total, identity = len(texts) if isinstance(texts, Sized) else None, self._tokenizer_file.identity()
-        progress = Progress(total or 0, "documents", show=total is not None and bool(show_progress_bar))
+        shown = switch("show_progress_bar", show_progress_bar)
+        progress = Progress(total or 0, "documents", show=total is not None and bool(shown))
         parts = encode_parts(self._scorer.tokenizer, texts, progress)
-        if folder is None:
+        if place is None:
             return EncodedDocuments(join_tokens(parts), identity)
-        write_encoded(Path(folder), parts, identity)
-        return EncodedDocuments.load(folder)
+        write_encoded(place, parts, identity)
+        return EncodedDocuments.load(place)
 
     def warm_up(self) -> None:
         """Pay ahead what first calls would, before requests come; calls that come meanwhile wait.

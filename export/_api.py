@@ -18,6 +18,7 @@ from crossrank._interrupts import thrown_through
 from crossrank._machine.cpu import available_threads
 from crossrank._machine.device import Device
 from crossrank._machine.onnxruntime import ort, require_runtime
+from crossrank._options import folder_path
 
 from ._prove.tensorrt import TENSORRT, build_engines, require_tensorrt, tensorrt_target
 from ._read.source import CheckpointSource, check_folder, describe_source, find_graphs, fingerprint
@@ -93,7 +94,7 @@ def export_model(
         return order_targets(variants, precisions, maker, also=[tensorrt_target(maker)] if tensorrt else [])
 
     in_cache = output is None
-    target = _cached(source, cache_folder) if output is None else Path(os.path.realpath(output))
+    target = _cached(source, cache_folder) if output is None else Path(os.path.realpath(folder_path("output", output)))
     make = _Export(source, target, in_cache, exporter, max_length, local_files_only, token, report)
     with make.locked():
         make.complete(order, advise_export, force=force)
@@ -189,7 +190,7 @@ class _Export:
             from ._write.folder import locked
         except ImportError as error:
             raise self._lacks(error) from error
-        return locked(self.target, self.report)
+        return locked(self.target, self.report, check=not self.in_cache)
 
     def complete(self, order: Callable[[str], Order], advise: Advise, *, force: bool = False) -> None:
         """Make the graphs that are ordered and not there yet. Call with the lock held."""
@@ -263,7 +264,7 @@ def _cached(source: CheckpointSource, cache_folder: str | Path | None) -> Path:
 
 
 def _root(cache_folder: str | Path | None) -> Path:
-    return cache_root(None if cache_folder is None else Path(cache_folder))
+    return cache_root(None if cache_folder is None else folder_path("cache_folder", cache_folder))
 
 
 def _targets_of(manifest: Manifest) -> set[Target]:

@@ -30,7 +30,7 @@ LAYERS = (
     {"_device"},
     {"_artifact"},
     {"_text", "_machine"},
-    {"_interrupts", "_json", "_numbers", "_progress"},
+    {"_interrupts", "_json", "_numbers", "_options", "_progress"},
     {"_errors"},
     {"_printable"},
 )
@@ -47,7 +47,7 @@ EXPORT_LAYERS = (
 GPU_FOLDERS = ("crossrank._device.cuda", "crossrank._device.tensorrt")
 OPENER = "crossrank._device.open"
 # Of the engine, what the exporter is made of: to prove a graph it needs no scheduler.
-FOR_EXPORT = {"_errors", "_interrupts", "_json", "_numbers", "_printable"}
+FOR_EXPORT = {"_errors", "_interrupts", "_json", "_numbers", "_options", "_printable"}
 FOR_EXPORT |= {"_artifact", "_text", "_device", "_machine", "_proof"}
 # The exporter's command prints and fails as the other one does.
 COMMAND = ("crossrank.export._cli", "_cli")

@@ -16,6 +16,7 @@ from crossrank._errors import InputError, MissingDependencyError, ModelNotFoundE
 from crossrank._interrupts import thrown_through
 from crossrank._json import has_entry
 from crossrank._machine.device import Device
+from crossrank._options import switch
 
 from .foreign import is_foreign
 from .manifest import MANIFEST_NAME
@@ -67,6 +68,7 @@ def locate_model(
         raise InputError(
             f"the model's name is {name_or_folder!r:.60}: an artifact, a checkpoint folder or a hub name is needed"
         )
+    local_files_only = bool(switch("local_files_only", local_files_only))
     place = Path(name_or_folder)
     if str(place) == EMBEDDED_NAME and not place.is_dir():
         place = EMBEDDED_MODEL

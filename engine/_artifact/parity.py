@@ -121,6 +121,7 @@ def kendall_tau(first: Floats, second: Floats, rounding: float = 0.0) -> float:
     return float(np.sum(a * b, dtype=np.float64)) / norm if norm else 1.0
 
 
+@np.errstate(invalid="ignore")  # logits that are not finite are counted
 def compare_logits(
     reference: Floats,
     batched: Floats,

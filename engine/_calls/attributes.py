@@ -244,7 +244,7 @@ class ModelAttributes(KnownAttributes):
 ModelAttributes._made = frozenset(ModelAttributes.__annotations__)
 
 
-def load_again(kind: type[Any], ours: type[Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def load_again(kind: Any, ours: type[Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """What a pickle names, made as `ours` is; a subclass's ``__init__``, whose options are its own, does not run.
 
     Args:

@@ -12,6 +12,7 @@ from crossrank._artifact.activation import Activation, apply_activation, is_ours
 from crossrank._device.batches import check_batch_size
 from crossrank._errors import InputError
 from crossrank._machine.device import Device
+from crossrank._options import switch
 from crossrank._text.encoded import EncodedDocument
 from crossrank._text.windows import Windows, read_windows
 
@@ -110,7 +111,7 @@ class Calls:
         batch_size = check_batch_size(batch_size)
         windows = read_windows(max_windows, window_overlap)
         pairs = one_query(query, documents, deadline)
-        texts = kept_texts(pairs.documents) if return_documents else None
+        texts = kept_texts(pairs.documents) if switch("return_documents", return_documents) else None
         activation = self.meaning.chosen(activation_fn, self.meaning.of_relevance)
 
         def finish(found: Found) -> Ranking:
@@ -125,7 +126,8 @@ class Calls:
                 deadline.answered()
             return ranking
 
-        return Call(pairs, finish, batch_size, show_progress_bar, windows, deadline)
+        shown = switch("show_progress_bar", show_progress_bar)
+        return Call(pairs, finish, batch_size, shown, windows, deadline)
 
     def predict(
         self,
@@ -147,6 +149,9 @@ class Calls:
         if inputs is None:
             raise InputError("predict needs inputs: a pair (query, document) or a list of pairs")
         batch_size = check_batch_size(batch_size)
+        shown, apply_softmax = switch("show_progress_bar", show_progress_bar), switch("apply_softmax", apply_softmax)
+        as_array = switch("convert_to_numpy", convert_to_numpy)
+        as_tensor = switch("convert_to_tensor", convert_to_tensor)
         pairs = split_pairs(inputs)
         activation = self.meaning.chosen(activation_fn, self.meaning.activation)
 
@@ -158,11 +163,11 @@ class Calls:
             elif apply_softmax:
                 scores = softmax(scores)
             result = scores[0] if pairs.single else scores
-            if convert_to_tensor:
+            if as_tensor:
                 return to_tensor(result)
-            return result if convert_to_numpy or pairs.single else list(result)
+            return result if as_array or pairs.single else list(result)
 
-        return Call(pairs, finish, batch_size, show_progress_bar)
+        return Call(pairs, finish, batch_size, shown)
 
     def _own(self) -> Own:
         return Own(self.device, self.meaning.head.labels)

@@ -1,5 +1,6 @@
 """Inputs of a call, brought into one form. Bad input is named, with its index."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, cast
@@ -136,6 +137,12 @@ def _values(holder: Any) -> NDArray[Any] | None:
     """
     if isinstance(holder, str | bytes):
         return None
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and isinstance(holder, masked.MaskedArray) and masked.is_masked(holder):
+        raise InputError(
+            f"a masked array with {masked.count_masked(holder)} masked entries, which numpy reads as if they were not: "
+            "pass compressed(), or filled('') to score them as empty texts"
+        )
     if hasattr(holder, "__array__"):
         try:
             return np.asarray(holder, dtype=object)

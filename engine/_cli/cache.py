@@ -29,8 +29,8 @@ from crossrank._printable import printable_line
 from .tables import align_columns
 
 # The artifact of a folder: its name, what stands for its path, and its content; and as it was before content counted.
-_OF_FOLDER = re.compile(r"local--.*--(?P<place>[0-9a-f]{8})-[0-9a-f]{16}")
-_OF_FOLDER_BEFORE = re.compile(r"local--.*--[0-9a-f]{16}")
+_OF_FOLDER = re.compile(r"local--.*--(?P<place>[0-9a-f]{8})-[0-9a-f]{16}", re.DOTALL)
+_OF_FOLDER_BEFORE = re.compile(r"local--.*--[0-9a-f]{16}", re.DOTALL)
 # A file in the making that is older is nobody's any more.
 _ABANDONED_S = 60.0
 
@@ -110,7 +110,8 @@ def remove_from_cache(root: Path, names: Sequence[str], *, dry_run: bool = False
         meant = [artifact for artifact in artifacts if _is_called(artifact, name)]
         if not meant:
             have = ", ".join(sorted({artifact.source or artifact.name for artifact in artifacts})) or "nothing"
-            raise InputError(f"{name}: the cache {root} has no artifact of it; it has {have} (crossrank cache list)")
+            text = f"{name}: the cache {root} has no artifact of it; it has {have} (crossrank cache list)"
+            raise InputError(printable_line(text))
         chosen |= {artifact.name: artifact for artifact in meant}
     return [
         _removal(name, "as asked", artifact.size_bytes, dry_run, partial(_remove_artifact, root / name))

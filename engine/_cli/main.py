@@ -14,6 +14,7 @@ from crossrank._artifact.locate import EMBEDDED_MODEL, EMBEDDED_NAME, cache_root
 from crossrank._artifact.manifest import PRECISIONS
 from crossrank._cross_encoder import CrossEncoder
 from crossrank._errors import CrossrankError, InputError
+from crossrank._options import folder_path
 from crossrank._printable import printable, printable_json, printable_line
 from crossrank._proof import verify_artifact
 
@@ -168,8 +169,15 @@ def _add_cache_commands(cache: argparse.ArgumentParser) -> None:
     for action in (show, remove, prune):
         action.add_argument("--json", action="store_true", help="print JSON")
         action.add_argument(
-            "--cache-folder", type=Path, metavar="DIR", help="the cache (default: $CROSSRANK_HOME, else the user's)"
+            "--cache-folder", type=_folder, metavar="DIR", help="the cache (default: $CROSSRANK_HOME, else the user's)"
         )
+
+
+def _folder(text: str) -> Path:
+    try:
+        return folder_path("the folder", text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossrank._errors import ArtifactError, InputError
+from crossrank._options import folder_path
 from crossrank._progress import Progress
 
 from .encoded_folder import read_encoded, write_encoded
@@ -142,7 +143,7 @@ class EncodedDocuments:
         Raises:
             InputError: If something else is in its place, or it cannot be written.
         """
-        write_encoded(Path(folder), [self.tokens], self.tokenizer)
+        write_encoded(folder_path("folder", folder), [self.tokens], self.tokenizer)
 
     @classmethod
     def load(cls, folder: str | Path) -> "EncodedDocuments":
@@ -155,7 +156,7 @@ class EncodedDocuments:
             InputError: If it is no such folder.
             ArtifactError: If it is damaged or of a newer format; all problems at once.
         """
-        return cls(*read_encoded(Path(folder)))
+        return cls(*read_encoded(folder_path("folder", folder)))
 
     def _one(self, place: int) -> EncodedDocument:
         return EncodedDocument(self.tokens.part(place, place + 1).ids, self.tokenizer)

@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from huggingface_hub import constants, get_session, snapshot_download
+from huggingface_hub import HfApi, constants, get_session, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -17,8 +17,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from crossrank._artifact.manifest import MANIFEST_NAME
 from crossrank._errors import ModelNotFoundError
+from crossrank._interrupts import thrown_in
 from crossrank.models import find_model, nearest_names
+
+from .source import HOLDS_GRAPHS, IS_ARTIFACT
 
 # What describes a model, wherever its weights are.
 SETTINGS = (
@@ -56,13 +60,29 @@ def download_checkpoint(name: str, revision: str | None, *, local_files_only: bo
 
     Raises:
         ModelNotFoundError: If the hub does not have it, does not give it or does not answer within seconds, or if it
-            must not be asked, or there is no space left.
+            must not be asked, or there is no space left; or if it needs no export.
     """
     offline = local_files_only or constants.HF_HUB_OFFLINE
     folder = download(name, revision, _FILES, offline=offline, token=token)
     if not any(folder.rglob("model*.safetensors")):
         download(name, folder.name, _TORCH_WEIGHTS, offline=offline, token=token)
+        if not any(folder.rglob("pytorch_model*.bin")):
+            _refuse_ready(name, folder, offline=offline, token=token)
     return folder
+
+
+def _refuse_ready(name: str, folder: Path, *, offline: bool, token: str | bool | None) -> None:
+    """Refuse a repository without weights that needs no export; what else it may be, reading it says."""
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    if not offline and silence(name) is None:
+        try:
+            files = HfApi(token=token).list_repo_files(name, revision=folder.name)
+        except Exception as error:  # as above; what there is of it is here
+            if thrown_in(error):
+                raise
+    kind = IS_ARTIFACT if MANIFEST_NAME in files else HOLDS_GRAPHS
+    if kind == IS_ARTIFACT or any(file.endswith(".onnx") for file in files):
+        raise ModelNotFoundError(f"{name} {kind}: CrossEncoder({name!r}) and crossrank -m {name} take it as it is")
 
 
 def download(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crossrank._artifact.foreign import is_foreign
 from crossrank._artifact.locate import EMBEDDED_NAME, folder_record, place_of
 from crossrank._artifact.manifest import MANIFEST_NAME
 from crossrank._artifact.settings import has_weights, lone_adapter_message
@@ -19,6 +20,8 @@ from .content import Stamp, hash_files, read_known, stamp_files, write_known
 
 _DOWNLOADING = "downloading a model needs: pip install 'crossrank[export]'"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# What a model without weights may be, which needs no export.
+IS_ARTIFACT, HOLDS_GRAPHS = "is an exported artifact and no checkpoint", "holds ONNX files without weights to export"
 # Of a folder's own name in that of its artifact; file systems take 255 bytes.
 _NAME_BYTES = 120
 
@@ -55,7 +58,10 @@ def describe_source(name_or_folder: str, revision: str | None, cache: Path | Non
 
     Raises:
         ModelNotFoundError: If it is no folder, no registered name and no hub id.
+        InputError: If the revision is no text.
     """
+    if revision is not None and not isinstance(revision, str):
+        raise InputError(f"revision={revision!r:.60}: a branch, tag or commit of the hub, or None")
     folder = Path(name_or_folder)
     if folder.is_file():
         raise ModelNotFoundError(f"{name_or_folder} is a file; pass the folder that holds it")
@@ -101,16 +107,17 @@ def check_folder(folder: Path, revision: str | None) -> None:
     """Refuse what is no checkpoint at first sight, before packages are imported to read it.
 
     Raises:
-        ModelNotFoundError: If the folder is an artifact, or holds no model.
+        ModelNotFoundError: If the folder is an artifact or holds graphs alone, or no model.
+        ModelError: If its modules.json is damaged or of another kind of model.
         InputError: If a revision of a folder is asked for.
     """
     if has_entry(folder / MANIFEST_NAME) and not has_weights(folder):
-        raise ModelNotFoundError(
-            f"{folder} is an exported artifact and no checkpoint: CrossEncoder and crossrank take it as it is"
-        )
+        raise ModelNotFoundError(f"{folder} {IS_ARTIFACT}: CrossEncoder and crossrank take it as it is")
     if not any(has_entry(folder / name) for name in ("config.json", "modules.json")):
         reason = lone_adapter_message(folder) or "it has no config.json"
         raise ModelNotFoundError(f"{folder} holds no model: {reason}")
+    if is_foreign(folder):
+        raise ModelNotFoundError(f"{folder} {HOLDS_GRAPHS}: CrossEncoder and crossrank take it as it is")
     if revision is not None:
         raise InputError(f"revision={revision!r}: {folder} is a folder, which has no revisions")
 

@@ -22,7 +22,7 @@ from crossrank._artifact.place import (
     work_area,
 )
 from crossrank._errors import InputError
-from crossrank._json import read_json_object
+from crossrank._json import has_entry, read_json_object
 from crossrank.export._report import Report, stage
 
 from .settings import SETTINGS_FILES
@@ -39,7 +39,7 @@ _ONLY_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @contextmanager
-def locked(target: Path, report: Report | None = None) -> Iterator[None]:
+def locked(target: Path, report: Report | None = None, *, check: bool = False) -> Iterator[None]:
     """Hold the place of an artifact: one export at a time, and what a killed one left is put right first.
 
     The system drops the lock of a process that ends, however it ends. The lock's file, hidden and empty, stays.
@@ -47,12 +47,15 @@ def locked(target: Path, report: Report | None = None) -> Iterator[None]:
     Args:
         target: The artifact folder.
         report: Told when another export must be waited for.
+        check: Refuse what `check_replaceable` refuses, a place without an artifact, before a lock's file is made.
 
     Raises:
         InputError: If ``target`` or what is beside it cannot be written, here or inside the block; if its file
             system has no locks; or if a link or another user's folder is where ours belongs.
     """
     try:
+        if check and not has_entry(target / MANIFEST_NAME):
+            check_replaceable(target, force=False)
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = try_lock(target)
         if lock is None:
@@ -84,11 +87,11 @@ def check_replaceable(target: Path, *, force: bool, in_cache: bool = False) -> N
     """
     if os.path.ismount(target):
         raise InputError(f"{target} is a mount point, which cannot be replaced: choose a folder inside it {OUTPUT}")
-    if target.exists() and target.samefile("."):
+    if os.path.exists(target) and target.samefile("."):
         raise InputError(
             f"{target} is the current folder, which cannot be replaced: choose a folder inside it {OUTPUT}"
         )
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if not os.path.exists(target) or (target.is_dir() and not any(target.iterdir())):
         return
     damaged = not (target / MANIFEST_NAME).exists()
     if damaged and not in_cache:

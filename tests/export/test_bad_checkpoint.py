@@ -24,6 +24,7 @@ from crossrank import (
 )
 from crossrank.export import export_model
 from tests.support.checkpoint_files import change_config, files_of, read_tensors, write_tensors
+from tests.support.foreign_graphs import foreign_folder
 from tests.support.references import reference
 from tests.support.stored_checkpoints import as_pytorch, as_sharded_pytorch, sharded
 from tests.support.tiny_models import MAX_LENGTH, make_checkpoint, write_json
@@ -506,6 +507,10 @@ def test_activation_is_asked_for_by_the_name_that_the_family_gives_it(tmp_path: 
     [
         (lambda checkpoint: checkpoint / "config.json", "is a file; pass the folder that holds it"),
         (lambda checkpoint: export_fp32(checkpoint, checkpoint / "art"), "is an exported artifact and no checkpoint"),
+        (
+            lambda checkpoint: foreign_folder(checkpoint, checkpoint / "graphs"),
+            "holds ONNX files without weights to export",
+        ),
         (lambda checkpoint: checkpoint.parent, "holds no model: it has no config.json"),
     ],
 )

@@ -274,6 +274,42 @@ def test_repository_that_is_none_of_these_says_what_it_says_without_graphs(hub: 
     assert "no such repository" in load(tmp_path, hub.url, "someone/absent")["error"]
 
 
+_EXPORT = """
+import sys
+from crossrank import CrossrankError
+from crossrank.export import export_model
+try:
+    export_model(sys.argv[1], sys.argv[2], local_files_only=sys.argv[3] == "offline")
+except CrossrankError as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.parametrize("how", ["online", "offline"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("artifact", "is an exported artifact and no checkpoint"),
+        ("foreign", "holds ONNX files without weights to export"),
+    ],
+)
+def test_export_of_a_repository_that_needs_none_says_so(
+    artifact: Path, foreign: Path, hub: Hub, tmp_path: Path, kind: str, message: str, how: str
+) -> None:
+    hub.add(NAME, artifact if kind == "artifact" else foreign)
+    if how == "offline":
+        load(tmp_path / "home", hub.url)
+    endpoint = hub.url if how == "online" else closed_port()
+    command = [sys.executable, "-c", _EXPORT, NAME, str(tmp_path / "out"), how]
+    done = subprocess.run(command, env=environment(tmp_path / "home", endpoint), capture_output=True, text=True)
+    assert done.stdout == (
+        f"ModelNotFoundError: {NAME} {message}: CrossEncoder('{NAME}') and crossrank -m {NAME} take it as it is\n"
+    ), done.stderr
+    assert not (tmp_path / "out").exists()
+    if how == "online":
+        assert not {name for name in names(hub) if name.endswith(".onnx")}
+
+
 # In the hub's cache, laid out by hand.
 
 

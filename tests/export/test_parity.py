@@ -4,6 +4,7 @@
 1e-5 at most; the smallest fault below moves a logit by 5e-4, 25 times the tolerance.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 import crossrank.export._graphs.layouts
 from crossrank import CrossEncoder, ProofError
 from crossrank._artifact.manifest import read_manifest
+from crossrank._artifact.parity import BOUNDS, compare_logits
 from crossrank._calls.run import Scorer
 from crossrank._device.runner import Runner
 from crossrank._machine.cpu import resolve_threads
@@ -464,3 +466,16 @@ def test_packed_attention_gets_the_relative_bias_that_its_twin_gets(make_case: M
     assert len(packed) == 2
     assert all(packed)
     assert packed == mirrored
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_logits_that_are_not_finite_are_counted_without_a_warning(bad: float) -> None:
+    """As of a float16 graph that overflows: numpy would warn of each figure and label."""
+    logits = np.random.default_rng(0).normal(0, 1, (20, 2)).astype(np.float32)
+    broken = logits.copy()
+    broken[3:9] = bad
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parity = compare_logits(logits, broken, broken[:8], precision="fp16", name="a", graph="graph", provider="CPU")
+    assert parity.nan_count == 12
+    assert any("12 logits are not finite" in problem for problem in parity.problems(BOUNDS["fp16"]))

@@ -416,7 +416,7 @@ def test_output_that_is_the_checkpoint_is_refused(
     assert (both / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("output", ["", "."])
+@pytest.mark.parametrize("output", [".", "../here"])
 def test_current_folder_is_not_replaced(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -425,6 +425,14 @@ def test_current_folder_is_not_replaced(
     monkeypatch.chdir(tmp_path / "here")
     message = "is the current folder, which cannot be replaced: choose a folder inside it with output= (in a shell -o)"
     check_refused(checkpoint, output, message, capsys)
+    assert not list(tmp_path.glob(".*"))  # no lock's file
+
+
+def test_a_place_that_is_refused_gets_no_lock(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = set(os.listdir("/"))
+    message = "is a mount point, which cannot be replaced: choose a folder inside it with output= (in a shell -o)"
+    check_refused(checkpoint, "/", message, capsys)
+    assert set(os.listdir("/")) == before
 
 
 def test_mount_point_is_refused_before_the_work(

@@ -218,6 +218,22 @@ def test_prune_removes_the_models_of_folders_that_are_gone(root: Path, checkpoin
     assert list((root / "folders").iterdir()) == []
 
 
+def test_names_with_line_feeds_are_pruned_and_printed_in_one_line(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CROSSRANK_HOME", str(tmp_path / "cache"))
+    checkpoint = Path(shutil.copytree(bert, tmp_path / "two\nlines"))
+    export_model(checkpoint, **FP32)
+    shutil.rmtree(checkpoint)
+    capsys.readouterr()
+    assert main(["cache", "remove", "no\nmodel"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["cache", "prune"]) == 0
+    assert f"the folder {tmp_path}/two\\nlines is gone" in capsys.readouterr().out
+    assert artifacts(tmp_path / "cache") == []
+    assert not list((tmp_path / "cache" / "folders").iterdir())
+
+
 def test_prune_keeps_only_the_model_of_a_folders_present_content(root: Path, checkpoint: Path) -> None:
     (old,) = artifacts(root)
     change(checkpoint)
