@@ -16,6 +16,7 @@ from crossrank._device.open import load_graph
 from crossrank._device.session import Session
 from crossrank._machine.device import Device
 from crossrank._machine.onnxruntime import ort
+from crossrank._schedule.scheduler import Scheduler, Schedulers
 from crossrank._text.pairs import PairSource
 
 from ._gpu_models import GpuModel, write_graph
@@ -40,11 +41,12 @@ def open_packed(model: GpuModel, path: Path, settings: PackedSettings) -> tuple[
         settings: Of the session.
     """
     checkpoint, place = model.checkpoint, model.place
-    runner = load_graph(path, checkpoint.inputs, place.device, place.threads, packed=True)
-    session = runner.session
+    session = load_graph(path, checkpoint.inputs, place.device, place.threads.count, packed=True)
     assert isinstance(session, PackedSession)
     session.settings = settings
-    return Scorer(checkpoint.tokenizer, runner, checkpoint.inputs.max_length, checkpoint.config.labels), session
+    schedulers = Schedulers(lambda: Scheduler(session))
+    inputs, labels = checkpoint.inputs, checkpoint.config.labels
+    return Scorer(checkpoint.tokenizer, session, inputs.max_length, labels, schedulers), session
 
 
 def packed_contender(model: GpuModel, path: Path, *, graphs: bool) -> Contender:

@@ -12,10 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from crossrank._device.inputs import runs
 from crossrank._text.pairs import PackedPairs, PairSource
 from crossrank._text.sample_texts import sample_texts
-from crossrank._text.tokens import Tokens
+from crossrank._text.tokens import Tokens, gather_index
 from crossrank.export._architectures.checkpoint import Checkpoint
 
 Floats = NDArray[np.float32]
@@ -123,7 +122,7 @@ def select(joined: PackedPairs, index: NDArray[np.intp]) -> PackedPairs:
     """
     lengths = joined.lengths[index]
     starts = np.cumsum(joined.lengths, dtype=np.int32) - joined.lengths
-    gather = runs(starts[index], lengths)
+    gather = gather_index(starts[index], lengths)
     return PackedPairs(joined.ids[gather], joined.types[gather], lengths)
 
 

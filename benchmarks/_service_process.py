@@ -4,8 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -15,6 +14,7 @@ from threading import Lock
 from typing import Any, cast
 
 from crossrank import CrossEncoder
+from crossrank._proof import Subject as ProofSubject
 
 from ._child import thread_variables
 from ._conversions import model_folder
@@ -158,8 +158,9 @@ class _Opened:
 def _open_ours(spec: EngineSpec, folder: Path, threads: int, warm_up_s: float, texts: Texts) -> _Opened:
     options: dict[str, Any] = {"precision": spec.options["precision"], "threads": threads, "device": "cpu"}
     model, lock = CrossEncoder(folder, **options), Lock()
-    direct = copy(model)
-    direct._scorer = replace(model._scorer, scheduler=None)
+    opened = model._model
+    labels = opened.manifest.head.labels
+    direct = ProofSubject(opened.tokenizer, opened.backend, opened.manifest.inputs.max_length, labels)
 
     def locked(query: str, documents: list[str]) -> object:
         with lock:
@@ -184,7 +185,7 @@ def _open_ours(spec: EngineSpec, folder: Path, threads: int, warm_up_s: float, t
         LOCKED: locked,
         **{way: queued.score for way, queued in bounded.items()},
         DEADLINE: lambda query, documents: model.rank(query, documents, deadline_ms=DEADLINE_MS),
-        DIRECT: direct.score,
+        DIRECT: lambda query, documents: direct.logits([(query, document) for document in documents]),
     }
     info = model.info()
     facts = {

@@ -7,7 +7,7 @@ that clearly finds the queue full takes none either.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -22,13 +22,12 @@ from ._calls.answers import Ranking
 from ._calls.attributes import KnownAttributes, load_again
 from ._calls.call import Call
 from ._calls.compatibility import PredictOptions, RankOptions
-from ._calls.run import PairWork
+from ._calls.deadline import Deadline
+from ._calls.run import Run
 from ._cross_encoder import CrossEncoder
 from ._errors import Closed, InputError, Overloaded
 from ._machine.pool import Pool
-from ._schedule.job import Job
 from ._schedule.meter import Stats
-from ._schedule.scheduler import Scheduler
 from ._text.encoded import EncodedDocument, EncodedDocuments
 
 T = TypeVar("T")
@@ -73,7 +72,7 @@ class AsyncCrossEncoder(KnownAttributes):
         else:
             self.model = CrossEncoder(model, **{"max_queue_tokens": MAX_QUEUE_TOKENS} | options)
         self._closed = False
-        count = self.model._scorer.runner.threads.count + _TOKENIZING_THREADS
+        count = self.model._model.threads.count + _TOKENIZING_THREADS
         self._pool = Pool(count, "crossrank-async")
 
     async def score(self, query: str, documents: Iterable[str | EncodedDocument]) -> Floats:
@@ -157,104 +156,60 @@ class AsyncCrossEncoder(KnownAttributes):
         await self.close(finish=error is None)
 
     async def _run(self, call: Call[T]) -> T:
-        with self.model._scheduler.desk.meter.call(len(call.pairs.documents)) as account:
+        model, loop, ended = self.model, asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # of a loop that is closed: nobody waits any more
+                loop.call_soon_threadsafe(ended.set)
+
+        scheduler = model._scorer.scheduler
+        with scheduler.meter.call(len(call.pairs.documents)) as account:
             if self._closed:
                 raise Closed("the model is closed: it takes no more requests; load it again")
-            work = self.model._work(call, account)
+            run = model._begin(call, account, tell)
             if not isinstance(call.pairs.documents, EncodedDocuments):
-                work.require_room(call.pairs.documents)  # a full queue refuses here, without a thread
+                run.require_room(call.pairs.documents)  # a full queue refuses here, without a thread
             try:
-                while await Step(self.model._scheduler, work, call.batch_size).run(self._in_thread):
-                    pass
+                await self._drive(run, call.deadline, ended)
             except (Overloaded, Closed) as error:
-                work.refused(error)
-            return call.finish(work.finish())
+                run.refused(error)
+            except BaseException:  # it was cancelled, or a signal handler has interrupted the loop here
+                run.give_up("cancelled")
+                raise
+            return call.finish(run.found())
+
+    async def _drive(self, run: Run, deadline: Deadline | None, ended: asyncio.Event) -> None:
+        """Have a call's chunks computed, one after the other, or as many as its deadline lets it."""
+        while True:
+            step = self._in_thread(run.step)
+            if not await _in_time(step, deadline):
+                break
+            chunk = step.result()
+            if chunk is None:
+                return
+            while chunk.outcome is None and await _in_time(ended.wait(), deadline):
+                ended.clear()
+            if chunk.error is not None:
+                raise chunk.error
+            if chunk.outcome is None:
+                break
+        run.give_up("late")
 
     def _in_thread(self, work: Callable[[], T]) -> "asyncio.Future[T]":
         return asyncio.wrap_future(self._pool.submit(work))
 
 
-InThread = Callable[[Callable[[], bool]], "asyncio.Future[bool]"]
-
-
-class Step:
-    """One window of a call.
-
-    Args:
-        scheduler: The model's.
-        work: The call.
-        max_pairs: Most pairs of a batch, or None.
-    """
-
-    def __init__(self, scheduler: Scheduler, work: PairWork, max_pairs: int | None) -> None:
-        self._scheduler, self._work, self._max_pairs = scheduler, work, max_pairs
-        self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._job: Job | None = None
-        self._given_up = False
-
-    async def run(self, in_thread: InThread) -> bool:
-        """Returns whether there was such a window, and time for more. Raises what it failed with."""
-        try:
-            begun = in_thread(partial(self._scheduler.visit, self._begin))
-            if not await self._in_time(begun) or not begun.result():
-                return False
-            if self._job is None:
-                return True
-            in_time = await self._in_time(self._ended)
-            if self._job.error is not None:
-                raise self._job.error
-            return in_time
-        except BaseException:  # it was cancelled, or a signal handler has interrupted the loop here
-            self._given_up = True
-            if self._job is not None:
-                self._scheduler.cancel(self._job)
-            raise
-        finally:
-            self._job = None  # which knows this object: as a cycle they would keep the model's threads
-
-    async def _in_time(self, future: "asyncio.Future[Any]") -> bool:
-        """Wait for the future, or for the deadline, which ends the window as it is. Returns whether it was in time."""
-        deadline = self._work.deadline
-        if deadline is None:
-            await future
-            return True
-        future.add_done_callback(_forget)
-        done, _ = await asyncio.wait({future}, timeout=max(0.0, deadline.left_s()))
-        if done:
-            return True
-        self._given_up = True
-        if self._job is not None:
-            self._scheduler.late(self._job)
-        return False
-
-    def _begin(self) -> bool:
-        deadline = self._work.deadline
-        if deadline is None:
-            self._scheduler.learn()
-        window = None if self._given_up else self._work.next_window()
-        if window is None:
-            return False
-        take = self._work.take_of(window)
-        if self._given_up:
-            return False
-        if not self._scheduler.plans:
-            self._scheduler.submit(window, self._max_pairs, take)()
-            return True
-        self._job = job = self._scheduler.job(window, self._max_pairs, take, self._tell)
-        if self._given_up:
-            return False
-        self._scheduler.enter(job, work=deadline is None)
+async def _in_time(awaited: "Awaitable[Any]", deadline: Deadline | None) -> bool:
+    """Wait for something, or for the deadline. Returns whether it was in time."""
+    if deadline is None:
+        await awaited
         return True
-
-    def _tell(self) -> None:
-        # RuntimeError of a loop that is closed: nobody waits any more.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._set)
-
-    def _set(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
+    future = asyncio.ensure_future(awaited)
+    future.add_done_callback(_forget)
+    done, _ = await asyncio.wait({future}, timeout=max(0.0, deadline.left_s()))
+    if not done and asyncio.iscoroutine(awaited):
+        future.cancel()  # of a thread's work nobody waits, and that ends by itself
+    return bool(done)
 
 
 def _forget(future: "asyncio.Future[Any]") -> None:

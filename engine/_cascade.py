@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypeAlias, TypedDict
 
 from ._calls.answers import check_top_k, kept_texts
 from ._calls.attributes import KnownAttributes
-from ._calls.inputs import one_query
+from ._calls.call import one_query
 from ._cross_encoder import CrossEncoder
 from ._errors import InputError
 from ._numbers import as_whole

@@ -1,6 +1,8 @@
 """`CrossEncoder`: pairs of texts in, scores or a ranking out."""
 
-from collections.abc import Collection, Iterable, Sized
+import os
+from collections.abc import Callable, Collection, Iterable, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack, overload
 
@@ -13,7 +15,7 @@ from ._artifact.manifest import check_precision
 from ._artifact.tokenizer_file import TokenizerFile
 from ._calls.answers import Ranking
 from ._calls.attributes import ModelAttributes, ModelCardData, load_again
-from ._calls.call import Call, Calls
+from ._calls.call import Call, Calls, PairInputs, read_documents
 from ._calls.compatibility import (
     MODEL,
     ModelOptions,
@@ -23,9 +25,8 @@ from ._calls.compatibility import (
     check_options,
     other_name,
 )
-from ._calls.inputs import read_documents
 from ._calls.relevance import read_meaning
-from ._calls.run import PairWork, Scorer
+from ._calls.run import Run, Scorer
 from ._device.open import open_model
 from ._info import ModelInfo, describe_model
 from ._machine.cpu import resolve_threads
@@ -36,7 +37,7 @@ from ._options import check_hook, folder_path, switch
 from ._printable import printable_line
 from ._progress import Progress
 from ._schedule.meter import Account, OnCall, Stats
-from ._schedule.scheduler import Scheduler
+from ._schedule.scheduler import Scheduler, Schedulers
 from ._text.encoded import EncodedDocument, EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
 from ._text.encoded_folder import write_encoded
 
@@ -136,18 +137,17 @@ class CrossEncoder(ModelAttributes):
             precision=precision,
             device=asked,
         )
-        model = self._model = open_model(place, asked, precision, thread_count)
-        manifest, runner = model.manifest, model.runner
+        model = self._model = open_model(place, asked, precision, thread_count, cache)
+        manifest, backend = model.manifest, model.backend
         head = manifest.head if relevant_label is None else manifest.head.with_relevant(relevant_label)
         check_labels_asked(others, head.labels)
         name = printable_line(manifest.source.name)
         meaning = read_meaning(head, activation_fn, name)
         length, self._max_length_origin = self._read_max_length(max_length)
         self._tokenizer_file = TokenizerFile(model.tokenizer_file, model.tokenizer, manifest.source.name)
-        self._scheduler = Scheduler(runner, max_queue_tokens=max_queue_tokens, on_call=on_call)
-        self._scorer = Scorer(model.tokenizer, runner, length, head.labels, self._scheduler)
-        self._calls = Calls(meaning, name, runner.session.device)
-        runner.learn_costs(model.tokenizer, length, cache)
+        schedulers = Schedulers(partial(Scheduler, backend, max_queue_tokens=max_queue_tokens, on_call=on_call))
+        self._scorer = Scorer(model.tokenizer, backend, length, head.labels, schedulers)
+        self._calls = Calls(meaning, name, backend.device)
         self._model_card_data = ModelCardData()
         # What a pickle holds.
         self._name = None if place == EMBEDDED_MODEL else lasting_name(name_or_folder)
@@ -351,13 +351,13 @@ class CrossEncoder(ModelAttributes):
         a largest batch takes its memory, or DeviceError says that there is too little. On a CPU every thread wakes, and
         what batches cost is measured in half a second, where it is not known yet.
         """
-        self._scheduler.desk.refuse_nested()
-        self._scorer.runner.warm_up()
-        self._run(self._calls.score_any("a", [f"b {i}" for i in range(4 * self._scorer.runner.threads.count)]))
+        self._scorer.scheduler.refuse_nested()
+        self._model.backend.warm_up()
+        self._run(self._calls.score_any("a", [f"b {i}" for i in range(4 * self._model.threads.count)]))
 
     def stats(self) -> Stats:
         """What was done until now, and what waits."""
-        return self._scheduler.stats()
+        return self._scorer.scheduler.stats()
 
     def close(self, *, finish: bool = True) -> None:
         """Take no more calls, and return when none is left; calls after it raise `Closed`.
@@ -366,7 +366,7 @@ class CrossEncoder(ModelAttributes):
             finish: Whether calls that wait are finished; False fails them with `Closed`. Of a call of several
                 thousand documents the part that has not begun fails either way.
         """
-        self._scheduler.close(finish=finish)
+        self._scorer.schedulers.close(finish=finish)
 
     def info(self) -> ModelInfo:
         """What this model is and runs on."""
@@ -378,23 +378,28 @@ class CrossEncoder(ModelAttributes):
         return load_again, (type(self), CrossEncoder, arguments, options), self.__getstate__()
 
     def _run(self, call: Call[T]) -> T:
-        desk = self._scheduler.desk
-        desk.refuse_nested()
-        with desk.meter.call(len(call.pairs.documents)) as account:
-            work = self._work(call, account)
-            self._scorer.run(work, call.batch_size)
-            return call.finish(work.finish())
+        scheduler = self._scorer.schedulers[os.getpid()]
+        scheduler.refuse_nested()
+        with scheduler.meter.call(len(call.pairs.documents)) as account:
+            return call.finish(self._begin(call, account).finish())
 
-    def _work(self, call: Call[Any], account: Account) -> PairWork:
-        """What a call wants computed."""
-        pairs, scorer = call.pairs, self._scorer
-        return PairWork(
-            scorer,
+    def _begin(self, call: Call[Any], account: Account, on_end: Callable[[], object] | None = None) -> Run:
+        pairs = call.pairs
+        return Run(
+            self._scorer,
             pairs.queries,
-            lambda: texts_or_tokens(pairs.documents, scorer.tokenizer, self._tokenizer_file.identity),
+            partial(self._documents, pairs),
             pairs.query_index,
+            max_pairs=call.batch_size,
             windows=call.windows,
             deadline=call.deadline,
             progress=Progress(len(pairs.documents), "documents", show=True) if call.show_progress_bar else None,
             account=account,
+            on_end=on_end,
         )
+
+    def _documents(self, pairs: PairInputs) -> Any:
+        """A call's documents as its run takes them."""
+        if not pairs.encoded:
+            return pairs.documents
+        return texts_or_tokens(pairs.documents, self._scorer.tokenizer, self._tokenizer_file.identity)

@@ -109,22 +109,22 @@ def describe_model(model: OpenModel, meaning: Meaning, max_length: int, max_leng
         max_length: Most tokens of a pair.
         max_length_origin: Where that comes from.
     """
-    source, variant, runner = model.manifest.source, model.variant, model.runner
+    source, variant, backend = model.manifest.source, model.variant, model.backend
     return ModelInfo(
         source=source.name if source.revision is None else f"{source.name} at {source.revision}",
         folder=model.folder,
         architecture=source.architecture,
-        device=str(runner.session.device),
-        provider=runner.session.provider,
+        device=str(backend.device),
+        provider=backend.provider,
         onnxruntime=ort.__version__,
         variant=variant.variant,
         precision=variant.precision,
         file=variant.file,
         exporter=model.manifest.exporter,
-        threads=runner.threads.count,
-        threads_reason=runner.threads.reason,
-        batch_tokens=runner.max_tokens[0],
-        batch_tokens_origin=runner.max_tokens[1],
+        threads=model.threads.count,
+        threads_reason=model.threads.reason,
+        batch_tokens=backend.max_tokens,
+        batch_tokens_origin=backend.max_tokens_origin,
         labels=meaning.head.labels,
         relevant_label=meaning.head.relevant_label,
         activation=meaning.name,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ._artifact.held import HeldFolder, hold
 from ._artifact.manifest import MANIFEST_NAME, PROOF_NAME, Manifest, hash_file, read_manifest
 from ._artifact.parity import Parity, compare_logits
+from ._device.backend import Backend
 from ._device.open import graph_file, load_graph, read_artifact
-from ._device.runner import Runner
 from ._errors import ArtifactError, CrossrankError, DeviceError, InputError, ProofError, join_problems
 from ._interrupts import thrown_through
 from ._json import has_entry, read_json_object
@@ -49,13 +49,13 @@ class Subject:
 
     Attributes:
         tokenizer: The engine's, of the model.
-        runner: The graph.
+        backend: The graph.
         max_length: Most tokens of a joined pair.
         labels: Logits per pair.
     """
 
     tokenizer: PairTokenizer
-    runner: Runner
+    backend: Backend
     max_length: int
     labels: int
 
@@ -65,7 +65,10 @@ class Subject:
         tokens = self.tokenizer.encode(queries, "query"), self.tokenizer.encode(documents, "document")
         found = np.empty((len(pairs), self.labels), np.float32)
         source = PairSource(self.tokenizer.template, *tokens, np.arange(len(pairs)), self.max_length)
-        self.runner.run(source, None, found.__setitem__)
+        batches = self.backend.plan(source.lengths, None)
+        wait = self.backend.submit(map(source.batch, batches), list(map(len, batches)))
+        for index, logits in zip(batches, wait(), strict=True):
+            found[index] = logits
         return found
 
 
@@ -113,7 +116,7 @@ def measure_parity(proof: Proof, subject: Subject, precision: str, *, graph: str
         precision=precision,
         name=proof.reference,
         graph=graph,
-        provider=subject.runner.session.provider,
+        provider=subject.backend.provider,
     )
 
 
@@ -162,15 +165,14 @@ def _verify(held: HeldFolder) -> tuple[Manifest, list[str]]:
         device = Device("cuda" if variant.variant == "cuda" else "cpu")
         try:
             graph, packed = graph_file(held, variant, manifest), variant.variant == "cuda"
-            padded = variant.variant == "portable"
-            runner = load_graph(graph, manifest.inputs, device, available_threads(), padded=padded, packed=packed)
+            backend = load_graph(graph, manifest.inputs, device, available_threads().count, packed=packed)
         except (DeviceError, ArtifactError) as error:
             if isinstance(error, ArtifactError) and (folder / variant.file).exists():
                 raise
             skipped.append(f"{variant.name} did not run here: {held.named(error)}")
             variants.append(replace(variant, parity=None))
             continue
-        subject = Subject(tokenizer, runner, manifest.inputs.max_length, manifest.head.labels)
+        subject = Subject(tokenizer, backend, manifest.inputs.max_length, manifest.head.labels)
         parity = measure_parity(proof, subject, variant.precision)
         variants.append(replace(variant, parity=parity))
     problems = [text for variant in variants for text in variant.problems()]

@@ -299,6 +299,6 @@ def _measure(blueprint: Blueprint, proof: Proof, target: Target, path: Path, thr
     """Parity of a graph, or of what stands for it on a CPU, with the reference."""
     variant, precision = target
     packed = variant == "cuda"
-    runner = load_graph(path, blueprint.inputs, Device("cpu"), threads, padded=variant != "cpu", packed=packed)
-    subject = Subject(blueprint.tokenizer, runner, blueprint.inputs.max_length, blueprint.head.labels)
+    backend = load_graph(path, blueprint.inputs, Device("cpu"), threads.count, packed=packed)
+    subject = Subject(blueprint.tokenizer, backend, blueprint.inputs.max_length, blueprint.head.labels)
     return measure_parity(proof, subject, precision, graph="twin" if packed else "graph")

@@ -1,6 +1,7 @@
-"""Answers of a call: rankings, and arrays in the form asked for."""
+"""The answers of a call: what its chunks found, as rankings and arrays in the form asked for."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, NotRequired, TypedDict
 
@@ -9,10 +10,9 @@ from numpy.typing import NDArray
 
 from crossrank._errors import InputError, MissingDependencyError
 from crossrank._numbers import as_whole
+from crossrank._schedule.chunk import Chunk, Floats, Ints
 from crossrank._text.encoded import EncodedDocument, EncodedDocuments
 from crossrank._text.windows import best_windows
-
-from .found import Found
 
 
 class RankedDocument(TypedDict):
@@ -55,6 +55,67 @@ class Ranking(list[RankedDocument]):
         self.complete: bool = complete
         self.reason: str | None = reason
         self.truncated: tuple[int, ...] = truncated
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a call found.
+
+    Attributes:
+        documents: How many it had.
+        scored: int, the documents of which all pairs have their logits, rising.
+        logits: float32 [pairs, labels], of those documents alone.
+        windows: int [scored], pairs of each; None for one each.
+        truncated: int, of the scored documents those of which the model did not see all tokens.
+    """
+
+    documents: int
+    scored: Ints
+    logits: Floats
+    windows: Ints | None
+    truncated: Ints
+
+    @property
+    def complete(self) -> bool:
+        """Whether all documents have their scores."""
+        return len(self.scored) == self.documents
+
+    def of_pairs(self) -> Ints:
+        """The document of each pair, int [pairs]."""
+        return self.scored if self.windows is None else np.repeat(self.scored, self.windows)
+
+
+def gather(chunks: Sequence[Chunk], documents: int, labels: int) -> Found:
+    """What was found until now; batches under way may go on handing over theirs.
+
+    Args:
+        chunks: Those that were read, in order.
+        documents: Documents of the call, also those of no chunk.
+        labels: Logits per pair.
+    """
+    nothing = np.zeros(0, np.intp)
+    chunks = list(chunks)
+    if not chunks:
+        return Found(documents, nothing, np.zeros((0, labels), np.float32), None, nothing)
+    like = _joined(chunks, "like")
+    there = _joined(chunks, "scored")[like]  # a copy, taken before logits are read
+    cut = _joined(chunks, "cut")
+    windows = None
+    scored, rows = there, like[there]
+    if chunks[0].windows is not None:
+        windows = np.concatenate([chunk.windows for chunk in chunks if chunk.windows is not None])
+        scored = np.logical_and.reduceat(there, np.cumsum(windows) - windows)
+        rows, windows = like[np.repeat(scored, windows)], windows[scored]
+    logits = _joined(chunks, "logits")[rows]
+    return Found(documents, np.flatnonzero(scored), logits, windows, np.flatnonzero(cut & scored))
+
+
+def _joined(chunks: Sequence[Chunk], name: str) -> NDArray[Any]:
+    """An array of all chunks."""
+    if len(chunks) == 1:
+        only: NDArray[Any] = getattr(chunks[0], name)
+        return only
+    return np.concatenate([getattr(chunk, name) for chunk in chunks])
 
 
 def check_top_k(top_k: Any) -> int | None:

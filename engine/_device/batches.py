@@ -55,9 +55,8 @@ def plan_even_batches(
         length = ascending[start]
         stop = bisect_right(ascending, length, start)
         size = min(max(1, max_tokens // length), max_pairs or stop)
-        batches += [
-            (min(size, stop - first) * length, first, min(first + size, stop)) for first in range(start, stop, size)
-        ]
+        for first in range(start, stop, size):
+            batches.append((min(size, stop - first) * length, first, min(first + size, stop)))
         start = stop
     batches.sort(key=itemgetter(0), reverse=True)
     return [order[start:stop] for _, start, stop in batches]
@@ -105,7 +104,8 @@ def plan_batches(
 def check_limits(max_tokens: int, max_pairs: int | None) -> None:
     if max_tokens < 1:
         raise InputError(f"max_tokens={max_tokens}: at least 1")
-    check_batch_size(max_pairs)
+    if max_pairs is not None:
+        check_batch_size(max_pairs)
 
 
 def check_batch_size(batch_size: Any) -> int | None:

@@ -245,8 +245,8 @@ def save_costs(path: Path, costs: Costs) -> None:
 
 
 _MEASURE_S = 0.5
-# Measuring waits until it adds a tenth, so that no short-lived process pays for it.
-_WORK_S = 10 * _MEASURE_S
+# Measuring waits for so much work that it adds a tenth, so that no short-lived process pays for it.
+WORK_S = 10 * _MEASURE_S
 # Whatever is measured: below it noise chooses, and every model loses.
 _LEAST_MAX_TOKENS = 256
 # Ids that sample batches are drawn from: a damaged tokenizer may have one of billions.
@@ -271,7 +271,6 @@ class LearnedCosts:
         self._subject = describe_subject(session.file, session.device, threads)
         self._file = costs_path(cache_folder, self._subject)
         self.known: Costs | None = load_costs(self._file) if self._file else None
-        self._worked_s = 0.0
         self._measuring = RLock()  # kept by the thread that measures, which tries again if it was interrupted
         self._failed = False
 
@@ -279,12 +278,6 @@ class LearnedCosts:
     def max_tokens(self) -> int | None:
         """Budget of a batch in tokens; None until it is known."""
         return max(_LEAST_MAX_TOKENS, self.known.max_tokens) if self.known else None
-
-    def worked(self, seconds: float) -> None:
-        """Take notice of a call's time; learn when there was enough of it."""
-        self._worked_s += seconds
-        if self._worked_s > _WORK_S:
-            self.learn()
 
     def learn(self) -> None:
         """Read the costs from the cache or measure them, which takes half a second, unless they are known."""

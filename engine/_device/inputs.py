@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from crossrank._artifact.manifest import Inputs
 from crossrank._errors import ArtifactError, join_problems
 from crossrank._text.pairs import PackedPairs
+from crossrank._text.tokens import gather_index
 
 Feed: TypeAlias = dict[str, NDArray[Any]]
 Layout: TypeAlias = Callable[[PackedPairs], Feed]
-Makers: TypeAlias = dict[str, Callable[[PackedPairs], NDArray[Any]]]
+Maker: TypeAlias = Callable[[PackedPairs], NDArray[Any]]
+Makers: TypeAlias = dict[str, Maker]
 
 _INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
@@ -55,25 +57,16 @@ def padded_ids(values: NDArray[np.int32], lengths: NDArray[np.int32], fill: int)
     return grid
 
 
-def _rows(values: NDArray[np.int32], lengths: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Packed values of pairs of one length, int32 [pairs, tokens]."""
+def _rows_of_ids(batch: PackedPairs) -> NDArray[np.int32]:
+    """The ids of pairs of one length, int32 [pairs, tokens]."""
+    lengths = batch.lengths
     assert (lengths == lengths[0]).all(), "a reshape would mix pairs"
-    return values.reshape(len(lengths), -1)
+    return batch.ids.reshape(len(lengths), -1)
 
 
 def _valid(lengths: NDArray[np.int32]) -> NDArray[np.bool_]:
     """What of a right-padded batch is a token, bool [pairs, longest]."""
     return np.arange(int(lengths.max())) < lengths[:, None]
-
-
-def runs(starts: NDArray[np.int32], counts: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Rising numbers: from each start as many as it counts.
-
-    >>> runs(np.array([0, 7], np.int32), np.array([3, 2], np.int32)).tolist()
-    [0, 1, 2, 7, 8]
-    """
-    ends = np.cumsum(counts, dtype=np.int32)
-    return np.repeat(starts - ends + counts, counts) + np.arange(int(ends[-1]), dtype=np.int32)
 
 
 def packed_positions(batch: PackedPairs, pad_id: int, offset: int) -> NDArray[np.int32]:
@@ -83,7 +76,7 @@ def packed_positions(batch: PackedPairs, pad_id: int, offset: int) -> NDArray[np
     it) takes position ``pad_id`` and is not counted.
     """
     if not offset:
-        return runs(np.zeros_like(batch.lengths), batch.lengths)
+        return gather_index(np.zeros_like(batch.lengths), batch.lengths)
     counted = (batch.ids != pad_id).astype(np.int64)
     running = np.cumsum(counted)
     starts = np.cumsum(batch.lengths) - batch.lengths
@@ -113,20 +106,18 @@ def choose_layout(declared: Iterable[Declared], inputs: Inputs) -> Layout:
     """
     nodes = {node.name: node for node in declared}
 
-    def types(batch: PackedPairs) -> NDArray[np.int32]:
-        # Where the tokenizer's segments do not reach the model, a graph that wants some gets zeros, as in transformers.
-        return batch.types if inputs.token_types else np.zeros_like(batch.types)
-
+    # Where the tokenizer's segments do not reach the model, a graph that wants some gets zeros, as in transformers.
     def padded_types(batch: PackedPairs) -> NDArray[np.int32]:
-        return padded_ids(types(batch), batch.lengths, 0)
+        return padded_ids(batch.types if inputs.token_types else np.zeros_like(batch.types), batch.lengths, 0)
 
     def padded(batch: PackedPairs) -> NDArray[np.int32]:
         return padded_ids(batch.ids, batch.lengths, inputs.pad_id)
 
-    even: Makers = {
-        "input_ids": lambda batch: _rows(batch.ids, batch.lengths),
-        "token_type_ids": lambda batch: types(batch).reshape(len(batch.lengths), -1),  # as the ids, which are checked
-    }
+    def even_types(batch: PackedPairs) -> NDArray[np.int32]:  # as the ids, which are checked
+        found = batch.types if inputs.token_types else np.zeros_like(batch.types)
+        return found.reshape(len(batch.lengths), -1)
+
+    even: Makers = {"input_ids": _rows_of_ids, "token_type_ids": even_types}
     with_mask: Makers = {
         "input_ids": padded,
         "token_type_ids": padded_types,
@@ -144,12 +135,23 @@ def choose_layout(declared: Iterable[Declared], inputs: Inputs) -> Layout:
             problems = [text for name, node in nodes.items() for text in _form_problems(node, makers[name](_ONE_TOKEN))]
             if problems:
                 raise ArtifactError(join_problems("a graph for batches of any size and length is needed", problems))
-            chosen = {name: (makers[name], _INTEGERS[node.type]) for name, node in nodes.items()}
-            return lambda batch: {name: make(batch).astype(kind, copy=False) for name, (make, kind) in chosen.items()}
+            return _layout([(name, makers[name], _INTEGERS[node.type]) for name, node in nodes.items()])
     raise ArtifactError(
         f"the graph's inputs are {', '.join(sorted(nodes))}; known are input_ids, optionally token_type_ids, and "
         "attention_mask, or position_ids, token_offset and cumulative_sequence_length"
     )
+
+
+def _layout(chosen: Sequence[tuple[str, Maker, type]]) -> Layout:
+    """What makes each input of a batch, in the type that it declares."""
+
+    def feed(batch: PackedPairs) -> Feed:
+        made: Feed = {}
+        for name, make, kind in chosen:
+            made[name] = make(batch).astype(kind, copy=False)
+        return made
+
+    return feed
 
 
 def _form_problems(node: Declared, given: NDArray[Any]) -> list[str]:

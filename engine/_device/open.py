@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,8 @@ from crossrank._machine.onnxruntime import ort
 from crossrank._text.pairs import PackedPairs
 from crossrank._text.tokenizer import PairTokenizer
 
-from .runner import Runner
+from .backend import Backend
+from .cpu import CpuBackend
 from .session import Session
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ class OpenModel:
         manifest: What is known of it; of a foreign graph what an artifact's manifest would say.
         tokenizer: The model's tokenizer.
         variant: The graph that was chosen.
-        runner: That graph, loaded.
+        backend: That graph, loaded.
+        threads: Threads on a CPU.
         tokenizer_file: The file of the tokenizer.
         config_file: The model's config.json.
     """
@@ -69,13 +70,16 @@ class OpenModel:
     manifest: Manifest
     tokenizer: PairTokenizer
     variant: Variant
-    runner: Runner
+    backend: Backend
+    threads: ThreadCount
     tokenizer_file: ModelFile
     config_file: ModelFile
 
 
 @thrown_through()
-def open_model(place: Path, asked: Device | None, precision: str, threads: ThreadCount) -> OpenModel:
+def open_model(
+    place: Path, asked: Device | None, precision: str, threads: ThreadCount, cache_folder: Path | None = None
+) -> OpenModel:
     """Open an artifact, a folder with foreign graphs, or one ONNX file of either.
 
     All of it is of one folder, even if another takes its place meanwhile.
@@ -85,6 +89,7 @@ def open_model(place: Path, asked: Device | None, precision: str, threads: Threa
         asked: Where to run, or None for CUDA where it really runs, else the CPU.
         precision: "auto" or one of `PRECISIONS`.
         threads: Threads on a CPU.
+        cache_folder: Where what is measured is kept, as `locate_model` takes it.
 
     Raises:
         ModelNotFoundError: If there are no settings for an ONNX file.
@@ -109,6 +114,8 @@ def open_model(place: Path, asked: Device | None, precision: str, threads: Threa
             if failures == _TRIES:
                 raise _unreadable(folder, error) from error
         if model is not None:
+            if isinstance(model.backend, CpuBackend):
+                model.backend.learn_costs(model.tokenizer, model.manifest.inputs.max_length, cache_folder)
             return model
         if last:
             raise _unreadable(folder, "it is replaced again and again")
@@ -190,19 +197,19 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
     def file_of(variant: Variant) -> ModelFile:
         return graph_file(held, variant, manifest)
 
-    variant, runner = open_runner(held.place, inputs, choose, asked, threads, file_of)
+    variant, backend = open_backend(held.place, inputs, choose, asked, threads, file_of)
     tokenizer_file = ModelFile(tokenizer_path, held=held, manifest=manifest)
     config_file = ModelFile(tokenizer_path.parent / "config.json", held=held, manifest=manifest)
-    session = runner.session
     if model is not None:
+        session = backend.session if isinstance(backend, CpuBackend) else backend
         assert isinstance(session, Session), "only an artifact's graph is packed"
         manifest = _foreign_manifest(model, session)
     assert manifest is not None, "an artifact has one"
-    if session.labels not in (None, manifest.head.labels):
+    if backend.labels not in (None, manifest.head.labels):
         raise ArtifactError(
-            f"{session.path} gives {session.labels} labels, the manifest says {manifest.head.labels}: export it again"
+            f"{backend.path} gives {backend.labels} labels, the manifest says {manifest.head.labels}: export it again"
         )
-    return OpenModel(held.place, manifest, tokenizer, variant, runner, tokenizer_file, config_file)
+    return OpenModel(held.place, manifest, tokenizer, variant, backend, threads, tokenizer_file, config_file)
 
 
 def _read_artifact(held: HeldFolder, name: Path | None) -> tuple[Manifest, PairTokenizer] | None:
@@ -224,14 +231,14 @@ def _read_foreign(held: HeldFolder, name: Path | None) -> ForeignModel:
     return replace(model, source=replace(source, root=held.place, folder=inner))
 
 
-def open_runner(
+def open_backend(
     folder: Path,
     inputs: Inputs,
     choose: Callable[[Device], Variant],
     asked: Device | None,
     threads: ThreadCount,
     file_of: Callable[[Variant], ModelFile],
-) -> tuple[Variant, Runner]:
+) -> tuple[Variant, Backend]:
     """The graph asked for, ready to run; with no device asked, CUDA where it really runs, else the CPU.
 
     Args:
@@ -244,40 +251,34 @@ def open_runner(
     """
     if asked is None and Device("cuda").provider in ort.get_available_providers():
         try:
-            return open_runner(folder, inputs, choose, Device("cuda"), threads, file_of)
+            return open_backend(folder, inputs, choose, Device("cuda"), threads, file_of)
         except DeviceError as error:  # no driver
             logger.warning("running on the CPU: %s", error)
         except ArtifactError as error:  # no graph for it, as in the embedded model: nothing is wrong here
             logger.info("running on the CPU: %s", error)
     device = asked or Device("cpu")
     variant = choose(device)
-    graph, packed = file_of(variant), variant.variant == "cuda" and device.kind != "cpu"
+    graph = file_of(variant)
+    if device.kind == "cpu":
+        return variant, CpuBackend(graph, inputs, threads.count)
+    packed = variant.variant == "cuda"
     if packed or device.kind != "tensorrt":
-        return variant, load_graph(graph, inputs, device, threads, packed=packed)
+        return variant, load_graph(graph, inputs, device, packed=packed)
     from .tensorrt.session import TensorrtSession
 
-    half = variant.precision == "fp16"
-    open_session = partial(TensorrtSession, graph, inputs, device, artifact=folder, half=half)
-    return variant, Runner(graph, inputs, device, threads, open_session=open_session)
+    return variant, TensorrtSession(graph, inputs, device, artifact=folder, half=variant.precision == "fp16")
 
 
 def load_graph(
-    graph: Path | ModelFile,
-    inputs: Inputs,
-    device: Device,
-    threads: ThreadCount,
-    *,
-    padded: bool = False,
-    packed: bool = False,
-) -> Runner:
-    """A graph on a CPU or with CUDA, ready to run.
+    graph: Path | ModelFile, inputs: Inputs, device: Device, threads: int = 1, *, packed: bool = False
+) -> Backend:
+    """A graph on one session, which runs batches one after the other: on a GPU, or on a CPU to prove it.
 
     Args:
         graph: The ONNX file.
         inputs: The manifest's facts about the graph's inputs.
         device: Where to run.
-        threads: Threads on a CPU.
-        padded: As of `Runner`.
+        threads: Threads of that session on a CPU.
         packed: Whether the graph is the packed one of a GPU, or its twin on a CPU.
 
     Raises:
@@ -285,19 +286,17 @@ def load_graph(
         ArtifactError: If onnxruntime cannot load the file, or its inputs or outputs are none that can be used.
     """
     if not packed:
-        return Runner(graph, inputs, device, threads, padded=padded)
+        return Session(graph, inputs, device, threads)
     from .cuda.session import PackedSession
 
-    graph = ModelFile.of(graph)
-    open_session = partial(PackedSession, graph, inputs, device, threads.count)
-    return Runner(graph, inputs, device, threads, padded=padded, open_session=open_session)
+    return PackedSession(graph, inputs, device, threads)
 
 
-def ready_engines(runner: Runner, each: Callable[[str, Callable[[], None]], None]) -> None:
+def ready_engines(backend: Backend, each: Callable[[str, Callable[[], None]], None]) -> None:
     """Build or load what TensorRT needs of a graph that was opened on it.
 
     Args:
-        runner: The graph.
+        backend: The graph.
         each: Called with the name of each part and what readies it; to show progress.
 
     Raises:
@@ -306,8 +305,8 @@ def ready_engines(runner: Runner, each: Callable[[str, Callable[[], None]], None
     """
     from .tensorrt.session import TensorrtSession
 
-    assert isinstance(runner.session, TensorrtSession), "it was opened on a TensorRT device"
-    runner.session.warm_up(each=lambda profile, ready: each(str(profile), ready))
+    assert isinstance(backend, TensorrtSession), "it was opened on a TensorRT device"
+    backend.warm_up(each=lambda profile, ready: each(str(profile), ready))
 
 
 def _foreign_manifest(model: ForeignModel, session: Session) -> Manifest:

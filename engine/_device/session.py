@@ -22,9 +22,10 @@ from crossrank._machine.cpu import int8_products_saturate
 from crossrank._machine.device import Device, check_device
 from crossrank._machine.guard import Guard
 from crossrank._machine.onnxruntime import ort
+from crossrank._machine.process import PerProcess
 from crossrank._text.pairs import PackedPairs
 
-from .batches import PADDED_MAX_TOKENS, plan_batches
+from .batches import EVEN_MAX_TOKENS, PADDED_MAX_TOKENS, plan_batches, plan_even_batches
 from .gpu_options import provider_options, session_entries
 from .inputs import choose_layout, choose_logits
 from .out_of_memory import is_out_of_memory, run_halved
@@ -47,16 +48,16 @@ class Session:
         ArtifactError: If onnxruntime cannot load the file, or its inputs or outputs are none that can be used.
     """
 
-    # Most tokens of a batch of several pairs that gets padding.
-    max_tokens: int = PADDED_MAX_TOKENS
+    lanes = 0  # of its own accord it runs one batch after the other
+    costs: None = None
+    max_tokens_origin = "fixed"
 
     def __init__(self, graph: Path | ModelFile, inputs: Inputs, device: Device, threads: int = 1) -> None:
         self.file = ModelFile.of(graph)
         self.path, self.device, self._threads = self.file.path, device, threads
         # A session's threads do not survive a fork, so each process has its own.
         self._by_process: dict[int, Any] = {}
-        # A guard for each too: one that another thread holds in a fork would stay locked in the child.
-        self._guards: dict[int, Guard] = {}
+        self._guards = PerProcess(Guard)  # all lanes come at once, and one graph is enough
         self._describe(self._session(), inputs)
 
     def _describe(self, session: Any, inputs: Inputs) -> None:
@@ -69,18 +70,33 @@ class Session:
             self._layout = choose_layout(session.get_inputs(), inputs)
             # Name of the output, and logits per pair, None if it is not declared.
             self._logits, self.labels = choose_logits(session.get_outputs())
+            self._names = [self._logits]
+            self.max_tokens: int = EVEN_MAX_TOKENS if self.even else PADDED_MAX_TOKENS
         except ArtifactError as error:
             raise ArtifactError(f"{self.path}: {error}") from error
 
     def plan(self, lengths: NDArray[np.int32], max_pairs: int | None) -> list[NDArray[np.intp]]:
-        """Batches of pairs that get padding, as `plan_batches` makes them."""
+        """Batches of pairs: padded ones, as `plan_batches` makes them, or of one length where nothing tells padding."""
+        if self.even:
+            return plan_even_batches(lengths, max_tokens=EVEN_MAX_TOKENS, max_pairs=max_pairs)
         return plan_batches(lengths, max_pairs=max_pairs)
+
+    def submit(self, batches: Iterable[PackedPairs], pairs: Sequence[int]) -> Callable[[], list[NDArray[np.float32]]]:
+        """Run batches one after the other, on this thread; returns what gives the logits of each."""
+        return run_in_turn(self.run, batches)
+
+    def worked(self, seconds: float) -> None:
+        """There is nothing to learn."""
 
     def warm_up(self) -> None:
         """There is nothing to pay ahead."""
 
-    def run(self, batch: PackedPairs) -> NDArray[np.float32]:
+    def run(self, batch: PackedPairs, *, alone: bool = False) -> NDArray[np.float32]:
         """Logits of joined pairs, float32 [pairs, labels].
+
+        Args:
+            batch: The pairs.
+            alone: As of `Backend`, and of no matter.
 
         Raises:
             DeviceError: If a GPU's memory does not suffice for half of them.
@@ -94,7 +110,7 @@ class Session:
             return run_halved(self._run, batch, error, str(self.device))
 
     def _run(self, batch: PackedPairs) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self.outputs(batch, [self._logits])[0]
+        logits: NDArray[np.float32] = self.outputs(batch, self._names)[0]
         return logits if logits.ndim == 2 else self._rows(logits, len(batch.lengths))
 
     def _rows(self, logits: NDArray[np.float32], pairs: int) -> NDArray[np.float32]:
@@ -112,7 +128,7 @@ class Session:
             ArtifactError: If onnxruntime fails in it, as in a graph that was made for another model, or if a forked
                 child finds another file in its place.
         """
-        session, feed = self._session(), self._layout(batch)
+        session, feed = self._by_process.get(os.getpid()) or self._session(), self._layout(batch)
         try:
             results: list[NDArray[Any]] = session.run(names, feed)
         except Exception as error:  # the binding's exceptions share no base of their own
@@ -125,8 +141,7 @@ class Session:
         process = os.getpid()
         session = self._by_process.get(process)
         if session is None:
-            guard = self._guards.setdefault(process, Guard())  # all lanes come at once, and one graph is enough
-            session = guard.hold(partial(self._open, process))
+            session = self._guards[process].hold(partial(self._open, process))
         return session
 
     def _open(self, process: int) -> Any:
@@ -138,36 +153,12 @@ class Session:
         return session
 
 
-class DeviceSession:
-    """The session of a graph that keeps its device busy by itself, as a packed graph's does."""
-
-    path: Path
-    device: Device
-    provider: str
-    labels: int | None
-    input_names: list[str]
-    even = False  # pairs of all lengths run together
-
-    @property
-    def max_tokens(self) -> int:
-        """Most tokens of a batch of several pairs."""
-        raise NotImplementedError
-
-    def plan(self, lengths: NDArray[np.int32], max_pairs: int | None) -> list[NDArray[np.intp]]:
-        """Indices of the pairs of each batch."""
-        raise NotImplementedError
-
-    def submit(self, batches: Iterable[PackedPairs], pairs: Sequence[int]) -> Callable[[], list[NDArray[np.float32]]]:
-        """Have batches of so many pairs run. Returns what waits for them and gives the logits of each."""
-        raise NotImplementedError
-
-    def run(self, batch: PackedPairs) -> NDArray[np.float32]:
-        """Logits of joined pairs, float32 [pairs, labels]."""
-        raise NotImplementedError
-
-    def warm_up(self) -> None:
-        """Pay ahead what first calls would."""
-        raise NotImplementedError
+def run_in_turn(
+    run: Callable[[PackedPairs], NDArray[np.float32]], batches: Iterable[PackedPairs]
+) -> Callable[[], list[NDArray[np.float32]]]:
+    """Run batches at once, one after the other. Returns what gives the logits of each."""
+    logits = [run(batch) for batch in batches]
+    return lambda: logits
 
 
 def open_graph(

@@ -6,9 +6,9 @@ Ctrl-C) lands there: also between taking a lock and the ``with`` that would rele
 What was half done inside is for its users to mend: see `RequestQueue.torn`.
 """
 
-from collections.abc import Callable
-from threading import RLock
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator
+from threading import RLock, get_ident
+from typing import Any, Generic, TypeVar
 
 from crossrank._errors import CrossrankError
 
@@ -54,6 +54,45 @@ class Guard:
         """Raise `CrossrankError` if this thread holds it, which then waits for this very call."""
         if self.owned:
             raise nested_call()
+
+
+class Visit(Generic[T]):
+    """What a thread does somewhere, from its first step to its last.
+
+    It runs as a generator, since of a generator the interpreter knows whether it runs: no exception, wherever it comes,
+    leaves that untrue. It writes itself down when it runs, so that one that is written down and does not is over.
+
+    Args:
+        visits: Where, by thread.
+        work: All of it.
+
+    Attributes:
+        holds: What ends with it.
+    """
+
+    kind = "caller"
+
+    def __init__(self, visits: "dict[int, Visit[Any]]", work: Callable[[], T]) -> None:
+        self.holds: list[Any] = []
+        self._steps: Any = self._do(visits, work)
+        self._found: T
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, whatever way."""
+        running: bool = self._steps.gi_running
+        return not running
+
+    def run(self) -> T:
+        """Do it."""
+        next(self._steps, None)
+        return self._found
+
+    def _do(self, visits: "dict[int, Visit[Any]]", work: Callable[[], T]) -> Generator[None, None, None]:
+        visits[get_ident()] = self
+        self._found = work()
+        return
+        yield  # never: one that waits here would be ended by the garbage collector, which loses exceptions
 
 
 def nested_call() -> CrossrankError:

@@ -12,7 +12,10 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeAlias, TypeVar
 
+from crossrank._interrupts import thrown_in
+
 from .guard import Guard
+from .process import PerProcess
 
 T = TypeVar("T")
 
@@ -29,8 +32,7 @@ class Pool:
 
     def __init__(self, count: int, name: str = "crossrank") -> None:
         self._count, self._name = count, name
-        # Threads do not survive a fork, so each process has its own.
-        self._by_process: dict[int, _Crew] = {}
+        self._crews = PerProcess(_Crew)
 
     def submit(self, job: Callable[[], T]) -> "Future[T]":
         """Do a job when a thread is free.
@@ -38,11 +40,21 @@ class Pool:
         Raises:
             RuntimeError: If no thread can be had: at the interpreter's end, or beyond the system's limit.
         """
-        process = os.getpid()
-        crew = self._by_process.get(process) or self._by_process.setdefault(process, _Crew())
+        crew = self._crews[os.getpid()]
         future: Future[T] = Future()
         crew.guard.hold(partial(crew.add, partial(_do, job, future), self._count, self._name))
         return future
+
+    def try_submit(self, job: Callable[[], T]) -> "Future[T] | None":
+        """As `submit`; None where no thread can be had."""
+        try:
+            return self.submit(job)
+        except RuntimeError as error:
+            if error.__context__ is not None:  # thrown into the start of a thread, which then released what it had not
+                raise error.__context__ from None
+            if thrown_in(error):
+                raise
+            return None
 
 
 # What a crew's thread takes from its queue: a job, or word that the crew is gone.

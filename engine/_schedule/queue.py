@@ -1,49 +1,48 @@
-"""The queue of requests: a pure state machine, without threads, clocks and tokenizers.
+"""The queue of chunks that wait or run: a pure state machine, without threads, clocks and tokenizers.
 
 Order: `FairOrder` says whose turn it is.
 
-Joining: a batch holds pairs of one length. Places that its own request leaves free go to other requests' pairs of that
-length, unless those requests are so much larger that the small one would run at their speed.
+Joining: a batch holds pairs of one length. Places that its own chunk leaves free go to other chunks' pairs of that
+length, unless those chunks are so much larger that the small one would run at their speed.
 
 Whoever uses it from several threads holds a lock. An exception that a signal handler raises may cut any of its steps
-short. Then `torn` stays set, and whoever comes next has it `rebuild`: all but a few facts, each of which one assignment
+short. Then `torn` stays set, and the next one begins by `rebuild`: all but a few facts, each of which one assignment
 changes, follow from these (what is open, which pairs are done, which batches run).
 
-Requests of about one size, of up to twice the tokens, are served one after the other as they came: were they to share,
+Chunks of about one size, of up to twice the tokens, are served one after the other as they came: were they to share,
 they would all end late. Sizes share by start-time fair queueing (Goyal, Vin and Cheng, IEEE/ACM Transactions on
-Networking 1997), where each waiting request adds a weight of one over the square root of its tokens to its size. So 10
-documents pass 1,000 with ten times their speed, and yet no stream of small requests that is not growing starves a large
+Networking 1997), where each waiting chunk adds a weight of one over the square root of its tokens to its size. So 10
+documents pass 1,000 with ten times their speed, and yet no stream of small chunks that is not growing starves a large
 one: each size gets its share of what runs while it waits.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
-from operator import attrgetter
 
 from crossrank._device.batches import BATCHES_PER_LANE
 from crossrank._errors import Closed, Overloaded
 
-from .request import Batch, Outcome, Piece, Request
+from .chunk import Batch, Chunk, Outcome, Piece
 
-# Requests of up to so many times the size of another one join it as its equals: each gains what it gives.
+# Chunks of up to so many times the size of another one join it as its equals: each gains what it gives.
 _LARGER = 4
 
 
-class RequestQueue:
-    """Requests that wait or run.
+class ChunkQueue:
+    """Chunks that wait or run.
 
     Args:
         lanes: Batches that run side by side.
         max_tokens: Most tokens that may wait, or None. One that finds none is always taken in.
 
     Attributes:
-        open: By number, all requests that have not ended.
+        open: By number, all chunks that have not ended.
         running: The batches that run.
         reserved: Tokens expected of what is being tokenized, by who does that.
         waiting_tokens: Tokens in no batch yet.
-        whole_tokens: Of what runs, or waits for its device, beside the queue.
-        closed: Whether it takes no more requests.
+        whole_tokens: Of what its device runs as a whole.
+        closed: Whether it takes no more chunks.
         torn: Whether a step was begun and not ended.
     """
 
@@ -52,42 +51,40 @@ class RequestQueue:
         self.closed = self.torn = False
         self.waiting_tokens = self.whole_tokens = 0
         self.reserved: dict[object, int] = {}
-        self.open: dict[int, Request] = {}
+        self.open: dict[int, Chunk] = {}
         self.running: set[Batch] = set()
         self._open_tokens = 0
-        self._by_length: dict[int, dict[int, Request]] = {}  # those with pairs of a length left
+        self._by_length: dict[int, dict[int, Chunk]] = {}  # those with pairs of a length left
         self._numbers = count()
         self._order = FairOrder()
 
-    def submit(self, request: Request) -> None:
-        """Take a request in; one that has ended before, or has no pairs, ends here.
+    def submit(self, chunk: Chunk) -> None:
+        """Take a chunk in; one that has ended before, or has no pairs, ends here.
 
         Raises:
             Overloaded: If too many tokens wait.
             Closed: After `close`.
         """
-        if request.outcome is None:
-            self.require_room(request.tokens)
-            if request.pairs:
-                self._take_in(request)
+        self.settle()
+        if chunk.outcome is None:
+            self.require_room(chunk.tokens)
+            if chunk.pairs:
+                self._take_in(chunk)
                 return
-            request.outcome = "done"
-        request.tell()
+            chunk.outcome = "done"
+        chunk.tell()
 
-    def submit_whole(self, request: Request, *, waits: bool) -> None:
-        """Take in what something else runs as a whole, until `end`.
-
-        Args:
-            request: Its pairs.
-            waits: Whether it counts as waiting, as for a device that others may keep busy.
+    def submit_whole(self, chunk: Chunk) -> None:
+        """Take in what its device runs as a whole, until `end`; it counts as waiting.
 
         Raises:
             Overloaded: As `submit`.
             Closed: After `close`.
         """
-        self.require_room(request.tokens)
-        request.aside, request.waits = True, waits
-        self._take_in(request)
+        self.settle()
+        self.require_room(chunk.tokens)
+        chunk.aside = True
+        self._take_in(chunk)
 
     @property
     def tokens(self) -> int:
@@ -95,7 +92,7 @@ class RequestQueue:
         return self.waiting_tokens + self.whole_tokens + sum(list(self.reserved.values()))
 
     def require_room(self, tokens: int) -> None:
-        """Raise what a request of so many tokens would be refused with."""
+        """Raise what a chunk of so many tokens would be refused with."""
         if self.closed:
             raise Closed("the model is closed: it takes no more requests; load it again")
         most, waiting = self.max_tokens, self.tokens
@@ -109,23 +106,25 @@ class RequestQueue:
             max_tokens: Budget of a batch in tokens; a pair that is longer runs alone.
             owner: Who runs them.
         """
-        request = self._order.next()
-        if request is None:
+        if self.torn:
+            self.rebuild()
+        chunk = self._order.next()
+        if chunk is None:
             return None
         self.torn = True
-        length = request.next_length()
+        length = next(iter(chunk.left))
         if self.lanes > 1:  # so that they all get their share, as `plan_even_batches` has it
             max_tokens = min(max_tokens, self._open_tokens // (self.lanes * BATCHES_PER_LANE))
         size = max(1, max_tokens // length)
         batch = Batch(length, [], size * length, owner)
-        size = min(size, request.max_pairs or size)
-        self._fill(batch, request, size)
+        size = min(size, chunk.max_pairs or size)
+        self._fill(batch, chunk, size)
         if batch.pairs < size and length in self._by_length:
             for other in list(self._by_length[length].values()):  # a copy: it shrinks as they are served
                 if batch.pairs >= size:
                     break
                 limit = min(size, other.max_pairs or size)
-                if other.tokens <= _LARGER * request.tokens and batch.pairs < limit:
+                if other.tokens <= _LARGER * chunk.tokens and batch.pairs < limit:
                     self._fill(batch, other, limit - batch.pairs)
                     size = limit
         self.running.add(batch)
@@ -133,126 +132,134 @@ class RequestQueue:
         return batch
 
     def done(self, batch: Batch) -> None:
-        """Take note that a batch has run; a request of which it was the last ends."""
+        """Take note that a batch has run; a chunk of which it was the last ends."""
+        if self.torn:
+            self.rebuild()
         self.torn = True
-        for request, start, stop in batch.pieces:
-            request.done.append((start, stop))
-            request.scored += stop - start
-            if request.scored == request.pairs and request.outcome is None:
-                self._end(request, "done", None)
+        for chunk, start, stop in batch.pieces:
+            chunk.done.append((start, stop))
+            chunk.ran += stop - start
+            if chunk.ran == chunk.pairs and chunk.outcome is None:
+                self._end(chunk, "done", None)
         self.running.discard(batch)
         self.torn = False
 
     def drop(self, batches: Iterable[Batch]) -> None:
-        """Have the pairs of batches that will not run to their end wait again, unless their requests have ended."""
+        """Have the pairs of batches that will not run to their end wait again, unless their chunks have ended."""
         self.torn = True
         self.running.difference_update(batches)
         self.rebuild()
 
-    def end(self, request: Request, outcome: Outcome, error: BaseException | None = None) -> bool:
-        """End a request now. What of it is in a batch runs to that batch's end; the rest gives up its place.
+    def end(self, chunk: Chunk, outcome: Outcome, error: BaseException | None = None) -> bool:
+        """End a chunk now. What of it is in a batch runs to that batch's end; the rest gives up its place.
 
         Returns:
             Whether it had not ended before.
         """
-        if request.outcome is not None:
+        if chunk.outcome is not None:
             return False
+        self.settle()
         self.torn = True
-        self._end(request, outcome, error)
+        self._end(chunk, outcome, error)
         self.torn = False
         return True
 
     def close(self) -> None:
-        """Take no more requests in."""
+        """Take no more chunks in."""
         self.closed = True
 
+    def settle(self) -> None:
+        """Put right what a step that was cut short has left."""
+        if self.torn:
+            self.rebuild()
+
     def rebuild(self) -> None:
-        """Begin the books anew with what is open, done and running; after a step that was cut short."""
+        """Begin the books anew with what is open, done and running."""
         self.torn = True
-        running: dict[Request, list[tuple[int, int]]] = {}
+        running: dict[Chunk, list[tuple[int, int]]] = {}
         for batch in self.running:
-            for request, start, stop in batch.pieces:
-                running.setdefault(request, []).append((start, stop))
+            for chunk, start, stop in batch.pieces:
+                running.setdefault(chunk, []).append((start, stop))
         self.waiting_tokens = self.whole_tokens = self._open_tokens = 0
         self._by_length, self._order = {}, FairOrder()
-        for number, request in sorted(self.open.items()):
-            if not request.aside:
-                request.restore(running.get(request, ()))
-            if request.outcome is None and request.scored == request.pairs and not request.aside:
-                request.error, request.outcome = None, "done"
-            if request.outcome is None:
-                ranges = [(length, start, stop) for length, some in request.left.items() for start, stop in some]
-                self._enter(request, sum(length * (stop - start) for length, start, stop in ranges))
+        for number, chunk in sorted(self.open.items()):
+            if not chunk.aside:
+                chunk.restore(running.get(chunk, ()))
+            if chunk.outcome is None and chunk.ran == chunk.pairs and not chunk.aside:
+                chunk.error, chunk.outcome = None, "done"
+            if chunk.outcome is None:
+                ranges = [(length, start, stop) for length, some in chunk.left.items() for start, stop in some]
+                self._enter(chunk, sum(length * (stop - start) for length, start, stop in ranges))
             else:
-                request.tell()
+                chunk.tell()
                 del self.open[number]
         self.torn = False
 
-    def _take_in(self, request: Request) -> None:
+    def _take_in(self, chunk: Chunk) -> None:
         self.torn = True
-        request.number = next(self._numbers)
-        self.open[request.number] = request
-        if request.aside:
-            request.left.clear()
-        self._enter(request, 0 if request.aside else request.tokens)
+        chunk.number = next(self._numbers)
+        self.open[chunk.number] = chunk
+        if chunk.aside:
+            chunk.left.clear()
+        self._enter(chunk, 0 if chunk.aside else chunk.tokens)
         self.torn = False
 
-    def _enter(self, request: Request, waiting_tokens: int) -> None:
-        """Write an open request into the books."""
-        self._open_tokens += request.tokens
+    def _enter(self, chunk: Chunk, waiting_tokens: int) -> None:
+        """Write an open chunk into the books."""
+        self._open_tokens += chunk.tokens
         self.waiting_tokens += waiting_tokens
-        self.whole_tokens += request.tokens * request.waits
-        for length in request.left:
-            self._by_length.setdefault(length, {})[request.number] = request
-        if request.left:
-            self._order.add(request)
+        self.whole_tokens += chunk.tokens * chunk.aside
+        for length in chunk.left:
+            self._by_length.setdefault(length, {})[chunk.number] = chunk
+        if chunk.left:
+            self._order.add(chunk)
 
-    def _end(self, request: Request, outcome: Outcome, error: BaseException | None) -> None:
-        request.error = error
-        request.outcome = outcome  # from here on it has ended, and while it is open its caller may not know
-        request.tell()
-        if self.open.pop(request.number, None) is None:
+    def _end(self, chunk: Chunk, outcome: Outcome, error: BaseException | None) -> None:
+        chunk.error = error
+        chunk.outcome = outcome  # from here on it has ended, and while it is open its caller may not know
+        chunk.tell()
+        if self.open.pop(chunk.number, None) is None:
             return
-        self._open_tokens -= request.tokens
-        self.whole_tokens -= request.tokens * request.waits
-        for length, ranges in request.left.items():
-            self._forget_length(request, length)
+        self._open_tokens -= chunk.tokens
+        self.whole_tokens -= chunk.tokens * chunk.aside
+        for length, ranges in chunk.left.items():
+            self._forget_length(chunk, length)
             self.waiting_tokens -= length * sum(stop - start for start, stop in ranges)
-        request.left.clear()
-        self._order.remove(request)
+        chunk.left.clear()
+        self._order.remove(chunk)
         if not self.open:
             self._order.clear()
 
-    def _fill(self, batch: Batch, request: Request, most: int) -> None:
-        """Move pairs of a request into a batch."""
+    def _fill(self, batch: Batch, chunk: Chunk, most: int) -> None:
+        """Move pairs of a chunk into a batch."""
         length, filled = batch.length, 0
-        ranges = request.left[length]
+        ranges = chunk.left[length]
         while ranges and filled < most:
             start, stop = ranges.pop()
             if stop - start > most - filled:
                 ranges.append((start + most - filled, stop))
                 stop = start + most - filled
-            batch.pieces.append(Piece(request, start, stop))
+            batch.pieces.append(Piece(chunk, start, stop))
             filled += stop - start
         batch.pairs += filled
         self.waiting_tokens -= filled * length
-        self._order.served(request, filled * length)
+        self._order.served(chunk, filled * length)
         if not ranges:
-            del request.left[length]
-            self._forget_length(request, length)
-            if not request.left:
-                self._order.remove(request)
+            del chunk.left[length]
+            self._forget_length(chunk, length)
+            if not chunk.left:
+                self._order.remove(chunk)
 
-    def _forget_length(self, request: Request, length: int) -> None:
+    def _forget_length(self, chunk: Chunk, length: int) -> None:
         alike = self._by_length[length]
-        del alike[request.number]
+        del alike[chunk.number]
         if not alike:
             del self._by_length[length]
 
 
 @dataclass(slots=True)
 class _Size:
-    """Requests of about one size.
+    """Chunks of about one size.
 
     Attributes:
         waiting: By number, the oldest first.
@@ -260,44 +267,46 @@ class _Size:
         turn: The virtual time at which the next one is to be served.
     """
 
-    waiting: dict[int, Request] = field(default_factory=dict)
+    waiting: dict[int, Chunk] = field(default_factory=dict)
     weight: float = 0.0
     turn: float = 0.0
 
 
 class FairOrder:
-    """Requests that have pairs in no batch yet."""
+    """Chunks that have pairs in no batch yet."""
 
     def __init__(self) -> None:
         self._sizes: dict[int, _Size] = {}  # by bits of the number of tokens
         self._clock = 0.0  # virtual time: the turn that was served last
 
-    def add(self, request: Request) -> None:
-        """Let a request wait, behind all that do."""
-        size = self._sizes.setdefault(request.tokens.bit_length(), _Size())
+    def add(self, chunk: Chunk) -> None:
+        """Let a chunk wait, behind all that do."""
+        size = self._sizes.setdefault(chunk.tokens.bit_length(), _Size())
         if not size.waiting:
             size.turn, size.weight = max(size.turn, self._clock), 0.0  # rounding does not add up
-        size.waiting[request.number] = request
-        size.weight += request.weight
+        size.waiting[chunk.number] = chunk
+        size.weight += chunk.weight
 
-    def remove(self, request: Request) -> None:
-        """A request waits no more, if it did."""
-        size = self._sizes.get(request.tokens.bit_length())
-        if size is not None and size.waiting.pop(request.number, None) is not None:
-            size.weight -= request.weight
+    def remove(self, chunk: Chunk) -> None:
+        """A chunk waits no more, if it did."""
+        size = self._sizes.get(chunk.tokens.bit_length())
+        if size is not None and size.waiting.pop(chunk.number, None) is not None:
+            size.weight -= chunk.weight
 
-    def next(self) -> Request | None:
+    def next(self) -> Chunk | None:
         """The one whose turn it is; None if none waits."""
-        waiting = [size for size in self._sizes.values() if size.waiting]
-        if not waiting:
+        first: _Size | None = None
+        for size in self._sizes.values():
+            if size.waiting and (first is None or size.turn < first.turn):
+                first = size
+        if first is None:
             return None
-        size = min(waiting, key=attrgetter("turn"))
-        self._clock = size.turn
-        return next(iter(size.waiting.values()))
+        self._clock = first.turn
+        return next(iter(first.waiting.values()))
 
-    def served(self, request: Request, tokens: int) -> None:
-        """Take note that so many tokens of a request that waits are in a batch."""
-        size = self._sizes[request.tokens.bit_length()]
+    def served(self, chunk: Chunk, tokens: int) -> None:
+        """Take note that so many tokens of a chunk that waits are in a batch."""
+        size = self._sizes[chunk.tokens.bit_length()]
         size.turn += tokens / size.weight
 
     def clear(self) -> None:

@@ -1,362 +1,451 @@
-"""The threads around the queue of requests: lanes take batches from it, callers wait for theirs.
+"""The scheduler: the threads around the queue of chunks. Lanes take batches from it, callers wait for theirs.
 
 A lane is a thread's right to run batches. Where one is free, a caller's own thread takes it and works until none of
 its pairs is left to begin, so that a caller who is alone pays for no hand-over; a pool's threads take the others, and
-go on until nothing waits. User code never runs inside a lane.
+go on until nothing waits. User code never runs inside a lane. A device that keeps itself busy (a GPU) gets a chunk as a
+whole, which goes through the queue's books like any other: it is counted, bounded and closed.
 
-A device whose session plans by itself (a GPU), and a call that the runner gives all threads to (a single document on
-an idle CPU), goes through the queue's books as a whole: it is counted, bounded and closed like any other.
-
-A caller's thread may be thrown out of any line by a signal handler's exception. All it does is a `Visit`; when that has
-ended by an exception, or a waiting caller has waited for long, `_mend` puts right what was left behind.
+A caller's thread may be thrown out of any line by a signal handler's exception, and no line can be trusted to give back
+what another took. So all that a thread does here is a `Visit`, what it holds stands here under the visit's name, and
+the interpreter itself knows whether the visit goes on. `_mend` takes from those that are over what they left: the
+thread that was interrupted calls it, who waits for long does too, and should that be interrupted, whoever is next.
 """
 
 import atexit
+import os
 import time
 import weakref
 from collections.abc import Callable
 from functools import partial
-from threading import Lock, get_ident
-from typing import Any, TypeVar
+from threading import Lock, current_thread, get_ident, main_thread
+from typing import Any, Literal, TypeAlias, TypeVar
 
-from crossrank._device.batches import plan_even_batches
-from crossrank._device.runner import Runner, Take
+from crossrank._device.backend import Backend
 from crossrank._errors import Closed, CrossrankError
 from crossrank._interrupts import raised_by_handler
-from crossrank._machine.lanes import Lanes
-from crossrank._text.pairs import PairSource
+from crossrank._machine.cores import Cores
+from crossrank._machine.guard import Guard, Visit, nested_call
+from crossrank._machine.pool import Pool
+from crossrank._machine.process import PerProcess
 
-from .desk import Desk, Desks, Helper, Visit, Worker, closed_at_exit
-from .job import Job, hand_over, pack
-from .meter import OnCall, Stats
-from .request import Batch, Outcome, Piece, Request
+from .chunk import Batch, Chunk, Outcome, Piece, pack
+from .meter import Meter, OnCall, Stats
+from .queue import ChunkQueue
 
 T = TypeVar("T")
 
 # How long to wait before having a look at whether those waited for are still there.
-_PATIENCE_S = 1.0
+PATIENCE_S = 1.0
+# As long as it takes another thread to wake up and have Python's lock; without it, that takes 5 ms beside a busy one.
+_PAUSE_S = 0.00005
 # At the interpreter's end, how long to wait for batches that run.
 _EXIT_S, _EXIT_STEP_S = 10.0, 0.002
 
 
-class Scheduler:
-    """Runs the requests of many callers on one model. Threads may share it; a forked child begins anew.
+class Helper:
+    """A thread of ours that was sent for to hold a lane.
 
     Args:
-        runner: The graph.
-        max_queue_tokens: Most tokens that may wait, or None.
-        on_call: The user's hook, told of each call that has ended, or None.
+        kind: One of the lanes' threads, or the one that stands in for a caller's.
 
     Attributes:
-        bounded: Whether a full queue refuses requests.
+        over: Whether it has left.
     """
 
-    def __init__(self, runner: Runner, *, max_queue_tokens: int | None = None, on_call: OnCall | None = None) -> None:
-        self._runner, self._lanes = runner, runner.lanes
-        self._count = 1 if self._lanes is None else self._lanes.count
-        self._stand_in = Lanes(2)  # one thread besides the caller's
-        self._desks = Desks(self._count, max_queue_tokens, on_call)
+    def __init__(self, kind: Literal["helper", "spare"]) -> None:
+        self.kind, self.over = kind, False
+
+
+Worker: TypeAlias = Visit[Any] | Helper  # who may hold a lane
+
+
+class Scheduler:
+    """Runs the chunks of one process's callers on one model. Threads may share it.
+
+    Args:
+        backend: The graph.
+        max_queue_tokens: Most tokens that may wait, or None.
+        on_call: The user's hook, told of each call that has ended, or None.
+        patience_s: Seconds that a caller waits before it looks whether others have left something behind.
+
+    Attributes:
+        queue: Whoever changes it holds the guard's lock.
+        meter: Counts what happens here.
+        bounded: Whether a full queue refuses chunks.
+        visits: By thread, the calls that are here.
+        workers: Who holds a lane, or is on the way to one.
+        ending: Whether the interpreter ends.
+        patience_s: As passed.
+        cores: Those that the pools' threads stay on.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        max_queue_tokens: int | None = None,
+        on_call: OnCall | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        lanes = max(1, backend.lanes)
+        self.guard = Guard()
+        self.queue = ChunkQueue(lanes, max_queue_tokens)
+        self.meter = Meter(self.guard, on_call)
         self.bounded = max_queue_tokens is not None
-        for key in [key for key, reference in list(_alive.items()) if reference() is None]:
-            _alive.pop(key, None)
-        _alive[id(self)] = weakref.ref(self)
-
-    @property
-    def plans(self) -> bool:
-        """Whether requests are cut into batches here, and not by the device's session."""
-        return self._lanes is not None
-
-    @property
-    def desk(self) -> Desk:
-        """What this process's callers share."""
-        return self._desks.here()
+        self.visits: dict[int, Visit[Any]] = {}
+        self.workers: set[Worker] = set()
+        self.ending = False
+        self._backend, self._lanes, self.patience_s = backend, lanes, patience_s
+        self.cores = Cores(lanes)
+        self._helpers, self._stand_in = Pool(lanes - 1), Pool(1)
+        self._closing: set[Lock] = set()  # held until all is drained, by who waits for that
 
     def stats(self) -> Stats:
         """What was done until now, and what waits. In a signal handler it may be a step ahead or behind."""
-        desk = self.desk
-        if not desk.inside:
-            self._mend(desk)
-        return desk.meter.stats(len(desk.queue.open), desk.queue.tokens)
+        if not self._inside:
+            self._mend()
+        return self.meter.stats(len(self.queue.open), self.queue.tokens)
 
     def visit(self, work: Callable[[], T]) -> T:
-        """Do what submits requests; whatever ends it, nothing of it is left.
+        """Do what enters chunks; whatever ends it, nothing of it is left.
 
         Raises:
             CrossrankError: In a signal handler that interrupted such a call of its own thread.
             Closed: While the interpreter ends, except in the main thread.
         """
-        desk, thread = self.desk, get_ident()
-        if thread in desk.visits:
-            desk.refuse_nested()
-            self._mend(desk)  # the thread's last one, that an exception has kept from being cleared
+        thread = get_ident()
+        if thread in self.visits:
+            self.refuse_nested()
+            self._mend()  # the thread's last one, that an exception has kept from being cleared
         try:
-            found = Visit(desk.visits, work).run()
-            desk.visits.pop(thread, None)
+            found = Visit(self.visits, work).run()
+            self.visits.pop(thread, None)
             return found
         except BaseException:
-            desk.guard.let_go()
-            self._mend(desk)
-            desk.visits.pop(thread, None)
+            self.guard.let_go()
+            self._mend()
+            self.visits.pop(thread, None)
             raise
 
-    def submit(
-        self, pairs: PairSource, max_pairs: int | None, take: Take, stop_at: float | None = None
-    ) -> Callable[[], None]:
-        """As `Runner.submit`, beside other callers; in a `visit`.
+    def enter(self, chunk: Chunk, *, work: bool = True) -> None:
+        """Let a chunk wait for its turn; in a `visit`.
 
         Args:
-            pairs: The pairs.
-            max_pairs: Most pairs of a batch, or None.
-            take: Gets the index of some pairs and their logits, float32 [pairs, labels]; from any thread.
-            stop_at: Time of `time.perf_counter` at which the request ends as it is: this returns, and no further batch
-                of it is begun. ``take`` may still be called for those under way. What a GPU was given runs to its end.
+            chunk: The chunk.
+            work: Whether this thread may work, while a lane is free, until all of the chunk is under way.
 
         Raises:
             Overloaded: If too much waits.
             Closed: After `close`.
         """
-        desk = self.desk
-        visit = desk.here()
-        if self._lanes is None:
-            return self._submit_whole(desk, visit, pairs, max_pairs, take)
-        if stop_at is None and 2 * len(pairs.lengths) <= self._count and not desk.queue.open:
-            self._submit_whole(desk, visit, pairs, max_pairs, take)()
-            return lambda: None
-        job = self.job(pairs, max_pairs, take)
-        visit.requests.append(job)
-        self.enter(job, work=stop_at is None)  # who must be back in time leaves the work to other threads
-        self._wait(desk, job, stop_at)
-        visit.requests.remove(job)
-        return lambda: None
-
-    def job(
-        self, pairs: PairSource, max_pairs: int | None, take: Take, on_end: Callable[[], object] | None = None
-    ) -> Job:
-        """Pairs as a request that `enter` takes."""
-        max_tokens, _ = self._runner.max_tokens
-        batches = plan_even_batches(pairs.lengths, max_tokens=max_tokens, max_pairs=max_pairs, lanes=self._count)
-        return Job(pairs, batches, max_pairs, take, on_end)
-
-    def enter(self, job: Job, *, work: bool = True) -> None:
-        """Let a request wait for its turn; in a `visit`.
-
-        Args:
-            job: The request.
-            work: Whether this thread may work, while a lane is free, until all of the request is under way.
-
-        Raises:
-            Overloaded: If too much waits.
-            Closed: After `close`.
-        """
-        desk = self.desk
-        visit = desk.here()
-        with desk.guard.lock:
-            desk.refuse_at_exit()
-            desk.books().submit(job)
-            free = self._count - len(desk.workers) if job.outcome is None else 0
-            own = work and free > 0
-            if own:
-                desk.workers.add(visit)
-            if free > own:
-                for _ in range(min(free, sum(map(len, job.left.values()))) - own):
-                    self._hire(desk)
+        visit, backend = self.visits[get_ident()], self._backend
+        visit.holds.append(chunk)
+        batches = backend.plan(chunk.source.lengths, chunk.max_pairs)
+        if not backend.lanes and chunk.pairs:
+            self._enter_whole(chunk, batches)
+            return
+        chunk.plan(batches)
+        own = False
+        with self.guard.lock:
+            if self.ending:
+                self.refuse_at_exit()
+            queue = self.queue
+            chunk.alone = work and not queue.open and 2 * len(batches) <= self._lanes
+            queue.submit(chunk)
+            free = self._lanes - len(self.workers) if chunk.outcome is None else 0
+            if free > 0:
+                own = work
+                if own:
+                    self.workers.add(visit)
+                for _ in range(min(free, len(batches)) - own):
+                    self._hire()
         if own:
-            self._work(desk, visit, job)
+            self._work(visit, chunk)
 
-    def cancel(self, job: Job) -> None:
-        """End a request now, if it has not ended; its place is free between batches."""
-        self._end(job, "cancelled")
+    def wait(self, chunk: Chunk, stop_at: float | None = None) -> None:
+        """Until a chunk that was entered has ended; in the same `visit`.
 
-    def late(self, job: Job) -> None:
-        """End a request as it is, because its time is up, if it has not ended."""
-        self._end(job, "late")
+        Args:
+            chunk: The chunk.
+            stop_at: Time of `time.perf_counter` at which it ends as it is, and no further batch of it is begun. Those
+                under way may still give it logits. What a GPU was given runs to its end.
 
-    def _end(self, job: Job, outcome: Outcome) -> None:
-        desk = self.desk
+        Raises:
+            Exception: What it failed with.
+        """
+        if chunk.wait_for_device is not None:
+            wait, chunk.wait_for_device = chunk.wait_for_device, None  # which knows the chunk
+            wait()
+        elif chunk.outcome is None:
+            self._wait_long(chunk, stop_at)
+        self.visits[get_ident()].holds.remove(chunk)
+        if chunk.error is not None:
+            raise chunk.error
+
+    def leave(self, chunk: Chunk) -> None:
+        """Let a chunk go on when the `visit` has ended; who does so sees to its end."""
+        self.visits[get_ident()].holds.remove(chunk)
+
+    def end(self, chunk: Chunk, outcome: Outcome) -> None:
+        """End a chunk now, if it has not ended; its place is free between batches. What a GPU was given runs on."""
 
         def end() -> None:
-            desk.books().end(job, outcome)
-            desk.check_drained()
+            if not chunk.aside:
+                self.queue.end(chunk, outcome)
+            self._check_drained()
 
-        desk.guard.hold(end)
+        self.guard.hold(end)
 
     def learn(self) -> None:
-        """Let the runner take notice of the work that was done; now and then that takes half a second."""
-        self._runner.worked(self.desk.meter.unreported_s() / self._count)
+        """Let the backend take notice of the work that was done; now and then that takes half a second."""
+        self._backend.worked(self.meter.unreported_s() / self._lanes)
 
-    def close(self, *, finish: bool = True) -> None:
-        """Take no more requests, and return when none is left.
+    def require_room(self, tokens: int) -> None:
+        """Raise what a chunk of so many tokens would be refused with, as `reserve` does."""
+        self.queue.require_room(tokens)
+
+    def reserve(self, tokens: int) -> None:
+        """Hold room in the queue for what this thread tokenizes next: hardly more is begun than could wait.
+
+        It is given back by `give_back`, or when the `visit` ends.
 
         Args:
-            finish: Whether waiting requests are worked through; False fails them with `Closed`.
+            tokens: How many are expected.
 
         Raises:
-            CrossrankError: In a signal handler that interrupted a call of its own thread.
+            Overloaded: As a chunk of so many tokens would be refused.
+            Closed: After the queue was closed.
         """
-        self.desk.refuse_nested()
-        desk = self._desks.close()
+        with self.guard.lock:
+            self.queue.settle()
+            self.queue.require_room(tokens)
+            self.queue.reserved[self.visits[get_ident()]] = tokens
+
+    def give_back(self) -> None:
+        """What this thread has reserved is entered, or will not be."""
+        self.queue.reserved.pop(self.visits[get_ident()], None)
+
+    def pause(self) -> None:
+        """Let other threads go first for a moment, if chunks are under way; for long work in Python.
+
+        Raises:
+            Closed: As `refuse_at_exit`.
+        """
+        self.refuse_at_exit()
+        if self.queue.open:
+            time.sleep(_PAUSE_S)
+
+    def refuse_nested(self) -> None:
+        """Raise `CrossrankError` if this thread is in here already."""
+        if self._inside:
+            raise nested_call()
+
+    def refuse_at_exit(self) -> None:
+        """Raise `Closed` if the interpreter ends and would not wait for this thread."""
+        if self.ending and current_thread() is not main_thread():
+            raise _closed_at_exit()
+
+    def close(self, *, finish: bool = True) -> None:
+        """Take no more chunks, and return when none is left.
+
+        Args:
+            finish: Whether waiting chunks are worked through; False fails them with `Closed`.
+        """
+        self.refuse_nested()
+        self.queue.close()
         latch = Lock()
         latch.acquire()
-        desk.closing.add(latch)
+        self._closing.add(latch)
         if not finish:
             error = Closed("the model was closed while this request waited")
-            desk.guard.hold(partial(self._fail, desk, error))
-        while not desk.drained:
-            latch.acquire(timeout=_PATIENCE_S)
-            self._mend(desk)
-        desk.closing.discard(latch)
-
-    def _fail(self, desk: Desk, error: Closed) -> None:
-        """Fail all that waits. What runs as a whole has begun and is let end. Under the guard."""
-        queue = desk.books()
-        for request in list(queue.open.values()):
-            if not request.aside:
-                queue.end(request, "failed", error)
-        desk.check_drained()
+            self.guard.hold(partial(self._fail_waiting, error))
+        while not self._drained:
+            latch.acquire(timeout=self.patience_s)
+            self._mend()
+        self._closing.discard(latch)
 
     def end_at_exit(self) -> None:
         """When the interpreter ends, of daemon threads' calls: fail what has not begun, and wait for what has."""
-        desk = self.desk
-        desk.ending = True
-        desk.guard.hold(partial(self._fail, desk, closed_at_exit()))
+        self.ending = True
+        self.guard.hold(partial(self._fail_waiting, _closed_at_exit()))
         until = time.monotonic() + _EXIT_S
-        while desk.busy and time.monotonic() < until:
+        while self.busy and time.monotonic() < until:
             time.sleep(_EXIT_STEP_S)
 
-    def _submit_whole(
-        self, desk: Desk, visit: Visit[Any], pairs: PairSource, max_pairs: int | None, take: Take
-    ) -> Callable[[], None]:
-        tokens = int(pairs.lengths.sum())
-        request = Request([(tokens, 1)] if tokens else [], max_pairs)
-        visit.requests.append(request)
-        with desk.guard.lock:
-            desk.refuse_at_exit()
-            queue = desk.books()
-            alone = not queue.open
-            queue.submit_whole(request, waits=self._lanes is None)
-            if self._lanes is not None:
-                desk.workers.add(visit)
+    @property
+    def _inside(self) -> bool:
+        """Whether this thread is in here already: a signal handler asks, or what it calls."""
+        visit = self.visits.get(get_ident())
+        return (visit is not None and not visit.over) or self.guard.owned
+
+    @property
+    def busy(self) -> bool:
+        """Whether a thread is in here."""
+        return bool(self.workers) or not all(visit.over for visit in list(self.visits.values()))
+
+    @property
+    def _drained(self) -> bool:
+        """Whether the queue is closed, and nothing is left in it."""
+        return self.queue.closed and not self.queue.open
+
+    def _check_drained(self) -> None:
+        """Wake who waits for the end, when it is time. Under the guard."""
+        if self._closing and self._drained:
+            for latch in list(self._closing):
+                if latch.locked():
+                    latch.release()
+
+    def _fail_waiting(self, error: Closed) -> None:
+        """Fail all that waits. What a device runs as a whole has begun and is let end. Under the guard."""
+        for chunk in list(self.queue.open.values()):
+            if not chunk.aside:
+                self.queue.end(chunk, "failed", error)
+        self._check_drained()
+
+    def _enter_whole(self, chunk: Chunk, batches: list[Any]) -> None:
+        with self.guard.lock:
+            self.refuse_at_exit()
+            if chunk.outcome is not None:
+                return
+            self.queue.submit_whole(chunk)
+        source = chunk.source
+
+        def join(index: Any) -> Any:  # when it is a batch's turn, while the ones before it run
+            self.refuse_at_exit()
+            return source.batch(index)
+
         start = time.perf_counter()
-        wait = self._runner.submit(pairs, max_pairs, take, alone=alone, between=desk.refuse_at_exit)
+        wait = self._backend.submit(map(join, batches), list(map(len, batches)))
 
         def finish() -> None:
-            wait()
+            for index, logits in zip(batches, wait(), strict=True):
+                chunk.take(index, logits)
             seconds = time.perf_counter() - start
-            with desk.guard.lock:
-                queue = desk.books()
-                desk.meter.batch(tokens, tokens, seconds)
-                queue.end(request, "done")
-                desk.workers.discard(visit)
-                if queue.waiting_tokens and len(desk.workers) < self._count:
-                    self._hire(desk)
-                desk.check_drained()
-            visit.requests.remove(request)
+            with self.guard.lock:
+                self.meter.batch(chunk.tokens, chunk.tokens, seconds)
+                self.queue.end(chunk, "done")
+                self._check_drained()
 
-        return finish
+        chunk.wait_for_device = finish
 
-    def _wait(self, desk: Desk, job: Job, stop_at: float | None) -> None:
-        """Until a request has ended, or its time is up. Raises what it failed with."""
-        if job.outcome is None:
-            self._wait_long(desk, job, stop_at)
-        if job.error is not None:
-            raise job.error
-        if stop_at is None:  # learning takes longer than most deadlines leave
-            self.learn()
-
-    def _wait_long(self, desk: Desk, job: Job, stop_at: float | None) -> None:
-        with desk.guard.lock:
-            latch = job.latch()
-        while job.outcome is None:
-            left = _PATIENCE_S if stop_at is None else min(_PATIENCE_S, max(0.0, stop_at - time.perf_counter()))
+    def _wait_long(self, chunk: Chunk, stop_at: float | None) -> None:
+        with self.guard.lock:
+            latch = chunk.latch()
+        while chunk.outcome is None:
+            left = self.patience_s
+            if stop_at is not None:
+                left = min(left, max(0.0, stop_at - time.perf_counter()))
             if latch.acquire(timeout=left):
                 break
             if stop_at is not None and time.perf_counter() >= stop_at:
-                self.late(job)
+                self.end(chunk, "late")
                 break
-            self._mend(desk)
+            self._mend()
 
-    def _mend(self, desk: Desk) -> None:
+    def _mend(self) -> None:
         """Put right what others, or this thread's last call, left behind when an exception threw them out."""
 
         def mend() -> None:
-            desk.clear()
-            while desk.queue.waiting_tokens and len(desk.workers) < self._count and self._hire(desk):
+            self._clear()
+            while self.queue.waiting_tokens and len(self.workers) < self._lanes and self._hire():
                 pass
 
-        desk.guard.hold(mend)
+        self.guard.hold(mend)
 
-    def _hire(self, desk: Desk) -> bool:
+    def _clear(self) -> None:
+        """Take from all who have left what they still hold. Under the guard; what is cut short the next one does."""
+        gone = {worker for worker in (*self.visits.values(), *self.workers) if worker.over}
+        queue = self.queue
+        left = [batch for batch in queue.running if batch.owner in gone]
+        if left:
+            queue.drop(left)
+        queue.settle()
+        for worker in gone:
+            queue.reserved.pop(worker, None)
+            if isinstance(worker, Visit):
+                while worker.holds:
+                    queue.end(worker.holds[-1], "cancelled")
+                    worker.holds.pop()
+        self.workers -= gone
+        self._check_drained()
+
+    def _hire(self) -> bool:
         """Give a free lane to a thread of a pool. Returns whether one could be had. Under the guard."""
-        kinds = [worker.kind for worker in desk.workers]
-        if self._lanes is not None and kinds.count("helper") < self._count - 1:
-            pool, helper = self._lanes, Helper("helper")
+        kinds = [worker.kind for worker in self.workers]
+        if kinds.count("helper") < self._lanes - 1:
+            pool, helper = self._helpers, Helper("helper")
         elif "spare" not in kinds:
             pool, helper = self._stand_in, Helper("spare")
         else:
             return False
-        if not pool.submit(partial(self._help, desk, helper)):
+        if pool.try_submit(partial(self._help, helper)) is None:
             return False
-        desk.workers.add(helper)  # or, where something came between, it finds that nobody counts on it
+        self.workers.add(helper)  # or, where something came between, it finds that nobody counts on it
         return True
 
-    def _help(self, desk: Desk, helper: Helper) -> None:
-        with desk.guard.lock:
-            counted = helper in desk.workers
+    def _help(self, helper: Helper) -> None:
+        with self.guard.lock:
+            counted = helper in self.workers
         if not counted:
             return
         try:
-            with desk.cores.stretch() as stay:
-                self._work(desk, helper, None, stay)
+            with self.cores.stretch() as stay:
+                self._work(helper, None, stay)
         except BaseException:
             helper.over = True
-            self._mend(desk)
+            self._mend()
             raise
 
-    def _work(self, desk: Desk, worker: Worker, own: Job | None, between: Callable[[], None] = lambda: None) -> None:
+    def _work(self, worker: Worker, own: Chunk | None, between: Callable[[], None] | None = None) -> None:
         """Run batches on a lane: a caller's thread until all of its pairs are under way, others until none waits."""
         while True:
-            with desk.guard.lock:
-                queue = desk.books()
+            with self.guard.lock:
                 batch = None
                 # Others' pairs are left to another thread, if one can be had.
-                if own is None or own.left or (queue.waiting_tokens and not self._hire(desk)):
-                    batch = queue.next_batch(self._runner.max_tokens[0], worker)
+                if own is None or own.left or (self.queue.waiting_tokens and not self._hire()):
+                    batch = self.queue.next_batch(self._backend.max_tokens, worker)
                 if batch is None:
-                    desk.workers.discard(worker)
+                    self.workers.discard(worker)
                     return
-            self._run(desk, batch, worker)
-            between()
+            self._run(batch, worker)
+            if between is not None:
+                between()
 
-    def _run(self, desk: Desk, batch: Batch, worker: Worker) -> None:
-        failed: list[tuple[Request, Exception]] = []
+    def _run(self, batch: Batch, worker: Worker) -> None:
+        failed: list[tuple[Chunk, Exception]] = []
         foreign: Exception | None = None
-        start = time.perf_counter()
+        pieces, start = batch.pieces, time.perf_counter()
         try:
-            self._serve(batch.pieces)
+            logits = self._backend.run(pack(pieces), alone=pieces[0].chunk.alone)
+            first = 0
+            for chunk, begin, stop in pieces:
+                if chunk.outcome is None:
+                    chunk.take(chunk.order[begin:stop], logits[first : first + stop - begin])
+                first += stop - begin
         except Exception as error:
-            own = worker.requests if isinstance(worker, Visit) else []
-            if own and all(piece.request in own for piece in batch.pieces):
+            own = worker.holds if isinstance(worker, Visit) else []
+            if own and all(piece.chunk in own for piece in pieces):
                 raise
-            failed = self._run_apart(batch.pieces, error, thrown=bool(own))
+            failed = self._run_apart(pieces, error, thrown=bool(own))
             # A signal handler's, which is this thread's affair. What is ours was too much for all of them together.
             ours = not own or (isinstance(error, CrossrankError) and not raised_by_handler(error))
             foreign = None if failed or ours else error
-        seconds = time.perf_counter() - start
-        with desk.guard.lock:
-            queue = desk.books()
-            for request, its_own in failed:
-                queue.end(request, "failed", its_own)
-            queue.done(batch)
-            desk.meter.batch(batch.tokens, batch.capacity, seconds)
-            desk.check_drained()
+        seconds, tokens = time.perf_counter() - start, batch.tokens
+        with self.guard.lock:
+            for chunk, its_own in failed:
+                self.queue.end(chunk, "failed", its_own)
+            self.meter.batch(tokens, batch.capacity, seconds)
+            self.queue.done(batch)
+            if self._closing:
+                self._check_drained()
         if foreign is not None:
-            raise foreign
+            try:
+                raise foreign
+            finally:
+                del foreign  # or the error would keep itself, by its traceback
 
-    def _serve(self, pieces: list[Piece]) -> None:
-        hand_over(pieces, self._runner.session.run(pack(pieces)))
-
-    def _run_apart(self, pieces: list[Piece], error: Exception, *, thrown: bool) -> list[tuple[Request, Exception]]:
-        """Whose failure the exception of a batch was shows when each of its requests runs by itself.
+    def _run_apart(self, pieces: list[Piece], error: Exception, *, thrown: bool) -> list[tuple[Chunk, Exception]]:
+        """Whose failure the exception of a batch was shows when each of its chunks runs by itself.
 
         Args:
             pieces: The batch.
@@ -366,25 +455,61 @@ class Scheduler:
         Returns:
             Those that fail.
         """
-        if not thrown and all(piece.request is pieces[0].request for piece in pieces):
-            return [(pieces[0].request, error)]
-        failed: list[tuple[Request, Exception]] = []
+        if not thrown and all(piece.chunk is pieces[0].chunk for piece in pieces):
+            return [(pieces[0].chunk, error)]
+        failed: list[tuple[Chunk, Exception]] = []
         kind = type(error) if thrown else Exception
         for piece in pieces:
             try:
-                self._serve([piece])
+                logits = self._backend.run(pack([piece]))
+                if piece.chunk.outcome is None:
+                    piece.chunk.take(piece.chunk.order[piece.start : piece.stop], logits)
             except kind as its_own:
-                failed.append((piece.request, its_own))
+                failed.append((piece.chunk, its_own))
         return failed
 
 
+def _closed_at_exit() -> Closed:
+    """What a call fails with that the interpreter would not wait for when it ends."""
+    return Closed(
+        "the program is ending, and does not wait for its daemon threads: join them, or close the model, before the "
+        "main thread ends"
+    )
+
+
+class Schedulers(PerProcess[Scheduler]):
+    """A model's scheduler in each process: a fork leaves the parent's to the parent.
+
+    Args:
+        make: Makes one.
+    """
+
+    def __init__(self, make: Callable[[], Scheduler]) -> None:
+        super().__init__(make)
+        self._closed = False
+        for key in [key for key, reference in list(_alive.items()) if reference() is None]:
+            _alive.pop(key, None)
+        _alive[id(self)] = weakref.ref(self)
+
+    def __missing__(self, process: int) -> Scheduler:
+        made = super().__missing__(process)
+        if self._closed:
+            made.queue.close()
+        return made
+
+    def close(self, *, finish: bool) -> None:
+        """As `Scheduler.close`, here and in each process that is forked from now on."""
+        self._closed = True
+        self[os.getpid()].close(finish=finish)
+
+
 # No WeakSet: that is cleaned by Python's code, in whatever thread, and loses what a signal handler raises there.
-_alive: "dict[int, weakref.ref[Scheduler]]" = {}
+_alive: "dict[int, weakref.ref[Schedulers]]" = {}
 
 
 @atexit.register
 def _end_all() -> None:
     for reference in list(_alive.values()):
-        scheduler = reference()
-        if scheduler is not None:
-            scheduler.end_at_exit()
+        schedulers = reference()
+        if schedulers is not None and os.getpid() in schedulers:
+            schedulers[os.getpid()].end_at_exit()

@@ -45,15 +45,3 @@ class DistinctPairs:
                 new.append(i)
         self._count += len(like)
         return np.array(new, np.intp), np.array(like, np.intp)
-
-
-def select_texts(tokens: Tokens, index: NDArray[np.intp]) -> Tokens:
-    """Some of the texts, their ids copied.
-
-    >>> select_texts(Tokens(np.array([7, 8, 9], np.int32), np.array([0, 2, 3])), np.array([1])).ids
-    array([9], dtype=int32)
-    """
-    parts = [tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]] for i in index.tolist()]
-    offsets = np.zeros(len(parts) + 1, np.int64)
-    np.cumsum([len(part) for part in parts], out=offsets[1:])
-    return Tokens(np.concatenate(parts) if parts else tokens.ids[:0], offsets)

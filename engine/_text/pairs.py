@@ -5,13 +5,12 @@ its documents. The result equals, id for id, what the Rust tokenizer gives for t
 ``truncation="longest_first"``.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .tokens import Int32, Tokens
+from .tokens import Int32, Tokens, gather_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,8 @@ class PairTemplate:
     @property
     def special_count(self) -> int:
         """Special tokens of a joined pair."""
-        return sum(len(part) for part in self.special_ids)
+        prefix, middle, suffix = self.special_ids
+        return len(prefix) + len(middle) + len(suffix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,21 @@ def enough_document_tokens(query_lengths: Int32, room: int) -> int:
     return max(room, int(query_lengths.max(initial=0))) + 1
 
 
+def truncated_documents(query_lengths: Int32, document_lengths: Int32, room: int) -> NDArray[np.bool_]:
+    """Whether a joined pair holds less than all of its document: bool [pairs].
+
+    Args:
+        query_lengths: int32 [pairs].
+        document_lengths: int32 [pairs], up to `enough_document_tokens`, which is always more than a pair keeps.
+        room: Tokens that fit beside the special tokens.
+    """
+    over = query_lengths + document_lengths > room
+    if over.any():
+        _, kept = truncate_longest_first(query_lengths, document_lengths, room)
+        over &= kept < document_lengths
+    return over
+
+
 class PairSource:
     """Pairs that are not joined yet: their lengths now, any batch of them on demand.
 
@@ -124,7 +139,7 @@ class PairSource:
         query_index: NDArray[np.intp],
         max_length: int,
     ) -> None:
-        prefix, middle, suffix = (len(part) for part in template.special_ids)
+        prefix, middle, suffix = map(len, template.special_ids)
         first_query = prefix + middle + suffix
         first_document = first_query + len(queries.ids)
         # One source to gather from: prefix, middle, suffix, then all queries, then all documents.
@@ -148,21 +163,5 @@ class PairSource:
 
     def batch(self, index: NDArray[np.intp]) -> PackedPairs:
         """Join the pairs at ``index``, in that order."""
-        lengths = self._part_lengths[index].ravel()
-        ends = np.cumsum(lengths)
-        # A ragged gather: each part's source start, less where the part begins in the output.
-        shift = np.repeat(self._part_starts[index].ravel() - (ends - lengths), lengths)
-        gather = shift + np.arange(len(shift))
+        gather = gather_index(self._part_starts[index].ravel(), self._part_lengths[index].ravel())
         return PackedPairs(ids=self._ids[gather], types=self._types[gather], lengths=self.lengths[index])
-
-    def batches(self, indices: Sequence[NDArray[np.intp]]) -> list[PackedPairs]:
-        """Join the pairs of several batches, by one gather: it takes little more than that of one batch."""
-        if not indices:
-            return []
-        joined = self.batch(np.concatenate(indices))
-        pairs = np.cumsum([0, *map(len, indices)])
-        tokens = np.append(0, np.cumsum(joined.lengths))[pairs]
-        return [
-            PackedPairs(joined.ids[a:b], joined.types[a:b], joined.lengths[first:last])
-            for a, b, first, last in zip(tokens[:-1], tokens[1:], pairs[:-1], pairs[1:], strict=True)
-        ]

@@ -317,4 +317,4 @@ class TokenEstimate:
             return 0
         rate = _LOW * tokens / characters
         # What is no text is for the tokenizer to refuse.
-        return int(sum(min(len(text) * rate, most) for text in {text for text in texts if isinstance(text, str)}))
+        return int(sum([min(len(text) * rate, most) for text in {text for text in texts if isinstance(text, str)}]))

@@ -1,6 +1,8 @@
 """Token ids of many texts in one array. Pure arrays."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +10,26 @@ from numpy.typing import NDArray
 Int32 = NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
+def gather_index(starts: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
+    """Rising numbers: from each start as many as it counts; the index of a ragged gather.
+
+    Args:
+        starts: int [parts], where each part begins in what is gathered from.
+        counts: int [parts], of the same type.
+
+    Returns:
+        Of that type, [sum of the counts].
+
+    >>> gather_index(np.array([0, 7]), np.array([3, 2])).tolist()
+    [0, 1, 2, 7, 8]
+    """
+    ends = np.cumsum(counts, dtype=counts.dtype)
+    index = np.repeat(starts - ends + counts, counts)
+    index += np.arange(len(index), dtype=index.dtype)
+    return index
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Token ids of many texts in one array.
 
@@ -20,7 +41,7 @@ class Tokens:
     ids: Int32
     offsets: NDArray[np.int64]
 
-    @property
+    @cached_property
     def lengths(self) -> Int32:
         """int32 [texts], tokens of each text."""
         return np.diff(self.offsets).astype(np.int32)
@@ -29,3 +50,23 @@ class Tokens:
         """The texts from ``start`` to before ``stop``; their ids stay where they are."""
         offsets = self.offsets[start : stop + 1]
         return Tokens(self.ids[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def take(self, index: NDArray[np.intp]) -> "Tokens":
+        """The texts at ``index``, their ids copied.
+
+        >>> Tokens(np.array([7, 8, 9], np.int32), np.array([0, 2, 3])).take(np.array([1])).ids
+        array([9], dtype=int32)
+        """
+        starts = self.offsets[index]
+        return self.pieces(starts, self.offsets[index + 1] - starts)
+
+    def pieces(self, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> "Tokens":
+        """Texts that begin anywhere in the ids, and may overlap.
+
+        Args:
+            starts: int64 [texts], where each begins in ``ids``.
+            counts: int64 [texts], tokens of each.
+        """
+        offsets = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        return Tokens(self.ids[gather_index(starts, counts)], offsets)

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from crossrank._errors import InputError
 from crossrank._numbers import whole_number
 
-from .pairs import truncate_longest_first
 from .tokens import Int32, Tokens
 
 
@@ -85,11 +84,7 @@ class Windows:
         first = np.cumsum(counts) - counts
         starts = step * (np.arange(counts.sum()) - np.repeat(first, counts))  # within the document
         sizes = np.minimum(size, np.repeat(lengths, counts) - starts)
-        offsets = np.zeros(len(sizes) + 1, np.int64)
-        np.cumsum(sizes, out=offsets[1:])
-        # A ragged gather: each window's start in the ids, less where it begins in the output.
-        shift = np.repeat(np.repeat(documents.offsets[:-1], counts) + starts - offsets[:-1], sizes)
-        return Tokens(documents.ids[shift + np.arange(len(shift))], offsets), counts
+        return documents.pieces(np.repeat(documents.offsets[:-1], counts) + starts, sizes), counts
 
 
 def read_windows(max_windows: int | None, window_overlap: int) -> Windows | None:
@@ -98,8 +93,6 @@ def read_windows(max_windows: int | None, window_overlap: int) -> Windows | None
     Raises:
         InputError: If the options are none that can be used.
     """
-    if max_windows is None and type(window_overlap) is int and window_overlap == 0:  # as of nearly every call
-        return None
     overlap = whole_number("window_overlap", window_overlap, 0, "tokens that neighbouring windows share, 0 or more")
     if max_windows is None:
         if overlap:
@@ -107,21 +100,6 @@ def read_windows(max_windows: int | None, window_overlap: int) -> Windows | None
         return None
     allowed = "how many windows of a long document to score, 1 or more, or None to cut it"
     return Windows(whole_number("max_windows", max_windows, 1, allowed), overlap)
-
-
-def truncated_documents(query_lengths: Int32, document_lengths: Int32, room: int) -> NDArray[np.bool_]:
-    """Whether a joined pair holds less than all of its document: bool [pairs].
-
-    Args:
-        query_lengths: int32 [pairs].
-        document_lengths: int32 [pairs], up to `enough_document_tokens`, which is always more than a pair keeps.
-        room: Tokens that fit beside the special tokens.
-    """
-    over = query_lengths + document_lengths > room
-    if over.any():
-        _, kept = truncate_longest_first(query_lengths, document_lengths, room)
-        over &= kept < document_lengths
-    return over
 
 
 def best_windows(scores: NDArray[np.floating[Any]], counts: NDArray[np.intp]) -> NDArray[np.intp]:

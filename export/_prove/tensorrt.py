@@ -43,9 +43,9 @@ def build_engines(model: OpenModel, report: Report | None) -> None:
         with stage(report, name):
             ready()
 
-    ready_engines(model.runner, each)
+    ready_engines(model.backend, each)
     with stage(report, "prove on TensorRT"):
-        subject = Subject(model.tokenizer, model.runner, inputs.max_length, model.manifest.head.labels)
+        subject = Subject(model.tokenizer, model.backend, inputs.max_length, model.manifest.head.labels)
         parity = measure_parity(read_proof(model.folder), subject, model.variant.precision)
     problems = replace(model.variant, parity=parity).problems()
     if problems:

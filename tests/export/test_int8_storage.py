@@ -16,10 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from crossrank._calls.run import Scorer
-from crossrank._device.runner import Runner
-from crossrank._machine.cpu import resolve_threads
-from crossrank._machine.device import Device
+from crossrank._device.cpu import CpuBackend
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._exporters.native import read_native
 from crossrank.export._graphs.compact import CompactGraph, quantize
@@ -27,6 +24,7 @@ from crossrank.export._graphs.graph import Graph, save_model
 from crossrank.export._graphs.layers import float_dense
 from crossrank.export._graphs.layouts import write_cpu
 from tests.support.references import auto_classifier, reference
+from tests.support.scorers import scorer_of
 from tests.support.tiny_models import PAIRS, make_checkpoint, transformers_logits
 
 torch = reference("torch")
@@ -150,8 +148,8 @@ def test_stored_matrices_are_transformers_own_rounded_once(
         graph, checkpoint.weights, checkpoint.config, token_types=checkpoint.inputs.token_types, apply=float_dense
     )
     save_model(graph.model(), tmp_path / "model.onnx")
-    runner = Runner(tmp_path / "model.onnx", checkpoint.inputs, Device("cpu"), resolve_threads(1))
-    scorer = Scorer(checkpoint.tokenizer, runner, checkpoint.inputs.max_length, checkpoint.config.labels)
+    backend = CpuBackend(tmp_path / "model.onnx", checkpoint.inputs, 1)
+    scorer = scorer_of(checkpoint.tokenizer, backend, checkpoint.inputs.max_length, checkpoint.config.labels)
     queries, documents = zip(*PAIRS, strict=True)
     logits = scorer.logits(queries, documents, np.arange(len(PAIRS)))
     assert np.abs(logits - reference).max() <= 2e-5

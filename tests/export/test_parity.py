@@ -22,8 +22,9 @@ import crossrank.export._graphs.layouts
 from crossrank import CrossEncoder, ProofError
 from crossrank._artifact.manifest import read_manifest
 from crossrank._artifact.parity import BOUNDS, compare_logits
-from crossrank._calls.run import Scorer
-from crossrank._device.runner import Runner
+from crossrank._device.backend import Backend
+from crossrank._device.cpu import CpuBackend
+from crossrank._device.open import load_graph
 from crossrank._machine.cpu import resolve_threads
 from crossrank._machine.device import Device
 from crossrank._proof import verify_artifact
@@ -38,6 +39,7 @@ from crossrank.export._graphs.positions import distance_buckets
 from tests.support.artifacts import edit_manifest
 from tests.support.checkpoint_files import sha256_of
 from tests.support.references import reference
+from tests.support.scorers import scorer_of
 from tests.support.tiny_models import ARCHITECTURES, MAX_LENGTH, PAIRS, make_checkpoint, transformers_logits
 
 torch = reference("torch")
@@ -168,8 +170,12 @@ def build_and_score(
     """Logits of `PAIRS` from a graph of these weights, with the case's tokenizer; padded as a proof of it is."""
     save_model(build(weights, config, types), path)
     checkpoint = case.checkpoint
-    runner = Runner(path, checkpoint.inputs, Device("cpu"), resolve_threads(None), padded=padded)
-    scorer = Scorer(checkpoint.tokenizer, runner, checkpoint.inputs.max_length, config.labels)
+    threads = resolve_threads(None).count
+    if padded:
+        backend: Backend = load_graph(path, checkpoint.inputs, Device("cpu"), threads)
+    else:
+        backend = CpuBackend(path, checkpoint.inputs, threads)
+    scorer = scorer_of(checkpoint.tokenizer, backend, checkpoint.inputs.max_length, config.labels)
     queries, documents = zip(*PAIRS, strict=True)
     return scorer.logits(queries, documents, np.arange(len(PAIRS)))
 

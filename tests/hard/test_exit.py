@@ -21,7 +21,7 @@ def at_exit():
     os.write(1, f"at exit {len(scores)}\\n".encode())
 atexit.register(at_exit)
 model = CrossEncoder(folder, device="cpu", threads=2)
-session = model._scorer.runner.session
+session = model._scorer.backend.session
 run = session.run
 def slowly(batch):
     time.sleep(batch_s)

@@ -25,8 +25,8 @@ import pytest
 from numpy.typing import NDArray
 
 import crossrank
-import crossrank._schedule.scheduler
 from crossrank import Closed, CrossEncoder, Overloaded
+from crossrank._device.cpu import CpuBackend
 from crossrank._text.pairs import PackedPairs
 from tests.support.artifacts import make_artifact
 
@@ -42,10 +42,11 @@ LIBRARY = sysconfig.get_path("stdlib")
 STEPS = {
     f"{PACKAGE}/{name}.py"
     for name in (
-        *("_async_step", "_desk", "_fair_order", "_guard", "_job", "_lanes", "_pool", "_queue", "_request"),
-        *("_scheduler", "_scoring", "_stats", "_runner"),
+        *("_async_cross_encoder", "_calls/run", "_device/cpu", "_machine/guard", "_machine/pool", "_machine/process"),
+        *("_schedule/chunk", "_schedule/meter", "_schedule/queue", "_schedule/scheduler"),
     )
 }
+assert all(Path(step).exists() for step in STEPS)
 
 
 Kind = Literal["call", "line"]
@@ -74,9 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Who waits for another does not look whether that is still there: what is lost makes a test hang, which fails."""
-    monkeypatch.setattr(crossrank._schedule.scheduler, "_PATIENCE_S", 1_000)
+def no_hanging() -> Iterator[None]:
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -99,12 +98,15 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def open_model(folder: Path, threads: int, **options: Any) -> tuple[CrossEncoder, Sums]:
+def open_model(folder: Path, threads: int, *, patience_s: float = 1_000, **options: Any) -> tuple[CrossEncoder, Sums]:
     model = CrossEncoder(folder, device="cpu", threads=threads, activation_fn="identity", **options)
-    runner = model._scorer.runner
-    session = Sums(runner.session)
-    runner.session = session  # type: ignore[assignment]
-    runner._opening_s = math.inf  # single documents get no session of their own
+    backend = model._scorer.backend
+    assert isinstance(backend, CpuBackend)
+    session = Sums(backend.session)
+    backend.session = session  # type: ignore[assignment]
+    backend.opening_s = math.inf  # single documents get no session of their own
+    # Who waits for another does not look whether that is still there: what is lost makes a test hang, which fails.
+    model._scorer.scheduler.patience_s = patience_s
     return model, session
 
 
@@ -172,7 +174,7 @@ class Neighbours:
         def before(batch: PackedPairs) -> None:
             if threading.current_thread() is caller and gate.locked():
                 gate.release()
-                while len(self._model._scheduler.desk.queue.open) < 3:
+                while len(self._model._scorer.scheduler.queue.open) < 3:
                     time.sleep(0)
 
         self._calls = [self._pool.submit(call) for _ in range(2)]
@@ -196,20 +198,20 @@ def check_sound(model: CrossEncoder, *, by_the_next: bool = False) -> None:
         by_the_next: Whether an exception may have come into the clearing up after another one, so that only the next
             call does it.
     """
-    desk = model._scheduler.desk
+    scheduler = model._scorer.scheduler
     if by_the_next:
         model.stats()
     end = time.monotonic() + WAIT_S
-    while desk.busy and time.monotonic() < end:  # the pool's threads leave a moment later
+    while scheduler.busy and time.monotonic() < end:  # the pool's threads leave a moment later
         time.sleep(0)
-    assert not desk.queue.open
+    assert not scheduler.queue.open
     stats = model.stats()
     assert (stats.waiting_requests, stats.waiting_tokens) == (0, 0)
-    assert not desk.workers
-    assert not desk.queue.running
-    assert not desk.queue.reserved
-    assert not desk.queue.torn
-    assert not desk.guard.owned
+    assert not scheduler.workers
+    assert not scheduler.queue.running
+    assert not scheduler.queue.reserved
+    assert not scheduler.queue.torn
+    assert not scheduler.guard.owned
 
 
 def check_next(model: CrossEncoder, *, by_the_next: bool = False) -> Callable[[], None]:
@@ -380,10 +382,9 @@ def test_an_exception_anywhere_in_close_can_be_followed_by_another_close(folder:
 
 @pytest.mark.slow
 def test_a_second_exception_in_the_clearing_up_is_put_right_by_the_next_call(
-    folder: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    folder: Path, pool: ThreadPoolExecutor
 ) -> None:
-    monkeypatch.setattr(crossrank._schedule.scheduler, "_PATIENCE_S", 0.01)
-    model, session = open_model(folder, 1)
+    model, session = open_model(folder, 1, patience_s=0.01)
     neighbours, check = Neighbours(model, session, pool), check_next(model, by_the_next=True)
     rng = random.Random(0)
     twice = 0

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import crossrank._schedule.scheduler
 from crossrank import ArtifactError, CallRecord, CrossEncoder, CrossrankError
 from crossrank._progress import Progress
 from crossrank._text.pairs import PackedPairs
@@ -215,10 +214,10 @@ def test_what_is_thrown_while_texts_are_tokenized_or_read_comes_out_as_it_is(err
 
 def test_what_onnxruntime_itself_raises_still_says_where(folder: Path) -> None:
     model = CrossEncoder(folder, device="cpu", threads=1)
-    session: Any = model._scorer.runner.session
+    backend: Any = model._scorer.backend
     wrong = PackedPairs(np.full(3, 10**6, np.int32), np.zeros(3, np.int32), np.array([3], np.int32))
     with pytest.raises(ArtifactError, match="fails in it"):
-        session.run(wrong)
+        backend.session.run(wrong)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -231,7 +230,7 @@ def test_of_a_batch_that_others_share_a_failure_is_its_owners_and_an_exception_t
     main, error, raised = threading.main_thread(), ValueError("time is up"), list[int]()
 
     def before(batch: PackedPairs) -> None:
-        shared = len(model._scheduler.desk.queue.open) > 1
+        shared = len(model._scorer.scheduler.queue.open) > 1
         if threading.current_thread() is main and shared and not raised:
             raised.append(len(batch.lengths))
             raise error
@@ -405,10 +404,9 @@ def test_what_a_handler_raises_while_progress_is_drawn_is_not_the_streams(folder
     progress.finish()
 
 
-def test_alarms_that_come_again_and_again_lose_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alarms_that_come_again_and_again_lose_nothing(folder: Path) -> None:
     """Also in the middle of the clearing up after the last one."""
-    monkeypatch.setattr(crossrank._schedule.scheduler, "_PATIENCE_S", 0.01)
-    model, _ = open_model(folder, 2)
+    model, _ = open_model(folder, 2, patience_s=0.01)
     mine, theirs, stop = model.score(QUERY, MINE), model.score(QUERY, THEIRS), threading.Event()
     interrupted = 0
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossrank import CrossEncoder
+from crossrank._device.cpu import CpuBackend
 from crossrank._device.session import Session
 from crossrank._text.pairs import PackedPairs
 from tests.support.tiny_models import PAIRS
@@ -56,10 +57,10 @@ class Faulty:
 
 def open_model(folder: Path, threads: int = 2, **options: object) -> tuple[CrossEncoder, Faulty]:
     model = CrossEncoder(folder, device="cpu", threads=threads, activation_fn="identity", **options)  # type: ignore[arg-type]
-    runner = model._scorer.runner
-    assert isinstance(runner.session, Session)
-    session = Faulty(runner.session)
-    runner.session = session  # type: ignore[assignment]
+    backend = model._scorer.backend
+    assert isinstance(backend, CpuBackend)
+    session = Faulty(backend.session)
+    backend.session = session  # type: ignore[assignment]
     return model, session
 
 

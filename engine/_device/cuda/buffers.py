@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossrank._artifact.manifest import Inputs
-from crossrank._device.inputs import packed_positions, runs
+from crossrank._device.inputs import packed_positions
 from crossrank._machine.guard import Guard
 from crossrank._machine.onnxruntime import ort
 from crossrank._text.pairs import PackedPairs
+from crossrank._text.tokens import gather_index
 
 from .batches import PackedShape
 
@@ -231,4 +232,4 @@ def token_offsets(lengths: Int32, longest: int) -> Int32:
     [0, 2, 3, 1]
     """
     rows = np.arange(len(lengths), dtype=np.int32) * np.int32(longest)
-    return np.concatenate([runs(rows, lengths), runs(rows + lengths, np.int32(longest) - lengths)])
+    return np.concatenate([gather_index(rows, lengths), gather_index(rows + lengths, np.int32(longest) - lengths)])

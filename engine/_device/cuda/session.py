@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from crossrank._artifact.held import ModelFile
 from crossrank._artifact.manifest import Inputs
 from crossrank._device.out_of_memory import is_out_of_memory, run_halved
-from crossrank._device.session import DeviceSession, check_process, open_graph
+from crossrank._device.session import check_process, open_graph
 from crossrank._errors import CrossrankError
 from crossrank._machine.device import Device
 from crossrank._machine.guard import Guard
@@ -73,7 +73,7 @@ GPU_SETTINGS = PackedSettings(
 CPU_SETTINGS = PackedSettings(max_tokens=1024, bucket_tokens=(128, 256, 512))
 
 
-class PackedSession(DeviceSession):
+class PackedSession:
     """A packed graph loaded on a device. Threads may share it; a forked child may not use it.
 
     Args:
@@ -90,7 +90,9 @@ class PackedSession(DeviceSession):
         ArtifactError: If onnxruntime cannot load the file, or it is no packed graph.
     """
 
-    labels: int
+    lanes = 0  # it keeps its device busy by itself
+    costs: None = None
+    max_tokens_origin = "fixed"
 
     def __init__(
         self,
@@ -131,7 +133,7 @@ class PackedSession(DeviceSession):
         """Batches of pairs, as `plan_packed_batches` makes them."""
         return plan_packed_batches(lengths, max_tokens=self.max_tokens, max_pairs=max_pairs)
 
-    def run(self, batch: PackedPairs) -> Floats:
+    def run(self, batch: PackedPairs, *, alone: bool = False) -> Floats:
         """Logits of joined pairs, float32 [pairs, labels]. Raises as what `submit` returns."""
         return self.submit([batch], [len(batch.lengths)])()[0]
 
@@ -178,6 +180,9 @@ class PackedSession(DeviceSession):
             return logits
 
         return results
+
+    def worked(self, seconds: float) -> None:
+        """There is nothing to learn."""
 
     def warm_up(self) -> None:
         """Pay ahead what first calls would: open the graph for capturing, capture each bucket, run a largest batch.

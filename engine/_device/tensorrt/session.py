@@ -69,7 +69,6 @@ class TensorrtSession(Session):
         self.file = ModelFile.of(graph)
         self.path, self.device = self.file.path, device
         self.settings = settings or TensorrtSettings()
-        self.max_tokens = self.settings.max_tokens
         self.profiles = make_profiles(inputs.max_length, self.settings)
         self._pad_id, self._process, self._guard = inputs.pad_id, os.getpid(), Guard()
         self._open_engine = open_engine or EngineStore(self.file, device, artifact, half=half)
@@ -78,6 +77,7 @@ class TensorrtSession(Session):
         first = next(profile for profile in self.profiles if not profile.fixed)
         session = self._open_engine(first, False)
         self._describe(session, inputs)
+        self.max_tokens = self.settings.max_tokens
         if self.even:
             raise ArtifactError(
                 f"{self.path} has no attention_mask, which TensorRT's padded shapes need: use device='cuda', or "
@@ -89,20 +89,13 @@ class TensorrtSession(Session):
         """Batches of pairs, as `plan_tensorrt_batches` makes them."""
         return plan_tensorrt_batches(lengths, self.settings, max_pairs)
 
-    def outputs(self, batch: PackedPairs, names: list[str]) -> list[NDArray[Any]]:
-        """The logits of joined pairs; no other output can be asked for.
-
-        Raises:
-            DeviceError: If TensorRT fails, or in a forked child.
-            ArtifactError: If onnxruntime fails in the graph.
-        """
-        assert names == [self._logits], "an engine's outputs are the graph's"
+    def _run(self, batch: PackedPairs) -> NDArray[np.float32]:
         check_process(self.device, self._process)
         pairs = len(batch.lengths)
         profile, shape = choose_profile(Shape(pairs, int(batch.lengths.max())), self.profiles)
         feed = bring_to(self._layout(batch), shape, self._pad_id)
         logits = self._guard.hold(lambda: self._engine(profile).run(feed))
-        return [(logits if logits.ndim == 2 else self._rows(logits, shape.pairs))[:pairs]]
+        return (logits if logits.ndim == 2 else self._rows(logits, shape.pairs))[:pairs]
 
     def warm_up(self, *, each: Callable[[Profile, Callable[[], None]], None] | None = None) -> None:
         """Build or load the engine of each profile, and run each at its largest shape.

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from crossrank import AsyncCrossEncoder, CallRecord, CrossEncoder, InputError, Ranking
 from crossrank._calls.deadline import Deadline, Lateness
 from crossrank._device.costs import Costs
+from crossrank._device.cpu import CpuBackend
 from crossrank._text.pairs import PackedPairs
 from tests.support.artifacts import make_artifact
 from tests.support.callers import ATOL, QUERY, Faulty, open_model, texts
@@ -193,7 +194,9 @@ def test_threads_that_others_keep_busy_are_not_waited_for(folder: Path) -> None:
 @both
 def test_a_deadline_below_what_one_document_costs_is_answered_at_once(folder: Path, kind: str) -> None:
     model, session = open_model(folder, LANES)
-    learned = model._scorer.runner._costs
+    backend = model._scorer.backend
+    assert isinstance(backend, CpuBackend)
+    learned = backend.learned
     assert learned is not None
     learned.known = Costs(0.5, 0.0, 0.0, 512, "", "")
     with rank_of(model, kind) as rank:
@@ -216,7 +219,7 @@ def test_a_document_counts_when_all_of_its_windows_do(folder: Path) -> None:
     expected = CrossEncoder(folder, device="cpu", threads=1, activation_fn="identity").rank(
         "sea", documents, max_windows=6
     )
-    model, _ = slow_model(folder, 0.01)
+    model, _ = slow_model(folder, 0.03)
     found = model.rank("sea", documents, max_windows=6, deadline_ms=300)
     assert 0 < found.scored < len(documents)
     assert_ranked_as_far_as_it_came(found, expected, len(documents))
@@ -330,14 +333,13 @@ def test_no_documents_are_complete(folder: Path) -> None:
 @both
 def test_no_call_with_a_deadline_measures_what_batches_cost(folder: Path, kind: str, tmp_path: Path) -> None:
     model = CrossEncoder(folder, device="cpu", threads=1, cache_folder=tmp_path)
-    runner = model._scorer.runner
-    assert runner._costs is not None
-    runner._costs._worked_s = 1e6  # enough to measure after the next call
+    backend = model._scorer.backend
+    model._scorer.scheduler.meter.batch(1, 1, 1e6)  # enough to measure with the next call
     with rank_of(model, kind) as rank:
         rank(QUERY, MANY[:3], deadline_ms=60_000)
-    assert runner.costs is None
+    assert backend.costs is None
     model.warm_up()
-    assert runner.costs is not None
+    assert backend.costs is not None
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "5", float("nan"), float("inf"), 10**400])

@@ -307,7 +307,7 @@ def test_a_real_graph_is_measured_and_predicted(tmp_path: Path) -> None:
     """Within a factor of 4, since the machine may be busy: an order of magnitude would be a mistake of ours."""
     graph = make_artifact(tmp_path)
     model = open_model(graph, Device("cpu"), "auto", ThreadCount(1, "as asked"))
-    session, tokenizer = model.runner.session, model.tokenizer
+    session, tokenizer = model.backend, model.tokenizer
 
     @cache
     def run_of(pairs: int, length: int) -> Callable[[], object]:

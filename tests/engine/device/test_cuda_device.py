@@ -34,7 +34,7 @@ def test_a_gpu_gives_the_references_scores_plain_and_captured(tmp_path: Path, ar
     assert model.info().provider == "CUDAExecutionProvider"
     assert np.abs(model.predict(PAIRS) - reference).max() <= 0.03
     model.warm_up()
-    session = model._scorer.runner.session
+    session = model._scorer.backend
     assert isinstance(session, PackedSession)
     assert session.buckets  # else a warning says why nothing was captured
     for pairs in (1, 3, len(PAIRS), 1):

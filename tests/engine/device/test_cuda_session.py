@@ -22,13 +22,13 @@ from crossrank._device.cuda.session import CPU_SETTINGS, PackedSession, _device_
 from crossrank._device.gpu_options import NO_CAPTURE, provider_options, run_entries, session_entries
 from crossrank._device.open import load_graph
 from crossrank._device.session import open_graph
-from crossrank._machine.cpu import resolve_threads
 from crossrank._machine.device import Device
 from crossrank._text.pairs import PackedPairs
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._graphs.graph import save_model
 from crossrank.export._graphs.layouts import build_cpu, build_cuda
 from tests.support.artifacts import make_artifact
+from tests.support.scorers import scorer_of
 from tests.support.tiny_models import ARCHITECTURES, PAIRS, make_checkpoint, transformers_logits
 
 TOLERANCE = 2e-5
@@ -54,9 +54,9 @@ def make_twin(tmp_path_factory: pytest.TempPathFactory) -> MakeTwin:
 
 
 def open_scorer(twin: Path, checkpoint: Checkpoint) -> tuple[Scorer, PackedSession]:
-    runner = load_graph(twin, checkpoint.inputs, CPU, resolve_threads(1), packed=True)
-    assert isinstance(runner.session, PackedSession)
-    return Scorer(checkpoint.tokenizer, runner, checkpoint.inputs.max_length, 1), runner.session
+    session = load_graph(twin, checkpoint.inputs, CPU, packed=True)
+    assert isinstance(session, PackedSession)
+    return scorer_of(checkpoint.tokenizer, session, checkpoint.inputs.max_length, 1), session
 
 
 def score(scorer: Scorer, pairs: int = len(PAIRS)) -> Floats:
@@ -73,7 +73,7 @@ def test_the_packed_session_equals_transformers_in_batches_and_in_buckets(
     assert (session.provider, session.labels, session.buckets) == ("CPUExecutionProvider", 1, [])
     before = score(scorer)
     assert np.abs(before - reference).max() <= TOLERANCE
-    scorer.runner.warm_up()
+    scorer.backend.warm_up()
     assert len(session.buckets) > 1
     for pairs in (1, 2, 3, 7, len(PAIRS)):
         assert np.abs(score(scorer, pairs) - reference[:pairs]).max() <= TOLERANCE
@@ -84,7 +84,7 @@ def test_buckets_are_used_once_they_are_warm_and_give_the_scores_of_a_plain_run(
     twin, checkpoint, _ = make_twin("bert")
     scorer, session = open_scorer(twin, checkpoint)
     before = score(scorer, 3)
-    scorer.runner.warm_up()
+    scorer.backend.warm_up()
     ran: list[Any] = []
     graph = session._graph
     run_bucket = graph.run_bucket
@@ -123,9 +123,8 @@ def test_a_device_that_cannot_capture_runs_without_graphs(
         return open_graph(path, device, threads, packed=packed, capture=capture)
 
     session = PackedSession(twin, checkpoint.inputs, CPU, capture=True, open_graph=opening)
-    scorer, _ = open_scorer(twin, checkpoint)
-    scorer.runner.session = session
-    scorer.runner.warm_up()
+    scorer = scorer_of(checkpoint.tokenizer, session, checkpoint.inputs.max_length, 1)
+    session.warm_up()
     assert opened == [False, True, False]
     assert not session.buckets
     assert "no CUDA graphs, small batches take longer: This session cannot use the graph capture" in caplog.text

@@ -26,9 +26,7 @@ from crossrank import ArtifactError, CrossEncoder, DeviceError, InputError, Proo
 from crossrank._artifact.held import ModelFile
 from crossrank._artifact.manifest import Variant, choose_variant, read_manifest
 from crossrank._artifact.onnx_file import read_graph_files
-from crossrank._calls.run import Scorer
 from crossrank._device.open import OpenModel
-from crossrank._device.runner import Runner
 from crossrank._device.session import open_graph
 from crossrank._device.tensorrt.cache import RECORD_NAME, EngineKey, find_engines, new_engine
 from crossrank._device.tensorrt.engines import EngineStore
@@ -44,6 +42,7 @@ from crossrank.export._cli import main as export_main
 from crossrank.export._prove.tensorrt import build_engines
 from tests.support.artifacts import edit_manifest, make_artifact
 from tests.support.foreign_graphs import edit_graph, one_dimension
+from tests.support.scorers import scorer_of
 from tests.support.tiny_models import ARCHITECTURES, PAIRS, make_checkpoint, transformers_logits
 
 MakePortable = Callable[..., Path]
@@ -122,21 +121,22 @@ def open_rehearsal(artifact: Path) -> tuple[OpenModel, list[tuple[Profile, bool]
     variant = choose_variant(manifest.variants, CPU, "fp32")
     open_engine, opened = rehearse(artifact / variant.file)
 
-    def open_session() -> TensorrtSession:
-        path = artifact / variant.file
-        return TensorrtSession(
-            path, manifest.inputs, CPU, artifact=artifact, settings=SETTINGS, open_engine=open_engine
-        )
-
-    threads = resolve_threads(1)
-    runner = Runner(artifact / variant.file, manifest.inputs, CPU, threads, padded=True, open_session=open_session)
+    session = TensorrtSession(
+        artifact / variant.file,
+        manifest.inputs,
+        CPU,
+        artifact=artifact,
+        settings=SETTINGS,
+        open_engine=open_engine,
+    )
     path = artifact / "tokenizer.json"
-    return OpenModel(artifact, manifest, PairTokenizer(path), variant, runner, ModelFile(path), ModelFile(path)), opened
+    file, threads = ModelFile(path), resolve_threads(1)
+    return OpenModel(artifact, manifest, PairTokenizer(path), variant, session, threads, file, file), opened
 
 
 def score(model: OpenModel, pairs: int = len(PAIRS)) -> Any:
     head, inputs = model.manifest.head, model.manifest.inputs
-    scorer = Scorer(model.tokenizer, model.runner, inputs.max_length, head.labels)
+    scorer = scorer_of(model.tokenizer, model.backend, inputs.max_length, head.labels)
     return scorer.logits(QUERIES[:pairs], DOCUMENTS[:pairs], np.arange(pairs))
 
 
@@ -169,11 +169,11 @@ def test_logits_in_one_dimension_are_bound_as_such(make_portable: MakePortable, 
     assert {profile.fixed for profile, _ in opened} == {False, True}
 
 
-def test_the_runner_takes_the_sessions_own_batches(bert: Path) -> None:
+def test_a_call_takes_the_sessions_own_batches(bert: Path) -> None:
     model, opened = open_rehearsal(bert)
-    assert model.runner.max_tokens == (96, "fixed")
+    assert (model.backend.max_tokens, model.backend.max_tokens_origin) == (96, "fixed")
     score(model)
-    model.runner.warm_up()
+    model.backend.warm_up()
     profiles = make_profiles(model.manifest.inputs.max_length, SETTINGS)
     assert {profile for profile, _ in opened} == set(profiles)
     assert len(opened) == len(profiles)  # each once
@@ -211,7 +211,7 @@ def test_a_graph_without_a_mask_is_refused_since_padding_would_change_its_scores
 
 def test_a_forked_child_is_told_to_load_the_model_itself(bert: Path) -> None:
     model, _ = open_rehearsal(bert)
-    session = model.runner.session
+    session = model.backend
     assert isinstance(session, TensorrtSession)
     session._process = os.getpid() + 1
     with pytest.raises(DeviceError, match="a forked process cannot use"):

@@ -7,18 +7,16 @@ from contextlib import ExitStack
 
 import pytest
 
-import crossrank._machine.lanes
-from crossrank._machine.lanes import Cores
+from crossrank._machine.cores import Cores, current_core
 
 
 class System:
     """Stands for the kernel: threads' allowed cores, and where this one runs."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: set[int], here: int | None = None) -> None:
-        self.allowed, self.here, self.asked = allowed, here, 0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: set[int]) -> None:
+        self.allowed, self.asked = allowed, 0
         monkeypatch.setattr(os, "sched_getaffinity", lambda thread: set(self.allowed), raising=False)
         monkeypatch.setattr(os, "sched_setaffinity", self._set, raising=False)
-        monkeypatch.setattr(crossrank._machine.lanes, "_current_core", lambda: self.here)
 
     def _set(self, thread: int, cores: set[int]) -> None:
         assert thread == 0, "a thread chooses for itself alone"
@@ -32,8 +30,8 @@ def seconds(*times: float) -> Iterator[float]:
 
 
 def test_a_lane_that_goes_on_stays_where_it_runs_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    system = System(monkeypatch, {2, 5}, here=5)
-    with Cores(2).stretch(seconds(0.0, 0.009, 0.011).__next__) as stay:
+    system = System(monkeypatch, {2, 5})
+    with Cores(2, here=lambda: 5).stretch(seconds(0.0, 0.009, 0.011).__next__) as stay:
         stay()
         assert system.allowed == {2, 5}
         stay()
@@ -44,27 +42,28 @@ def test_a_lane_that_goes_on_stays_where_it_runs_until_it_is_done(monkeypatch: p
 
 @pytest.mark.parametrize("here", [3, None, 9], ids=["same core", "unknown", "none of its own"])
 def test_each_lane_gets_a_core_of_its_own(monkeypatch: pytest.MonkeyPatch, here: int | None) -> None:
-    cores = Cores(3)
+    now = here
+    cores = Cores(3, here=lambda: now)
     taken: list[int] = []
     with ExitStack() as stretches:
         for _ in range(3):
-            system = System(monkeypatch, {1, 3, 4}, here)
+            system = System(monkeypatch, {1, 3, 4})
             stretches.enter_context(cores.stretch(seconds(0.0, 1.0).__next__))()
             taken += system.allowed
         assert sorted(taken) == [1, 3, 4]
-        fourth = System(monkeypatch, {1, 3, 4}, here)
+        fourth = System(monkeypatch, {1, 3, 4})
         stretches.enter_context(cores.stretch(seconds(0.0, 1.0).__next__))()
         assert fourth.asked == 0
     with cores.stretch(seconds(0.0, 1.0).__next__) as stay:
-        again = System(monkeypatch, {1, 3, 4}, 4)
+        again, now = System(monkeypatch, {1, 3, 4}), 4
         stay()
         assert again.allowed == {4}
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 def test_without_just_one_core_for_each_lane_the_kernel_chooses(monkeypatch: pytest.MonkeyPatch, lanes: int) -> None:
-    system = System(monkeypatch, {0, 1, 2}, here=0)
-    with Cores(lanes).stretch(seconds(0.0, 1.0).__next__) as stay:
+    system = System(monkeypatch, {0, 1, 2})
+    with Cores(lanes, here=lambda: 0).stretch(seconds(0.0, 1.0).__next__) as stay:
         stay()
     assert system.asked == 0
 
@@ -73,19 +72,19 @@ def test_where_cores_cannot_be_chosen_work_goes_on(monkeypatch: pytest.MonkeyPat
     def refuse(thread: int, cores: set[int]) -> None:
         raise PermissionError("no")
 
-    System(monkeypatch, {0, 1}, here=0)
+    System(monkeypatch, {0, 1})
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     for _ in range(3):  # and no core is lost
-        with Cores(2).stretch(seconds(0.0, 1.0).__next__) as stay:
+        with Cores(2, here=lambda: 0).stretch(seconds(0.0, 1.0).__next__) as stay:
             stay()
     monkeypatch.delattr(os, "sched_setaffinity")
-    with Cores(2).stretch(seconds(0.0, 1.0).__next__) as stay:
+    with Cores(2, here=lambda: 0).stretch(seconds(0.0, 1.0).__next__) as stay:
         stay()
 
 
 def test_what_was_chosen_from_outside_meanwhile_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    system = System(monkeypatch, {0, 1}, here=0)
-    with Cores(2).stretch(seconds(0.0, 1.0).__next__) as stay:
+    system = System(monkeypatch, {0, 1})
+    with Cores(2, here=lambda: 0).stretch(seconds(0.0, 1.0).__next__) as stay:
         stay()
         system.allowed = {1}
     assert system.allowed == {1}
@@ -102,7 +101,7 @@ def test_a_real_thread_stays_and_is_freed() -> None:
         with Cores(len(allowed)).stretch(seconds(0.0, 1.0).__next__) as stay:
             stay()
             seen.append(os.sched_getaffinity(0))
-            seen.append({crossrank._machine.lanes._current_core() or 0})
+            seen.append({current_core() or 0})
         seen.append(os.sched_getaffinity(0))
 
     thread = threading.Thread(target=lane)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import crossrank._machine.lanes
 from crossrank import CallRecord, Closed, CrossEncoder, CrossrankError, Overloaded
 from crossrank._text.pairs import PackedPairs
 from crossrank._text.tokens import Tokens
@@ -232,7 +231,7 @@ def test_closing_finishes_or_fails_what_waits(
     wait_for(model, 5)
     closing = pool.submit(model.close, finish=finish)
     if finish:
-        assert eventually(lambda: model._scheduler.desk.queue.closed)
+        assert eventually(lambda: model._scorer.scheduler.queue.closed)
         assert not closing.done()
     else:
         closing.result(timeout=WAIT_S)  # it does not wait for what is in the model
@@ -267,13 +266,13 @@ def test_a_small_call_passes_a_large_one(folder: Path, pool: ThreadPoolExecutor)
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 def test_the_pools_threads_stay_on_a_core_while_they_work_and_callers_threads_are_left_alone(
-    folder: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    folder: Path, pool: ThreadPoolExecutor
 ) -> None:
     allowed = os.sched_getaffinity(0)
     if len(allowed) < 2:
         pytest.skip("one core")
-    monkeypatch.setattr(crossrank._machine.lanes, "_LONG_S", 0.0)
     model, session = open_model(folder, threads=len(allowed))
+    model._scorer.scheduler.cores.long_s = 0.0
     seen: dict[bool, set[tuple[int, frozenset[int]]]] = {True: set(), False: set()}
 
     def look(batch: PackedPairs) -> bool:

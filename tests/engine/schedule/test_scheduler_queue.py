@@ -1,23 +1,48 @@
 """The queue of requests as a state machine: any interleaving of what can happen, compared with plain sets of pairs."""
 
 from collections import Counter
+from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from crossrank import Closed, Overloaded
-from crossrank._schedule.desk import Desk
-from crossrank._schedule.queue import RequestQueue
-from crossrank._schedule.request import Batch, Request
+from crossrank._artifact.manifest import read_manifest
+from crossrank._device.cpu import CpuBackend
+from crossrank._schedule.chunk import Batch, Chunk
+from crossrank._schedule.queue import ChunkQueue
+from crossrank._schedule.scheduler import Scheduler
+from crossrank._text.pairs import PairSource, PairTemplate
+from crossrank._text.tokens import Tokens
+from tests.support.artifacts import make_artifact
 
 PLANS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 12)), max_size=8)
 
 
-def run(queue: RequestQueue, batch: Batch) -> list[Request]:
+NO_SPECIAL = PairTemplate(((), (), ()), ((), (), ()), 0, 0)
+
+
+def chunk_of(plan: list[tuple[int, int]], max_pairs: int | None = None) -> Chunk:
+    """Documents of one call that would run in batches of so many tokens and pairs, if it were alone."""
+    lengths = np.array([length for length, pairs in plan for _ in range(pairs)], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    documents = Tokens(np.zeros(offsets[-1], np.int32), offsets)
+    pairs = np.arange(len(lengths))
+    queries = Tokens(np.zeros(0, np.int32), np.zeros(2, np.int64))
+    source = PairSource(NO_SPECIAL, queries, documents, np.zeros(len(lengths), np.intp), 10**6)
+    chunk = Chunk(source, pairs, pairs, 1, np.zeros(len(lengths), bool), max_pairs=max_pairs)
+    bounds = np.cumsum([0, *(pairs for _, pairs in plan)]).tolist()
+    chunk.plan([pairs[start:stop] for start, stop in pairwise(bounds)])
+    return chunk
+
+
+def run(queue: ChunkQueue, batch: Batch) -> list[Chunk]:
     """Returns the requests that ended by it."""
-    open_before = [piece.request for piece in batch.pieces if piece.request.outcome is None]
+    open_before = [piece.chunk for piece in batch.pieces if piece.chunk.outcome is None]
     queue.done(batch)
     return list(dict.fromkeys(request for request in open_before if request.outcome is not None))
 
@@ -26,20 +51,20 @@ class QueueMachine(RuleBasedStateMachine):
     """Every request ends exactly once, every pair of one that is done was in exactly one settled batch, in bounds."""
 
     batches: Bundle[Batch] = Bundle("batches")
-    requests: Bundle[Request] = Bundle("requests")
+    requests: Bundle[Chunk] = Bundle("requests")
 
     @initialize(lanes=st.integers(1, 4), bound=st.none() | st.integers(1, 400), budget=st.integers(1, 200))
     def open_queue(self, lanes: int, bound: int | None, budget: int) -> None:
-        self.queue = RequestQueue(lanes, bound)
+        self.queue = ChunkQueue(lanes, bound)
         self.budget, self.closed = budget, False
-        self.lengths: dict[Request, list[int]] = {}  # of each request that was taken in, by pair
-        self.settled: dict[Request, Counter[int]] = {}
+        self.lengths: dict[Chunk, list[int]] = {}  # of each request that was taken in, by pair
+        self.settled: dict[Chunk, Counter[int]] = {}
         self.running: set[Batch] = set()
-        self.ended: dict[Request, str] = {}
+        self.ended: dict[Chunk, str] = {}
 
     @rule(target=requests, plan=PLANS, max_pairs=st.none() | st.integers(1, 5))
-    def submit(self, plan: list[tuple[int, int]], max_pairs: int | None) -> Request:
-        request = Request(plan, max_pairs)
+    def submit(self, plan: list[tuple[int, int]], max_pairs: int | None) -> Chunk:
+        request = chunk_of(plan, max_pairs)
         waiting = self.queue.waiting_tokens
         bound = self.queue.max_tokens
         try:
@@ -92,7 +117,7 @@ class QueueMachine(RuleBasedStateMachine):
         if batch not in self.running:
             return
         self.running.remove(batch)
-        for request in {piece.request for piece in batch.pieces}:
+        for request in {piece.chunk for piece in batch.pieces}:
             if self.queue.end(request, "failed", ValueError("broken")):
                 self.note_end(request, "failed")
         assert run(self.queue, batch) == []
@@ -107,7 +132,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.waiting_tokens == waiting
 
     @rule(request=requests)
-    def cancel(self, request: Request) -> None:
+    def cancel(self, request: Chunk) -> None:
         known = request in self.lengths
         before = request.outcome
         assert self.queue.end(request, "cancelled") == (before is None)
@@ -119,14 +144,14 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue.close()
         self.closed = True
 
-    def note_end(self, request: Request, outcome: str) -> None:
+    def note_end(self, request: Chunk, outcome: str) -> None:
         assert request not in self.ended
         assert request.outcome == outcome
         self.ended[request] = outcome
 
     @invariant()
     def books_are_right(self) -> None:
-        taken: dict[Request, Counter[int]] = {request: Counter(self.settled[request]) for request in self.lengths}
+        taken: dict[Chunk, Counter[int]] = {request: Counter(self.settled[request]) for request in self.lengths}
         for batch in self.running:
             for request, start, stop in batch.pieces:
                 taken[request].update(range(start, stop))
@@ -168,10 +193,10 @@ QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=4
 test_every_interleaving_ends_each_request_once_with_all_its_pairs = QueueMachine.TestCase
 
 
-def work_off(queue: RequestQueue, max_tokens: int = 512) -> dict[Request, int]:
+def work_off(queue: ChunkQueue, max_tokens: int = 512) -> dict[Chunk, int]:
     """Tokens that had run when each request ended."""
     ran = 0
-    ends: dict[Request, int] = {}
+    ends: dict[Chunk, int] = {}
     while (batch := queue.next_batch(max_tokens)) is not None:
         ran += batch.tokens
         ends |= dict.fromkeys(run(queue, batch), ran)
@@ -180,8 +205,8 @@ def work_off(queue: RequestQueue, max_tokens: int = 512) -> dict[Request, int]:
 
 @given(plan=PLANS.filter(bool), lanes=st.integers(1, 4), budget=st.integers(1, 300))
 def test_alone_a_request_runs_in_the_order_of_its_plan(plan: list[tuple[int, int]], lanes: int, budget: int) -> None:
-    queue = RequestQueue(lanes)
-    request = Request(plan)
+    queue = ChunkQueue(lanes)
+    request = chunk_of(plan)
     queue.submit(request)
     lengths = []
     while (batch := queue.next_batch(budget)) is not None:
@@ -194,14 +219,14 @@ def test_alone_a_request_runs_in_the_order_of_its_plan(plan: list[tuple[int, int
 @pytest.mark.parametrize("large", [1, 2, 5, 20])
 @pytest.mark.parametrize("begun", [0, 7, 50])
 def test_a_small_request_passes_any_number_of_large_ones(large: int, begun: int) -> None:
-    queue = RequestQueue(2)
+    queue = ChunkQueue(2)
     for _ in range(large):
-        queue.submit(Request([(length, 10) for length in range(50, 150)]))
+        queue.submit(chunk_of([(length, 10) for length in range(50, 150)]))
     for _ in range(begun):
         batch = queue.next_batch(512)
         assert batch is not None
         queue.done(batch)
-    small = Request([(length, 1) for length in range(60, 120, 6)])
+    small = chunk_of([(length, 1) for length in range(60, 120, 6)])
     queue.submit(small)
     # Shares go by one over the root of the size; each large one may be a batch ahead or behind of its share.
     share = 1 + large * (small.tokens / 99_500) ** 0.5
@@ -209,8 +234,8 @@ def test_a_small_request_passes_any_number_of_large_ones(large: int, begun: int)
 
 
 def test_requests_of_one_size_are_served_as_they_came() -> None:
-    queue = RequestQueue(1)
-    requests = [Request([(11 + i, 3)]) for i in range(5)]
+    queue = ChunkQueue(1)
+    requests = [chunk_of([(11 + i, 3)]) for i in range(5)]
     for request in requests:
         queue.submit(request)
     served = []
@@ -219,18 +244,18 @@ def test_requests_of_one_size_are_served_as_they_came() -> None:
     assert first.pairs == 3
     queue.drop([first])
     while (batch := queue.next_batch(10)) is not None:
-        served += [piece.request for piece in batch.pieces]
+        served += [piece.chunk for piece in batch.pieces]
     assert served == [request for request in requests for _ in range(3)]
 
 
 def test_no_stream_of_small_requests_starves_a_large_one() -> None:
-    queue = RequestQueue(2)
-    large = Request([(128, 4)] * 100)
+    queue = ChunkQueue(2)
+    large = chunk_of([(128, 4)] * 100)
     queue.submit(large)
     ran = 0
     for turn in range(10_000):
         if turn >= 20 and len(queue.open) < 3:
-            queue.submit(Request([(100, 2)]))
+            queue.submit(chunk_of([(100, 2)]))
         batch = queue.next_batch(512)
         assert batch is not None
         ran += batch.tokens
@@ -243,8 +268,8 @@ def test_no_stream_of_small_requests_starves_a_large_one() -> None:
 
 
 def test_requests_join_where_lengths_are_the_same() -> None:
-    queue = RequestQueue(1)
-    requests = [Request([(100, 1), (50, 1)]) for _ in range(5)]
+    queue = ChunkQueue(1)
+    requests = [chunk_of([(100, 1), (50, 1)]) for _ in range(5)]
     for request in requests:
         queue.submit(request)
     sizes = []
@@ -256,49 +281,54 @@ def test_requests_join_where_lengths_are_the_same() -> None:
 
 
 def test_a_full_queue_says_how_full_it_is_and_an_empty_one_takes_anything() -> None:
-    queue = RequestQueue(1, max_tokens=100)
-    queue.submit(Request([(60, 5)]))
+    queue = ChunkQueue(1, max_tokens=100)
+    queue.submit(chunk_of([(60, 5)]))
     with pytest.raises(Overloaded, match="300 of 100 tokens wait already and this request has 10 more") as caught:
-        queue.submit(Request([(10, 1)]))
+        queue.submit(chunk_of([(10, 1)]))
     assert (caught.value.waiting_tokens, caught.value.max_tokens, caught.value.request_tokens) == (300, 100, 10)
     while (batch := queue.next_batch(500)) is not None:
         queue.done(batch)
-    queue.submit(Request([(10, 1)]))
+    queue.submit(chunk_of([(10, 1)]))
     assert queue.waiting_tokens == 10
 
 
-def test_room_is_held_for_what_is_tokenized() -> None:
-    desk = Desk(1, 100, None)
-    give_back = desk.reserve(80)
-    with pytest.raises(Overloaded, match="80 of 100 tokens wait already and this request has 30 more"):
-        desk.queue.submit(Request([(30, 1)]))
-    with pytest.raises(Overloaded):
-        desk.reserve(30)
-    give_back()
-    desk.queue.submit(Request([(100, 1)]))
-    assert not desk.queue.reserved
+def test_room_is_held_for_what_is_tokenized(tmp_path: Path) -> None:
+    folder = make_artifact(tmp_path)
+    backend = CpuBackend(folder / "onnx/model_cpu_fp32.onnx", read_manifest(folder).inputs, 1)
+    scheduler = Scheduler(backend, max_queue_tokens=100)
+
+    def work() -> None:
+        scheduler.reserve(80)
+        with pytest.raises(Overloaded, match="80 of 100 tokens wait already and this request has 30 more"):
+            scheduler.queue.submit(chunk_of([(30, 1)]))
+        with pytest.raises(Overloaded):
+            scheduler.require_room(30)
+        scheduler.give_back()
+        scheduler.queue.submit(chunk_of([(100, 1)]))
+        assert not scheduler.queue.reserved
+
+    scheduler.visit(work)
 
 
 def test_what_runs_as_a_whole_is_counted_and_bounded_until_it_ends() -> None:
-    queue = RequestQueue(1, max_tokens=100)
-    whole = [Request([(60, 1)]) for _ in range(2)]
-    queue.submit_whole(whole[0], waits=True)
+    queue = ChunkQueue(1, max_tokens=100)
+    whole = [chunk_of([(60, 1)]) for _ in range(2)]
+    queue.submit_whole(whole[0])
     with pytest.raises(Overloaded, match="60 of 100 tokens wait already and this request has 60 more"):
-        queue.submit_whole(whole[1], waits=True)
+        queue.submit_whole(whole[1])
     assert queue.next_batch(500) is None
     assert queue.end(whole[0], "done")
-    queue.submit_whole(whole[1], waits=False)  # a document that a free lane takes at once
-    queue.submit(Request([(10, 20)]))
-    assert (queue.waiting_tokens, queue.whole_tokens) == (200, 0)
+    queue.submit_whole(whole[1])
+    assert (queue.waiting_tokens, queue.whole_tokens, queue.tokens) == (0, 60, 60)
 
 
 def test_requests_beside_the_queue_leave_nothing_in_it() -> None:
-    queue = RequestQueue(1)
-    before = Request([(60, 1)])
-    queue.submit_whole(before, waits=True)
+    queue = ChunkQueue(1)
+    before = chunk_of([(60, 1)])
+    queue.submit_whole(before)
     for _ in range(1000):  # never idle
-        after = Request([(60, 1)])
-        queue.submit_whole(after, waits=True)
+        after = chunk_of([(60, 1)])
+        queue.submit_whole(after)
         queue.end(before, "done")
         before = after
     assert not queue._order._sizes

@@ -1,0 +1,10 @@
+"""A scorer of a graph that was opened by itself, without an artifact around it."""
+
+from crossrank._calls.run import Scorer
+from crossrank._device.backend import Backend
+from crossrank._schedule.scheduler import Scheduler, Schedulers
+from crossrank._text.tokenizer import PairTokenizer
+
+
+def scorer_of(tokenizer: PairTokenizer, backend: Backend, max_length: int, labels: int) -> Scorer:
+    return Scorer(tokenizer, backend, max_length, labels, Schedulers(lambda: Scheduler(backend)))
