@@ -7,36 +7,42 @@ that clearly finds the queue full takes none either.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ._artifact.activation import Activation
 from ._artifact.locate import EMBEDDED_MODEL
-from ._calls.answers import Ranking
 from ._calls.attributes import KnownAttributes, load_again
-from ._calls.call import Call
-from ._calls.compatibility import PredictOptions, RankOptions
+from ._calls.call import Call, Calls, present
 from ._calls.deadline import Deadline
 from ._calls.run import Run
 from ._cross_encoder import CrossEncoder
 from ._errors import Closed, InputError, Overloaded
 from ._machine.pool import Pool
 from ._schedule.meter import Stats
-from ._text.encoded import EncodedDocument, EncodedDocuments
+from ._text.encoded import EncodedDocuments
 
+P = ParamSpec("P")
 T = TypeVar("T")
-Floats = NDArray[np.float32]
 
 # Of a model that is loaded here. Some seconds of a GPU's work, a minute of a small CPU's; 16 MB.
 MAX_QUEUE_TOKENS = 1_000_000
 # Beside those that may be at work as lanes, so that a large call's tokenizing keeps no small one waiting.
 _TOKENIZING_THREADS = 4
+
+
+def _awaited(
+    method: Callable[Concatenate[Calls, P], Call[T]],
+) -> Callable[Concatenate["AsyncCrossEncoder", P], Coroutine[Any, Any, T]]:
+    """A method of `Calls` as one whose result is awaited."""
+
+    async def run(self: "AsyncCrossEncoder", /, *args: P.args, **options: P.kwargs) -> T:
+        return await self._run(method(self.model._calls, *args, **options))
+
+    present(run, method, "AsyncCrossEncoder")
+    return run
 
 
 class AsyncCrossEncoder(KnownAttributes):
@@ -75,65 +81,9 @@ class AsyncCrossEncoder(KnownAttributes):
         count = self.model._model.threads.count + _TOKENIZING_THREADS
         self._pool = Pool(count, "crossrank-async")
 
-    async def score(self, query: str, documents: Iterable[str | EncodedDocument]) -> Floats:
-        """As `CrossEncoder.score`."""
-        return await self._run(self.model._calls.score(query, documents))
-
-    async def rank(
-        self,
-        query: str,
-        documents: Iterable[str | EncodedDocument],
-        top_k: int | None = None,
-        return_documents: bool = False,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        max_windows: int | None = None,
-        window_overlap: int = 0,
-        deadline_ms: float | None = None,
-        **others: Unpack[RankOptions],
-    ) -> Ranking:
-        """As `CrossEncoder.rank`."""
-        call = self.model._calls.rank(
-            query,
-            documents,
-            top_k,
-            return_documents,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            activation_fn=activation_fn,
-            max_windows=max_windows,
-            window_overlap=window_overlap,
-            deadline_ms=deadline_ms,
-            others=others,
-        )
-        return await self._run(call)
-
-    async def predict(
-        self,
-        inputs: Collection[Any] | None = None,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        apply_softmax: bool | None = False,
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        **others: Unpack[PredictOptions],
-    ) -> Any:
-        """As `CrossEncoder.predict`."""
-        call = self.model._calls.predict(
-            inputs,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            activation_fn=activation_fn,
-            apply_softmax=apply_softmax,
-            convert_to_numpy=convert_to_numpy,
-            convert_to_tensor=convert_to_tensor,
-            others=others,
-        )
-        return await self._run(call)
+    score = _awaited(Calls.score)
+    rank = _awaited(Calls.rank)
+    predict = _awaited(Calls.predict)
 
     def stats(self) -> Stats:
         """As `CrossEncoder.stats`; calls of threads that use the model are in it too."""

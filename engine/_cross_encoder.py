@@ -1,30 +1,25 @@
 """`CrossEncoder`: pairs of texts in, scores or a ranking out."""
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sized
+from collections.abc import Callable, Iterable, Sized
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Unpack, overload
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
 from ._artifact.activation import Activation, resolve_activation
 from ._artifact.locate import EMBEDDED_MODEL, lasting_name, locate_model
 from ._artifact.manifest import check_precision
 from ._artifact.tokenizer_file import TokenizerFile
-from ._calls.answers import Ranking
 from ._calls.attributes import ModelAttributes, ModelCardData, load_again
-from ._calls.call import Call, Calls, PairInputs, read_documents
+from ._calls.call import Call, Calls, PairInputs, present
 from ._calls.compatibility import (
     MODEL,
     ModelOptions,
-    PredictOptions,
-    RankOptions,
     check_labels_asked,
     check_options,
     other_name,
 )
+from ._calls.inputs import read_documents
 from ._calls.relevance import read_meaning
 from ._calls.run import Run, Scorer
 from ._device.open import open_model
@@ -38,11 +33,21 @@ from ._printable import printable_line
 from ._progress import Progress
 from ._schedule.meter import Account, OnCall, Stats
 from ._schedule.scheduler import Scheduler, Schedulers
-from ._text.encoded import EncodedDocument, EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
+from ._text.encoded import EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
 from ._text.encoded_folder import write_encoded
 
+P = ParamSpec("P")
 T = TypeVar("T")
-Floats = NDArray[np.float32]
+
+
+def _run_at_once(method: Callable[Concatenate[Calls, P], Call[T]]) -> Callable[Concatenate["CrossEncoder", P], T]:
+    """A method of `Calls` as one that has the call run and gives its result."""
+
+    def run(self: "CrossEncoder", /, *args: P.args, **options: P.kwargs) -> T:
+        return self._run(method(self._calls, *args, **options))
+
+    present(run, method, "CrossEncoder")
+    return run
 
 
 class CrossEncoder(ModelAttributes):
@@ -165,157 +170,9 @@ class CrossEncoder(ModelAttributes):
             "on_call": on_call,
         }
 
-    def score(self, query: str, documents: Iterable[str | EncodedDocument]) -> Floats:
-        """Relevance scores of documents for a query: the lean call.
-
-        Args:
-            query: The query.
-            documents: The documents, any number: texts, or what `encode` made of them, whole or in part. A Series or
-                an Arrow array counts by its values.
-
-        Returns:
-            float32 [documents], with the activation applied; of a relevance model with two labels the
-            softmax probability of the relevant one.
-
-        Raises:
-            InputError: If a text is no string, documents were encoded with another tokenizer, or the model has
-                several labels and none means "relevant".
-        """
-        return self._run(self._calls.score(query, documents))
-
-    def rank(
-        self,
-        query: str,
-        documents: Iterable[str | EncodedDocument],
-        top_k: int | None = None,
-        return_documents: bool = False,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        max_windows: int | None = None,
-        window_overlap: int = 0,
-        deadline_ms: float | None = None,
-        **others: Unpack[RankOptions],
-    ) -> Ranking:
-        """Documents by falling score; ties keep the input's order.
-
-        Where float32 gives several logits one score, as a sigmoid does above 17, the logits decide; of a relevance
-        model with several labels the difference of the relevant one to the others.
-
-        Args:
-            query: The query.
-            documents: The documents, as in `score`.
-            top_k: How many to return, or None for all; a negative number leaves out so many of the last.
-            return_documents: Whether entries hold the document's text; not of encoded documents.
-            batch_size: Most pairs of a batch, or None for the planner's own batches.
-            show_progress_bar: Draw progress on standard error.
-            activation_fn: In place of the model's own.
-            max_windows: Score a document that is too long in so many parts at most, from its start, each beside the
-                whole query; the highest score counts. None truncates it.
-            window_overlap: Tokens that a part shares with the one before it.
-            deadline_ms: Milliseconds from the call to its answer, or None for as long as it takes. Documents are
-                scored in the order given, so put the most promising first; those left over come last, with a score of
-                None. It stops as much sooner, up to a fifth, as answering took of late. The answer is late by the
-                tokenizing of a few documents at most, on a busy machine by some milliseconds, on a GPU by a batch.
-                Iterators and lazy sequences are read until half of the time has passed, and documents behind that are
-                not in the answer; one item that blocks is waited for, and so is a column that numpy reads at once.
-            others: sentence-transformers' options, accepted where they ask for nothing here (docs/migrating.md).
-
-        Returns:
-            A list of ``{"corpus_id": index, "score": float}``, with ``"text"`` if asked for, and with ``"window"``,
-            the part that won, if there are any; see `Ranking` for what else it tells.
-
-        Raises:
-            InputError: If a text is no string, an option is out of range, or the model has several
-                labels and none means "relevant" (use `predict`).
-        """
-        call = self._calls.rank(
-            query,
-            documents,
-            top_k,
-            return_documents,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            activation_fn=activation_fn,
-            max_windows=max_windows,
-            window_overlap=window_overlap,
-            deadline_ms=deadline_ms,
-            others=others,
-        )
-        return self._run(call)
-
-    @overload
-    def predict(
-        self,
-        inputs: Collection[Any] | None = None,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        apply_softmax: bool | None = False,
-        convert_to_numpy: Literal[True] = True,
-        convert_to_tensor: Literal[False] = False,
-        **others: Unpack[PredictOptions],
-    ) -> Floats: ...
-
-    @overload
-    def predict(
-        self,
-        inputs: Collection[Any] | None = None,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        apply_softmax: bool | None = False,
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        **others: Unpack[PredictOptions],
-    ) -> Any: ...
-
-    def predict(
-        self,
-        inputs: Collection[Any] | None = None,
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None = None,
-        apply_softmax: bool | None = False,
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        **others: Unpack[PredictOptions],
-    ) -> Any:
-        """Scores of pairs, as sentence-transformers' ``CrossEncoder.predict``.
-
-        Args:
-            inputs: A list of pairs (tuples, lists or arrays of two strings), a numpy array of them or a table of two
-                columns (pandas, Polars, Arrow), or one pair. A document may also be one of those that `encode` gives.
-            batch_size: Most pairs of a batch, or None for the planner's own batches.
-            show_progress_bar: Draw progress on standard error.
-            activation_fn: In place of the model's own.
-            apply_softmax: Softmax over the labels, for models with several.
-            convert_to_numpy: An array; False gives a list of its entries.
-            convert_to_tensor: A torch tensor (needs torch); wins over ``convert_to_numpy``.
-            others: As in `rank`; and ``sentences``, their older name of ``inputs``.
-
-        Returns:
-            float32 [pairs], or [pairs, labels] for a model with several labels; of one pair its entry.
-
-        Raises:
-            InputError: If something is no pair of strings, or an option is out of range.
-            MissingDependencyError: If ``convert_to_tensor`` and torch is not installed.
-        """
-        call = self._calls.predict(
-            inputs,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            activation_fn=activation_fn,
-            apply_softmax=apply_softmax,
-            convert_to_numpy=convert_to_numpy,
-            convert_to_tensor=convert_to_tensor,
-            others=others,
-        )
-        return self._run(call)
+    score = _run_at_once(Calls.score)
+    rank = _run_at_once(Calls.rank)
+    predict = _run_at_once(Calls.predict)
 
     def encode(
         self, texts: Iterable[str], *, folder: str | Path | None = None, show_progress_bar: bool | None = None

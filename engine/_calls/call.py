@@ -1,10 +1,11 @@
 """A call: what it wants computed, and what it makes of the logits, whoever computes those."""
 
+import inspect
 import logging
-import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from functools import update_wrapper
+from typing import Any, Generic, TypeVar, Unpack, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from crossrank._artifact.activation import Activation, apply_activation, is_ours, order_key, softmax
 from crossrank._device.batches import check_batch_size
 from crossrank._errors import InputError
-from crossrank._interrupts import thrown_in
 from crossrank._machine.device import Device
 from crossrank._options import switch
 from crossrank._text.encoded import EncodedDocument, EncodedDocuments
@@ -21,6 +21,7 @@ from crossrank._text.windows import Windows, read_windows
 from .answers import Found, Ranking, check_top_k, kept_texts, rank_found, to_tensor
 from .compatibility import PREDICT, RANK, Own, PredictOptions, RankOptions, check_options, other_name
 from .deadline import Deadline, Lateness
+from .inputs import read_documents, split_pairs
 from .relevance import Meaning
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The calls of one model.
+    """The calls of one model, with their options: what `CrossEncoder` and `AsyncCrossEncoder` have as methods.
 
     Attributes:
         meaning: What its logits mean.
@@ -88,7 +89,21 @@ class Calls:
     told: set[str] = field(default_factory=set)
 
     def score(self, query: str, documents: Iterable[str | EncodedDocument]) -> Call[Floats]:
-        """As `CrossEncoder.score`."""
+        """Relevance scores of documents for a query: the lean call.
+
+        Args:
+            query: The query.
+            documents: The documents, any number: texts, or what `encode` made of them, whole or in part. A Series or
+                an Arrow array counts by its values.
+
+        Returns:
+            float32 [documents], with the activation applied; of a relevance model with two labels the
+            softmax probability of the relevant one.
+
+        Raises:
+            InputError: If a text is no string, documents were encoded with another tokenizer, or the model has
+                several labels and none means "relevant".
+        """
         self.meaning.require_relevance("score", self.model)
 
         def finish(found: Found) -> Floats:
@@ -108,18 +123,49 @@ class Calls:
         self,
         query: str,
         documents: Iterable[str | EncodedDocument],
-        top_k: int | None,
-        return_documents: bool,
+        top_k: int | None = None,
+        return_documents: bool = False,
         *,
-        batch_size: int | None,
-        show_progress_bar: bool | None,
-        activation_fn: Activation | None,
-        max_windows: int | None,
-        window_overlap: int,
-        deadline_ms: float | None,
-        others: RankOptions,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        max_windows: int | None = None,
+        window_overlap: int = 0,
+        deadline_ms: float | None = None,
+        **others: Unpack[RankOptions],
     ) -> Call[Ranking]:
-        """As `CrossEncoder.rank`."""
+        """Documents by falling score; ties keep the input's order.
+
+        Where float32 gives several logits one score, as a sigmoid does above 17, the logits decide; of a relevance
+        model with several labels the difference of the relevant one to the others.
+
+        Args:
+            query: The query.
+            documents: The documents, as in `score`.
+            top_k: How many to return, or None for all; a negative number leaves out so many of the last.
+            return_documents: Whether entries hold the document's text; not of encoded documents.
+            batch_size: Most pairs of a batch, or None for the planner's own batches.
+            show_progress_bar: Draw progress on standard error.
+            activation_fn: In place of the model's own.
+            max_windows: Score a document that is too long in so many parts at most, from its start, each beside the
+                whole query; the highest score counts. None truncates it.
+            window_overlap: Tokens that a part shares with the one before it.
+            deadline_ms: Milliseconds from the call to its answer, or None for as long as it takes. Documents are
+                scored in the order given, so put the most promising first; those left over come last, with a score of
+                None. It stops as much sooner, up to a fifth, as answering took of late. The answer is late by the
+                tokenizing of a few documents at most, on a busy machine by some milliseconds, on a GPU by a batch.
+                Iterators and lazy sequences are read until half of the time has passed, and documents behind that are
+                not in the answer; one item that blocks is waited for, and so is a column that numpy reads at once.
+            others: sentence-transformers' options, accepted where they ask for nothing here (docs/migrating.md).
+
+        Returns:
+            A list of ``{"corpus_id": index, "score": float}``, with ``"text"`` if asked for, and with ``"window"``,
+            the part that won, if there are any; see `Ranking` for what else it tells.
+
+        Raises:
+            InputError: If a text is no string, an option is out of range, or the model has several
+                labels and none means "relevant" (use `predict`).
+        """
         # Time runs from here on.
         deadline = None if deadline_ms is None else Deadline(deadline_ms, self.lateness)
         if others:
@@ -133,7 +179,9 @@ class Calls:
         if max_windows is not None or type(window_overlap) is not int or window_overlap:
             windows = read_windows(max_windows, window_overlap)
         pairs = one_query(query, documents, deadline)
-        texts = kept_texts(pairs.documents) if switch("return_documents", return_documents) else None
+        texts = None
+        if return_documents is not False and switch("return_documents", return_documents):
+            texts = kept_texts(pairs.documents)
         activation = self.meaning.chosen(activation_fn, self.meaning.of_relevance)
 
         def finish(found: Found) -> Ranking:
@@ -148,22 +196,41 @@ class Calls:
                 deadline.answered()
             return ranking
 
-        shown = switch("show_progress_bar", show_progress_bar)
+        shown = show_progress_bar is not None and switch("show_progress_bar", show_progress_bar)
         return Call(pairs, finish, batch_size, shown, windows, deadline)
 
     def predict(
         self,
-        inputs: Collection[Any] | None,
+        inputs: Collection[Any] | None = None,
         *,
-        batch_size: int | None,
-        show_progress_bar: bool | None,
-        activation_fn: Activation | None,
-        apply_softmax: bool | None,
-        convert_to_numpy: bool,
-        convert_to_tensor: bool,
-        others: PredictOptions,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        **others: Unpack[PredictOptions],
     ) -> Call[Any]:
-        """As `CrossEncoder.predict`."""
+        """Scores of pairs, as sentence-transformers' ``CrossEncoder.predict``.
+
+        Args:
+            inputs: A list of pairs (tuples, lists or arrays of two strings), a numpy array of them or a table of two
+                columns (pandas, Polars, Arrow), or one pair. A document may also be one of those that `encode` gives.
+            batch_size: Most pairs of a batch, or None for the planner's own batches.
+            show_progress_bar: Draw progress on standard error.
+            activation_fn: In place of the model's own.
+            apply_softmax: Softmax over the labels, for models with several.
+            convert_to_numpy: An array; False gives a list of its entries.
+            convert_to_tensor: A torch tensor (needs torch); wins over ``convert_to_numpy``.
+            others: As in `rank`; and ``sentences``, their older name of ``inputs``.
+
+        Returns:
+            float32 [pairs], or [pairs, labels] for a model with several labels; of one pair its entry.
+
+        Raises:
+            InputError: If something is no pair of strings, or an option is out of range.
+            MissingDependencyError: If ``convert_to_tensor`` and torch is not installed.
+        """
         if others:
             inputs = other_name("inputs", inputs, "sentences", others)
             activation_fn = other_name("activation_fn", activation_fn, "activation_fct", others)
@@ -174,7 +241,7 @@ class Calls:
         shown, apply_softmax = switch("show_progress_bar", show_progress_bar), switch("apply_softmax", apply_softmax)
         as_array = switch("convert_to_numpy", convert_to_numpy)
         as_tensor = switch("convert_to_tensor", convert_to_tensor)
-        pairs = split_pairs(inputs)
+        pairs = _read_pairs(inputs)
         activation = self.meaning.chosen(activation_fn, self.meaning.activation)
 
         def finish(found: Found) -> Any:
@@ -216,32 +283,22 @@ class Calls:
             self.told.add("truncated")
 
 
-def read_documents(documents: Iterable[Any]) -> Iterable[Any]:
-    """What is to be read one by one for a list of documents: an array-like's values, else what was passed.
+def present(method: Callable[..., object], calls_method: Callable[..., object], owner: str) -> None:
+    """Have a method of a class look like the method of `Calls` that it answers: name, options, documentation.
 
     Args:
-        documents: Any iterable of documents in an order; a Series, a column of Arrow or the like counts by its values.
-
-    Raises:
-        InputError: If it is one text, has no order, or is a table or nothing like a list.
+        method: The one that gives the result.
+        calls_method: The one that gives the `Call`.
+        owner: The name of the class, which errors of Python's own say then.
     """
-    if isinstance(documents, list | tuple | EncodedDocuments):
-        return documents
-    kind = type(documents).__name__
-    if isinstance(documents, str | bytes):
-        raise InputError(f"documents is one {kind}; pass a list: [{documents!r:.60}]")
-    if isinstance(documents, Mapping | Set):
-        raise InputError(f"documents is a {kind}; results count documents in their order: pass a list")
-    values = _values(documents)
-    if values is not None:
-        if values.ndim != 1:
-            raise InputError(f"documents is a {kind} of shape {values.shape}: pass one column of it")
-        return cast("list[Any]", values.tolist())
-    try:
-        iter(documents)
-    except TypeError as error:
-        raise InputError(f"documents is {documents!r:.60}: a list of strings is needed") from error
-    return documents
+    update_wrapper(method, calls_method)
+    del method.__wrapped__  # type: ignore[attr-defined]
+    signature = inspect.signature(calls_method)
+    (result,) = get_args(signature.return_annotation)
+    method.__signature__ = signature.replace(return_annotation=result)  # type: ignore[attr-defined]
+    method.__annotations__ = calls_method.__annotations__ | {"return": result}
+    method.__qualname__ = f"{owner}.{method.__name__}"
+    calls_method.__qualname__ = f"CrossEncoder.{calls_method.__name__}"
 
 
 def one_query(query: str, documents: Iterable[str | EncodedDocument], deadline: Deadline | None = None) -> PairInputs:
@@ -255,50 +312,18 @@ def one_query(query: str, documents: Iterable[str | EncodedDocument], deadline: 
     Raises:
         InputError: If `read_documents` refuses them.
     """
-    documents = read_documents(documents)
+    if type(documents) not in (list, tuple):
+        documents = read_documents(documents)
     if deadline is not None and type(documents) not in (list, tuple, EncodedDocuments):
         documents = deadline.read(documents)
     read = documents if isinstance(documents, tuple | EncodedDocuments) else list(documents)
     return PairInputs([query], read, np.zeros(len(read), np.intp), _are_encoded(read))
 
 
-def split_pairs(inputs: Any) -> PairInputs:
-    """Read one pair or many.
-
-    Args:
-        inputs: A list, tuple or array of pairs, each a list, tuple or array of two texts; a table of two columns; or
-            one pair.
-
-    Raises:
-        InputError: If something is no pair of two texts; the message gives its index.
-    """
-    if isinstance(inputs, list | tuple):
-        items: Sequence[Any] = inputs
-    elif isinstance(inputs, str | bytes | Mapping | set | frozenset) or not hasattr(inputs, "__len__"):
-        raise InputError(
-            f"inputs is {type(inputs).__name__}: a pair (query, document) or a list of pairs is needed, as of "
-            f"list(zip(queries, documents))"
-        )
-    else:
-        values = _values(inputs)
-        if values is not None and values.ndim != 1 and values.shape[1:] != (2,):
-            raise InputError(
-                f"inputs is a {type(inputs).__name__} of shape {values.shape}: two columns, of queries and of "
-                f"documents, are needed"
-            )
-        items = list(inputs) if values is None else values.tolist()
-    single = len(items) > 0 and isinstance(items[0], str | EncodedDocument)
-    index: dict[str, int] = {}
-    documents, query_index = [], []
-    for i, pair in enumerate([items] if single else items):
-        query, document = pair if isinstance(pair, list | tuple) and len(pair) == 2 else _read_pair(i, pair)
-        if not isinstance(query, str):
-            raise InputError(f"the query of pair {i} is {type(query).__name__}, not str: {query!r:.80}")
-        if not isinstance(document, str | EncodedDocument):
-            raise InputError(f"the document of pair {i} is {type(document).__name__}, not str: {document!r:.80}")
-        query_index.append(index.setdefault(query, len(index)))
-        documents.append(document)
-    return PairInputs(list(index), documents, np.array(query_index, np.intp), _are_encoded(documents), single)
+def _read_pairs(inputs: Any) -> PairInputs:
+    """One pair or many."""
+    queries, documents, query_index, single = split_pairs(inputs)
+    return PairInputs(queries, documents, np.array(query_index, np.intp), _are_encoded(documents), single)
 
 
 def _are_encoded(documents: Sequence[Any] | EncodedDocuments) -> bool:
@@ -307,43 +332,3 @@ def _are_encoded(documents: Sequence[Any] | EncodedDocuments) -> bool:
         return True
     kinds = set(map(type, documents))
     return kinds != {str} and any(issubclass(kind, EncodedDocument) for kind in kinds)
-
-
-def _read_pair(i: int, pair: Any) -> Sequence[Any]:
-    """What is no list or tuple of two as one, or `InputError`."""
-    values = _values(pair)
-    if values is not None and values.ndim == 1:
-        pair = values.tolist()
-    if not isinstance(pair, Sequence) or isinstance(pair, str | bytes) or len(pair) != 2:
-        raise InputError(f"pair {i} is {pair!r:.80}: two texts (query, document) are needed")
-    return pair
-
-
-def _values(holder: Any) -> NDArray[Any] | None:
-    """The values of what numpy can read: its own arrays, and what pandas, Polars, Arrow and others hold; else None.
-
-    Iterating gives the names of a table's columns, and an Arrow array's scalars, which are no strings.
-
-    Raises:
-        InputError: If it is a table or an array that numpy cannot read.
-    """
-    if isinstance(holder, str | bytes):
-        return None
-    masked = sys.modules.get("numpy.ma")
-    if masked is not None and isinstance(holder, masked.MaskedArray) and masked.is_masked(holder):
-        raise InputError(
-            f"a masked array with {masked.count_masked(holder)} masked entries, which numpy reads as if they were not: "
-            "pass compressed(), or filled('') to score them as empty texts"
-        )
-    if hasattr(holder, "__array__"):
-        try:
-            return np.asarray(holder, dtype=object)
-        except Exception as error:  # whatever its library raises, as for what lies on a GPU
-            if thrown_in(error):
-                raise
-            raise InputError(
-                f"numpy cannot read the values of a {type(holder).__name__} ({error}): pass a list"
-            ) from error
-    if hasattr(holder, "columns"):
-        raise InputError(f"a {type(holder).__name__} has columns, and numpy cannot read their values: pass a list")
-    return None

@@ -139,8 +139,8 @@ class CpuBackend:
         if self.lanes == 1 or took_s <= self.wide_from_s:
             return
         self.slow_s += took_s
-        # The interpreter waits for the thread at its end, or onnxruntime would call abort(), taken from under it. It does
-        # not wait for what begins in its end.
+        # The interpreter waits for the thread at its end, or onnxruntime would call abort(), taken from under it. It
+        # does not wait for what begins in its end.
         if self.slow_s > self.opening_s and not self.opening.locked() and main_thread().is_alive():
             with suppress(RuntimeError):  # where no thread can be had, a call goes on without
                 Thread(target=self.open_wide, name="crossrank-wide", daemon=False).start()

@@ -76,7 +76,9 @@ def export_fp32(source: Path, output: Path, **options: Any) -> Path:
 
 
 def logits_of(artifact: Path) -> NDArray[np.float32]:
-    return CrossEncoder(artifact, precision="fp32").predict(list(PAIRS), activation_fn="identity")
+    model = CrossEncoder(artifact, precision="fp32")
+    logits: NDArray[np.float32] = model.predict(list(PAIRS), activation_fn="identity")
+    return logits
 
 
 def leftovers(folder: Path) -> list[str]:

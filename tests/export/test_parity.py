@@ -83,7 +83,7 @@ def error(logits: Floats, reference: Floats) -> float:
 
 
 def predict(artifact: Path, labels: int) -> Floats:
-    logits = CrossEncoder(artifact, precision="fp32").predict(list(PAIRS), activation_fn="identity")
+    logits: Floats = CrossEncoder(artifact, precision="fp32").predict(list(PAIRS), activation_fn="identity")
     return logits.reshape(len(PAIRS), labels)
 
 

@@ -49,7 +49,8 @@ MODEL = Path("onnx", "model.onnx")
 
 
 def logits_of(model: Path, **options: Any) -> NDArray[np.float32]:
-    scores = CrossEncoder(model, device="cpu", **options).predict(list(PAIRS), activation_fn="identity")
+    encoder = CrossEncoder(model, device="cpu", **options)
+    scores: NDArray[np.float32] = encoder.predict(list(PAIRS), activation_fn="identity")
     return scores.reshape(len(PAIRS), -1)
 
 
