@@ -9,10 +9,9 @@ https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/python/tools/tran
 import numpy as np
 from onnx import helper
 
-from crossrank.export._architectures.config import EncoderConfig
-from crossrank.export._architectures.weights import EncoderWeights, Linear, Norm
+from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights
 from crossrank.export._graphs.graph import Graph, Model
-from crossrank.export._graphs.layers import head_logits
+from crossrank.export._graphs.layers import Linear, Norm
 
 
 def build_fused(weights: EncoderWeights, config: EncoderConfig, *, dtype: type[np.float32 | np.float16]) -> Model:
@@ -21,7 +20,8 @@ def build_fused(weights: EncoderWeights, config: EncoderConfig, *, dtype: type[n
     Its inputs are int32 [pairs, tokens]: input_ids, token_type_ids and attention_mask, right-padded.
     """
     tables = weights.embeddings
-    assert tables.types is not None, "BERT and ELECTRA have token types"
+    assert tables.positions is not None, "BERT and ELECTRA have positions"
+    assert tables.types is not None, "and token types"
     assert tables.projection is None, "the shapes that are measured have none"
     graph = Graph(dtype)
     for name in ("input_ids", "token_type_ids", "attention_mask"):
@@ -56,13 +56,14 @@ def build_fused(weights: EncoderWeights, config: EncoderConfig, *, dtype: type[n
     )
     hidden = "embedded"
     for i, layer in enumerate(weights.layers):
-        projections = (layer.query, layer.key, layer.value)
+        attention, forward = layer.attention, layer.feed_forward
+        projections = (attention.query, attention.key, attention.value)
         joined = graph.weight(f"layer.{i}.qkv.weight", np.concatenate([part.weight for part in projections], axis=1))
         biases = graph.weight(f"layer.{i}.qkv.bias", np.concatenate([part.bias for part in projections]))
         context = graph.contrib("Attention", hidden, joined, biases, "lengths", num_heads=config.heads)
-        hidden = skip(product(context, layer.output), hidden, layer.attention_norm, layer.output)
-        inner = graph.contrib("BiasGelu", product(hidden, layer.up), bias(layer.up))
-        hidden = skip(product(inner, layer.down), hidden, layer.output_norm, layer.down)
+        hidden = skip(product(context, attention.output), hidden, layer.attention_norm, attention.output)
+        inner = graph.contrib("BiasGelu", product(hidden, forward.up), bias(forward.up))
+        hidden = skip(product(inner, forward.down), hidden, layer.output_norm, forward.down)
     row = graph.add("Gather", hidden, graph.constant("first_row", np.array(0)), axis=1)
-    head_logits(graph, row, weights.head, contrib=True)
+    graph.output(weights.head.logits(graph, row, contrib=True), "logits", ["pairs", config.labels])
     return graph.model()

@@ -11,7 +11,8 @@ from crossrank._machine.cpu import ThreadCount, resolve_threads
 from crossrank._machine.device import Device
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._graphs.graph import Model, save_model
-from crossrank.export._graphs.layouts import build_cuda, build_portable
+from crossrank.export._graphs.layouts.cuda import build_cuda
+from crossrank.export._graphs.layouts.portable import build_portable
 from crossrank.models import RegisteredModel, find_model
 
 from ._gpu_fused import build_fused

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from crossrank._machine.onnxruntime import ort
-from crossrank.export._architectures.config import EncoderConfig
+from crossrank.export._graphs.encoder import EncoderConfig
 
 _SIZE = 1024  # rows, columns and depth of the products: large enough that only multiplying counts
 _BATCH_S = 0.3

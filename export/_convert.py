@@ -27,7 +27,7 @@ from crossrank._machine.device import Device
 from crossrank._proof import Proof, Subject, measure_parity, read_proof, write_proof
 from crossrank.models import RegisteredModel
 
-from ._architectures.config import ARCHITECTURES
+from ._architectures.registry import architectures
 from ._blueprint import Blueprint
 from ._exporters.native import read_native
 from ._exporters.optimum import INSTALL_OPTIMUM, optimum_version, read_optimum
@@ -135,7 +135,7 @@ def make_artifact(
 def _read(folder: Path, registered: RegisteredModel | None, exporter: str, max_length: int | None) -> Blueprint:
     """Read a checkpoint for the exporter asked for; "auto" is the native one where it knows the architecture."""
     architecture = read_model_folder(folder).config.get("model_type")
-    known = architecture is None or architecture in list(ARCHITECTURES)  # without one the weights may tell
+    known = architecture is None or architecture in list(architectures())  # without one the weights may tell
     if exporter == "optimum" or (exporter == "auto" and not known and optimum_version() is not None):
         return read_optimum(folder, registered, max_length=max_length)
     try:

@@ -1,1 +1,1 @@
-"""A checkpoint in one form, whatever family it is of: its configuration, its weights under one set of names."""
+"""The architectures that the native exporter knows, one file a family, and a checkpoint of any of them in one form."""

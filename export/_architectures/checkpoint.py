@@ -1,5 +1,6 @@
 """A checkpoint folder: config, tokenizer and weights, checked together."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,14 +11,16 @@ from crossrank._artifact.tokenizer_settings import limit_ids, open_tokenizer
 from crossrank._errors import CheckpointError, attempt, join_problems
 from crossrank._json import has_entry
 from crossrank._text.tokenizer import PairTokenizer
+from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights
 from crossrank.export._read.adapter import open_weights
+from crossrank.export._read.tensors import ReadTensor
 from crossrank.export._read.texts import load_pairs
 from crossrank.export._read.tokenizers.byte_level import build_byte_level
 from crossrank.export._read.tokenizers.wordpiece import build_wordpiece, missing_tokenizer_message
 
+from .base import Tensors
 from .complete import complete_config
-from .config import EncoderConfig, read_config
-from .weights import EncoderWeights, read_weights
+from .registry import architectures, read_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ def read_checkpoint(
         folder: Holds config.json, a tokenizer and weights, or a modules.json that says where they are.
         max_length: Most tokens of a pair, or None for all that model and tokenizer allow.
         relevant_label: For a known relevance model with several labels, the one that means "relevant".
-        bare_projection: As `read_weights`.
+        bare_projection: As `Family.read_weights`.
 
     Raises:
         ModelNotFoundError: If there is no config.json.
@@ -66,7 +69,7 @@ def read_checkpoint(
     config = None if completed is None else attempt(lambda: read_config(completed), problems)
     weights = None
     if tensors is not None and config is not None:
-        weights = attempt(lambda: read_weights(tensors, config, bare_projection=bare_projection), problems)
+        weights = attempt(lambda: _read_weights(tensors, config, bare_projection), problems)
     embeddings = None
     if tokenizer is not None and config is not None:
         embeddings = attempt(lambda: limit_ids(tokenizer, config.vocabulary, plain_texts), problems)
@@ -82,6 +85,14 @@ def read_checkpoint(
         describe_head(source, config.labels, relevant_label),
         describe_inputs(described, tokenizer, token_types=types, max_length=max_length, embeddings=embeddings),
     )
+
+
+def _read_weights(tensors: Mapping[str, ReadTensor], config: EncoderConfig, bare_projection: bool) -> EncoderWeights:
+    family = architectures()[config.architecture]
+    named = Tensors(tensors, family.prefix)
+    weights = family.read_weights(named, config, bare_projection=bare_projection)
+    named.check()
+    return weights
 
 
 def plain_texts() -> list[str]:

@@ -8,7 +8,8 @@ from crossrank._artifact.settings import count_labels
 from crossrank._errors import CheckpointError
 from crossrank.export._read.tensors import ReadTensor, read_floats
 
-from .config import ARCHITECTURES, DEFAULT_LABELS
+from .base import DEFAULT_LABELS
+from .registry import architectures
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def complete_config(config: Mapping[str, Any], tensors: Mapping[str, ReadTensor]
     """
     completed = dict(config)
     if completed.get("model_type") is None:
-        families = {name.partition(".")[0] for name in tensors} & set(ARCHITECTURES)
+        families = {name.partition(".")[0] for name in tensors} & set(architectures())
         if len(families) == 1:
             completed["model_type"] = families.pop()
             logger.warning(

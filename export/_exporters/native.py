@@ -17,7 +17,9 @@ from crossrank.export._blueprint import Blueprint, Pairs
 from crossrank.export._graphs.graph import Model, save_model
 from crossrank.export._graphs.half import keep_in_float32
 from crossrank.export._graphs.int8 import build_int8, calibrate
-from crossrank.export._graphs.layouts import build_cpu, build_cuda, build_portable
+from crossrank.export._graphs.layouts.cpu import build_cpu
+from crossrank.export._graphs.layouts.cuda import build_cuda
+from crossrank.export._graphs.layouts.portable import build_portable
 from crossrank.export._prove.reference import reference_logits
 from crossrank.export._read.texts import load_pairs
 from crossrank.export._targets import Target

@@ -27,6 +27,8 @@ _PAGE_BYTES = 4096
 _WINDOWS_PAGE_BYTES = 65536
 _WRITTEN_BYTES = 16 * 1024 * 1024  # at a time, of a weight that must be laid out or rounded first
 
+FloatType = type[np.float32 | np.float16]
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -68,7 +70,7 @@ class Graph:
         opset: Version of the standard operators, 17 or 23.
     """
 
-    def __init__(self, dtype: type[np.float32 | np.float16] = np.float32, *, opset: int = 17) -> None:
+    def __init__(self, dtype: FloatType = np.float32, *, opset: int = 17) -> None:
         self.dtype = np.dtype(dtype)
         # Filled in place: onnx.helper's make_graph and make_model would each copy all the weights.
         self._model = onnx.ModelProto(ir_version=_IR_VERSIONS[opset], producer_name="crossrank")
@@ -77,6 +79,7 @@ class Graph:
         self._graph.name = "crossrank"
         self._names: set[str] = set()
         self._arrays: dict[str, NDArray[Any]] = {}
+        self._made: dict[tuple[Any, ...], str] = {}
 
     def input(self, name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> str:
         """Declare an input; names in ``shape`` are free dimensions."""
@@ -90,10 +93,12 @@ class Graph:
         self._graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def add(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """Append a node with one output and return the output's name."""
-        name = f"{op}_{len(self._graph.node)}"
-        self._graph.node.append(helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes))
-        return name
+        """Append a node with one output, unless it is there already, and return the output's name."""
+        node = op, inputs, domain, repr(attributes)
+        if node not in self._made:
+            self._made[node] = name = f"{op}_{len(self._graph.node)}"
+            self._graph.node.append(helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes))
+        return self._made[node]
 
     def contrib(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Append one of onnxruntime's own operators."""

@@ -1,14 +1,33 @@
-"""The parts that all graph variants share: embeddings, dense layers, activations, norms, the head."""
+"""The building blocks of a layer: dense products, activations, norms."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-
-from crossrank.export._architectures.config import EncoderConfig
-from crossrank.export._architectures.weights import Embeddings, Head, Layer, Linear, Norm
+from numpy.typing import NDArray
 
 from .graph import Graph
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """``x @ weight + bias``: weight float32 [in, out], bias float32 [out]."""
+
+    name: str
+    weight: Floats
+    bias: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A layer normalization: scale and bias, float32 [width]."""
+
+    name: str
+    scale: Floats
+    bias: Floats
 
 
 class Dense(Protocol):
@@ -31,7 +50,7 @@ def float_dense(graph: Graph, hidden: str, linears: Sequence[Linear], point: str
 
 
 def activate(graph: Graph, hidden: str, name: str, *, contrib: bool) -> str:
-    """One of `ACTIVATIONS`, or tanh.
+    """One of the values of `ACTIVATIONS`, or tanh.
 
     Args:
         graph: Where to write.
@@ -60,68 +79,3 @@ def normalize(graph: Graph, hidden: str, norm: Norm, epsilon: float) -> str:
     scale = graph.weight(f"{norm.name}.scale", norm.scale)
     bias = graph.weight(f"{norm.name}.bias", norm.bias)
     return graph.add("LayerNormalization", hidden, scale, bias, axis=-1, epsilon=epsilon)
-
-
-def add_and_norm(graph: Graph, hidden: str, residual: str, norm: Norm, epsilon: float) -> str:
-    """The residual connection and the norm behind it."""
-    return normalize(graph, graph.add("Add", hidden, residual), norm, epsilon)
-
-
-def feed_forward(
-    graph: Graph, hidden: str, layer: Layer, config: EncoderConfig, apply: Dense, point: str, *, contrib: bool
-) -> str:
-    """The feed-forward half of a layer, with its residual and norm."""
-    (inner,) = apply(graph, hidden, (layer.up,), f"{point}.up")
-    active = activate(graph, inner, config.activation, contrib=contrib)
-    (outer,) = apply(graph, active, (layer.down,), f"{point}.down")
-    residual = hidden
-    if layer.apart is not None:
-        up, down = layer.apart
-        some = activate(graph, dense(graph, hidden, up), config.activation, contrib=contrib)
-        # One product adds them to the residual, which is as fast as no units apart at all.
-        residual = graph.add("Gemm", some, graph.weight(f"{down.name}.weight", down.weight), hidden)
-    return add_and_norm(graph, outer, residual, layer.output_norm, config.epsilon)
-
-
-def embed(graph: Graph, weights: Embeddings, config: EncoderConfig, *, types: str | None, positions: str | None) -> str:
-    """Embeddings of ``input_ids``.
-
-    Args:
-        graph: Has the input ``input_ids``, [pairs, tokens] or packed [tokens].
-        weights: The tables.
-        config: The model's settings.
-        types: The token type ids, or None where the tokenizer gives none (then all are 0).
-        positions: The position ids, or None to derive them from a padded ``input_ids``.
-    """
-    hidden = graph.lookup("embeddings.words", weights.words, "input_ids")
-    table = weights.positions
-    if weights.types is not None and types is None:
-        table = table + weights.types[0]
-    table_name = graph.weight("embeddings.positions", table)
-    if positions is None and config.position_offset:
-        positions = _roberta_positions(graph, config.pad_id)
-    if positions is None:
-        length = graph.add("Shape", "input_ids", start=1, end=2)
-        rows = graph.add("Slice", table_name, graph.integers(0), length, graph.integers(0))
-    else:
-        rows = graph.add("Gather", table_name, positions)
-    if weights.types is not None and types is not None:
-        hidden = graph.add("Add", hidden, graph.add("Gather", graph.weight("embeddings.types", weights.types), types))
-    hidden = normalize(graph, graph.add("Add", hidden, rows), weights.norm, config.epsilon)
-    return hidden if weights.projection is None else dense(graph, hidden, weights.projection)
-
-
-def _roberta_positions(graph: Graph, pad_id: int) -> str:
-    # A token that spells the padding is not counted, as in transformers' create_position_ids_from_input_ids.
-    ids = graph.add("Cast", "input_ids", to=7)
-    counted = graph.add("Cast", graph.add("Not", graph.add("Equal", ids, graph.integers(pad_id))), to=7)
-    running = graph.add("Mul", graph.add("CumSum", counted, graph.constant("axis_1", np.array(1))), counted)
-    return graph.add("Add", running, graph.integers(pad_id))
-
-
-def head_logits(graph: Graph, row: str, head: Head, *, contrib: bool) -> None:
-    """The classification head on the [CLS] rows [pairs, hidden]; declares the output ``logits``."""
-    if head.dense is not None:
-        row = activate(graph, dense(graph, row, head.dense), head.activation, contrib=contrib)
-    logits = dense(graph, row, head.classifier)
-    graph.output(logits, "logits", ["pairs", len(head.classifier.bias)])

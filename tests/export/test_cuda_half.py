@@ -15,7 +15,7 @@ from crossrank.export import export_model
 from crossrank.export._architectures.checkpoint import read_checkpoint
 from crossrank.export._graphs.graph import save_model
 from crossrank.export._graphs.half import LARGEST, keep_in_float32, widen
-from crossrank.export._graphs.layouts import build_cuda
+from crossrank.export._graphs.layouts.cuda import build_cuda
 from tests.support.tiny_models import make_checkpoint
 
 _DOWN = "bert.encoder.layer.0.output.dense"

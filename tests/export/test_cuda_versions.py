@@ -14,7 +14,9 @@ import pytest
 
 from crossrank.export._architectures.checkpoint import read_checkpoint
 from crossrank.export._graphs.graph import save_model
-from crossrank.export._graphs.layouts import build_cpu, build_cuda, build_portable
+from crossrank.export._graphs.layouts.cpu import build_cpu
+from crossrank.export._graphs.layouts.cuda import build_cuda
+from crossrank.export._graphs.layouts.portable import build_portable
 from tests.support.tiny_models import ARCHITECTURES, make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -30,7 +30,7 @@ from crossrank.export import export_model
 from crossrank.export._architectures.checkpoint import read_checkpoint
 from crossrank.export._cli import main as export_main
 from crossrank.export._graphs.graph import save_model
-from crossrank.export._graphs.layouts import build_portable
+from crossrank.export._graphs.layouts.portable import build_portable
 from crossrank.models import load_registry
 from tests.support.checkpoint_files import files_of, read_tensors, sha256_of, write_tensors
 from tests.support.references import PROVEN_BY

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from crossrank.export._graphs.compact import quantize
 from crossrank.export._graphs.graph import EXTERNAL_DATA_BYTES, Graph, Model, save_model
+from crossrank.export._graphs.int8 import quantize
 from tests.support.tiny_models import make_checkpoint
 
 RNG = np.random.default_rng(0)

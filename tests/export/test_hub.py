@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from crossrank import CrossEncoder, ModelNotFoundError
 from crossrank._artifact.manifest import read_manifest
 from crossrank.export import export_model
-from crossrank.export._architectures.config import ARCHITECTURES
+from crossrank.export._architectures.registry import architectures
 from crossrank.export._read.source import describe_source, fetch_checkpoint
 from crossrank.models import find_model
 from tests.support.fake_hub import COMMIT, Hub, cached_files, closed_port, environment, serving
@@ -467,7 +467,7 @@ def a_hub() -> None:
 @pytest.mark.usefixtures("a_hub")
 def test_scores_are_the_published_ones(name: str, tmp_path: Path) -> None:
     figures = PUBLISHED["models"][name]
-    if figures["architecture"] not in ARCHITECTURES and util.find_spec("optimum") is None:
+    if figures["architecture"] not in architectures() and util.find_spec("optimum") is None:
         pytest.skip(f"{figures['architecture']} needs the exporter of optimum, which is not installed")
     try:
         scores = scores_of(name, tmp_path)
@@ -489,7 +489,7 @@ def test_published_models_of_known_architectures_are_registered_with_their_activ
     for name, figures in PUBLISHED["models"].items():
         registered = find_model(name)
         if registered is None:
-            assert figures["architecture"] not in ARCHITECTURES, name
+            assert figures["architecture"] not in architectures(), name
             continue
         assert registered.architecture == figures["architecture"], name
         probabilities = all(0 <= score <= 1 for score in figures["float32"])

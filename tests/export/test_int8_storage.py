@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from crossrank._device.cpu import CpuBackend
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._exporters.native import read_native
-from crossrank.export._graphs.compact import CompactGraph, quantize
 from crossrank.export._graphs.graph import Graph, save_model
+from crossrank.export._graphs.int8 import CompactGraph, quantize
 from crossrank.export._graphs.layers import float_dense
-from crossrank.export._graphs.layouts import write_cpu
+from crossrank.export._graphs.layouts.cpu import write_cpu
 from tests.support.references import auto_classifier, reference
 from tests.support.scorers import scorer_of
 from tests.support.tiny_models import PAIRS, make_checkpoint, transformers_logits

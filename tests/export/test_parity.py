@@ -18,7 +18,6 @@ import pytest
 import transformers
 from numpy.typing import NDArray
 
-import crossrank.export._graphs.layouts
 from crossrank import CrossEncoder, ProofError
 from crossrank._artifact.manifest import read_manifest
 from crossrank._artifact.parity import BOUNDS, compare_logits
@@ -30,12 +29,13 @@ from crossrank._machine.device import Device
 from crossrank._proof import verify_artifact
 from crossrank.export import export_model
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
-from crossrank.export._architectures.config import EncoderConfig
-from crossrank.export._architectures.weights import EncoderWeights, Layer, Linear, Norm
-from crossrank.export._graphs.attention import packed_attention_twin, valid_from_mask
-from crossrank.export._graphs.graph import Graph, Model, save_model
-from crossrank.export._graphs.layouts import build_cpu, build_cuda, build_portable
-from crossrank.export._graphs.positions import distance_buckets
+from crossrank.export._architectures.mpnet import RelativeBias, distance_buckets
+from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights, Layer
+from crossrank.export._graphs.graph import Model, save_model
+from crossrank.export._graphs.layers import Linear, Norm
+from crossrank.export._graphs.layouts.cpu import build_cpu
+from crossrank.export._graphs.layouts.cuda import CudaTwin, build_cuda
+from crossrank.export._graphs.layouts.portable import Portable, build_portable
 from tests.support.artifacts import edit_manifest
 from tests.support.checkpoint_files import sha256_of
 from tests.support.references import reference
@@ -244,10 +244,13 @@ def in_head(**changes: Callable[[Any], Any]) -> Fault:
 
 
 def in_relative_bias(change: Callable[[Floats], Floats]) -> Fault:
+    def changed(layer: Layer) -> Layer:
+        assert isinstance(layer.attention.bias, RelativeBias)
+        bias = RelativeBias(change(layer.attention.bias.table))
+        return replace(layer, attention=replace(layer.attention, bias=bias))
+
     def fault(given: Given) -> Given:
-        table = given.weights.relative_bias
-        assert table is not None
-        return replace(given, weights=replace(given.weights, relative_bias=change(table)))
+        return replace(given, weights=replace(given.weights, layers=tuple(map(changed, given.weights.layers))))
 
     return fault
 
@@ -263,26 +266,26 @@ def scaled(factor: float) -> Callable[[Linear], Linear]:
     )
 
 
-def with_part(part: str, change: Callable[[Any], Any]) -> Callable[[Layer], Layer]:
-    def changed(layer: Layer) -> Layer:
-        new: dict[str, Any] = {part: change(getattr(layer, part))}
-        return replace(layer, **new)
-
-    return changed
+def with_part(path: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    part, _, rest = path.partition(".")
+    inner = with_part(rest, change) if rest else change
+    return lambda whole: replace(whole, **{part: inner(getattr(whole, part))})
 
 
 def with_swapped_query_and_key(layer: Layer) -> Layer:
-    return replace(layer, query=layer.key, key=layer.query)
+    attention = layer.attention
+    return replace(layer, attention=replace(attention, query=attention.key, key=attention.query))
 
 
 HEAD_SIZE = 8
+BIASED = ("attention.query", "attention.value", "attention.output", "feed_forward.up", "feed_forward.down")
 IN_A_LAYER: dict[str, Callable[[Layer], Layer]] = {
     # The key's bias is absent on purpose: it adds one constant to all scores of a query, which softmax drops.
-    **{f"no bias: {part}": with_part(part, without_bias) for part in ("query", "value", "output", "up", "down")},
+    **{f"no bias: {part}": with_part(part, without_bias) for part in BIASED},
     **{f"swapped norm: {part}": with_part(part, swapped) for part in ("attention_norm", "output_norm")},
     "swapped query and key": with_swapped_query_and_key,
-    "attention without its scale": with_part("query", scaled(HEAD_SIZE**0.5)),
-    "attention with a scale 10% off": with_part("query", scaled(0.9)),
+    "attention without its scale": with_part("attention.query", scaled(HEAD_SIZE**0.5)),
+    "attention with a scale 10% off": with_part("attention.query", scaled(0.9)),
 }
 # Buckets 0 to 15 are those of keys before the query, 17 to 31 of keys behind it, farther ones higher; 16 is not used.
 OPPOSITE = [0, *range(17, 32), 16, *range(1, 16)]
@@ -351,18 +354,20 @@ def test_graphs_with_a_mask_equal_transformers_without_padding(
 def masks_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builders whose graphs take padding for tokens."""
 
-    def all_valid(graph: Graph) -> str:
-        mask = valid_from_mask(graph)
-        return graph.add("Or", mask, graph.add("Not", mask))
+    valid, fused = Portable.valid, CudaTwin.fused
 
-    def all_long(graph: Graph, *args: Any) -> str:
-        context = packed_attention_twin(graph, *args)
-        *_, attention = (node for node in graph.model().graph.node if node.op_type == "MultiHeadAttention")
+    def all_valid(layout: Portable) -> str:
+        mask = valid(layout)
+        return layout.graph.add("Or", mask, layout.graph.add("Not", mask))
+
+    def all_long(layout: CudaTwin, *args: str) -> str:
+        context = fused(layout, *args)
+        *_, attention = (node for node in layout.graph.model().graph.node if node.op_type == "MultiHeadAttention")
         attention.input[4] = ""  # each pair's length
         return context
 
-    monkeypatch.setattr(crossrank.export._graphs.layouts, "valid_from_mask", all_valid)
-    monkeypatch.setattr(crossrank.export._graphs.layouts, "packed_attention_twin", all_long)
+    monkeypatch.setattr(Portable, "valid", all_valid)
+    monkeypatch.setattr(CudaTwin, "fused", all_long)
 
 
 @pytest.mark.usefixtures("masks_ignored")

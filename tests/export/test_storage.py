@@ -144,10 +144,10 @@ def test_tensor_that_is_tied_to_another_is_read_from_there(checkpoint: Path) -> 
     dropped, kept = (f"bert.encoder.layer.1.attention.self.{part}.weight" for part in ("key", "query"))
     tensors[dropped] = tensors[kept]
     write_tensors(checkpoint, tensors)
-    whole = read_checkpoint(checkpoint, max_length=None, relevant_label=None).weights.layers[1]
+    whole = read_checkpoint(checkpoint, max_length=None, relevant_label=None).weights.layers[1].attention
     del tensors[dropped]
     write_tensors(checkpoint, tensors, **{dropped: kept})
-    tied = read_checkpoint(checkpoint, max_length=None, relevant_label=None).weights.layers[1]
+    tied = read_checkpoint(checkpoint, max_length=None, relevant_label=None).weights.layers[1].attention
     assert np.array_equal(tied.key.weight, whole.key.weight)
     assert np.array_equal(tied.key.weight, tied.query.weight)
 
@@ -203,10 +203,10 @@ def test_electra_with_a_bare_projection_scores_as_its_authors_do(
 
 
 def test_stored_tensor_comes_before_the_one_that_metadata_names_for_it(checkpoint: Path) -> None:
-    stored = read_checkpoint(checkpoint).weights.layers[1].key.weight
+    stored = read_checkpoint(checkpoint).weights.layers[1].attention.key.weight
     key, query = (f"bert.encoder.layer.1.attention.self.{part}.weight" for part in ("key", "query"))
     write_tensors(checkpoint, read_tensors(checkpoint), **{key: query})
-    assert np.array_equal(read_checkpoint(checkpoint).weights.layers[1].key.weight, stored)
+    assert np.array_equal(read_checkpoint(checkpoint).weights.layers[1].attention.key.weight, stored)
 
 
 def test_length_without_modules_leaves_the_tokenizers(checkpoint: Path, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from crossrank._machine.device import Device
 from crossrank._text.pairs import PackedPairs
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._graphs.graph import save_model
-from crossrank.export._graphs.layouts import build_cpu, build_cuda
+from crossrank.export._graphs.layouts.cpu import build_cpu
+from crossrank.export._graphs.layouts.cuda import build_cuda
 from tests.support.artifacts import make_artifact
 from tests.support.scorers import scorer_of
 from tests.support.tiny_models import ARCHITECTURES, PAIRS, make_checkpoint, transformers_logits

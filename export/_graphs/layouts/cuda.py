@@ -1,0 +1,150 @@
+"""The layout for onnxruntime's CUDA provider: packed tokens without padding, fused attention.
+
+In the last layer nothing but the [CLS] rows goes on after attention.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from crossrank.export._graphs.encoder import Attention, EncoderConfig, EncoderWeights, Layout, write_encoder
+from crossrank.export._graphs.graph import FloatType, Graph, Model
+from crossrank.export._graphs.layers import Floats, Linear
+from crossrank.export._graphs.positions import DistanceBias
+
+
+def build_cuda(
+    weights: EncoderWeights,
+    config: EncoderConfig,
+    *,
+    token_types: bool,
+    dtype: FloatType = np.float16,
+    twin: bool = False,
+) -> Model:
+    """The graph for onnxruntime's CUDA provider, or its CPU-runnable twin, which differs in attention alone."""
+    layout = (CudaTwin if twin else Cuda)(Graph(dtype), config, token_types=token_types)
+    layers = tuple(replace(layer, attention=pad_head_size(layer.attention, config)) for layer in weights.layers)
+    write_encoder(layout, replace(weights, layers=layers))
+    return layout.graph.model()
+
+
+class Cuda(Layout):
+    """All tokens in one dimension. Shapes: B pairs, S longest, T tokens, N heads, D head size."""
+
+    def __init__(self, graph: Graph, config: EncoderConfig, *, token_types: bool) -> None:
+        super().__init__(graph, config, token_types=token_types)
+        for name in ("input_ids", "position_ids", *([self.types] if self.types else [])):
+            graph.input(name, np.int32, ["tokens"])
+        graph.input("token_offset", np.int32, ["pairs", "longest"])
+        graph.input("cumulative_sequence_length", np.int32, ["pairs_and_one"])
+        self._starts = graph.add(
+            "Slice", "cumulative_sequence_length", graph.integers(0), graph.integers(-1), graph.integers(0)
+        )  # [B]
+
+    def position_rows(self, name: str, table: Floats) -> str:
+        """[T, width]."""
+        return self.graph.add("Gather", self.graph.weight(name, table), "position_ids")
+
+    def distance_bias(self, bias: DistanceBias) -> str:
+        """A corner of the largest bias there can be, [1, N, S, S].
+
+        Its positions are no values that are computed: onnxruntime would put what computes them on the CPU, and copy
+        them in every run, which neither a session without the CPU nor a CUDA graph allows.
+        """
+        rows = np.arange(-(-self.config.positions // 8) * 8)  # the longest pair is rounded up to a multiple of 8
+        table = bias.by_distance(rows - rows[:, None])  # [S, S, N]
+        corner = self.graph.weight(bias.name, np.ascontiguousarray(table.transpose(2, 0, 1)[None]))
+        longest = self.graph.add("Shape", "token_offset", start=1, end=2)
+        for axis in (2, 3):
+            corner = self.graph.add("Slice", corner, self.graph.integers(0), longest, self.graph.integers(axis))
+        return corner
+
+    def attend(self, query: str, key: str, value: str, bias: str) -> str:
+        """[T, N*D] each -> the same, or [B, N*D] of the first rows."""
+        return self.needed_rows(self.fused(query, key, value, bias))
+
+    def fused(self, query: str, key: str, value: str, bias: str) -> str:
+        """Onnxruntime's attention over packed tokens, CUDA only: [T, N*D] each -> [T, N*D].
+
+        One operator for every GPU, since it is fused on all of them with float16, q, k and v apart and heads of a
+        multiple of 8: from sm_80 on by FlashAttention's kernels for sequences of any lengths; elsewhere, and with a
+        bias, by CUTLASS's memory-efficient ones (from sm_53 on; with a bias where the longest pair counts in multiples
+        of 8). Both read the lengths on the device and sum in float32. The choice is in ComputeInternal of
+        https://github.com/microsoft/onnxruntime/blob/v1.24.4/onnxruntime/contrib_ops/cuda/bert/packed_multihead_attention.cc
+        with flash::is_supported (flash_attention/flash_api.cc beside it), has_memory_efficient_attention
+        (cutlass_fmha/memory_efficient_attention.h) and the engine's ``sdpa_kernel``, which leaves TensorRT's kernels
+        out; ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO=1 prints it.
+        """
+        return self.graph.contrib(
+            "PackedMultiHeadAttention",
+            *(query, key, value, "", "token_offset", "cumulative_sequence_length", bias),
+            num_heads=self.config.heads,
+            scale=self.config.head_size**-0.5,
+        )
+
+    def needed_rows(self, hidden: str) -> str:
+        """[T, H] -> the same, or [B, H] of the first rows."""
+        return self.graph.add("Gather", hidden, self._starts) if self.narrow else hidden
+
+    def first_rows(self, hidden: str) -> str:
+        """[B, H], which is all that the last layer gave."""
+        return hidden
+
+
+class CudaTwin(Cuda):
+    """The same, but for an attention in operators that a CPU runs: unpack, attend, pack."""
+
+    def fused(self, query: str, key: str, value: str, bias: str) -> str:
+        """What the fused operator computes: [T, N*D] each -> [T, N*D]."""
+        graph = self.graph
+        tokens = graph.add("Shape", "input_ids", start=0, end=1)
+        flat = graph.add("Reshape", "token_offset", graph.integers(-1))
+        rows = graph.add("Slice", flat, graph.integers(0), tokens, graph.integers(0))  # [T]
+        targets = graph.add("Unsqueeze", graph.add("Cast", rows, to=7), graph.integers(1))  # [T, 1]
+        batch = graph.add("Shape", "token_offset")  # B, S
+        ends = graph.add(
+            "Slice", "cumulative_sequence_length", graph.integers(1), graph.integers(1_000_000), graph.integers(0)
+        )
+        lengths = graph.add("Sub", ends, self._starts)  # [B]
+
+        def unpack(packed: str) -> str:
+            width = graph.add("Shape", packed, start=1, end=2)
+            space = graph.add("Concat", graph.add("Shape", flat), width, axis=0)
+            zeros = graph.add("Expand", graph.scalar(0.0), space)  # [B*S, N*D]
+            padded = graph.add("ScatterND", zeros, targets, packed)
+            return graph.add("Reshape", padded, graph.add("Concat", batch, width, axis=0))
+
+        context = graph.contrib(
+            "MultiHeadAttention",
+            *(unpack(query), unpack(key), unpack(value), "", lengths, bias),
+            num_heads=self.config.heads,
+            scale=self.config.head_size**-0.5,
+        )
+        width = graph.add("Shape", query, start=1, end=2)
+        merged = graph.add("Reshape", context, graph.add("Concat", graph.integers(-1), width, axis=0))
+        return graph.add("Gather", merged, rows)
+
+
+def pad_head_size(attention: Attention, config: EncoderConfig) -> Attention:
+    """Zero columns that bring each head to a multiple of 8, as CUDA's fused kernels need it.
+
+    Exact with the scale of the true head size: zeros add nothing to the scores or to the output.
+    """
+    n, d = config.heads, config.head_size
+    padded = -(-d // 8) * 8
+    if padded == d:
+        return attention
+
+    def columns(linear: Linear) -> Linear:
+        weight = np.pad(linear.weight.reshape(-1, n, d), ((0, 0), (0, 0), (0, padded - d)))
+        bias = np.pad(linear.bias.reshape(n, d), ((0, 0), (0, padded - d)))
+        return replace(linear, weight=weight.reshape(len(weight), -1), bias=bias.ravel())
+
+    rows = np.pad(attention.output.weight.reshape(n, d, -1), ((0, 0), (0, padded - d), (0, 0)))
+    return replace(
+        attention,
+        query=columns(attention.query),
+        key=columns(attention.key),
+        value=columns(attention.value),
+        output=replace(attention.output, weight=rows.reshape(n * padded, -1)),
+    )

@@ -1,0 +1,54 @@
+"""The layout for any runtime: standard operators, padded pairs and a mask, in the names that others know."""
+
+import numpy as np
+
+from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights, Layout, write_encoder
+from crossrank.export._graphs.graph import FloatType, Graph, Model
+
+
+def build_portable(
+    weights: EncoderWeights, config: EncoderConfig, *, token_types: bool, dtype: FloatType = np.float32
+) -> Model:
+    """A graph for any runtime."""
+    layout = Portable(Graph(dtype), config, token_types=token_types)
+    write_encoder(layout, weights)
+    return layout.graph.model()
+
+
+class Portable(Layout):
+    """Padded pairs, [pairs, tokens]; all rows to the end. Shapes: B pairs, S longest, N heads, D head size."""
+
+    contrib = False
+
+    def __init__(self, graph: Graph, config: EncoderConfig, *, token_types: bool) -> None:
+        super().__init__(graph, config, token_types=token_types)
+        for name in ("input_ids", "attention_mask", *([self.types] if self.types else [])):
+            graph.input(name, np.int64, ["batch_size", "sequence_length"])
+        self._valid = self.valid()
+
+    def valid(self) -> str:
+        """Bool [B, 1, 1, S] from ``attention_mask``."""
+        graph = self.graph
+        return graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=9), graph.integers(1, 2))
+
+    def attend(self, query: str, key: str, value: str, bias: str) -> str:
+        """[B, S, N*D] each -> [B, S, N*D]."""
+        graph, config = self.graph, self.config
+        split = graph.integers(0, 0, config.heads, config.head_size)
+
+        def heads(projected: str, perm: list[int]) -> str:
+            return graph.add("Transpose", graph.add("Reshape", projected, split), perm=perm)
+
+        scaled = graph.add("Mul", heads(query, [0, 2, 1, 3]), graph.scalar(config.head_size**-0.5))
+        scores = graph.add("MatMul", scaled, heads(key, [0, 2, 3, 1]))  # [B, N, S, S]
+        if bias:
+            scores = graph.add("Add", scores, bias)
+        lowest = graph.constant("lowest", np.array(-65504 if graph.dtype == np.float16 else -3.4e38, graph.dtype))
+        shares = graph.add("Softmax", graph.add("Where", self._valid, scores, lowest), axis=-1)
+        context = graph.add("MatMul", shares, heads(value, [0, 2, 1, 3]))
+        merged = graph.add("Transpose", context, perm=[0, 2, 1, 3])  # [B, S, N, D]
+        return graph.add("Reshape", merged, graph.integers(0, 0, config.hidden))
+
+    def first_rows(self, hidden: str) -> str:
+        """[B, S, H] -> [B, H]."""
+        return self.graph.add("Gather", hidden, self.graph.constant("first_row", np.array(0)), axis=1)

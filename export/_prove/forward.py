@@ -1,0 +1,227 @@
+"""The forward passes in numpy of the architectures that the native exporter knows, after transformers' modelling code.
+
+They share nothing with the families and graphs of the exporter but reading tensors from files: names and structure are
+written here once more. An architecture is one class, listed in `PASSES`.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossrank.export._read.adapter import open_weights
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+
+def erf(x: Floats) -> Floats:
+    """The error function to 5e-7 in float32 (Abramowitz and Stegun 1964, formula 7.1.26); numpy has none."""
+    z = np.abs(x)
+    t = 1 / (1 + np.float32(0.3275911) * z)
+    series = t * np.float32(1.061405429) - np.float32(1.453152027)
+    for coefficient in (1.421413741, -0.284496736, 0.254829592):
+        series = series * t + np.float32(coefficient)
+    result: Floats = np.copysign(1 - series * t * np.exp(-z * z), x)
+    return result
+
+
+def _gelu(x: Floats) -> Floats:
+    return x * np.float32(0.5) * (1 + erf(x * np.float32(math.sqrt(0.5))))
+
+
+def _tanh_gelu(x: Floats) -> Floats:
+    found: Floats = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    return found
+
+
+def _silu(x: Floats) -> Floats:
+    found: Floats = x / (1 + np.exp(-x))
+    return found
+
+
+# By the names of transformers' ACT2FN.
+_ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "gelu": _gelu,
+    "gelu_python": _gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_accurate": _tanh_gelu,
+    "gelu_fast": lambda x: 0.5 * x * (1 + np.tanh(x * 0.7978845608 * (1 + 0.044715 * x * x))),
+    "gelu_python_tanh": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": _silu,
+    "swish": _silu,
+    "tanh": np.tanh,
+}
+# Elements per step of an elementwise function, so that its temporaries stay in the cache.
+_STEP = 1 << 15
+
+
+def activate(name: str, x: Floats) -> Floats:
+    flat = x.reshape(-1)
+    for start in range(0, len(flat), _STEP):
+        flat[start : start + _STEP] = _ACTIVATIONS[name](flat[start : start + _STEP])
+    return x
+
+
+class Bert:
+    """BERT with a classification head.
+
+    Args:
+        config: config.json, with what it leaves out.
+        folder: The checkpoint's.
+        bare_projection: Whether the head is its last layer alone.
+    """
+
+    name = "bert"  # before the encoder's tensors
+    sizes: ClassVar[tuple[str, ...]] = ("num_hidden_layers", "num_attention_heads", "hidden_act")
+    layer_name = "encoder.layer"
+    parts: ClassVar[tuple[str, ...]] = (
+        *("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+        *("attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
+    )
+    head: ClassVar[tuple[str, str, str]] = ("pooler.dense", "tanh", "classifier")
+    token_types = True
+    pad_id = 0  # where config.json does not say it
+
+    def __init__(self, config: dict[str, Any], folder: Path, *, bare_projection: bool) -> None:
+        layers, heads, activation = self.sizes
+        self.layers, self.heads = config[layers], config[heads]
+        self.activation = config.get(activation, "gelu")
+        self.epsilon = np.float32(config.get("layer_norm_eps", 1e-12))
+        if config.get("pad_token_id") is not None:
+            self.pad_id = config["pad_token_id"]
+        self.bare_projection = bare_projection
+        self.tensors = {name.removeprefix(f"{self.name}."): read for name, read in open_weights(folder).items()}
+        self.read: dict[str, Floats] = {}
+
+    def logits(self, ids: Integers, types: Integers, mask: Integers) -> Floats:
+        """Logits float32 [batch, labels] of padded inputs int64 [batch, tokens]."""
+        x = self.embed(ids, types)
+        for i in range(self.layers):
+            x = self.layer(x, mask, *(f"{self.layer_name}.{i}.{part}" for part in self.parts))
+        row, (dense, activation, classifier) = x[:, 0], self.head
+        if not self.bare_projection:
+            row = activate(activation, self.linear(row, dense))
+        return self.linear(row, classifier)
+
+    def embed(self, ids: Integers, types: Integers) -> Floats:
+        x = self.tensor("embeddings.word_embeddings.weight")[ids]
+        if self.token_types:
+            x = x + self.tensor("embeddings.token_type_embeddings.weight")[types]
+        x = x + self.tensor("embeddings.position_embeddings.weight")[self.positions(ids)]
+        return self.norm(x, "embeddings.LayerNorm")
+
+    def positions(self, ids: Integers) -> Integers:
+        return np.arange(ids.shape[1])[None, :]
+
+    def layer(
+        self, x: Floats, mask: Integers, q: str, k: str, v: str, o: str, norm: str, up: str, down: str, last: str
+    ) -> Floats:
+        x = self.norm(x + self.linear(self.attend(x, mask, q, k, v), o), norm)
+        inner = activate(self.activation, self.linear(x, up))
+        return self.norm(x + self.linear(inner, down), last)
+
+    def attend(self, x: Floats, mask: Integers, q: str, k: str, v: str) -> Floats:
+        batch, length, hidden = x.shape
+        query, key, value = (
+            self.linear(x, name).reshape(batch, length, self.heads, -1).transpose(0, 2, 1, 3) for name in (q, k, v)
+        )  # [batch, heads, tokens, dim]
+        scores = query @ key.transpose(0, 1, 3, 2) / np.float32(math.sqrt(hidden // self.heads)) + self.bias(length)
+        scores = np.where(mask[:, None, None, :] == 1, scores, np.float32(-np.inf))
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        context = (weights / weights.sum(axis=-1, keepdims=True)) @ value
+        merged: Floats = context.transpose(0, 2, 1, 3).reshape(batch, length, hidden)
+        return merged
+
+    def bias(self, length: int) -> Floats:
+        return np.zeros(1, np.float32)
+
+    def tensor(self, name: str) -> Floats:
+        if name not in self.read:
+            self.read[name] = self.tensors[name]().astype(np.float32, copy=False)
+        return self.read[name]
+
+    def linear(self, x: Floats, name: str) -> Floats:
+        weight = self.tensor(f"{name}.weight")  # [out, in]
+        flat = x.reshape(-1, x.shape[-1]) @ weight.T + self.tensor(f"{name}.bias")  # one large product, not one a pair
+        return flat.reshape(*x.shape[:-1], len(weight))
+
+    def norm(self, x: Floats, name: str) -> Floats:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = np.square(centred).mean(axis=-1, keepdims=True)
+        scaled: Floats = centred / np.sqrt(variance + self.epsilon) * self.tensor(f"{name}.weight")
+        return scaled + self.tensor(f"{name}.bias")
+
+
+class Electra(Bert):
+    """ELECTRA."""
+
+    name = "electra"
+    head = ("classifier.dense", "gelu", "classifier.out_proj")
+
+    def embed(self, ids: Integers, types: Integers) -> Floats:
+        x = super().embed(ids, types)
+        return self.linear(x, "embeddings_project") if "embeddings_project.weight" in self.tensors else x
+
+
+class Roberta(Bert):
+    """RoBERTa and its kin."""
+
+    name = "roberta"
+    head = ("classifier.dense", "tanh", "classifier.out_proj")
+    pad_id = 1
+
+    def positions(self, ids: Integers) -> Integers:
+        counted = ids != self.pad_id
+        positions: Integers = np.cumsum(counted, axis=1) * counted + self.pad_id
+        return positions
+
+
+class DistilBert(Bert):
+    """DistilBERT."""
+
+    name = "distilbert"
+    sizes = ("n_layers", "n_heads", "activation")
+    layer_name = "transformer.layer"
+    parts = (
+        *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+        *("sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm"),
+    )
+    head = ("pre_classifier", "relu", "classifier")
+    token_types = False
+
+
+class MPNet(Roberta):
+    """MPNet."""
+
+    name = "mpnet"
+    parts = (
+        *("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", "attention.LayerNorm"),
+        *("intermediate.dense", "output.dense", "output.LayerNorm"),
+    )
+    token_types = False
+
+    def bias(self, length: int) -> Floats:
+        """By the formula of its relative_position_bucket; float32 [heads, length, length]."""
+        positions = np.arange(length)
+        n = positions[:, None] - positions  # query minus key
+        distance = np.abs(n)
+        far = 8 + np.log(np.maximum(distance, 8) / np.float32(8)) / math.log(128 / 8) * 8
+        bucket = np.where(distance < 8, distance, np.minimum(far.astype(np.int64), 15)) + 16 * (n < 0)
+        bias: Floats = self.tensor("encoder.relative_attention_bias.weight")[bucket].transpose(2, 0, 1)
+        return bias
+
+
+# By transformers' model type.
+PASSES: dict[str, type[Bert]] = {
+    "bert": Bert,
+    "electra": Electra,
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), Roberta),
+    "distilbert": DistilBert,
+    "mpnet": MPNet,
+}
