@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossrank.export._architectures.registry import read_config
+from crossrank.export._architectures.config import read_config
 
 from ._engines import ENGINES
 from ._goals import LONG_CALLS

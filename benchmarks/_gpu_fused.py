@@ -11,7 +11,7 @@ from onnx import helper
 
 from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights
 from crossrank.export._graphs.graph import Graph, Model
-from crossrank.export._graphs.layers import Linear, Norm
+from crossrank.export._graphs.layers import Linear, Norm, activate, dense
 
 
 def build_fused(weights: EncoderWeights, config: EncoderConfig, *, dtype: type[np.float32 | np.float16]) -> Model:
@@ -65,5 +65,8 @@ def build_fused(weights: EncoderWeights, config: EncoderConfig, *, dtype: type[n
         inner = graph.contrib("BiasGelu", product(hidden, forward.up), bias(forward.up))
         hidden = skip(product(inner, forward.down), hidden, layer.output_norm, forward.down)
     row = graph.add("Gather", hidden, graph.constant("first_row", np.array(0)), axis=1)
-    graph.output(weights.head.logits(graph, row, contrib=True), "logits", ["pairs", config.labels])
+    head = weights.head
+    if head.dense is not None:
+        row = activate(graph, dense(graph, row, head.dense), head.activation, contrib=True)
+    graph.output(dense(graph, row, head.classifier), "logits", ["pairs", config.labels])
     return graph.model()

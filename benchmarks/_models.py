@@ -13,8 +13,7 @@ from crossrank import InputError
 from crossrank._artifact.settings import describe_inputs, read_model_folder
 from crossrank._text.pairs import PairSource
 from crossrank.export._architectures.checkpoint import read_tokenizer
-from crossrank.export._architectures.complete import complete_config
-from crossrank.export._architectures.registry import read_config
+from crossrank.export._architectures.config import complete_config, read_config
 from crossrank.export._graphs.encoder import EncoderConfig
 from crossrank.export._read.adapter import open_weights
 from crossrank.models import RegisteredModel, find_model

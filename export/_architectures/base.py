@@ -1,6 +1,6 @@
 """A family of architectures: what its config.json and its tensors mean, and what it refuses."""
 
-from abc import ABC, abstractmethod
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -10,9 +10,20 @@ import numpy as np
 from crossrank._artifact.settings import count_labels, describe_padding
 from crossrank._errors import CheckpointError, join_problems
 from crossrank._json import parse_dataclass
-from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights
+from crossrank.export._graphs.encoder import (
+    Attention,
+    DistanceBias,
+    Embeddings,
+    EncoderConfig,
+    EncoderWeights,
+    FeedForward,
+    Head,
+    Layer,
+)
 from crossrank.export._graphs.layers import Floats, Linear, Norm
 from crossrank.export._read.tensors import ReadTensor, read_floats
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LABELS = 2  # transformers'
 # transformers' names of activations, and ours of the same function: it writes some formulas in several ways, which
@@ -23,61 +34,6 @@ ACTIVATIONS = {
     "relu": "relu",
     **dict.fromkeys(("silu", "swish"), "silu"),
 }
-
-
-class Family(ABC):
-    """Model types of transformers that one file here knows.
-
-    Attributes:
-        types: transformers' model types.
-        prefix: What the names of the encoder's tensors begin with where there is a head.
-        config: What is read from a config.json, `EncoderConfig` or a class derived from it.
-        fields: The names in config.json of its fields.
-        defaults: transformers' values of those that may be left out.
-    """
-
-    types: ClassVar[tuple[str, ...]]
-    prefix: ClassVar[str]
-    config: ClassVar[type[EncoderConfig]] = EncoderConfig
-    fields: ClassVar[Mapping[str, str]]
-    defaults: ClassVar[Mapping[str, Any]] = {}
-
-    def refused(self, config: Mapping[str, Any]) -> list[str]:
-        """A sentence for each setting of a config.json with which the graphs would compute something else."""
-        return []
-
-    def read_config(self, config: Mapping[str, Any], problems: list[str]) -> EncoderConfig | None:
-        """A config.json whose activation is known, or None if ``problems`` got sentences.
-
-        Raises:
-            CheckpointError: If its padding id is none.
-        """
-        (pad_id, offset), labels = describe_padding(config), count_labels(config)
-        found: list[str] = []
-        read = parse_dataclass(
-            self.config,
-            {
-                **self.defaults,
-                **{ours: config[theirs] for ours, theirs in self.fields.items() if theirs in config},
-                "architecture": config["model_type"],
-                "pad_id": pad_id,
-                "position_offset": offset,
-                "labels": DEFAULT_LABELS if labels is None else labels,
-            },
-            found,
-        )
-        problems += [f"{self.fields[name]} {rest}" for name, _, rest in (said.partition(" ") for said in found)]
-        return None if read is None else replace(read, activation=ACTIVATIONS[read.activation])
-
-    @abstractmethod
-    def read_weights(self, tensors: "Tensors", config: EncoderConfig, *, bare_projection: bool) -> EncoderWeights:
-        """The parts of the model.
-
-        Args:
-            tensors: Of the checkpoint.
-            config: As `read_config` gives it.
-            bare_projection: Whether the head is its last layer alone, whatever the weights hold before it.
-        """
 
 
 class Tensors:
@@ -93,7 +49,7 @@ class Tensors:
         self._problems: list[str] = []
 
     def check(self) -> None:
-        """Raise `CheckpointError` for all tensors that were asked for and are missing or have another shape or type."""
+        """Raise `CheckpointError` for all that was asked for and is missing, or has another shape or type."""
         if self._problems:
             raise CheckpointError(join_problems("the weights do not fit config.json", self._problems))
 
@@ -126,12 +82,126 @@ class Tensors:
         """A layer normalization, ``label`` in graphs."""
         return Norm(label, self.tensor(f"{name}.weight", width), self.tensor(f"{name}.bias", width))
 
-    def layers(self, stem: str, count: int) -> list[int]:
-        """The numbers behind ``stem.`` in the names, of ``count`` that there should be."""
-        parts = {name.removeprefix(stem).split(".")[1] for name in self._tensors if name.startswith(f"{stem}.")}
+    def numbers(self, stem: str, count: int) -> list[int]:
+        """The layers that there are of ``count``, by the numbers behind ``stem`` in the names."""
+        parts = {name.removeprefix(stem).partition(".")[0] for name in self._tensors if name.startswith(stem)}
         held = {int(part) for part in parts if part.isdecimal() and len(part) < 10}
         lost = [str(i) for i in range(count) if i not in held]
         if lost:
             what = ", ".join(lost) if len(lost) <= 10 else f"{lost[0]} to {lost[-1]}"
             self._problems.append(f"of {count} layers the weights hold {count - len(lost)}; missing: {what}")
         return [i for i in range(count) if i in held]
+
+
+class Family:
+    """Model types of transformers that one file here knows. What a family does not say is as in BERT.
+
+    Attributes:
+        types: transformers' model types.
+        prefix: What the names of the encoder's tensors begin with where there is a head.
+        config: What is read of a config.json: `EncoderConfig`, or a class derived from it.
+        fields: Its fields by their names in config.json.
+        defaults: transformers' values of those that may be missing there.
+        layers: What the names of a layer's tensors begin with, before its number.
+        parts: Of a layer: query, key, value and output of its attention, the norm behind, up and down of its
+            feed-forward, the norm behind.
+        head: Dense layer, activation, classifier.
+    """
+
+    types: ClassVar[tuple[str, ...]]
+    prefix: ClassVar[str]
+    config: ClassVar[type[EncoderConfig]] = EncoderConfig
+    fields: ClassVar[Mapping[str, str]] = {
+        "vocabulary": "vocab_size",
+        "hidden": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "intermediate": "intermediate_size",
+        "positions": "max_position_embeddings",
+        "token_types": "type_vocab_size",
+        "activation": "hidden_act",
+        "epsilon": "layer_norm_eps",
+    }
+    defaults: ClassVar[Mapping[str, Any]] = {"token_types": 2, "activation": "gelu", "epsilon": 1e-12}
+    layers: ClassVar[str] = "encoder.layer."
+    parts: ClassVar[tuple[str, ...]] = (
+        *("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+        *("attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
+    )
+    head: ClassVar[tuple[str, str, str]] = ("pooler.dense", "tanh", "classifier")
+
+    def refused(self, config: Mapping[str, Any]) -> list[str]:
+        """A sentence for each setting of a config.json with which a graph would compute something else."""
+        return []
+
+    def read_config(self, config: Mapping[str, Any], problems: list[str]) -> EncoderConfig | None:
+        """A config.json whose activation is known, or None if ``problems`` got sentences.
+
+        Raises:
+            CheckpointError: If its padding id is none.
+        """
+        (pad_id, offset), labels = describe_padding(config), count_labels(config)
+        values = {
+            **self.defaults,
+            **{ours: config[theirs] for ours, theirs in self.fields.items() if theirs in config},
+            **{"architecture": config["model_type"], "pad_id": pad_id, "position_offset": offset},
+            "labels": DEFAULT_LABELS if labels is None else labels,
+        }
+        found: list[str] = []
+        read = parse_dataclass(self.config, values, found)
+        problems += [f"{self.fields[name]} {rest}" for name, _, rest in (said.partition(" ") for said in found)]
+        return None if read is None else replace(read, activation=ACTIVATIONS[read.activation])
+
+    def read_weights(self, tensors: Tensors, config: EncoderConfig, *, bare_projection: bool) -> EncoderWeights:
+        """The parts of a model of this config.
+
+        Args:
+            tensors: Of the checkpoint; gets to know what is wrong with them.
+            config: From `read_config`.
+            bare_projection: Whether the head is its last layer alone, whatever the weights hold before it.
+        """
+        hidden, width, types = config.hidden, config.embedding or config.hidden, config.token_types
+        held = tensors.numbers(self.layers, config.layers)
+        embeddings = Embeddings(
+            tensors.tensor("embeddings.word_embeddings.weight", config.vocabulary, width),
+            tensors.tensor("embeddings.position_embeddings.weight", config.positions, width),
+            tensors.tensor("embeddings.token_type_embeddings.weight", types, width) if types else None,
+            tensors.norm("embeddings.norm", "embeddings.LayerNorm", width),
+            tensors.linear("embeddings.projection", "embeddings_project", width, hidden) if width != hidden else None,
+        )
+        bias = self.read_bias(tensors, config)
+        layers = tuple(self._read_layer(tensors, config, i, bias) for i in held)
+        dense, activation, classifier = self.head
+        bare = bare_projection or self.has_bare_head(tensors)
+        if bare:
+            logger.warning("the head is %s alone, without %s", classifier, dense)
+        head = Head(
+            None if bare else tensors.linear("head.dense", dense, hidden, hidden),
+            activation,
+            tensors.linear("head.classifier", classifier, hidden, config.labels),
+        )
+        return EncoderWeights(embeddings, layers, head)
+
+    def read_bias(self, tensors: Tensors, config: EncoderConfig) -> DistanceBias | None:
+        """What the attention of every layer adds to its scores."""
+        return None
+
+    def has_bare_head(self, tensors: Tensors) -> bool:
+        """Whether the weights lack what is before the classifier, which transformers would draw at random."""
+        return False
+
+    def _read_layer(self, tensors: Tensors, config: EncoderConfig, i: int, bias: DistanceBias | None) -> Layer:
+        hidden, inner = config.hidden, config.intermediate
+        labels = ("query", "key", "value", "output", "attention_norm", "up", "down", "output_norm")
+        names = {label: f"{self.layers}{i}.{part}" for label, part in zip(labels, self.parts, strict=True)}
+
+        def linear(label: str, inputs: int, outputs: int) -> Linear:
+            return tensors.linear(f"layer.{i}.{label}", names[label], inputs, outputs)
+
+        def norm(label: str) -> Norm:
+            return tensors.norm(f"layer.{i}.{label}", names[label], hidden)
+
+        query, key, value, output = (linear(label, hidden, hidden) for label in labels[:4])
+        attention = Attention(f"layer.{i}.attention", query, key, value, output, bias)
+        feed_forward = FeedForward(linear("up", hidden, inner), linear("down", inner, hidden))
+        return Layer(attention, norm("attention_norm"), feed_forward, norm("output_norm"))

@@ -19,8 +19,8 @@ from crossrank.export._read.tokenizers.byte_level import build_byte_level
 from crossrank.export._read.tokenizers.wordpiece import build_wordpiece, missing_tokenizer_message
 
 from .base import Tensors
-from .complete import complete_config
-from .registry import architectures, read_config
+from .config import complete_config, read_config
+from .registry import architectures
 
 
 @dataclass(frozen=True, slots=True)

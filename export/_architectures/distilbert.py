@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .bert import Bert
+from .base import Family
 
 
-class DistilBert(Bert):
+class DistilBert(Family):
     """DistilBERT."""
 
     types = ("distilbert",)
@@ -21,7 +21,7 @@ class DistilBert(Bert):
         "activation": "activation",
     }
     defaults: ClassVar[Mapping[str, Any]] = {"positions": 512, "activation": "gelu", "epsilon": 1e-12}
-    layers = "transformer.layer"
+    layers = "transformer.layer."
     parts = (
         *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
         *("sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm"),

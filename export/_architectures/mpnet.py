@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from crossrank.export._graphs.encoder import EncoderConfig
 from crossrank.export._graphs.layers import Floats
 
-from .base import Tensors
-from .bert import Bert
+from .base import Family, Tensors
 
 # transformers takes these whatever config.json says.
 _BUCKETS, _PAD_ID = 32, 1
@@ -40,13 +39,13 @@ def distance_buckets(distances: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.searchsorted(_STARTS, np.abs(distances), side="right") + (distances > 0) * (len(_STARTS) + 1)
 
 
-class MPNet(Bert):
+class MPNet(Family):
     """MPNet."""
 
     types = ("mpnet",)
     prefix = "mpnet."
     fields: ClassVar[Mapping[str, str]] = {
-        ours: theirs for ours, theirs in Bert.fields.items() if ours != "token_types"
+        ours: theirs for ours, theirs in Family.fields.items() if ours != "token_types"
     }
     defaults: ClassVar[Mapping[str, Any]] = {"activation": "gelu", "epsilon": 1e-12}
     parts = (

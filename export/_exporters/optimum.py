@@ -35,7 +35,7 @@ from crossrank._errors import (
 )
 from crossrank._json import has_entry
 from crossrank.export._architectures.checkpoint import plain_texts, read_tokenizer
-from crossrank.export._architectures.complete import complete_config
+from crossrank.export._architectures.config import complete_config
 from crossrank.export._blueprint import Blueprint
 from crossrank.export._prove.reference import model_settings, transformers_logits
 from crossrank.export._read.adapter import load_adapted, open_weights

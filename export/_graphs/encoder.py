@@ -1,26 +1,23 @@
-"""An encoder with a classification head: its parts, each of which writes itself, and the loop over them.
+"""An encoder with a classification head: its sizes, its parts, each of which writes itself, and the loop over them.
 
-Two axes cross here. What is computed is the encoder's: its parts are dataclasses of tensors, and a family that
-computes something else derives parts of its own from them. How it is computed is the layout's: inputs, mask, packing,
-precision, and the rows that the last layer computes.
+What is computed is said here, and how by a layout. A family that computes something else derives parts of its own.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .graph import Graph
-from .layers import Floats, Linear, Norm, activate, dense, float_dense, normalize
-from .positions import DistanceBias, distance_bias, position_rows
+from .layers import Floats, Linear, Norm, activate, dense
+
+if TYPE_CHECKING:
+    from .layouts.base import Layout
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
-    """Sizes and settings of an encoder with a classification head.
+    """Sizes and settings.
 
     Attributes:
         architecture: transformers' model_type.
@@ -54,20 +51,16 @@ class EncoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Tables float32 [rows, width]; ``positions``, ``types`` and ``projection`` are None where the model has none.
-
-    Types are the positions' companions: a family with types alone adds its own to the words where the tokenizer gives
-    none.
-    """
+    """Tables float32 [rows, width]; ``positions``, ``types`` and ``projection`` are None where the model has none."""
 
     words: Floats
     positions: Floats | None
     types: Floats | None
     norm: Norm
-    projection: Linear | None
+    projection: Linear | None = None
 
     def write(self, layout: "Layout") -> str:
-        """What the first layer gets."""
+        """What the first layer gets, [pairs, tokens, hidden] or packed [tokens, hidden]."""
         graph, types = layout.graph, layout.types
         hidden = graph.lookup("embeddings.words", self.words, "input_ids")
         added = []
@@ -84,16 +77,22 @@ class Embeddings:
         return hidden if self.projection is None else dense(graph, hidden, self.projection)
 
 
+class DistanceBias(Protocol):
+    """What is added to scaled attention scores by the distance of two tokens."""
+
+    @property
+    def name(self) -> str:
+        """Of its constant in a graph; a model's biases of one name are one."""
+        ...
+
+    def by_distance(self, distances: NDArray[np.int64]) -> Floats:
+        """Float32 [..., heads], or [..., 1] for all heads, of distances [...]: key's position minus query's."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Attention of several heads, each as wide as the others.
-
-    Attributes:
-        name: Of its input, for quantization.
-        query, key, value: The projections.
-        output: What follows it.
-        bias: What is added to the scaled scores by distance, or None.
-    """
+    """Attention of several heads; ``name`` is that of its input, for quantization."""
 
     name: str
     query: Linear
@@ -111,7 +110,7 @@ class Attention:
 class FeedForward:
     """Up, the model's activation, down.
 
-    ``apart`` are up and down of units that are computed in float where the others are quantized, None for none.
+    ``apart`` are up and down of units computed in float where the others are quantized, None for none.
     """
 
     up: Linear
@@ -119,7 +118,7 @@ class FeedForward:
     apart: tuple[Linear, Linear] | None = None
 
     def write(self, layout: "Layout", hidden: str, residual: str) -> str:
-        """``residual`` and what the units make of ``hidden``."""
+        """``residual`` and what comes of ``hidden``."""
         (inner,) = layout.dense(hidden, (self.up,), self.up.name)
         (outer,) = layout.dense(layout.activate(inner), (self.down,), self.down.name)
         if self.apart is not None:
@@ -133,21 +132,20 @@ class FeedForward:
     def set_apart(self, units: NDArray[np.intp]) -> "FeedForward":
         """The same with some units apart."""
         up, down = self.up, self.down
-        apart = (
-            Linear(f"{up.name}.apart", up.weight[:, units], up.bias[units]),
-            Linear(f"{down.name}.apart", down.weight[units], np.zeros_like(down.bias)),
-        )
         return replace(
             self,
             up=replace(up, weight=np.delete(up.weight, units, axis=1), bias=np.delete(up.bias, units)),
             down=replace(down, weight=np.delete(down.weight, units, axis=0)),
-            apart=apart,
+            apart=(
+                Linear(f"{up.name}.apart", up.weight[:, units], up.bias[units]),
+                Linear(f"{down.name}.apart", down.weight[units], np.zeros_like(down.bias)),
+            ),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A transformer layer whose norms follow attention and feed-forward."""
+    """One transformer layer, its norms behind attention and feed-forward."""
 
     attention: Attention
     attention_norm: Norm
@@ -172,13 +170,10 @@ class Head:
     classifier: Linear
 
     def write(self, layout: "Layout", hidden: str) -> str:
-        """Logits [pairs, labels] of what the last layer gives."""
-        return self.logits(layout.graph, layout.first_rows(hidden), contrib=layout.contrib)
-
-    def logits(self, graph: Graph, row: str, *, contrib: bool) -> str:
-        """Logits [pairs, labels] of the [CLS] rows [pairs, hidden]."""
+        """Logits [pairs, labels] of what the last layer gave."""
+        graph, row = layout.graph, layout.first_rows(hidden)
         if self.dense is not None:
-            row = activate(graph, dense(graph, row, self.dense), self.activation, contrib=contrib)
+            row = activate(graph, dense(graph, row, self.dense), self.activation, contrib=layout.contrib)
         return dense(graph, row, self.classifier)
 
 
@@ -191,95 +186,7 @@ class EncoderWeights:
     head: Head
 
 
-class Layout(ABC):
-    """How a graph takes its pairs: inputs, mask, packing, precision, and the rows that its last layer computes.
-
-    A layout's constructor declares the inputs. What is said here of positions is of padded pairs.
-
-    Args:
-        graph: Empty; its type is the precision.
-        config: The encoder's sizes.
-        token_types: Whether there is an input for them.
-
-    Attributes:
-        graph: Where all is written.
-        config: As given.
-        types: The input of the token types, or None where the tokenizer gives none: then all are 0.
-        narrow: Whether of what is written now the first row of each pair suffices.
-        contrib: Whether onnxruntime's own operators may be used.
-    """
-
-    contrib: ClassVar[bool] = True
-
-    def __init__(self, graph: Graph, config: EncoderConfig, *, token_types: bool) -> None:
-        self.graph, self.config = graph, config
-        self.types = "token_type_ids" if token_types else None
-        self.narrow = False
-        self._biases: dict[str, str] = {}
-
-    def enter(self, hidden: str) -> str:
-        """The embeddings, in the shape that layers take."""
-        return hidden
-
-    def position_rows(self, name: str, table: Floats) -> str:
-        """Rows of a table float32 [positions, width] by each token's position, for what `project` or `enter` gives."""
-        return position_rows(self.graph, name, table, pad_id=self.config.pad_id, offset=self.config.position_offset)
-
-    def dense(self, hidden: str, linears: Sequence[Linear], point: str) -> list[str]:
-        """Each of ``linears`` applied to ``hidden``; ``point`` names the input for quantization."""
-        return float_dense(self.graph, hidden, linears, point)
-
-    def activate(self, hidden: str) -> str:
-        """The model's activation."""
-        return activate(self.graph, hidden, self.config.activation, contrib=self.contrib)
-
-    def normalize(self, hidden: str, norm: Norm) -> str:
-        """LayerNormalization with the model's epsilon."""
-        return normalize(self.graph, hidden, norm, self.config.epsilon)
-
-    def attention(self, hidden: str, attention: Attention) -> str:
-        """The context of the rows that are needed, queries and keys being the projections as they are."""
-        return self.attend(*self.project(hidden, attention), self.bias(attention.bias))
-
-    def project(self, hidden: str, attention: Attention) -> tuple[str, str, str]:
-        """Queries, keys and values of all tokens, as `attend` takes them: hidden size along the last axis."""
-        linears = (attention.query, attention.key, attention.value)
-        query, key, value = self.dense(hidden, linears, attention.name)
-        return query, key, value
-
-    @abstractmethod
-    def attend(self, query: str, key: str, value: str, bias: str) -> str:
-        """The context of the rows that are needed.
-
-        Args:
-            query: As `project` gives them.
-            key: Likewise.
-            value: Likewise.
-            bias: Added to the scaled scores: [1 or pairs, 1 or heads, longest, longest], or "" for none.
-        """
-
-    def bias(self, bias: DistanceBias | None) -> str:
-        """A bias by distance for `attend`."""
-        if bias is None:
-            return ""
-        if bias.name not in self._biases:
-            self._biases[bias.name] = self.distance_bias(bias)
-        return self._biases[bias.name]
-
-    def distance_bias(self, bias: DistanceBias) -> str:
-        """Write a bias by distance, [1, 1 or heads, longest, longest]."""
-        return distance_bias(self.graph, bias, self.config.positions)
-
-    def needed_rows(self, hidden: str) -> str:
-        """The rows of what `enter` or a layer gave that are needed."""
-        return hidden
-
-    @abstractmethod
-    def first_rows(self, hidden: str) -> str:
-        """The first row of each pair, [pairs, hidden], of what the last layer gave."""
-
-
-def write_encoder(layout: Layout, weights: EncoderWeights) -> None:
+def write_encoder(layout: "Layout", weights: EncoderWeights) -> None:
     """Write a model into a layout's graph, whose output is ``logits`` [pairs, labels]."""
     hidden = layout.enter(weights.embeddings.write(layout))
     for layer in weights.layers:

@@ -7,7 +7,7 @@ written here once more. An architecture is one class, listed in `PASSES`.
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,16 +45,11 @@ def _silu(x: Floats) -> Floats:
 
 # By the names of transformers' ACT2FN.
 _ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
-    "gelu": _gelu,
-    "gelu_python": _gelu,
-    "gelu_new": _tanh_gelu,
-    "gelu_accurate": _tanh_gelu,
+    **dict.fromkeys(("gelu", "gelu_python"), _gelu),
+    **dict.fromkeys(("gelu_new", "gelu_accurate", "gelu_python_tanh", "gelu_pytorch_tanh"), _tanh_gelu),
     "gelu_fast": lambda x: 0.5 * x * (1 + np.tanh(x * 0.7978845608 * (1 + 0.044715 * x * x))),
-    "gelu_python_tanh": _tanh_gelu,
-    "gelu_pytorch_tanh": _tanh_gelu,
     "relu": lambda x: np.maximum(x, 0),
-    "silu": _silu,
-    "swish": _silu,
+    **dict.fromkeys(("silu", "swish"), _silu),
     "tanh": np.tanh,
 }
 # Elements per step of an elementwise function, so that its temporaries stay in the cache.
@@ -62,6 +57,7 @@ _STEP = 1 << 15
 
 
 def activate(name: str, x: Floats) -> Floats:
+    """A function of transformers' ACT2FN, in place."""
     flat = x.reshape(-1)
     for start in range(0, len(flat), _STEP):
         flat[start : start + _STEP] = _ACTIVATIONS[name](flat[start : start + _STEP])
@@ -69,7 +65,7 @@ def activate(name: str, x: Floats) -> Floats:
 
 
 class Bert:
-    """BERT with a classification head.
+    """BERT with a classification head; what an architecture does not say is as here.
 
     Args:
         config: config.json, with what it leaves out.
@@ -78,20 +74,19 @@ class Bert:
     """
 
     name = "bert"  # before the encoder's tensors
-    sizes: ClassVar[tuple[str, ...]] = ("num_hidden_layers", "num_attention_heads", "hidden_act")
-    layer_name = "encoder.layer"
-    parts: ClassVar[tuple[str, ...]] = (
+    fields: tuple[str, ...] = ("num_hidden_layers", "num_attention_heads", "hidden_act")
+    layers = "encoder.layer"
+    parts: tuple[str, ...] = (
         *("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
         *("attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
     )
-    head: ClassVar[tuple[str, str, str]] = ("pooler.dense", "tanh", "classifier")
+    head = ("pooler.dense", "tanh", "classifier")
     token_types = True
-    pad_id = 0  # where config.json does not say it
+    pad_id = 0
 
     def __init__(self, config: dict[str, Any], folder: Path, *, bare_projection: bool) -> None:
-        layers, heads, activation = self.sizes
-        self.layers, self.heads = config[layers], config[heads]
-        self.activation = config.get(activation, "gelu")
+        depth, heads, activation = self.fields
+        self.depth, self.heads, self.activation = config[depth], config[heads], config.get(activation, "gelu")
         self.epsilon = np.float32(config.get("layer_norm_eps", 1e-12))
         if config.get("pad_token_id") is not None:
             self.pad_id = config["pad_token_id"]
@@ -102,8 +97,8 @@ class Bert:
     def logits(self, ids: Integers, types: Integers, mask: Integers) -> Floats:
         """Logits float32 [batch, labels] of padded inputs int64 [batch, tokens]."""
         x = self.embed(ids, types)
-        for i in range(self.layers):
-            x = self.layer(x, mask, *(f"{self.layer_name}.{i}.{part}" for part in self.parts))
+        for i in range(self.depth):
+            x = self.layer(x, mask, [f"{self.layers}.{i}.{part}" for part in self.parts])
         row, (dense, activation, classifier) = x[:, 0], self.head
         if not self.bare_projection:
             row = activate(activation, self.linear(row, dense))
@@ -119,17 +114,16 @@ class Bert:
     def positions(self, ids: Integers) -> Integers:
         return np.arange(ids.shape[1])[None, :]
 
-    def layer(
-        self, x: Floats, mask: Integers, q: str, k: str, v: str, o: str, norm: str, up: str, down: str, last: str
-    ) -> Floats:
-        x = self.norm(x + self.linear(self.attend(x, mask, q, k, v), o), norm)
+    def layer(self, x: Floats, mask: Integers, names: list[str]) -> Floats:
+        query, key, value, output, norm, up, down, last = names
+        x = self.norm(x + self.linear(self.attend(x, mask, query, key, value), output), norm)
         inner = activate(self.activation, self.linear(x, up))
         return self.norm(x + self.linear(inner, down), last)
 
-    def attend(self, x: Floats, mask: Integers, q: str, k: str, v: str) -> Floats:
+    def attend(self, x: Floats, mask: Integers, *names: str) -> Floats:
         batch, length, hidden = x.shape
         query, key, value = (
-            self.linear(x, name).reshape(batch, length, self.heads, -1).transpose(0, 2, 1, 3) for name in (q, k, v)
+            self.linear(x, name).reshape(batch, length, self.heads, -1).transpose(0, 2, 1, 3) for name in names
         )  # [batch, heads, tokens, dim]
         scores = query @ key.transpose(0, 1, 3, 2) / np.float32(math.sqrt(hidden // self.heads)) + self.bias(length)
         scores = np.where(mask[:, None, None, :] == 1, scores, np.float32(-np.inf))
@@ -159,8 +153,6 @@ class Bert:
 
 
 class Electra(Bert):
-    """ELECTRA."""
-
     name = "electra"
     head = ("classifier.dense", "gelu", "classifier.out_proj")
 
@@ -170,8 +162,6 @@ class Electra(Bert):
 
 
 class Roberta(Bert):
-    """RoBERTa and its kin."""
-
     name = "roberta"
     head = ("classifier.dense", "tanh", "classifier.out_proj")
     pad_id = 1
@@ -183,11 +173,9 @@ class Roberta(Bert):
 
 
 class DistilBert(Bert):
-    """DistilBERT."""
-
     name = "distilbert"
-    sizes = ("n_layers", "n_heads", "activation")
-    layer_name = "transformer.layer"
+    fields = ("n_layers", "n_heads", "activation")
+    layers = "transformer.layer"
     parts = (
         *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
         *("sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm"),
@@ -197,8 +185,6 @@ class DistilBert(Bert):
 
 
 class MPNet(Roberta):
-    """MPNet."""
-
     name = "mpnet"
     parts = (
         *("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", "attention.LayerNorm"),
@@ -219,9 +205,6 @@ class MPNet(Roberta):
 
 # By transformers' model type.
 PASSES: dict[str, type[Bert]] = {
-    "bert": Bert,
-    "electra": Electra,
+    **{"bert": Bert, "electra": Electra, "distilbert": DistilBert, "mpnet": MPNet},
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), Roberta),
-    "distilbert": DistilBert,
-    "mpnet": MPNet,
 }

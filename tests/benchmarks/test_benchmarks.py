@@ -42,7 +42,7 @@ from crossrank import InputError
 from crossrank._artifact.locate import EMBEDDED_MODEL
 from crossrank._text.sample_texts import sample_texts
 from crossrank.export import export_model
-from crossrank.export._architectures.registry import read_config
+from crossrank.export._architectures.config import read_config
 from crossrank.models import RegisteredModel, find_model
 from tests.support.large_data import FOLDER, MINILM, MULTILINGUAL_BERT, SCIFACT, TREC_DL19, case
 from tests.support.references import auto_classifier

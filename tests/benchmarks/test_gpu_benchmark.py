@@ -38,7 +38,7 @@ from crossrank._device.cuda.graph import DeviceGraph
 from crossrank._device.inputs import padded_ids
 from crossrank._machine.onnxruntime import ort
 from crossrank.export._architectures.checkpoint import read_checkpoint
-from crossrank.export._architectures.registry import read_config
+from crossrank.export._architectures.config import read_config
 from crossrank.export._graphs.graph import save_model
 from crossrank.models import find_model
 from tests.support.references import needs_torch, reference

@@ -1,16 +1,17 @@
 """The layout for onnxruntime's CUDA provider: packed tokens without padding, fused attention.
 
-In the last layer nothing but the [CLS] rows goes on after attention.
+Of the last layer the [CLS] rows alone go on behind attention.
 """
 
 from dataclasses import replace
 
 import numpy as np
 
-from crossrank.export._graphs.encoder import Attention, EncoderConfig, EncoderWeights, Layout, write_encoder
+from crossrank.export._graphs.encoder import Attention, DistanceBias, EncoderConfig, EncoderWeights, write_encoder
 from crossrank.export._graphs.graph import FloatType, Graph, Model
 from crossrank.export._graphs.layers import Floats, Linear
-from crossrank.export._graphs.positions import DistanceBias
+
+from .base import Layout
 
 
 def build_cuda(
@@ -23,13 +24,13 @@ def build_cuda(
 ) -> Model:
     """The graph for onnxruntime's CUDA provider, or its CPU-runnable twin, which differs in attention alone."""
     layout = (CudaTwin if twin else Cuda)(Graph(dtype), config, token_types=token_types)
-    layers = tuple(replace(layer, attention=pad_head_size(layer.attention, config)) for layer in weights.layers)
-    write_encoder(layout, replace(weights, layers=layers))
+    layers = (replace(layer, attention=pad_head_size(layer.attention, config)) for layer in weights.layers)
+    write_encoder(layout, replace(weights, layers=tuple(layers)))
     return layout.graph.model()
 
 
 class Cuda(Layout):
-    """All tokens in one dimension. Shapes: B pairs, S longest, T tokens, N heads, D head size."""
+    """All tokens in one dimension. Shapes in comments: B pairs, S longest, T tokens, N heads, D head size."""
 
     def __init__(self, graph: Graph, config: EncoderConfig, *, token_types: bool) -> None:
         super().__init__(graph, config, token_types=token_types)
@@ -37,16 +38,20 @@ class Cuda(Layout):
             graph.input(name, np.int32, ["tokens"])
         graph.input("token_offset", np.int32, ["pairs", "longest"])
         graph.input("cumulative_sequence_length", np.int32, ["pairs_and_one"])
-        self._starts = graph.add(
-            "Slice", "cumulative_sequence_length", graph.integers(0), graph.integers(-1), graph.integers(0)
-        )  # [B]
+        self._starts = self._part("cumulative_sequence_length", 0, -1)  # [B]
+
+    def _part(self, value: str, start: int, end: int | str, axis: int = 0) -> str:
+        bounds = (bound if isinstance(bound, str) else self.graph.integers(bound) for bound in (start, end, axis))
+        return self.graph.add("Slice", value, *bounds)
+
+    def needed_rows(self, hidden: str) -> str:  # [T, width] -> the same or [B, width]
+        return self.graph.add("Gather", hidden, self._starts) if self.narrow else hidden
 
     def position_rows(self, name: str, table: Floats) -> str:
-        """[T, width]."""
         return self.graph.add("Gather", self.graph.weight(name, table), "position_ids")
 
     def distance_bias(self, bias: DistanceBias) -> str:
-        """A corner of the largest bias there can be, [1, N, S, S].
+        """A corner of the largest one there can be.
 
         Its positions are no values that are computed: onnxruntime would put what computes them on the CPU, and copy
         them in every run, which neither a session without the CPU nor a CUDA graph allows.
@@ -55,12 +60,9 @@ class Cuda(Layout):
         table = bias.by_distance(rows - rows[:, None])  # [S, S, N]
         corner = self.graph.weight(bias.name, np.ascontiguousarray(table.transpose(2, 0, 1)[None]))
         longest = self.graph.add("Shape", "token_offset", start=1, end=2)
-        for axis in (2, 3):
-            corner = self.graph.add("Slice", corner, self.graph.integers(0), longest, self.graph.integers(axis))
-        return corner
+        return self._part(self._part(corner, 0, longest, axis=2), 0, longest, axis=3)
 
-    def attend(self, query: str, key: str, value: str, bias: str) -> str:
-        """[T, N*D] each -> the same, or [B, N*D] of the first rows."""
+    def attend(self, query: str, key: str, value: str, bias: str = "") -> str:  # [T, N*D] each
         return self.needed_rows(self.fused(query, key, value, bias))
 
     def fused(self, query: str, key: str, value: str, bias: str) -> str:
@@ -82,29 +84,18 @@ class Cuda(Layout):
             scale=self.config.head_size**-0.5,
         )
 
-    def needed_rows(self, hidden: str) -> str:
-        """[T, H] -> the same, or [B, H] of the first rows."""
-        return self.graph.add("Gather", hidden, self._starts) if self.narrow else hidden
-
-    def first_rows(self, hidden: str) -> str:
-        """[B, H], which is all that the last layer gave."""
-        return hidden
-
 
 class CudaTwin(Cuda):
     """The same, but for an attention in operators that a CPU runs: unpack, attend, pack."""
 
     def fused(self, query: str, key: str, value: str, bias: str) -> str:
-        """What the fused operator computes: [T, N*D] each -> [T, N*D]."""
         graph = self.graph
         tokens = graph.add("Shape", "input_ids", start=0, end=1)
         flat = graph.add("Reshape", "token_offset", graph.integers(-1))
-        rows = graph.add("Slice", flat, graph.integers(0), tokens, graph.integers(0))  # [T]
+        rows = self._part(flat, 0, tokens)  # [T]
         targets = graph.add("Unsqueeze", graph.add("Cast", rows, to=7), graph.integers(1))  # [T, 1]
         batch = graph.add("Shape", "token_offset")  # B, S
-        ends = graph.add(
-            "Slice", "cumulative_sequence_length", graph.integers(1), graph.integers(1_000_000), graph.integers(0)
-        )
+        ends = self._part("cumulative_sequence_length", 1, 1_000_000)
         lengths = graph.add("Sub", ends, self._starts)  # [B]
 
         def unpack(packed: str) -> str:

@@ -1,22 +1,24 @@
-"""The layout for any runtime: standard operators, padded pairs and a mask, in the names that others know."""
+"""The layout for any runtime: standard operators, padded pairs with a mask, in the names that others know."""
 
 import numpy as np
 
-from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights, Layout, write_encoder
+from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights, write_encoder
 from crossrank.export._graphs.graph import FloatType, Graph, Model
+
+from .base import Layout
 
 
 def build_portable(
     weights: EncoderWeights, config: EncoderConfig, *, token_types: bool, dtype: FloatType = np.float32
 ) -> Model:
-    """A graph for any runtime."""
+    """The graph for any runtime."""
     layout = Portable(Graph(dtype), config, token_types=token_types)
     write_encoder(layout, weights)
     return layout.graph.model()
 
 
 class Portable(Layout):
-    """Padded pairs, [pairs, tokens]; all rows to the end. Shapes: B pairs, S longest, N heads, D head size."""
+    """All rows are computed to the end. Shapes in comments: B pairs, S longest, N heads, D head size."""
 
     contrib = False
 
@@ -31,8 +33,7 @@ class Portable(Layout):
         graph = self.graph
         return graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=9), graph.integers(1, 2))
 
-    def attend(self, query: str, key: str, value: str, bias: str) -> str:
-        """[B, S, N*D] each -> [B, S, N*D]."""
+    def attend(self, query: str, key: str, value: str, bias: str = "") -> str:  # [B, S, N*D] each
         graph, config = self.graph, self.config
         split = graph.integers(0, 0, config.heads, config.head_size)
 
@@ -50,5 +51,4 @@ class Portable(Layout):
         return graph.add("Reshape", merged, graph.integers(0, 0, config.hidden))
 
     def first_rows(self, hidden: str) -> str:
-        """[B, S, H] -> [B, H]."""
         return self.graph.add("Gather", hidden, self.graph.constant("first_row", np.array(0)), axis=1)

@@ -1,0 +1,113 @@
+"""A layout: how a graph takes its pairs. What is not said by one of them is that of padded pairs, [pairs, tokens]."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from crossrank.export._graphs.encoder import Attention, DistanceBias, EncoderConfig
+from crossrank.export._graphs.graph import Graph
+from crossrank.export._graphs.layers import Floats, Linear, Norm, activate, float_dense, normalize
+
+
+class Layout(ABC):
+    """Inputs, mask, packing, precision, and the rows that the last layer computes.
+
+    Args:
+        graph: Empty; gets the inputs.
+        config: The encoder's sizes.
+        token_types: Whether there is an input for them.
+
+    Attributes:
+        graph: Where all is written. Its type is the precision.
+        config: As given.
+        types: The input of the token types, or None where the tokenizer gives none: then all are 0.
+        narrow: Whether of what is written the first row of each pair suffices from here on.
+        contrib: Whether onnxruntime's own operators may be used.
+    """
+
+    contrib: ClassVar[bool] = True
+
+    def __init__(self, graph: Graph, config: EncoderConfig, *, token_types: bool) -> None:
+        self.graph, self.config = graph, config
+        self.types = "token_type_ids" if token_types else None
+        self.narrow = False
+        self._biases: dict[str, str] = {}
+
+    def enter(self, hidden: str) -> str:
+        """The embeddings, in the shape that the layers take and give."""
+        return hidden
+
+    def dense(self, hidden: str, linears: Sequence[Linear], point: str) -> list[str]:
+        """Each of ``linears`` applied to ``hidden``; ``point`` names the input for quantization."""
+        return float_dense(self.graph, hidden, linears, point)
+
+    def activate(self, hidden: str) -> str:
+        """The model's activation."""
+        return activate(self.graph, hidden, self.config.activation, contrib=self.contrib)
+
+    def normalize(self, hidden: str, norm: Norm) -> str:
+        """LayerNormalization with the model's epsilon."""
+        return normalize(self.graph, hidden, norm, self.config.epsilon)
+
+    def attention(self, hidden: str, attention: Attention) -> str:
+        """The context of the rows that are needed, where queries and keys are the projections as they are."""
+        query, key, value = self.project(hidden, attention)
+        return self.attend(query, key, value, self.bias(attention.bias))
+
+    def project(self, hidden: str, attention: Attention) -> list[str]:
+        """Queries, keys and values of all tokens, [pairs, tokens, hidden] or packed."""
+        return self.dense(hidden, (attention.query, attention.key, attention.value), attention.name)
+
+    @abstractmethod
+    def attend(self, query: str, key: str, value: str, bias: str = "") -> str:
+        """The context of the rows that are needed.
+
+        Args:
+            query: As `project` gives it.
+            key: Likewise.
+            value: Likewise.
+            bias: Added to the scaled scores, [1 or pairs, 1 or heads, longest, longest]; "" for none.
+        """
+
+    def needed_rows(self, hidden: str) -> str:
+        """Of the rows of what `enter` or a layer gave, those that are needed."""
+        return hidden
+
+    def first_rows(self, hidden: str) -> str:
+        """The first row of each pair, [pairs, hidden], of what the last layer gave."""
+        return hidden
+
+    def position_rows(self, name: str, table: Floats) -> str:
+        """Rows of a table float32 [positions, width] by each token's position, to be added to embeddings."""
+        graph, constant = self.graph, self.graph.weight(name, table)
+        if not self.config.position_offset:
+            length = graph.add("Shape", "input_ids", start=1, end=2)
+            return graph.add("Slice", constant, graph.integers(0), length, graph.integers(0))
+        # A token that spells the padding is not counted, as in transformers' create_position_ids_from_input_ids.
+        pad_id = graph.integers(self.config.pad_id)
+        ids = graph.add("Cast", "input_ids", to=7)
+        counted = graph.add("Cast", graph.add("Not", graph.add("Equal", ids, pad_id)), to=7)
+        running = graph.add("Mul", graph.add("CumSum", counted, graph.constant("axis_1", np.array(1))), counted)
+        return graph.add("Gather", constant, graph.add("Add", running, pad_id))
+
+    def bias(self, bias: DistanceBias | None) -> str:
+        """A bias by distance, for `attend`."""
+        if bias is None:
+            return ""
+        if bias.name not in self._biases:
+            self._biases[bias.name] = self.distance_bias(bias)
+        return self._biases[bias.name]
+
+    def distance_bias(self, bias: DistanceBias) -> str:
+        """Write one, [1, 1 or heads, longest, longest]."""
+        graph, reach = self.graph, self.config.positions
+        table = bias.by_distance(np.arange(-reach, reach + 1))  # [distances, heads]
+        by_distance = graph.weight(bias.name, np.ascontiguousarray(table.T[None]))
+        zero, one = (graph.constant(f"int64_{i}", np.array(i)) for i in (0, 1))
+        longest = graph.add("Squeeze", graph.add("Shape", "input_ids", start=1, end=2))
+        keys = graph.add("Range", zero, longest, one)
+        queries = graph.add("Unsqueeze", keys, graph.integers(1))
+        rows = graph.add("Add", graph.add("Sub", keys, queries), graph.integers(reach))  # [longest, longest]
+        return graph.add("Gather", by_distance, rows, axis=2)
