@@ -12,15 +12,11 @@ from crossrank._text.tokenizer import PairTokenizer
 
 from .activation import default_activation
 from .manifest import Head, Inputs
+from .tokenizer_class import COUNT_FROM_PADDING
 
 # The files that hold weights, alone or listed by an index, in the order in which they are taken.
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 ADAPTER_CONFIG = "adapter_config.json"
-# transformers' model types that count positions from their padding id plus one.
-_COUNT_FROM_PADDING = frozenset({
-    "camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
-    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
-})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +206,7 @@ def describe_padding(config: Mapping[str, Any]) -> tuple[int, int]:
     Raises:
         CheckpointError: If ``pad_token_id`` is no id.
     """
-    from_padding = config.get("model_type") in _COUNT_FROM_PADDING
+    from_padding = config.get("model_type") in COUNT_FROM_PADDING
     pad_id = config.get("pad_token_id")
     if pad_id is None:
         pad_id = int(from_padding)  # the default there; elsewhere a mask hides whatever fills a batch

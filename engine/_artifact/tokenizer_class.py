@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer class: what it does in transformers, by name alone, since that is not needed here.
+"""What transformers' classes do with a model and its tokenizer, by name alone, since transformers is not needed here.
 
 The same class name does not do the same in transformers 4 and 5. What counts is the version that wrote the tokenizer's
 files, since a model learned from what they gave there: 5 leaves its marks in tokenizer_config.json, everything else is
@@ -6,9 +6,17 @@ read as 4 reads it (checked against 4.57.6), whichever version is installed, or 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-# Names are in lower case, without "Fast" and "Tokenizer" behind the model's name.
+from crossrank._text.special_tokens import SpecialDefaults
+
+# Of the models, those that count positions from their padding id plus one.
+COUNT_FROM_PADDING = frozenset({
+    "camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+})  # fmt: skip
+# Of the tokenizers, names are in lower case, without "Fast" and "Tokenizer" behind the model's name.
 # Those whose class in transformers 4 gives no token_type_ids; every other one does.
 _WITHOUT_TYPES_IN_4 = frozenset({
     "bart", "barthez", "bigbird", "blenderbot", "blenderbotsmall", "bloom", "camembert", "clip", "codegen", "codellama",
@@ -38,6 +46,25 @@ _NORMALIZERS_OF_4 = dict.fromkeys(_OF_BERT, _BERT) | dict.fromkeys(
 _NORMALIZERS_OF_5 = dict.fromkeys((*_OF_BERT, "layoutlmv2", "mpnet", "roformer", "splinter"), _BERT)
 # Byte-level classes, whose add_prefix_space is false unless the settings say otherwise.
 _BYTE_LEVEL = ("bart", "blenderbot", "deberta", "gpt2", "layoutlmv3", "led", "longformer", "mvp", "roberta")
+
+_BERT_TOKENS = SpecialDefaults(
+    {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+)
+_SENTENCE_TOKENS = {
+    **{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>"},
+    **{"pad_token": "<pad>", "cls_token": "<s>", "mask_token": "<mask>"},
+}
+ROBERTA_TOKENS = SpecialDefaults(_SENTENCE_TOKENS, normalized=True, mask_strips=True)
+# Those whose vocab.txt is WordPiece's, read and joined as the special tokens say.
+WORDPIECE_TOKENS = {
+    **dict.fromkeys(("bert", "electra", "distilbert"), _BERT_TOKENS),
+    "mpnet": SpecialDefaults(_SENTENCE_TOKENS | {"unk_token": "[UNK]"}, mask_strips=True),
+}
+_TOKENS = (
+    dict.fromkeys(("convbert", "mobilebert", "squeezebert"), _BERT_TOKENS)
+    | dict.fromkeys(("camembert", "longformer", "roberta", "xlmroberta"), ROBERTA_TOKENS)
+    | WORDPIECE_TOKENS
+)
 
 
 def tokenizer_kind(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -97,3 +124,15 @@ def normalizer_settings(
 def default_prefix_space(settings: Mapping[str, Any], config: Mapping[str, Any]) -> bool | None:
     """What add_prefix_space is for a byte-level tokenizer whose settings do not say it, None for what its file says."""
     return False if tokenizer_kind(settings, config) in _BYTE_LEVEL else None
+
+
+def tokens_of_class(kind: str, settings: Mapping[str, Any]) -> SpecialDefaults:
+    """The special tokens that a tokenizer class brings along, but for those that the settings do away with by null.
+
+    Args:
+        kind: As `tokenizer_kind` gives it; one that is not known here brings none.
+        settings: tokenizer_config.json, or empty.
+    """
+    defaults = _TOKENS.get(kind, SpecialDefaults({}))
+    tokens = {name: token for name, token in defaults.tokens.items() if settings.get(name, token) is not None}
+    return replace(defaults, tokens=tokens)

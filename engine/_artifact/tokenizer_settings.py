@@ -16,11 +16,17 @@ import numpy as np
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
-from crossrank._text.special_tokens import read_special_tokens, tokens_of_class
+from crossrank._text.special_tokens import read_special_tokens
 from crossrank._text.tokenizer import PairTokenizer
 
 from .settings import ModelFolder
-from .tokenizer_class import default_prefix_space, normalizer_settings, tokenizer_kind, written_by_5
+from .tokenizer_class import (
+    default_prefix_space,
+    normalizer_settings,
+    tokenizer_kind,
+    tokens_of_class,
+    written_by_5,
+)
 
 logger = logging.getLogger(__name__)
 

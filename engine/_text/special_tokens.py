@@ -6,7 +6,7 @@ What none of them names has the default of the tokenizer's class.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,46 +33,6 @@ class SpecialDefaults:
     tokens: Mapping[str, str]
     normalized: bool = False
     mask_strips: bool = False
-
-
-BERT_TOKENS = SpecialDefaults(
-    {
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    }
-)
-_ROBERTA = {
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "sep_token": "</s>",
-    "pad_token": "<pad>",
-    "cls_token": "<s>",
-    "mask_token": "<mask>",
-}
-MPNET_TOKENS = SpecialDefaults(_ROBERTA | {"unk_token": "[UNK]"}, mask_strips=True)
-ROBERTA_TOKENS = SpecialDefaults(_ROBERTA, normalized=True, mask_strips=True)
-# By `tokenizer_kind`.
-_OF_CLASSES = (
-    dict.fromkeys(("bert", "convbert", "distilbert", "electra", "mobilebert", "squeezebert"), BERT_TOKENS)
-    | dict.fromkeys(("camembert", "longformer", "roberta", "xlmroberta"), ROBERTA_TOKENS)
-    | {"mpnet": MPNET_TOKENS}
-)
-
-
-def tokens_of_class(kind: str, settings: Mapping[str, Any]) -> SpecialDefaults:
-    """The special tokens that a tokenizer class brings along, but for those that the settings do away with by null.
-
-    Args:
-        kind: As `tokenizer_kind` gives it; one that is not known here brings none.
-        settings: tokenizer_config.json, or empty.
-    """
-    defaults = _OF_CLASSES.get(kind, SpecialDefaults({}))
-    tokens = {name: token for name, token in defaults.tokens.items() if settings.get(name, token) is not None}
-    return replace(defaults, tokens=tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from crossrank._device.batches import check_limits
 from crossrank._text.pairs import PackedPairs
 
-# The longest pair counts in steps of this: onnxruntime's memory-efficient attention takes a bias (MPNet's) for such
+# The longest pair counts in steps of this: onnxruntime's memory-efficient attention takes a bias for such
 # lengths alone, and all else only reads it as a bound.
 # https://github.com/microsoft/onnxruntime/blob/v1.24.4/onnxruntime/contrib_ops/cuda/bert/packed_multihead_attention.cc
 _STEP = 8

@@ -11,9 +11,10 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from crossrank._artifact.tokenizer_class import ROBERTA_TOKENS
 from crossrank._errors import CheckpointError, UnsupportedModelError
 from crossrank._json import read_json_object, read_text
-from crossrank._text.special_tokens import ROBERTA_TOKENS, add_special_tokens, read_special_tokens
+from crossrank._text.special_tokens import add_special_tokens, read_special_tokens
 
 from .wordpiece import conversion_command, kind_in_folder
 

@@ -2,8 +2,9 @@
 
 The result is the tokenizer that ``BertTokenizerFast.from_pretrained`` of transformers 4 makes of the same folder,
 with which such checkpoints were trained and published. Where transformers 5 differs: it cuts spaces off the ends of
-vocabulary lines and takes no added token of added_tokens.json as special. MPNet's token types are those of 5, all 0:
-the model reads none. ``do_basic_tokenize`` and ``never_split`` are read by the slow tokenizers only.
+vocabulary lines and takes no added token of added_tokens.json as special. Token types beside RoBERTa's special tokens
+are those of 5, all 0: the model reads none. ``do_basic_tokenize`` and ``never_split`` are read by the slow tokenizers
+only.
 """
 
 import shlex
@@ -13,18 +14,10 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from crossrank._artifact.tokenizer_class import tokenizer_kind
+from crossrank._artifact.tokenizer_class import WORDPIECE_TOKENS, tokenizer_kind
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
 from crossrank._json import has_entry, read_json_object, read_text
-from crossrank._text.special_tokens import BERT_TOKENS, MPNET_TOKENS, add_special_tokens, read_special_tokens
-
-# By model type, which begins the class's name; other classes read a vocab.txt in ways of their own.
-_FAMILIES = {
-    "bert": (BERT_TOKENS, processors.BertProcessing),
-    "electra": (BERT_TOKENS, processors.BertProcessing),
-    "distilbert": (BERT_TOKENS, processors.BertProcessing),
-    "mpnet": (MPNET_TOKENS, processors.RobertaProcessing),  # two separators between query and document
-}
+from crossrank._text.special_tokens import add_special_tokens, read_special_tokens
 
 
 def build_wordpiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
@@ -40,12 +33,12 @@ def build_wordpiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
         UnsupportedModelError: If vocab.txt is that of another tokenizer class.
     """
     kind = kind_in_folder(folder, settings, default="bert")
-    if kind not in _FAMILIES:
+    if kind not in WORDPIECE_TOKENS:  # other classes read a vocab.txt in ways of their own
         raise UnsupportedModelError(
-            f"{folder}: vocab.txt of {kind} without a tokenizer.json; read are those of {', '.join(_FAMILIES)}; "
+            f"{folder}: vocab.txt of {kind} without a tokenizer.json; read are those of {', '.join(WORDPIECE_TOKENS)}; "
             f"transformers may convert it:\n  {conversion_command(folder)}"
         )
-    defaults, processor = _FAMILIES[kind]
+    defaults = WORDPIECE_TOKENS[kind]
     vocabulary = _read_vocabulary(folder / "vocab.txt")
     tokens = read_special_tokens(folder, settings, defaults)
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=tokens.named["unk_token"]))
@@ -53,7 +46,9 @@ def build_wordpiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     special = add_special_tokens(tokenizer, tokens, folder, "vocab.txt")
-    tokenizer.post_processor = processor(special["sep_token"], special["cls_token"])
+    # Sentences of <s> and </s> have two separators between query and document.
+    processing = processors.RobertaProcessing if "bos_token" in defaults.tokens else processors.BertProcessing
+    tokenizer.post_processor = processing(special["sep_token"], special["cls_token"])
     return tokenizer
 
 
