@@ -130,7 +130,7 @@ class FeedForward:
         return layout.graph.add("Add", outer, residual)
 
     def set_apart(self, units: NDArray[np.intp]) -> "FeedForward":
-        """The same with some units apart."""
+        """The same with some units apart; as it is in a family where none can be."""
         up, down = self.up, self.down
         return replace(
             self,
@@ -169,6 +169,11 @@ class Head:
     activation: str
     classifier: Linear
 
+    @property
+    def pools(self) -> bool:
+        """Whether it reads more than the first row of each pair."""
+        return False
+
     def write(self, layout: "Layout", hidden: str) -> str:
         """Logits [pairs, labels] of what the last layer gave."""
         graph, row = layout.graph, layout.first_rows(hidden)
@@ -190,6 +195,6 @@ def write_encoder(layout: "Layout", weights: EncoderWeights) -> None:
     """Write a model into a layout's graph, whose output is ``logits`` [pairs, labels]."""
     hidden = layout.enter(weights.embeddings.write(layout))
     for layer in weights.layers:
-        layout.narrow = layer is weights.layers[-1]
+        layout.narrow = layer is weights.layers[-1] and not weights.head.pools
         hidden = layer.write(layout, hidden)
     layout.graph.output(weights.head.write(layout, hidden), "logits", ["pairs", layout.config.labels])

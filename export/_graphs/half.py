@@ -4,7 +4,7 @@ A CPU runs float16 graphs in float32, so that an overflow does not show in a pro
 in float32 instead, on the proof's texts, and what comes near the largest float16 is not left to it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +47,7 @@ def keep_in_float32(graph: Model, twin: Model, exact: Model, path: Path, measure
     large = _large_values(exact, path, measure)
     if not large:
         return []
-    pairs = _aligned(graph.proto, twin.proto)
-    ours = {b: a for one, other in pairs for a, b in zip(one.output, other.output, strict=True)}
-    kept = widen(graph, {ours[name] for name in large if name in ours})
+    kept = widen(graph, {ours for ours, theirs in _same_values(graph, twin).items() if theirs in large})
     widen(twin, large)
     return kept
 
@@ -143,15 +141,19 @@ def _value_types(model: onnx.ModelProto) -> dict[str, int]:
     return types
 
 
-def _aligned(model: onnx.ModelProto, mirror: onnx.ModelProto) -> Iterator[tuple[NodeProto, NodeProto]]:
-    """The nodes of a packed graph, each with the one of its twin that gives the same."""
-    theirs = iter(mirror.graph.node)
+def _same_values(model: Model, twin: Model) -> dict[str, str]:
+    """The values of a packed graph, each with the name of the same one in its twin."""
+
+    def key(node: NodeProto, inputs: Sequence[str]) -> tuple[str, ...]:
+        return node.op_type, *inputs, *map(str, node.attribute)
+
+    theirs = {key(node, node.input): node.output[0] for node in twin.graph.node}
+    # What stands for the fused operator is many nodes, and behind attention itself a Gather that packs is the last.
+    after = iter(twin.graph.node)
+    packed = [next(n for n in after if n.op_type == "Gather") for n in after if n.op_type == "MultiHeadAttention"]
+    fused, found = iter(packed), dict[str, str]()
     for node in model.graph.node:
-        if node.op_type == "PackedMultiHeadAttention":  # there many nodes, and a Gather that packs is the last
-            while next(theirs).op_type != "MultiHeadAttention":
-                pass
-            same = next(other for other in theirs if other.op_type == "Gather")
-        else:
-            same = next(theirs)
-            assert same.op_type == node.op_type, "the two differ in attention alone"
-        yield node, same
+        inputs = [found.get(name, name) for name in node.input]
+        same = next(fused).output[0] if node.op_type == "PackedMultiHeadAttention" else theirs[key(node, inputs)]
+        found[node.output[0]] = same
+    return found

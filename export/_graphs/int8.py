@@ -232,7 +232,8 @@ def build_int8(
         if point in known:
             units = known[point].largest(max(8, config.intermediate // 96))
             layer = replace(layer, feed_forward=layer.feed_forward.set_apart(units))
-            known[point] = known[point].without(units)
+            if layer.feed_forward.apart is not None:
+                known[point] = known[point].without(units)
         layers.append(layer)
     ranges = {point: found.range() for point, found in known.items()}
     graph = CompactGraph(opset=23)

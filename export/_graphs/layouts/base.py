@@ -60,6 +60,10 @@ class Layout(ABC):
         """Queries, keys and values of all tokens, [pairs, tokens, hidden] or packed."""
         return self.dense(hidden, (attention.query, attention.key, attention.value), attention.name)
 
+    def by_pair(self, projected: str) -> str:
+        """What `project` gives as [pairs, longest, width]; behind a pair's tokens comes whatever fills it."""
+        return projected
+
     @abstractmethod
     def attend(self, query: str, key: str, value: str, bias: str = "") -> str:
         """The context of the rows that are needed.
@@ -78,6 +82,10 @@ class Layout(ABC):
     def first_rows(self, hidden: str) -> str:
         """The first row of each pair, [pairs, hidden], of what the last layer gave."""
         return hidden
+
+    @abstractmethod
+    def mean_rows(self, hidden: str) -> str:
+        """The mean of each pair's rows, [pairs, hidden], of what the last layer gave."""
 
     def position_rows(self, name: str, table: Floats) -> str:
         """Rows of a table float32 [positions, width] by each token's position, to be added to embeddings."""

@@ -58,6 +58,9 @@ class Cpu(Layout):
     def needed_rows(self, hidden: str) -> str:  # [B*S, H] -> the same or [B, H]
         return self._first(self._split(hidden), axis=1) if self.narrow else hidden
 
+    def mean_rows(self, hidden: str) -> str:
+        return self.graph.add("ReduceMean", self._split(hidden), self.graph.integers(1), keepdims=0)
+
     def attention(self, hidden: str, attention: Attention) -> str:
         return self._of_first_rows(hidden, attention) if self.narrow else super().attention(hidden, attention)
 

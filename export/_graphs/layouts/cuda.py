@@ -6,6 +6,7 @@ Of the last layer the [CLS] rows alone go on behind attention.
 from dataclasses import replace
 
 import numpy as np
+from onnx import helper
 
 from crossrank.export._graphs.encoder import Attention, DistanceBias, EncoderConfig, EncoderWeights, write_encoder
 from crossrank.export._graphs.graph import FloatType, Graph, Model
@@ -62,6 +63,30 @@ class Cuda(Layout):
         longest = self.graph.add("Shape", "token_offset", start=1, end=2)
         return self._part(self._part(corner, 0, longest, axis=2), 0, longest, axis=3)
 
+    def by_pair(self, projected: str) -> str:  # [T, width] -> [B, S, width], zeros behind a pair's tokens
+        graph = self.graph
+        targets = graph.add("Unsqueeze", graph.add("Cast", self.places(), to=7), graph.integers(1))  # [T, 1]
+        width = graph.add("Shape", projected, start=1, end=2)
+        grid = graph.add("Shape", graph.add("Reshape", "token_offset", graph.integers(-1)))
+        zeros = graph.add("Expand", graph.scalar(0.0), graph.add("Concat", grid, width, axis=0))  # [B*S, width]
+        padded = graph.add("ScatterND", zeros, targets, projected)
+        return graph.add("Reshape", padded, graph.add("Concat", graph.add("Shape", "token_offset"), width, axis=0))
+
+    def places(self) -> str:
+        """Each token's place in [B*S], int32 [T]: the first that ``token_offset`` holds, behind them those of none."""
+        flat = self.graph.add("Reshape", "token_offset", self.graph.integers(-1))
+        return self._part(flat, 0, self.graph.add("Shape", "input_ids", start=0, end=1))
+
+    def lengths(self) -> str:
+        """Tokens of each pair, int32 [B]."""
+        return self.graph.add("Sub", self._part("cumulative_sequence_length", 1, 1_000_000), self._starts)
+
+    def mean_rows(self, hidden: str) -> str:
+        graph = self.graph
+        total = graph.add("ReduceSum", self.by_pair(hidden), graph.integers(1), keepdims=0)
+        lengths = graph.add("Cast", self.lengths(), to=helper.np_dtype_to_tensor_dtype(graph.dtype))
+        return graph.add("Div", total, graph.add("Unsqueeze", lengths, graph.integers(1)))
+
     def attend(self, query: str, key: str, value: str, bias: str = "") -> str:  # [T, N*D] each
         return self.needed_rows(self.fused(query, key, value, bias))
 
@@ -90,30 +115,15 @@ class CudaTwin(Cuda):
 
     def fused(self, query: str, key: str, value: str, bias: str) -> str:
         graph = self.graph
-        tokens = graph.add("Shape", "input_ids", start=0, end=1)
-        flat = graph.add("Reshape", "token_offset", graph.integers(-1))
-        rows = self._part(flat, 0, tokens)  # [T]
-        targets = graph.add("Unsqueeze", graph.add("Cast", rows, to=7), graph.integers(1))  # [T, 1]
-        batch = graph.add("Shape", "token_offset")  # B, S
-        ends = self._part("cumulative_sequence_length", 1, 1_000_000)
-        lengths = graph.add("Sub", ends, self._starts)  # [B]
-
-        def unpack(packed: str) -> str:
-            width = graph.add("Shape", packed, start=1, end=2)
-            space = graph.add("Concat", graph.add("Shape", flat), width, axis=0)
-            zeros = graph.add("Expand", graph.scalar(0.0), space)  # [B*S, N*D]
-            padded = graph.add("ScatterND", zeros, targets, packed)
-            return graph.add("Reshape", padded, graph.add("Concat", batch, width, axis=0))
-
         context = graph.contrib(
             "MultiHeadAttention",
-            *(unpack(query), unpack(key), unpack(value), "", lengths, bias),
+            *(self.by_pair(query), self.by_pair(key), self.by_pair(value), "", self.lengths(), bias),
             num_heads=self.config.heads,
             scale=self.config.head_size**-0.5,
         )
         width = graph.add("Shape", query, start=1, end=2)
         merged = graph.add("Reshape", context, graph.add("Concat", graph.integers(-1), width, axis=0))
-        return graph.add("Gather", merged, rows)
+        return graph.add("Gather", merged, self.places())
 
 
 def pad_head_size(attention: Attention, config: EncoderConfig) -> Attention:

@@ -1,6 +1,7 @@
 """The layout for any runtime: standard operators, padded pairs with a mask, in the names that others know."""
 
 import numpy as np
+from onnx import helper
 
 from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights, write_encoder
 from crossrank.export._graphs.graph import FloatType, Graph, Model
@@ -49,6 +50,13 @@ class Portable(Layout):
         context = graph.add("MatMul", shares, heads(value, [0, 2, 1, 3]))
         merged = graph.add("Transpose", context, perm=[0, 2, 1, 3])  # [B, S, N, D]
         return graph.add("Reshape", merged, graph.integers(0, 0, config.hidden))
+
+    def mean_rows(self, hidden: str) -> str:
+        graph, axis = self.graph, self.graph.integers(1)
+        mask = graph.add("Cast", "attention_mask", to=helper.np_dtype_to_tensor_dtype(graph.dtype))
+        valid = graph.add("Unsqueeze", mask, graph.integers(2))  # [B, S, 1]
+        total = graph.add("ReduceSum", graph.add("Mul", hidden, valid), axis, keepdims=0)
+        return graph.add("Div", total, graph.add("ReduceSum", valid, axis, keepdims=0))
 
     def first_rows(self, hidden: str) -> str:
         return self.graph.add("Gather", hidden, self.graph.constant("first_row", np.array(0)), axis=1)
