@@ -81,7 +81,7 @@ def _build_packed(checkpoint: Checkpoint, path: Path) -> Path:
     """Write the graph of a GPU and its twin, with what overflows float16 on the proof's texts in float32."""
     build = partial(build_cuda, checkpoint.weights, checkpoint.config, token_types=checkpoint.inputs.token_types)
     graph, twin, exact = build(), build(twin=True), build(twin=True, dtype=np.float32)
-    measure = partial(_peaks, checkpoint, load_pairs("proof", checkpoint.tokenizer))
+    measure = partial(_peaks, checkpoint, _join(checkpoint, "proof", checkpoint.inputs.max_length))
     kept = keep_in_float32(graph, twin, exact, path.with_name(f"watched_{path.name}"), measure)
     if kept:
         logger.warning("%s: %d nodes stay in float32, float16 would overflow", "cuda fp16", len(kept))
@@ -91,16 +91,10 @@ def _build_packed(checkpoint: Checkpoint, path: Path) -> Path:
     return beside
 
 
-def _peaks(checkpoint: Checkpoint, pairs: Pairs, path: Path, names: list[str]) -> dict[str, float]:
+def _peaks(checkpoint: Checkpoint, pairs: PairSource, path: Path, names: list[str]) -> dict[str, float]:
     """The largest value of each output of a graph over pairs of texts."""
-    session, tokenizer = (
-        Session(path, checkpoint.inputs, Device("cpu"), available_threads().count),
-        checkpoint.tokenizer,
-    )
-    queries, documents = zip(*pairs, strict=True)
-    tokens = tokenizer.encode(queries, "query"), tokenizer.encode(documents, "document")
-    joined = PairSource(tokenizer.template, *tokens, np.arange(len(pairs)), checkpoint.inputs.max_length)
-    runs = [session.outputs(joined.batch(index), names) for index in plan_batches(joined.lengths)]
+    session = Session(path, checkpoint.inputs, Device("cpu"), available_threads().count)
+    runs = [session.outputs(pairs.batch(index), names) for index in plan_batches(pairs.lengths)]
     return {name: float(np.max(values)) for name, values in zip(names, zip(*runs, strict=True), strict=True)}
 
 
@@ -111,16 +105,17 @@ def _graph(checkpoint: Checkpoint, target: Target, work: Path) -> Model:
             dtype = np.float16 if precision == "fp16" else np.float32
             return build_portable(weights, config, token_types=types, dtype=dtype)
         case ("cpu", "int8"):
-            extremes = calibrate(weights, config, checkpoint.inputs, _calibration_pairs(checkpoint), work)
+            pairs = _join(checkpoint, "calibration", min(_CALIBRATION_LENGTH, checkpoint.inputs.max_length))
+            extremes = calibrate(weights, config, checkpoint.inputs, pairs, work)
             return build_int8(weights, config, extremes, token_types=types)
         case _:
             return build_cpu(weights, config, token_types=types)
 
 
-def _calibration_pairs(checkpoint: Checkpoint) -> PairSource:
-    pairs = load_pairs("calibration", checkpoint.tokenizer)
-    room = min(_CALIBRATION_LENGTH, checkpoint.inputs.max_length)
+def _join(checkpoint: Checkpoint, name: str, max_length: int) -> PairSource:
+    """The pairs of `load_pairs` as the model takes them."""
     tokenizer = checkpoint.tokenizer
-    queries = tokenizer.encode([query for query, _ in pairs], "query")
-    documents = tokenizer.encode([document for _, document in pairs], "document")
-    return PairSource(tokenizer.template, queries, documents, np.arange(len(pairs)), room)
+    pairs = load_pairs(name, tokenizer)
+    queries, documents = zip(*pairs, strict=True)
+    tokens = tokenizer.encode(queries, "query"), tokenizer.encode(documents, "document")
+    return PairSource(tokenizer.template, *tokens, np.arange(len(pairs)), max_length)

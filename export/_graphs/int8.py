@@ -31,8 +31,6 @@ _LEAST_PER_SCALE = 16
 _PART_VALUES = 1 << 22
 # Tokens whose smallest and largest values count once: those of fewer lie nearer to zero, those of more are outliers'.
 _CALIBRATION_TOKENS = 2048
-# The smallest and largest value of the input of each quantized product, by its point's name.
-Ranges = dict[str, tuple[float, float]]
 
 
 def quantize(values: Floats, axis: int) -> tuple[NDArray[np.int8], Floats]:
@@ -91,9 +89,9 @@ class CompactGraph(Graph):
 
 @dataclass(frozen=True, slots=True)
 class Int8Dense:
-    """`Dense` with a constant scale per input, shared by all products that read it."""
+    """`Dense` with a constant scale for each input, of its smallest and largest value."""
 
-    ranges: Ranges
+    ranges: Mapping[str, tuple[float, float]]
 
     def __call__(self, graph: Graph, hidden: str, linears: Sequence[Linear], point: str) -> list[str]:
         low, high = self.ranges[point]
@@ -102,22 +100,16 @@ class Int8Dense:
         scale_name = graph.constant(f"{point}.scale", np.array(scale))
         zero_name = graph.constant(f"{point}.zero_point", np.array(zero))
         quantized = graph.add("QuantizeLinear", hidden, scale_name, zero_name)
-        results = []
-        for linear in linears:
+
+        def product(linear: Linear) -> str:
             weight, scales = quantize(linear.weight, axis=0)
-            results.append(
-                graph.contrib(
-                    "MatMulIntegerToFloat",
-                    quantized,
-                    graph.constant(f"{linear.name}.int8", weight),
-                    scale_name,
-                    graph.constant(f"{linear.name}.scales", scales[0]),
-                    zero_name,
-                    "",
-                    graph.constant(f"{linear.name}.bias", linear.bias),
-                )
-            )
-        return results
+            weight_name = graph.constant(f"{linear.name}.int8", weight)
+            scales_name = graph.constant(f"{linear.name}.scales", scales[0])
+            bias_name = graph.constant(f"{linear.name}.bias", linear.bias)
+            inputs = (quantized, weight_name, scale_name, scales_name, zero_name, "", bias_name)
+            return graph.contrib("MatMulIntegerToFloat", *inputs)
+
+        return [product(linear) for linear in linears]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +146,11 @@ class _Watch:
     """`Dense` in float that remembers its inputs, to put out the smallest and largest value of each channel of them."""
 
     def __init__(self) -> None:
-        self._inputs: dict[str, str] = {}
+        self.points: dict[str, str] = {}  # the inputs by their names
 
     def __call__(self, graph: Graph, hidden: str, linears: Sequence[Linear], point: str) -> list[str]:
-        self._inputs[point] = hidden
+        self.points[point] = hidden
         return float_dense(graph, hidden, linears, point)
-
-    @property
-    def points(self) -> list[str]:
-        return list(self._inputs)
 
     def put_out(self, graph: Graph) -> None:
         """Declare the outputs, those of the first layer last.
@@ -170,7 +158,7 @@ class _Watch:
         onnxruntime computes what leads to the last output first. In the order of the layers it would compute them all
         before it looks at any, and keep every input until then.
         """
-        for point, hidden in reversed(self._inputs.items()):
+        for point, hidden in reversed(self.points.items()):
             for op in ("ReduceMin", "ReduceMax"):
                 graph.output(graph.add(op, hidden, graph.integers(0), keepdims=0), f"{op}:{point}", ["channels"])
 

@@ -1,8 +1,8 @@
 """The building blocks of a layer: dense products, activations, norms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +30,9 @@ class Norm:
     bias: Floats
 
 
-class Dense(Protocol):
-    """How matrix products are written: in float, in int8, or watched for calibration."""
-
-    def __call__(self, graph: Graph, hidden: str, linears: Sequence[Linear], point: str) -> list[str]:
-        """Apply each of ``linears`` to ``hidden``; ``point`` names the input for quantization."""
-        ...
+# How products are written, in float, in int8, or watched for calibration: given a graph, an input, what to apply to it
+# and the input's name for quantization, gives what comes of each.
+Dense: TypeAlias = Callable[[Graph, str, Sequence[Linear], str], list[str]]
 
 
 def dense(graph: Graph, hidden: str, linear: Linear) -> str:

@@ -67,10 +67,7 @@ def activate(name: str, x: Floats) -> Floats:
 class Bert:
     """BERT with a classification head; what an architecture does not say is as here.
 
-    Args:
-        config: config.json, with what it leaves out.
-        folder: The checkpoint's.
-        bare_projection: Whether the head is its last layer alone.
+    Args are those of `numpy_logits`.
     """
 
     name = "bert"  # before the encoder's tensors

@@ -124,8 +124,10 @@ class PooledHead(Head):
         return self.pooling == "mean"
 
     def write(self, layout: Layout, hidden: str) -> str:
+        assert self.dense is not None
         rows = layout.normalize(hidden, self.norm)
-        return dense(layout.graph, layout.mean_rows(rows) if self.pools else layout.first_rows(rows), self.classifier)
+        row = layout.mean_rows(rows) if self.pools else layout.first_rows(rows)
+        return dense(layout.graph, layout.activate(dense(layout.graph, row, self.dense)), self.classifier)
 
 
 class MadeUp(Family):
@@ -158,8 +160,8 @@ class MadeUp(Family):
             Embeddings(words, None, None, tensors.norm("embeddings.norm", "norm", HIDDEN)),
             tuple(layers),
             PooledHead(
-                None,
-                "",
+                tensors.linear("dense", "dense", HIDDEN, HIDDEN),
+                "relu",
                 tensors.linear("classifier", "classifier", HIDDEN, config.labels),
                 norm=tensors.norm("final", "final", HIDDEN),
                 pooling=config.pooling,
@@ -184,7 +186,8 @@ class MadeUpPass(Bert):
             x = x + self.linear(activate("relu", self.linear(y, f"{at}up")) * self.linear(y, f"{at}gate"), f"{at}down")
         x = self.norm(x, "final")
         valid = mask[..., None].astype(np.float32)
-        return self.linear(x[:, 0] if self.pooling == "cls" else (x * valid).sum(1) / valid.sum(1), "classifier")
+        row = x[:, 0] if self.pooling == "cls" else (x * valid).sum(1) / valid.sum(1)
+        return self.linear(activate("relu", self.linear(row, "dense")), "classifier")
 
     def turned(self, x: Floats, mask: NDArray[np.int64], at: str, reach: int) -> Floats:
         batch, length, _ = x.shape
@@ -229,7 +232,8 @@ def make_made_up(folder: Path, pooling: str, **settings: Any) -> Path:
         linears = {**dict.fromkeys("qkvo", (HIDDEN, HIDDEN)), **dict.fromkeys(("up", "gate"), (INNER, HIDDEN))}
         for name, (outputs, inputs) in (linears | {"down": (HIDDEN, INNER)}).items():
             shapes |= {f"made.layers.{i}.{name}.weight": (outputs, inputs), f"made.layers.{i}.{name}.bias": (outputs,)}
-    shapes |= {"classifier.weight": (2, HIDDEN), "classifier.bias": (2,)}
+    for name, outputs in (("made.dense", HIDDEN), ("classifier", 2)):
+        shapes |= {f"{name}.weight": (outputs, HIDDEN), f"{name}.bias": (outputs,)}
     tensors = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
     for name in ("norm", "final", *(f"layers.{i}.{norm}" for i in range(LAYERS) for norm in ("n1", "n2"))):
         tensors[f"made.{name}.weight"] = rng.uniform(0.5, 1.5, HIDDEN).astype(np.float32)

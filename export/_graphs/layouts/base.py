@@ -61,18 +61,14 @@ class Layout(ABC):
         return self.dense(hidden, (attention.query, attention.key, attention.value), attention.name)
 
     def by_pair(self, projected: str) -> str:
-        """What `project` gives as [pairs, longest, width]; behind a pair's tokens comes whatever fills it."""
+        """What `project` gives as [pairs, longest, width]; behind a pair's tokens may come anything finite."""
         return projected
 
     @abstractmethod
     def attend(self, query: str, key: str, value: str, bias: str = "") -> str:
-        """The context of the rows that are needed.
+        """The context of the rows that are needed, by queries, keys and values of all tokens as `project` gives them.
 
-        Args:
-            query: As `project` gives it.
-            key: Likewise.
-            value: Likewise.
-            bias: Added to the scaled scores, [1 or pairs, 1 or heads, longest, longest]; "" for none.
+        ``bias`` is added to the scaled scores: [1 or pairs, 1 or heads, longest, longest], "" for none.
         """
 
     def needed_rows(self, hidden: str) -> str:
@@ -88,7 +84,7 @@ class Layout(ABC):
         """The mean of each pair's rows, [pairs, hidden], of what the last layer gave."""
 
     def position_rows(self, name: str, table: Floats) -> str:
-        """Rows of a table float32 [positions, width] by each token's position, to be added to embeddings."""
+        """Rows of a table float32 [positions, width] by position of each token, for embeddings or what `project` gives."""
         graph, constant = self.graph, self.graph.weight(name, table)
         if not self.config.position_offset:
             length = graph.add("Shape", "input_ids", start=1, end=2)
