@@ -84,7 +84,7 @@ class Layout(ABC):
         """The mean of each pair's rows, [pairs, hidden], of what the last layer gave."""
 
     def position_rows(self, name: str, table: Floats) -> str:
-        """Rows of a table float32 [positions, width] by position of each token, for embeddings or what `project` gives."""
+        """Rows of a table float32 [positions, width] by position, to go with embeddings or what `project` gives."""
         graph, constant = self.graph, self.graph.weight(name, table)
         if not self.config.position_offset:
             length = graph.add("Shape", "input_ids", start=1, end=2)
