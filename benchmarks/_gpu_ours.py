@@ -16,7 +16,8 @@ from crossrank._device.open import load_graph
 from crossrank._device.session import Session
 from crossrank._machine.device import Device
 from crossrank._machine.onnxruntime import ort
-from crossrank._schedule.scheduler import Scheduler, Schedulers
+from crossrank._schedule.processes import Schedulers
+from crossrank._schedule.scheduler import Scheduler
 from crossrank._text.pairs import PairSource
 
 from ._gpu_models import GpuModel, write_graph

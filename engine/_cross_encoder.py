@@ -32,7 +32,8 @@ from ._options import check_hook, folder_path, switch
 from ._printable import printable_line
 from ._progress import Progress
 from ._schedule.meter import Account, OnCall, Stats
-from ._schedule.scheduler import Scheduler, Schedulers
+from ._schedule.processes import Schedulers
+from ._schedule.scheduler import Scheduler
 from ._text.encoded import EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
 from ._text.encoded_folder import write_encoded
 

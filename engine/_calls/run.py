@@ -14,7 +14,8 @@ from crossrank._errors import Closed, Overloaded
 from crossrank._progress import Progress
 from crossrank._schedule.chunk import Chunk, Outcome
 from crossrank._schedule.meter import Account
-from crossrank._schedule.scheduler import Scheduler, Schedulers
+from crossrank._schedule.processes import Schedulers
+from crossrank._schedule.scheduler import Scheduler
 from crossrank._text.distinct import DistinctPairs
 from crossrank._text.pairs import PairSource, enough_document_tokens, truncated_documents
 from crossrank._text.tokenizer import PairTokenizer, TokenEstimate
@@ -160,7 +161,7 @@ class Run:
         """
         scorer, scheduler = self._scorer, self._scheduler
         if self._deadline is None and scheduler.bounded:
-            scheduler.require_room(scorer.estimate.at_least(documents[: self._most_documents()], self._room))
+            scheduler.queue.require_room(scorer.estimate.at_least(documents[: self._most_documents()], self._room))
 
     def refused(self, error: Overloaded | Closed) -> None:
         """Go on without the documents that were not taken in any more, if there is a deadline and others are scored.

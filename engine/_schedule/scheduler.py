@@ -11,10 +11,7 @@ the interpreter itself knows whether the visit goes on. `_mend` takes from those
 thread that was interrupted calls it, who waits for long does too, and should that be interrupted, whoever is next.
 """
 
-import atexit
-import os
 import time
-import weakref
 from collections.abc import Callable
 from functools import partial
 from threading import Lock, current_thread, get_ident, main_thread
@@ -26,9 +23,9 @@ from crossrank._interrupts import raised_by_handler
 from crossrank._machine.cores import Cores
 from crossrank._machine.guard import Guard, Visit, nested_call
 from crossrank._machine.pool import Pool
-from crossrank._machine.process import PerProcess
 
-from .chunk import Batch, Chunk, Outcome, Piece, pack
+from .chunk import Batch, Chunk, Outcome, pack
+from .failures import run_apart
 from .meter import Meter, OnCall, Stats
 from .queue import ChunkQueue
 
@@ -57,6 +54,14 @@ class Helper:
 
 
 Worker: TypeAlias = Visit[Any] | Helper  # who may hold a lane
+
+
+def _closed_at_exit() -> Closed:
+    """What a call fails with that the interpreter would not wait for when it ends."""
+    return Closed(
+        "the program is ending, and does not wait for its daemon threads: join them, or close the model, before the "
+        "main thread ends"
+    )
 
 
 class Scheduler:
@@ -199,10 +204,6 @@ class Scheduler:
     def learn(self) -> None:
         """Let the backend take notice of the work that was done; now and then that takes half a second."""
         self._backend.worked(self.meter.unreported_s() / self._lanes)
-
-    def require_room(self, tokens: int) -> None:
-        """Raise what a chunk of so many tokens would be refused with, as `reserve` does."""
-        self.queue.require_room(tokens)
 
     def reserve(self, tokens: int) -> None:
         """Hold room in the queue for what this thread tokenizes next: hardly more is begun than could wait.
@@ -426,7 +427,7 @@ class Scheduler:
             own = worker.holds if isinstance(worker, Visit) else []
             if own and all(piece.chunk in own for piece in pieces):
                 raise
-            failed = self._run_apart(pieces, error, thrown=bool(own))
+            failed = run_apart(self._backend.run, pieces, error, thrown=bool(own))
             # A signal handler's, which is this thread's affair. What is ours was too much for all of them together.
             ours = not own or (isinstance(error, CrossrankError) and not raised_by_handler(error))
             foreign = None if failed or ours else error
@@ -443,73 +444,3 @@ class Scheduler:
                 raise foreign
             finally:
                 del foreign  # or the error would keep itself, by its traceback
-
-    def _run_apart(self, pieces: list[Piece], error: Exception, *, thrown: bool) -> list[tuple[Chunk, Exception]]:
-        """Whose failure the exception of a batch was shows when each of its chunks runs by itself.
-
-        Args:
-            pieces: The batch.
-            error: What it failed with.
-            thrown: Whether a signal handler may have raised it, and may raise another one.
-
-        Returns:
-            Those that fail.
-        """
-        if not thrown and all(piece.chunk is pieces[0].chunk for piece in pieces):
-            return [(pieces[0].chunk, error)]
-        failed: list[tuple[Chunk, Exception]] = []
-        kind = type(error) if thrown else Exception
-        for piece in pieces:
-            try:
-                logits = self._backend.run(pack([piece]))
-                if piece.chunk.outcome is None:
-                    piece.chunk.take(piece.chunk.order[piece.start : piece.stop], logits)
-            except kind as its_own:
-                failed.append((piece.chunk, its_own))
-        return failed
-
-
-def _closed_at_exit() -> Closed:
-    """What a call fails with that the interpreter would not wait for when it ends."""
-    return Closed(
-        "the program is ending, and does not wait for its daemon threads: join them, or close the model, before the "
-        "main thread ends"
-    )
-
-
-class Schedulers(PerProcess[Scheduler]):
-    """A model's scheduler in each process: a fork leaves the parent's to the parent.
-
-    Args:
-        make: Makes one.
-    """
-
-    def __init__(self, make: Callable[[], Scheduler]) -> None:
-        super().__init__(make)
-        self._closed = False
-        for key in [key for key, reference in list(_alive.items()) if reference() is None]:
-            _alive.pop(key, None)
-        _alive[id(self)] = weakref.ref(self)
-
-    def __missing__(self, process: int) -> Scheduler:
-        made = super().__missing__(process)
-        if self._closed:
-            made.queue.close()
-        return made
-
-    def close(self, *, finish: bool) -> None:
-        """As `Scheduler.close`, here and in each process that is forked from now on."""
-        self._closed = True
-        self[os.getpid()].close(finish=finish)
-
-
-# No WeakSet: that is cleaned by Python's code, in whatever thread, and loses what a signal handler raises there.
-_alive: "dict[int, weakref.ref[Schedulers]]" = {}
-
-
-@atexit.register
-def _end_all() -> None:
-    for reference in list(_alive.values()):
-        schedulers = reference()
-        if schedulers is not None and os.getpid() in schedulers:
-            schedulers[os.getpid()].end_at_exit()

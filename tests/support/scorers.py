@@ -2,7 +2,8 @@
 
 from crossrank._calls.run import Scorer
 from crossrank._device.backend import Backend
-from crossrank._schedule.scheduler import Scheduler, Schedulers
+from crossrank._schedule.processes import Schedulers
+from crossrank._schedule.scheduler import Scheduler
 from crossrank._text.tokenizer import PairTokenizer
 
 

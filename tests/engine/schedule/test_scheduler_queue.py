@@ -302,7 +302,7 @@ def test_room_is_held_for_what_is_tokenized(tmp_path: Path) -> None:
         with pytest.raises(Overloaded, match="80 of 100 tokens wait already and this request has 30 more"):
             scheduler.queue.submit(chunk_of([(30, 1)]))
         with pytest.raises(Overloaded):
-            scheduler.require_room(30)
+            scheduler.queue.require_room(30)
         scheduler.give_back()
         scheduler.queue.submit(chunk_of([(100, 1)]))
         assert not scheduler.queue.reserved
