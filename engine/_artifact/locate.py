@@ -45,6 +45,7 @@ def locate_model(
     token: str | bool | None = None,
     precision: str = "auto",
     device: Device | None = None,
+    embedded: Path = EMBEDDED_MODEL,
 ) -> Path:
     """The folder of a model's graphs, or the ONNX file that was named.
 
@@ -57,6 +58,7 @@ def locate_model(
         token: Hub token.
         precision: "auto" or one of `PRECISIONS`: what is exported where that must be done.
         device: Where the model will run, or None for the best that runs; likewise.
+        embedded: Where the embedded model lies.
 
     Raises:
         InputError: If the name is empty, or nobody makes the graphs asked for.
@@ -71,10 +73,10 @@ def locate_model(
     local_files_only = bool(switch("local_files_only", local_files_only))
     place = Path(name_or_folder)
     if str(place) == EMBEDDED_NAME and not place.is_dir():
-        place = EMBEDDED_MODEL
+        place = embedded
     if place.is_dir() and (has_entry(place / MANIFEST_NAME) or is_foreign(place)):
         return place
-    if place == EMBEDDED_MODEL:
+    if place == embedded:
         raise ModelNotFoundError(
             f"{place} is absent or empty: the embedded model is part of crossrank, install it again "
             f"(pip install --force-reinstall crossrank; in a checkout, make install)"

@@ -7,6 +7,7 @@ the cgroup's CPU quota say how much, and threads beyond it only wait for each ot
 import math
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,13 +94,17 @@ def cgroup_cpu_limit(root: Path = _CGROUP_ROOT, membership: Path = Path("/proc/s
     return min((limit for limit in limits if limit > 0), default=None)
 
 
-def available_threads() -> ThreadCount:
-    """Threads this process can keep busy: its affinity mask, cut by its cgroup's quota."""
+def available_threads(quota: Callable[[], float | None] = cgroup_cpu_limit) -> ThreadCount:
+    """Threads this process can keep busy: its affinity mask, cut by its cgroup's quota.
+
+    Args:
+        quota: Says how many CPUs the latter allows, None for all.
+    """
     if hasattr(os, "sched_getaffinity"):
         cores, reason = len(os.sched_getaffinity(0)), "CPU affinity"
     else:
         cores, reason = os.cpu_count() or 1, "CPU count"
-    limit = cgroup_cpu_limit()
+    limit = quota()
     if limit is not None and math.ceil(limit) < cores:
         return ThreadCount(max(1, math.ceil(limit)), f"cgroup quota of {limit:g} CPUs")
     return ThreadCount(cores, f"{reason} of {cores}")

@@ -152,16 +152,17 @@ def test_a_full_queue_refuses(folder: Path) -> None:
     run(work, folder, max_queue_tokens=300)
 
 
-def test_a_full_queue_refuses_without_a_thread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_refuses_without_a_thread(folder: Path) -> None:
     async def work(model: AsyncCrossEncoder, session: Faulty) -> None:
         assert len(await model.score(QUERY, DOCUMENTS)) == 60  # so that tokens per character are known
         session.gate.clear()
         call = asyncio.ensure_future(model.score(QUERY, DOCUMENTS))
         assert await asyncio.to_thread(eventually, lambda: model.stats().waiting_tokens > 0)
-        with monkeypatch.context() as without:
-            without.setattr(model, "_in_thread", None)
-            with pytest.raises(Overloaded):
-                await model.score(QUERY, DOCUMENTS)
+        before = set(threading.enumerate())
+        refused = model.score(QUERY, DOCUMENTS)
+        with pytest.raises(Overloaded):
+            refused.send(None)  # at its first step, which awaits nothing
+        assert set(threading.enumerate()) == before
         assert (await model.rank(QUERY, [], deadline_ms=1000)).complete  # it needs no room
         session.gate.set()
         assert len(await call) == 60

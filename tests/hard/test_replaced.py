@@ -307,7 +307,6 @@ def test_folder_without_a_handle_is_read_again_when_it_was_replaced(
 ) -> None:
     """As where the system knows no handles: a replacement between the manifest and the graph is noticed."""
     monkeypatch.delattr(os, "O_PATH", raising=False)
-    monkeypatch.setattr(crossrank._device.open, "_PAUSE_S", 0)
     target, other = copy_of(artifacts["bert"], tmp_path), artifacts["roberta"]
     expected = load(other)
     read, left = crossrank._device.open.read_artifact, times

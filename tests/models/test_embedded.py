@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crossrank import ArtifactError, CrossEncoder, ModelNotFoundError
-from crossrank._artifact.locate import EMBEDDED_MODEL, EMBEDDED_NAME
+from crossrank._artifact.locate import EMBEDDED_MODEL, EMBEDDED_NAME, locate_model
 from crossrank._artifact.manifest import read_manifest
 from crossrank._cli.main import main
 from crossrank._machine.onnxruntime import ort
@@ -117,10 +117,9 @@ def test_no_name_at_all_is_still_refused() -> None:
 
 
 def test_an_installation_without_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrank._artifact.locate.EMBEDDED_MODEL", tmp_path / EMBEDDED_NAME)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelNotFoundError, match="the embedded model is part of crossrank, install it again"):
-        CrossEncoder(EMBEDDED_NAME)
+        locate_model(EMBEDDED_NAME, embedded=tmp_path / EMBEDDED_NAME)
 
 
 def test_folder_holds_the_artifact_its_card_and_scripts_and_nothing_else() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import crossrank._machine.cpu
 from crossrank import InputError
 from crossrank._machine.cpu import ThreadCount, available_threads, cgroup_cpu_limit, resolve_threads
 
@@ -93,15 +92,13 @@ def test_without_cgroups_there_is_no_limit(tmp_path: Path) -> None:
 )
 def test_a_quota_is_rounded_up_to_whole_threads(monkeypatch: pytest.MonkeyPatch, limit: float, count: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
-    monkeypatch.setattr(crossrank._machine.cpu, "cgroup_cpu_limit", lambda: limit)
-    assert available_threads() == ThreadCount(count, f"cgroup quota of {limit:g} CPUs")
+    assert available_threads(lambda: limit) == ThreadCount(count, f"cgroup quota of {limit:g} CPUs")
 
 
 @pytest.mark.parametrize("limit", [None, 2.5, 3.0, 64.0])
 def test_a_quota_above_the_affinity_does_not_count(monkeypatch: pytest.MonkeyPatch, limit: float | None) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5, 7}, raising=False)
-    monkeypatch.setattr(crossrank._machine.cpu, "cgroup_cpu_limit", lambda: limit)
-    assert available_threads() == ThreadCount(3, "CPU affinity of 3")
+    assert available_threads(lambda: limit) == ThreadCount(3, "CPU affinity of 3")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
