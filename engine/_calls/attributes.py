@@ -13,7 +13,6 @@ from crossrank._artifact.tokenizer_file import TokenizerFile
 from crossrank._device.open import OpenModel
 from crossrank._errors import ArtifactError
 from crossrank._json import read_json_object
-from crossrank._schedule.scheduler import Scheduler
 
 from .call import Calls
 from .run import Scorer
@@ -164,7 +163,6 @@ class ModelAttributes(KnownAttributes):
     _model: OpenModel
     _scorer: Scorer
     _calls: Calls
-    _scheduler: Scheduler
     _tokenizer_file: TokenizerFile
     _max_length_origin: str
     _model_card_data: ModelCardData
