@@ -45,7 +45,7 @@ test-frameworks: $(STAMP)-frameworks ## Run the examples and uses in LangChain, 
 	@CROSSRANK_TEST_FRAMEWORKS=1 $(BIN)/python -m pytest tests/docs/test_examples.py tests/engine/test_consumers.py
 
 bench-env: $(STAMP)-install ## Make the environments of the benchmarks' other engines, in .bench (takes minutes).
-	@$(BIN)/python -m benchmarks._environments
+	@$(BIN)/python -m benchmarks.engines.environments
 
 bench bench-full: $(STAMP)-test
 bench: ## Measure beside other engines, under an hour on two cores; the tables and the plot are written anew.
@@ -54,7 +54,7 @@ bench-full: ## Measure every model at every size; takes a night.
 # An environment that cannot be made, or a measurement that fails, is named and leaves the others to be done and
 # reported; what is done is not done again. Status 130: interrupted.
 bench bench-full:
-	@$(BIN)/python -m benchmarks._environments || true
+	@$(BIN)/python -m benchmarks.engines.environments || true
 	@status=0; $(BIN)/python -m benchmarks suite $(OPTIONS) || status=$$?; \
 	    [ $$status -eq 130 ] || $(BIN)/python -m benchmarks report; exit $$status
 

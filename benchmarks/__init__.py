@@ -1,1 +1,5 @@
-"""What crossrank measures itself and its peers with; not installed, run as ``python -m benchmarks``."""
+"""What crossrank is measured with, beside others; ``python -m benchmarks``."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # the checkout

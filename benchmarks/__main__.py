@@ -1,6 +1,6 @@
 """``python -m benchmarks COMMAND``: parse, run one command, print.
 
-A command is a module of this folder with `add_arguments` and `run`. Only the one that runs is imported,
+A command is a module of ``commands/`` with `add_arguments` and `run`. Only the one that runs is imported,
 since each has dependencies of its own.
 """
 
@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
+from benchmarks.engines.worker import WorkerError
 from crossrank import CrossrankError
-
-from ._worker import WorkerError
 
 COMMANDS = {
     "quality": "how well artifacts and other systems' runs rank judged queries, and which differences are luck",
@@ -50,7 +49,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
         if name in arguments[:1]:
-            chosen = cast(Command, import_module(f"benchmarks.{name}"))
+            chosen = cast(Command, import_module(f"benchmarks.commands.{name}"))
             chosen.add_arguments(command)
     options = parser.parse_args(arguments)
     assert chosen is not None, "argparse ends the program where no command was given"

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from benchmarks import _conversions, _environments
-from benchmarks._engines import CONVERSIONS, ENGINES, Conversion, EngineSpec
-from benchmarks._environments import SetupError, interpreter
-from benchmarks._worker import EngineUnavailable, Worker, WorkerError
+from benchmarks import ROOT
+from benchmarks.engines import conversions, environments
+from benchmarks.engines.environments import SetupError, interpreter
+from benchmarks.engines.registry import CONVERSIONS, ENGINES, Conversion, EngineSpec
+from benchmarks.engines.worker import EngineUnavailable, Worker, WorkerError
 from tests.support.tiny_models import MAX_LENGTH, PAIRS, make_checkpoint, transformers_logits
 
 FAKE = EngineSpec("fake", "tests.support.fake_adapter", "exact")
@@ -91,12 +92,12 @@ def test_engine_that_cannot_be_opened_is_unavailable_with_the_reason(
     assert str(caught.value) == reason
 
 
-def test_absent_and_outdated_environments_make_an_engine_unavailable(
+def test_absent_and_outdatedenvironments_make_an_engine_unavailable(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = replace(FAKE, environment="fastembed")
     made = checkpoint.parent / "environments"
-    monkeypatch.setattr(_environments, "_MADE", made)
+    monkeypatch.setattr(environments, "_MADE", made)
     with pytest.raises(EngineUnavailable, match="its environment fastembed is absent: run make bench-env"):
         open_fake(checkpoint, spec=spec)
     (made / "fastembed").mkdir(parents=True)
@@ -115,9 +116,9 @@ def test_one_environment_that_fails_leaves_the_others_standing(
     requirements.mkdir()
     (requirements / "bad.txt").write_text("./absent-1.0-py3-none-any.whl\n", encoding="utf-8")
     (requirements / "good.txt").write_text("# nothing\n", encoding="utf-8")
-    monkeypatch.setattr(_environments, "_REQUIREMENTS", requirements)
-    monkeypatch.setattr(_environments, "_MADE", tmp_path / "made")
-    assert _environments.main([]) == 1
+    monkeypatch.setattr(environments, "_REQUIREMENTS", requirements)
+    monkeypatch.setattr(environments, "_MADE", tmp_path / "made")
+    assert environments.main([]) == 1
     printed = capsys.readouterr()
     assert "good: made in" in printed.out
     assert "bad: cannot be made\n" in printed.err
@@ -125,7 +126,7 @@ def test_one_environment_that_fails_leaves_the_others_standing(
     assert interpreter("good").exists()
     with pytest.raises(SetupError, match="bad is absent"):
         interpreter("bad")
-    assert _environments.main(["good"]) == 0
+    assert environments.main(["good"]) == 0
     assert capsys.readouterr().out == "good: up to date\n"
 
 
@@ -161,12 +162,12 @@ def test_every_engine_names_an_adapter_a_conversion_and_an_environment_that_exis
     assert len({spec.name for spec in ENGINES.values()}) == len(ENGINES)
     entries: list[EngineSpec | Conversion] = [*ENGINES.values(), *CONVERSIONS.values()]
     for entry in entries:
-        assert find_spec(f"benchmarks.adapters.{entry.adapter}"), entry
-        assert not entry.environment or _environments.requirements(entry.environment), entry
+        assert find_spec(f"benchmarks.engines.adapters.{entry.adapter}"), entry
+        assert not entry.environment or environments.requirements(entry.environment), entry
         assert json.loads(json.dumps(asdict(entry))) == asdict(entry), "plain data"
     assert {spec.model for spec in ENGINES.values()} <= {"", *CONVERSIONS}
     used = {entry.environment for entry in entries} - {""}
-    assert used == {path.stem for path in Path(_environments.__file__).with_name("environments").iterdir()}
+    assert used == {path.stem for path in (ROOT / "benchmarks" / "environments").iterdir()}
 
 
 # Of the largest difference to transformers' float32 logits, whose standard deviation is 1.5. fp32: another order of
@@ -240,10 +241,10 @@ def test_a_peers_export_is_found_again(tiny: tuple[Path, int]) -> None:
     checkpoint, _ = tiny
     scratch = checkpoint.parent / "scratch"
     try:
-        first = _conversions.model_folder("onnx-qint8", checkpoint, scratch)
+        first = conversions.model_folder("onnx-qint8", checkpoint, scratch)
     except SetupError as error:
         pytest.skip(str(error))
     written = {path: path.stat().st_mtime_ns for path in first.rglob("*.onnx")}
     assert [path.name for path in written] == ["model_qint8_avx512_vnni.onnx"]
-    again = _conversions.model_folder("onnx-qint8", checkpoint, scratch)
+    again = conversions.model_folder("onnx-qint8", checkpoint, scratch)
     assert {path: path.stat().st_mtime_ns for path in again.rglob("*.onnx")} == written

@@ -1,27 +1,25 @@
 """The suite of benchmarks, which goes on where it was stopped, and the report; all results here are made up."""
 
-import doctest
 import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import _plot
 from benchmarks.__main__ import _parse, main
-from benchmarks._cells import Cell, full_cells, main_cells
-from benchmarks._engines import ENGINES
-from benchmarks._goals import GOALS
-from benchmarks._models import MODELS
-from benchmarks._read_results import Result, Results, read_result, read_results
-from benchmarks._tables import benchmarks_section, performance_section, readme_section
-from benchmarks.report import END, START, replace_part, write_report
-from benchmarks.suite import arguments_of, is_done, run_cells, split_by_data
+from benchmarks.commands.cells import Cell, full_cells, main_cells
+from benchmarks.commands.report import END, START, replace_part, write_report
+from benchmarks.commands.suite import arguments_of, is_done, run_cells, split_by_data
+from benchmarks.engines.registry import ENGINES
+from benchmarks.inputs.models import MODELS
+from benchmarks.reporting import plots
+from benchmarks.reporting.goals import GOALS
+from benchmarks.reporting.read_results import Result, Results, read_result, read_results
+from benchmarks.reporting.tables import benchmarks_section, performance_section, readme_section
 from crossrank import InputError, MissingDependencyError
 
 NAMES = {
@@ -370,9 +368,9 @@ def _contrast(first: str, second: str) -> float:
 @pytest.mark.parametrize("background", ["#ffffff", "#0d1117"])
 def test_plot_can_be_read_on_light_and_dark_pages(background: str) -> None:
     """WCAG wants 3 for large or bold text and for graphics; no colour has more than 4.35 on both of these."""
-    assert _contrast(_plot.TEXT, background) > 4.2
-    assert _contrast(_plot.OURS, background) > 4.2
-    assert _contrast(_plot.THEIRS, background) > 3
+    assert _contrast(plots.TEXT, background) > 4.2
+    assert _contrast(plots.OURS, background) > 4.2
+    assert _contrast(plots.THEIRS, background) > 3
 
 
 def test_plot_is_a_small_transparent_png() -> None:
@@ -380,22 +378,22 @@ def test_plot_is_a_small_transparent_png() -> None:
 
     engines = [spec.name for spec in ENGINES.values()]
     bars: dict[str, tuple[float, float | None]] = {name: (10.0 + 321 * i, i / 3) for i, name in enumerate(engines)}
-    panels = [_plot.Panel(name, bars) for name in ("TinyBERT-L-2", "MiniLM-L12")]
-    panels.append(_plot.Panel("BERT-base", {engines[0]: (0.5, None)}))
-    png = _plot.draw(panels, highlighted=engines[:4], engines=engines)
+    panels = [plots.Panel(name, bars) for name in ("TinyBERT-L-2", "MiniLM-L12")]
+    panels.append(plots.Panel("BERT-base", {engines[0]: (0.5, None)}))
+    png = plots.draw(panels, highlighted=engines[:4], engines=engines)
     assert png.startswith(b"\x89PNG")
     assert 10_000 < len(png) < 100_000
     pixels = imread(io.BytesIO(png))  # float32 [height, width, 4], 0 to 1
     assert pixels[0, 0, 3] == 0
     solid = {tuple(pixel) for pixel in (pixels[pixels[..., 3] == 1][:, :3] * 255).round().astype(int).tolist()}
-    colours = {tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in (_plot.TEXT, _plot.OURS, _plot.THEIRS)}
+    colours = {tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in (plots.TEXT, plots.OURS, plots.THEIRS)}
     assert colours <= solid
 
 
 def test_plot_without_matplotlib_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
-        _plot.draw([_plot.Panel("a", {})], highlighted=[], engines=["x"])
+        plots.draw([plots.Panel("a", {})], highlighted=[], engines=["x"])
 
 
 # --- suite
@@ -506,10 +504,3 @@ def test_full_suite_has_every_model_at_every_size_and_all_of_the_main_one() -> N
     for cell in main_cells():
         assert set(cell.engines) <= set(full[cell.name].engines), "so that after the full suite the main one is done"
     assert len({cell.name for cell in main_cells()}) == len(main_cells())
-
-
-@pytest.mark.parametrize("name", ["_cells", "_read_results", "_tables", "suite"])
-def test_examples_in_docstrings_hold(name: str) -> None:
-    found = doctest.testmod(import_module(f"benchmarks.{name}"))
-    assert found.attempted > 0
-    assert found.failed == 0

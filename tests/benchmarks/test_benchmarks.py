@@ -20,24 +20,26 @@ import pytest
 import transformers
 from scipy import stats  # type: ignore[import-untyped]
 
-from benchmarks import _models, _peaks, _workloads, demo
+from benchmarks import ROOT, demo
 from benchmarks.__main__ import COMMANDS, main
-from benchmarks._data import Candidates, Collection, cut_collection, read_collection, relevant_grade
-from benchmarks._engines import ENGINES, EngineSpec
-from benchmarks._interleave import Series, Spread, interleave
-from benchmarks._machine import git_commit
-from benchmarks._measures import HEADINGS, Agreement, compare_scores, measure, measure_first_stage, measure_scores
-from benchmarks._models import SHAPES, open_model
-from benchmarks._peaks import Peaks, operations_per_pair
-from benchmarks._random_checkpoint import SPREAD, make_config, sample_pairs, write_random_checkpoint
-from benchmarks._read_results import Result, read_result
-from benchmarks._results import write_result
-from benchmarks._summary import choose_baseline, summarize
-from benchmarks._vocabulary import write_tokenizer
-from benchmarks._worker import Call, WorkerError
-from benchmarks._workloads import Workload, judged_calls, make_workload
-from benchmarks.memory import random_length_calls
-from benchmarks.path import trace_rank
+from benchmarks.commands.memory import random_length_calls
+from benchmarks.commands.path import trace_rank
+from benchmarks.engines.registry import ENGINES, EngineSpec
+from benchmarks.engines.worker import Call, WorkerError
+from benchmarks.inputs import models, workloads
+from benchmarks.inputs.collections import Candidates, Collection, cut_collection, read_collection, relevant_grade
+from benchmarks.inputs.models import SHAPES, open_model
+from benchmarks.inputs.random_checkpoint import SPREAD, make_config, sample_pairs, write_random_checkpoint
+from benchmarks.inputs.vocabulary import write_tokenizer
+from benchmarks.inputs.workloads import Workload, judged_calls, make_workload
+from benchmarks.measure import peaks as peaks_module
+from benchmarks.measure.peaks import Peaks, operations_per_pair
+from benchmarks.measure.quality import HEADINGS, Agreement, compare_scores, measure, measure_first_stage, measure_scores
+from benchmarks.measure.summary import choose_baseline, summarize
+from benchmarks.measure.turns import Series, Spread, interleave
+from benchmarks.reporting.machine import git_commit
+from benchmarks.reporting.read_results import Result, read_result
+from benchmarks.reporting.result import write_result
 from crossrank import InputError
 from crossrank._artifact.locate import EMBEDDED_MODEL
 from crossrank._text.sample_texts import sample_texts
@@ -68,7 +70,7 @@ def registered(model_id: str) -> RegisteredModel:
 @pytest.fixture(autouse=True)
 def _short_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundredth of a second for a peak, whose height no test looks at."""
-    monkeypatch.setattr(_peaks, "_BATCH_S", 0.01)
+    monkeypatch.setattr(peaks_module, "_BATCH_S", 0.01)
 
 
 @pytest.fixture
@@ -387,7 +389,7 @@ def test_calls_larger_than_a_querys_candidates_pool_those_of_several() -> None:
 
 
 def test_judged_rounds_share_no_text_until_there_are_too_few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_workloads, "read_collection", lambda folder: judged(12, 4))
+    monkeypatch.setattr(workloads, "read_collection", lambda folder: judged(12, 4))
     make = partial(make_workload, str(tmp_path), warm_up=2, rounds=2, test_data=tmp_path)
     whole = make(documents=4, calls=None)
     assert [len(timed) for timed in whole.rounds] == [4, 4]  # 2 + 2 * (4 + 1) = 12
@@ -503,7 +505,7 @@ def test_drawn_checkpoint_is_made_once(tmp_path: Path, monkeypatch: pytest.Monke
         made.append(folder)
         shutil.copytree(checkpoint, folder)
 
-    monkeypatch.setattr(_models, "write_random_checkpoint", write)
+    monkeypatch.setattr(models, "write_random_checkpoint", write)
     for _ in range(2):
         model = open_model("tinybert-l2", bench=tmp_path / "bench", test_data=tmp_path)
     assert made == [tmp_path / "bench" / "models" / "tinybert-l2" / "checkpoint-made-up-vocabulary"]
@@ -514,7 +516,7 @@ def test_drawn_checkpoint_is_made_once(tmp_path: Path, monkeypatch: pytest.Monke
 def test_checkpoint_with_a_made_up_vocabulary_is_not_taken_where_there_is_test_data(
     tmp_path: Path, vocabularies: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
 ) -> None:
-    monkeypatch.setattr(_models, "write_random_checkpoint", lambda folder, *_: shutil.copytree(checkpoint, folder))
+    monkeypatch.setattr(models, "write_random_checkpoint", lambda folder, *_: shutil.copytree(checkpoint, folder))
     without, published = (
         open_model("tinybert-l2", bench=tmp_path / "bench", test_data=folder) for folder in (tmp_path, vocabularies)
     )
@@ -682,14 +684,15 @@ def test_model_that_is_none_is_refused(command: str, tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    "name",
+    "module",
     [
-        *("_bm25", "_cascades", "_data", "_interleave", "_measures", "_options", "_results", "_significance"),
-        *("_summary", "_systems", "_text", "latency"),
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted((ROOT / "benchmarks").rglob("*.py"))
+        if ">>> " in path.read_text(encoding="utf-8")
     ],
 )
-def test_examples_in_docstrings_hold(name: str) -> None:
-    found = doctest.testmod(import_module(f"benchmarks.{name}"))
+def test_examples_in_docstrings_hold(module: str) -> None:
+    found = doctest.testmod(import_module(module))
     assert found.attempted > 0
     assert found.failed == 0
 

@@ -1,7 +1,6 @@
 """``python -m benchmarks gpu``: its parts, its figures and what it says of them, rehearsed on the CPU."""
 
 import argparse
-import doctest
 import json
 import os
 import subprocess
@@ -9,29 +8,48 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from benchmarks import _gpu_kernels, _gpu_measure, _gpu_peers, _gpu_work, gpu
+from benchmarks import ROOT
 from benchmarks.__main__ import main
-from benchmarks._gpu_fused import build_fused
-from benchmarks._gpu_kernels import printed_output, read_kernels
-from benchmarks._gpu_models import MODELS, QUALITY_MODEL, REPEATED, GpuModel, Place, write_graph
-from benchmarks._gpu_ours import GRAPHS, PACKED, PADDED, joined_call, open_packed, packed_contender, settings_of
-from benchmarks._gpu_parts import Part, all_parts, choose_parts, code_hash, identify, is_done, missing_data, run_part
-from benchmarks._gpu_peers import FUSED, ST_BF16, ST_DEFAULT, ST_LARGE, VARLEN, open_peers
-from benchmarks._gpu_tables import markdown_report, read_parts, short_tables
-from benchmarks._gpu_targets import TARGETS, latency, ours, quality_loss, ratio, share_of_peak, speed
-from benchmarks._gpu_tuning import captured_settings
-from benchmarks._gpu_work import Floats, Keep, fixed_works, in_order, like_length, make_works, take_turns, text_work
-from benchmarks._models import CHECKPOINTS
-from benchmarks._options import ROOT
-from benchmarks._peaks import operations_per_pair
-from benchmarks._random_checkpoint import make_config
+from benchmarks.commands import gpu
+from benchmarks.inputs.models import CHECKPOINTS
+from benchmarks.inputs.random_checkpoint import make_config
+from benchmarks.measure.gpu import figures as gpu_figures
+from benchmarks.measure.gpu import peers as gpu_peers
+from benchmarks.measure.gpu.fused import build_fused
+from benchmarks.measure.gpu.models import MODELS, QUALITY_MODEL, REPEATED, GpuModel, Place, write_graph
+from benchmarks.measure.gpu.ours import GRAPHS, PACKED, PADDED, joined_call, open_packed, packed_contender, settings_of
+from benchmarks.measure.gpu.parts import (
+    Part,
+    all_parts,
+    choose_parts,
+    code_hash,
+    identify,
+    is_done,
+    missing_data,
+    run_part,
+)
+from benchmarks.measure.gpu.peers import FUSED, ST_BF16, ST_DEFAULT, ST_LARGE, VARLEN, open_peers
+from benchmarks.measure.gpu.tuning import captured_settings
+from benchmarks.measure.gpu.work import (
+    Floats,
+    Keep,
+    fixed_works,
+    in_order,
+    like_length,
+    make_works,
+    take_turns,
+    text_work,
+)
+from benchmarks.measure.kernels import printed_output, read_kernels
+from benchmarks.measure.peaks import operations_per_pair
+from benchmarks.reporting.gpu_goals import TARGETS, latency, ours, quality_loss, ratio, share_of_peak, speed
+from benchmarks.reporting.gpu_tables import markdown_report, read_parts, short_tables
 from crossrank import InputError
 from crossrank._device.cuda.batches import choose_bucket, make_buckets, plan_packed_batches, shape_of
 from crossrank._device.cuda.graph import DeviceGraph
@@ -57,12 +75,6 @@ def tiny_model(folder: Path, architecture: str = "bert", **overrides: Any) -> Gp
 
 def no_measuring(place: Place, keep: Keep) -> None:
     keep("done", True)
-
-
-@pytest.mark.parametrize("module", [_gpu_kernels, _gpu_measure, _gpu_work])
-def test_examples_in_docstrings_hold(module: ModuleType) -> None:
-    found = doctest.testmod(module)
-    assert (found.attempted > 0, found.failed) == (True, 0)
 
 
 # Operations, and what is timed
@@ -169,15 +181,15 @@ def test_varlen_attention_pads_heads_and_keeps_their_scale(
         assert q.shape[-1] % 8 == 0
         assert longest == offsets.diff().max()
         q, k, v = (part.transpose(0, 1)[None] for part in (q, k, v))
-        found, _ = _gpu_peers._attend_in_parts(None, q, k, v, None, cu_seq_lens_q=offsets)
+        found, _ = gpu_peers._attend_in_parts(None, q, k, v, None, cu_seq_lens_q=offsets)
         return found[0]
 
     monkeypatch.setattr(varlen, "varlen_attn", on_cpu)
     rng = np.random.default_rng(0)
     q, k, v = (torch.from_numpy(rng.standard_normal((1, 2, 11, hidden // 2), np.float32)) for _ in range(3))
     offsets = torch.tensor([0, 4, 11], dtype=torch.int32)
-    expected, _ = _gpu_peers._attend_in_parts(None, q, k, v, None, cu_seq_lens_q=offsets)
-    found, _ = _gpu_peers._attend_varlen(None, q, k, v, None, cu_seq_lens_q=offsets, max_length_q=7)
+    expected, _ = gpu_peers._attend_in_parts(None, q, k, v, None, cu_seq_lens_q=offsets)
+    found, _ = gpu_peers._attend_varlen(None, q, k, v, None, cu_seq_lens_q=offsets, max_length_q=7)
     assert found.shape == (1, 11, 2, hidden // 2)
     torch.testing.assert_close(found, expected)
 
@@ -289,8 +301,8 @@ def test_results_say_with_which_weights_and_whether_with_graphs_they_were_taken(
 
 def test_a_model_without_its_main_contenders_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything else is measured and kept, and the reason is named; sentence-transformers is not installed here."""
-    monkeypatch.setattr(_gpu_measure, "LENGTHS", ())
-    monkeypatch.setattr(_gpu_measure, "LATENCY_MODELS", ())
+    monkeypatch.setattr(gpu_figures, "LENGTHS", ())
+    monkeypatch.setattr(gpu_figures, "LATENCY_MODELS", ())
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     (part,) = choose_parts(["model-minilm-l6"])
     place, file = Place(True, tmp_path, tmp_path, graphs=False), tmp_path / "m.json"
@@ -314,7 +326,9 @@ def test_a_session_that_captures_nothing_is_no_contender_with_graphs(
 
 
 def test_only_quality_needs_the_measures_of_rankings() -> None:
-    code = "import sys; sys.modules['ir_measures'] = None; import benchmarks.gpu, benchmarks._gpu_measure"
+    code = (
+        "import sys; sys.modules['ir_measures'] = None; import benchmarks.commands.gpu, benchmarks.measure.gpu.figures"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -530,7 +544,7 @@ def test_a_rehearsed_part_runs_every_contender_and_is_done_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model with heads that need padding: 20 of 24 for 26 of 32. 1e-4: float32 against float32, other kernels."""
-    monkeypatch.setattr(_gpu_measure, "LENGTHS", (16,))
+    monkeypatch.setattr(gpu_figures, "LENGTHS", (16,))
     command = ["gpu", "--rehearse", "--parts", "model-tinybert-l4", "--bench", str(tmp_path)]
     assert main(command) == 0
     assert capsys.readouterr().out.startswith("REHEARSAL")

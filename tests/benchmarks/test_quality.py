@@ -14,10 +14,10 @@ from ir_measures import AP, RR, R, nDCG
 from scipy import stats  # type: ignore[import-untyped]
 
 from benchmarks.__main__ import main
-from benchmarks._data import Candidates, read_candidates, read_collection
-from benchmarks._measures import Quality, mean_quality, measure, measure_queries
-from benchmarks._significance import compare_queries
-from benchmarks._trec import read_qrels, read_run, write_run
+from benchmarks.inputs.collections import Candidates, read_candidates, read_collection
+from benchmarks.inputs.trec import read_qrels, read_run, write_run
+from benchmarks.measure.quality import Quality, mean_quality, measure, measure_queries
+from benchmarks.measure.significance import compare_queries
 from crossrank import CrossEncoder, InputError, MissingDependencyError
 from tests.support.artifacts import make_artifact
 

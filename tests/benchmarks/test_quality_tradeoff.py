@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks._cascades import cascade_order, choose_depth, held_out
-from benchmarks._data import Candidates, Collection, read_collection
-from benchmarks._interleave import Series, Spread
-from benchmarks._measures import measure
-from benchmarks._tradeoff import deal, ranking_scores, weigh
-from benchmarks._tradeoff_plot import Point, draw_tradeoff
+from benchmarks.inputs.collections import Candidates, Collection, read_collection
+from benchmarks.measure.cascades import cascade_order, choose_depth, held_out
+from benchmarks.measure.quality import measure
+from benchmarks.measure.tradeoff import deal, ranking_scores, weigh
+from benchmarks.measure.turns import Series, Spread
+from benchmarks.reporting.tradeoff_plot import Point, draw_tradeoff
 from crossrank import Cascade, CrossEncoder, MissingDependencyError
 from crossrank._artifact.locate import EMBEDDED_NAME
 from crossrank._text.sample_texts import sample_texts
@@ -165,7 +165,7 @@ def test_systems_are_called_by_the_precision_that_runs(
         drawn.extend(point.label for point in models)
         return b""
 
-    monkeypatch.setattr("benchmarks.tradeoff.draw_tradeoff", draw)
+    monkeypatch.setattr("benchmarks.commands.tradeoff.draw_tradeoff", draw)
     output, big = tmp_path / "result.json", f"big={artifacts[1]}"
     # "auto" is int8 for the model that comes with crossrank, which has nothing else, and fp32 for the other.
     depths = ("--depths", 2, "--rounds", 1, "--documents", 4, "--output", output)

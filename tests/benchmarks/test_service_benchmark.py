@@ -1,22 +1,20 @@
 """The load benchmark: what loads are made of, what is counted, what the targets say, and a run to its end."""
 
-import doctest
 import json
 import time
 from pathlib import Path
 from threading import Lock
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from benchmarks import _service_load, _service_targets
+from benchmarks import ROOT
 from benchmarks.__main__ import main
-from benchmarks._engines import ENGINES, EngineSpec
-from benchmarks._interleave import Spread
-from benchmarks._service_load import Callers, Texts, arrivals, closed_loop, open_loop
-from benchmarks._service_targets import OURS, OVERHEAD, Found, Reached, reach, targets
-from benchmarks.service import format_loads, format_targets, spreads
+from benchmarks.commands.service import format_loads, format_targets, spreads
+from benchmarks.engines.registry import ENGINES, EngineSpec
+from benchmarks.measure.load import Callers, Texts, arrivals, closed_loop, open_loop
+from benchmarks.measure.turns import Spread
+from benchmarks.reporting.load_goals import OURS, OVERHEAD, Found, Reached, reach, targets
 from crossrank import Overloaded, Ranking
 from tests.support.tiny_models import make_checkpoint
 
@@ -26,13 +24,6 @@ PEER = EngineSpec("fake", "tests.support.fake_adapter", "exact")
 @pytest.fixture(scope="module")
 def texts() -> Texts:
     return Texts()
-
-
-@pytest.mark.parametrize("module", [_service_load, _service_targets])
-def test_examples_in_docstrings_hold(module: ModuleType) -> None:
-    found = doctest.testmod(module)
-    assert found.attempted > 0
-    assert found.failed == 0
 
 
 def test_no_document_is_twice_in_a_call_and_no_query_returns(texts: Texts) -> None:
@@ -191,7 +182,7 @@ def test_a_model_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_the_document_says_of_each_target_what_the_result_does() -> None:
-    folder = Path(_service_targets.__file__).parent
+    folder = ROOT / "benchmarks"
     result = json.loads((folder / "results" / "service-tinybert-l2.json").read_text(encoding="utf-8"))
     names = ("TinyBERT-L-2", "MiniLM-L12", "sentence-transformers torch fp32 in a thread pool")
     reached = [

@@ -18,9 +18,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from benchmarks._models import SHAPES, find_registered
-from benchmarks._options import find_test_data
-from benchmarks._random_checkpoint import write_random_checkpoint
+from benchmarks.inputs.models import SHAPES, find_registered
+from benchmarks.inputs.random_checkpoint import write_random_checkpoint
+from benchmarks.options import find_test_data
 from crossrank import CrossEncoder
 from crossrank._artifact.manifest import read_manifest
 from crossrank._cli.tables import format_parity_table

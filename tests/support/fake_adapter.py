@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks._engines import Engine
+from benchmarks.engines.registry import Engine
 
 print("printed while importing")
 

@@ -1,0 +1,70 @@
+"""crossrank, on an artifact that this checkout exports of the checkpoint."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.engines.registry import Engine
+from crossrank import CrossEncoder, ProofError
+from crossrank.export import export_model
+from crossrank.export._exporters.native import read_native
+
+from ._scores import labels_of, versions
+
+
+def convert(source: Path, output: Path, *, precision: str) -> None:
+    """Export the CPU graph in this precision.
+
+    Deep models with drawn weights magnify rounding as no trained one does, and may leave the bounds of int8: then the
+    same graph is built without a proof, and the facts say so.
+    """
+    try:
+        export_model(source, output, variants=["cpu"], precisions=[precision])
+    except ProofError:
+        blueprint = read_native(source, None, max_length=None)
+        (output / "onnx").mkdir(parents=True)
+        blueprint.build(("cpu", precision), output / "onnx" / f"model_{precision}.onnx")
+        blueprint.tokenizer.save(output / "tokenizer.json")
+        for name in ("config.json", "tokenizer_config.json"):
+            shutil.copyfile(source / name, output / name)
+
+
+def open(folder: Path, threads: int, *, precision: Literal["fp32", "int8"], encoded: bool) -> Engine:
+    """Open the artifact.
+
+    Args:
+        folder: What `convert` wrote.
+        threads: CPU threads.
+        precision: The graph.
+        encoded: Score documents that were tokenized before: the time of `score` is the query's tokens, the joining and
+            the model.
+    """
+    two_labels = labels_of(folder) == 2
+    model: Any = CrossEncoder(
+        folder,
+        precision=precision,
+        threads=threads,
+        device="cpu",
+        relevant_label=1 if two_labels else None,
+        # The second label's lead, in its own column.
+        activation_fn=(lambda logits: logits - logits[:, ::-1]) if two_labels else "identity",
+    )
+    info = model.info()
+    facts = {
+        "precision": info.precision,
+        "graph": info.file,
+        "runs_on": info.provider,
+        "batches": "planned by length",
+        "documents": "token ids" if encoded else "texts",
+        "proof": "left the bounds" if info.parity is None else "within the bounds",
+    }
+    packages = versions("crossrank", "onnxruntime", "tokenizers", "numpy")
+    if not encoded:
+        return Engine(model.score, facts, packages, tokenize=lambda q, d: (model.encode([q]), model.encode(d)))
+    return Engine(
+        model.score,
+        facts,
+        packages,
+        prepare=lambda query, documents: model.encode(documents),
+        tokenize=lambda query, documents: model.encode([query]),
+    )

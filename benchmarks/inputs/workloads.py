@@ -1,0 +1,149 @@
+"""What is scored: calls of one query with its documents, cut into a warm-up and rounds that share no text.
+
+An engine may remember what it has seen, so a text that returns would measure its memory. Where the data is too small
+for that, texts return, and the workload says so.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from pathlib import Path
+
+from crossrank._text.sample_texts import sample_texts
+
+from .collections import Candidates, Collection, read_collection
+
+SYNTHETIC = "synthetic"
+TREC_DL19 = "trec-dl19"
+
+Calls = tuple[Candidates, ...]
+
+_SEED = 0
+_TOKENIZED_SHARE = 8  # one call that is only tokenized for so many that are timed
+_MOST_TOKENIZED = 1000  # documents of such a call; its time counts per document
+_MOST_CALLS = 100  # of a round, where nobody says how many
+_SYNTHETIC_CALLS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Calls by what they are for.
+
+    Attributes:
+        name: Of the data.
+        warm_up: Calls before the first that counts.
+        rounds: The timed calls, round by round.
+        tokenizing: Per round the calls that are only tokenized, of at most 1,000 documents each.
+        reused: Whether texts return, since there were too few.
+        collection: The judged queries, where each timed call is one of them with all of its candidates; else None.
+    """
+
+    name: str
+    warm_up: Calls
+    rounds: tuple[Calls, ...]
+    tokenizing: tuple[Calls, ...]
+    reused: bool
+    collection: Collection | None
+
+    def describe(self) -> dict[str, object]:
+        """What a result says of it."""
+        calls = [call for timed in self.rounds for call in timed]
+        return {
+            "name": self.name,
+            "documents_per_call": max(len(call.documents) for call in calls),
+            "calls": len(calls),
+            "documents": sum(len(call.documents) for call in calls),
+            "texts_return": self.reused,
+        }
+
+
+def make_workload(
+    data: str, *, documents: int, warm_up: int, rounds: int, calls: int | None, test_data: Path
+) -> Workload:
+    """The calls of a run.
+
+    Args:
+        data: "synthetic", "trec-dl19" of the test data, or a folder of judged queries.
+        documents: Per call.
+        warm_up: Calls before the first that counts.
+        rounds: How many rounds.
+        calls: Timed calls per round; None for 8 synthetic ones, or all that judged queries give, at most 100.
+        test_data: The folder of the test data.
+
+    Raises:
+        InputError: If the data cannot be read.
+    """
+    if data == SYNTHETIC:
+        calls = calls or _SYNTHETIC_CALLS
+        tokenized = [min(documents, _MOST_TOKENIZED)] * tokenized_calls(calls)
+        sizes = [documents] * warm_up + ([documents] * calls + tokenized) * rounds
+        return _cut(SYNTHETIC, synthetic_calls(sizes), warm_up=warm_up, rounds=rounds, calls=calls)
+    collection = read_collection(test_data / "data" / TREC_DL19 if data == TREC_DL19 else Path(data))
+    found = judged_calls(collection, documents)
+    if calls is None:
+        fits = [n for n in range(1, _MOST_CALLS + 1) if warm_up + rounds * (n + tokenized_calls(n)) <= len(found)]
+        calls = max(fits, default=1)
+    whole = documents == max(len(entry.documents) for entry in collection.candidates)
+    workload = _cut(collection.name, found, warm_up=warm_up, rounds=rounds, calls=calls)
+    return replace(workload, collection=collection) if whole else workload
+
+
+def tokenized_calls(calls: int) -> int:
+    """Calls of a round that are only tokenized, beside so many timed ones."""
+    return max(1, calls // _TOKENIZED_SHARE)
+
+
+def synthetic_calls(sizes: Sequence[int]) -> list[Candidates]:
+    """Calls with made-up texts of real lengths, of so many documents each; no text returns."""
+    queries = sample_texts(len(sizes), kind="query", seed=_SEED)
+    documents = iter(sample_texts(sum(sizes), kind="document", seed=_SEED))
+    return [
+        Candidates(str(i), query, tuple(str(place) for place in range(size)), tuple(islice(documents, size)))
+        for i, (query, size) in enumerate(zip(queries, sizes, strict=True))
+    ]
+
+
+def judged_calls(collection: Collection, documents: int) -> list[Candidates]:
+    """Calls of so many documents of judged queries: each query's own candidates in chunks, or all queries' in one pool.
+
+    The first chunk of every query comes before the second of any. Where a call is larger than a query's candidates, it
+    takes those of the queries after it too.
+    """
+    entries = collection.candidates
+    if documents > max(len(entry.documents) for entry in entries):
+        return list(_pooled(entries, documents))
+    longest = max(len(entry.documents) for entry in entries)
+    return [
+        replace(
+            entry,
+            doc_ids=entry.doc_ids[start : start + documents],
+            documents=entry.documents[start : start + documents],
+        )
+        for start in range(0, longest, documents)
+        for entry in entries
+        # A shorter rest would be another kind of call, but a query with few candidates has one.
+        if start == 0 or start + documents <= len(entry.documents)
+    ]
+
+
+def _pooled(entries: Sequence[Candidates], documents: int) -> Iterator[Candidates]:
+    pool = [(doc_id, text) for entry in entries for doc_id, text in zip(entry.doc_ids, entry.documents, strict=True)]
+    parts = [pool[start : start + documents] for start in range(0, len(pool), documents)]
+    if len(parts[0]) < documents:  # the data is smaller than one call
+        parts = [list(islice(cycle(pool), documents))]
+    for entry, part in zip(entries, (part for part in parts if len(part) == documents), strict=False):
+        ids, texts = zip(*part, strict=True)
+        yield replace(entry, doc_ids=ids, documents=texts)
+
+
+def _cut(name: str, found: Sequence[Candidates], *, warm_up: int, rounds: int, calls: int) -> Workload:
+    """Deal calls out in their order, from the start again where they do not suffice."""
+    needed = warm_up + rounds * (calls + tokenized_calls(calls))
+    deal = cycle(found)
+    first = tuple(islice(deal, warm_up))
+    timed, tokenizing = [], []
+    for _ in range(rounds):
+        timed.append(tuple(islice(deal, calls)))
+        some = islice(deal, tokenized_calls(calls))
+        tokenizing.append(tuple(replace(call, documents=call.documents[:_MOST_TOKENIZED]) for call in some))
+    return Workload(name, first, tuple(timed), tuple(tokenizing), needed > len(found), None)

@@ -1,0 +1,247 @@
+"""Load on a function that scores, by threads of this process; on which model, and in which process, is left to others.
+
+Closed loops: callers send their next request when the one before is answered. Open loops: requests arrive at times of
+their own.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from queue import SimpleQueue
+from random import Random
+from threading import Barrier, Event, Lock, Thread
+
+from benchmarks.commands.latency import percentiles
+from crossrank import Overloaded, Ranking
+from crossrank._text.sample_texts import sample_texts
+
+Score = Callable[[str, list[str]], object]
+
+# (Documents of a request, how many such requests are in a deck): every deck has one of 1,000, so that short runs hold
+# the same mix. 44 documents on average.
+_DECK = ((1, 17), (2, 12), (5, 9), (10, 7), (20, 5), (50, 4), (100, 3), (200, 2), (500, 1), (1000, 1))
+_POOL = 2000  # documents; each request's query is new, so that no pair returns
+_MOST_REQUESTS = 20_000  # of one load
+_GRACE_S = 0.5  # for what waits when the last request has arrived
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What became of the requests of one load.
+
+    Attributes:
+        seconds: Of each answered request; in an open loop from the time at which it was meant to arrive, so that
+            waiting for a caller counts.
+        documents: That were scored for the answered requests.
+        rejected: Requests that raised `Overloaded`.
+        unanswered: Requests that still waited for a caller when time was up.
+        failed: Requests that raised anything else.
+        error: The first of that.
+        elapsed_s: From the first request to the last answer, at least as long as requests arrived.
+    """
+
+    seconds: tuple[float, ...]
+    documents: int
+    rejected: int
+    unanswered: int
+    failed: int
+    error: str
+    elapsed_s: float
+
+    def figures(self) -> dict[str, float | None]:
+        """Documents per second, percentiles of what was answered, and what was not, as shares of all requests."""
+        requests = max(1, len(self.seconds) + self.rejected + self.unanswered + self.failed)
+        return {
+            "docs_per_s": round(self.documents / self.elapsed_s, 1),
+            **(percentiles(self.seconds) if self.seconds else dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"))),
+            "requests": requests,
+            "rejected": round(self.rejected / requests, 4),
+            "unanswered": round(self.unanswered / requests, 4),
+            "failed": round(self.failed / requests, 4),
+        }
+
+
+class Texts:
+    """Queries, each new, with slices of a pool of made-up documents, all different within a call. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._documents = list(dict.fromkeys(sample_texts(_POOL, kind="document", seed=0)))
+        self._queries = sample_texts(_POOL, kind="query", seed=0)
+        self._number, self._next, self._lock = count(), 0, Lock()
+
+    def take(self, size: int) -> tuple[str, list[str]]:
+        """The texts of the next request."""
+        with self._lock:
+            number, start = next(self._number), self._next
+            self._next = (start + size) % len(self._documents)
+        documents = self._documents[start : start + size]
+        documents += self._documents[: size - len(documents)]
+        return f"{self._queries[number % _POOL]} {number}", documents
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """Callers of a closed loop: each sends its next request when the one before is answered.
+
+    Attributes:
+        score: What they call.
+        count: How many.
+        documents: Of each request; None for the mix of 1 to 1,000.
+    """
+
+    score: Score
+    count: int
+    documents: int | None
+
+
+def sizes(documents: int | None, seed: int) -> Iterator[int]:
+    """Documents of one request after the other; of the mix deck by deck, shuffled.
+
+    >>> deck = sorted(islice(sizes(None, 0), 61))
+    >>> deck[0], deck[-2:], deck == sorted(islice(sizes(None, 1), 61))
+    (1, [500, 1000], True)
+    """
+    deck, shuffle = _deck(documents), Random(seed).shuffle
+    while True:
+        shuffle(deck)
+        yield from deck
+
+
+def arrivals(docs_per_s: float, documents: int | None, *, seconds: float, seed: int) -> list[tuple[float, int]]:
+    """When requests arrive, in seconds, and of how many documents; the same for a seed.
+
+    A Poisson process given its sum: times drawn evenly for as many requests as come nearest to the load that is asked
+    for, at least one. So that a short load is what its name says.
+
+    >>> found = arrivals(1000, 10, seconds=2, seed=0)
+    >>> len(found), found == arrivals(1000, 10, seconds=2, seed=0), found[0][0] < found[-1][0] < 2
+    (200, True, True)
+    """
+    wanted, total, chosen = docs_per_s * seconds, 0, list[int]()
+    for size in islice(sizes(documents, seed), _MOST_REQUESTS):
+        if chosen and total + size / 2 > wanted:
+            break
+        chosen.append(size)
+        total += size
+    draw = Random(seed)
+    return list(zip(sorted(draw.uniform(0, seconds) for _ in chosen), chosen, strict=True))
+
+
+def closed_loop(groups: Sequence[Callers], texts: Texts, *, seconds: float, seed: int) -> list[Answers]:
+    """Let groups of callers work beside each other; requests that have begun are finished.
+
+    Args:
+        groups: The callers.
+        texts: What they send.
+        seconds: After which none sends another request.
+        seed: Of the order of sizes.
+
+    Returns:
+        What became of each group's requests.
+    """
+    logs = [_Log(group.score, texts) for group in groups]
+    gate, drawing = Barrier(sum(group.count for group in groups)), Lock()
+
+    def work(log: _Log, drawn: Iterator[int]) -> None:
+        gate.wait()
+        stop = time.perf_counter() + seconds
+        while time.perf_counter() < stop:
+            with drawing:
+                size = next(drawn, None)
+            if size is None:
+                return
+            log.ask(size, time.perf_counter())
+
+    threads = []
+    for group, log in zip(groups, logs, strict=True):
+        drawn = islice(sizes(group.documents, seed), _MOST_REQUESTS)
+        threads += [Thread(target=work, args=(log, drawn), daemon=True) for _ in range(group.count)]
+    for thread in threads:
+        thread.start()
+    _join(threads)
+    return [log.answers() for log in logs]
+
+
+def open_loop(
+    score: Score, planned: Sequence[tuple[float, int]], texts: Texts, *, seconds: float, callers: int
+) -> Answers:
+    """Send requests at their times, whether or not earlier ones are answered.
+
+    Args:
+        score: What callers call.
+        planned: As `arrivals` gives it.
+        texts: What is sent.
+        seconds: How long requests arrive.
+        callers: Threads; a request that finds none free waits for one, which counts.
+    """
+    log, late = _Log(score, texts), Event()
+    waiting: SimpleQueue[tuple[float, int] | None] = SimpleQueue()
+
+    def work() -> None:
+        while (request := waiting.get()) is not None:
+            due, size = request
+            if late.is_set():
+                log.give_up(size, due)
+            else:
+                log.ask(size, due)
+
+    threads = [Thread(target=work, daemon=True) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    start = time.perf_counter()
+    for at, size in planned:
+        time.sleep(max(0.0, start + at - time.perf_counter()))
+        waiting.put((start + at, size))
+    time.sleep(max(0.0, start + seconds - time.perf_counter()))
+    for _ in threads:
+        waiting.put(None)
+    _join(threads, until=time.perf_counter() + _GRACE_S)
+    late.set()
+    _join(threads)
+    return log.answers(start, seconds)
+
+
+class _Log:
+    """The requests of one load as they end; threads add to it."""
+
+    def __init__(self, score: Score, texts: Texts) -> None:
+        self._score, self._texts, self._error = score, texts, ""
+        self._ended: list[tuple[str, int, float, float]] = []  # ending, documents, due, end
+
+    def ask(self, size: int, due: float) -> None:
+        query, documents = self._texts.take(size)
+        ending = "answered"
+        try:
+            result = self._score(query, documents)
+            size = result.scored if isinstance(result, Ranking) else size  # at a deadline not all are
+        except Overloaded:
+            ending = "rejected"
+        except Exception as error:  # what a system under load fails with is a finding
+            ending, self._error = "failed", self._error or f"{type(error).__name__}: {error}"
+        self._ended.append((ending, size, due, time.perf_counter()))
+
+    def give_up(self, size: int, due: float) -> None:
+        self._ended.append(("unanswered", size, due, due))
+
+    def answers(self, start: float | None = None, seconds: float = 0.0) -> Answers:
+        ended = self._ended
+        begin = min(due for _, _, due, _ in ended) if start is None and ended else start or 0.0
+        last = max((end for ending, _, _, end in ended if ending == "answered"), default=begin)
+        counts = {name: sum(entry[0] == name for entry in ended) for name in ("rejected", "unanswered", "failed")}
+        return Answers(
+            seconds=tuple(end - due for ending, _, due, end in ended if ending == "answered"),
+            documents=sum(size for ending, size, _, _ in ended if ending == "answered"),
+            error=self._error,
+            elapsed_s=max(seconds, last - begin, 1e-9),
+            **counts,
+        )
+
+
+def _deck(documents: int | None) -> list[int]:
+    return [documents] if documents else [size for size, times in _DECK for _ in range(times)]
+
+
+def _join(threads: Sequence[Thread], *, until: float | None = None) -> None:
+    for thread in threads:
+        thread.join(None if until is None else max(0.0, until - time.perf_counter()))

@@ -1,0 +1,135 @@
+"""What the times and scores of a run say of each engine; pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from benchmarks.engines.registry import ENGINES
+from benchmarks.inputs.workloads import Workload
+
+from .quality import Agreement, Floats, Quality, compare_scores, measure_scores
+from .turns import Series, Spread, spread
+
+# Which of the peaks an engine's operations are compared with.
+_PEAK_OF = {"exact": "fp32", "approximate": "fp32", "int8": "int8"}
+_ENCODED = "-encoded"  # of the keys of engines that get documents as tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One engine's figures.
+
+    Attributes:
+        docs_per_s: Documents per second, round by round.
+        ratio: Its documents per second over the baseline's in the same round.
+        tokenize_ms: Of a call, its tokenizing alone; None where that cannot be had alone.
+        model_ms: Of a call, the rest: the time of the same engine with encoded documents where that was measured,
+            else the total less the tokenizing; None where neither is known.
+        gflops: Operations of the whole model per second, in units of 10^9.
+        share_of_peak: Of what large matrix products reach in its precision; None where that was not measured.
+        agreement: With the reference's scores.
+        quality: Of its rankings; None where they say nothing.
+    """
+
+    docs_per_s: Spread
+    ratio: Spread
+    tokenize_ms: float | None
+    model_ms: float | None
+    gflops: float
+    share_of_peak: float | None
+    agreement: Agreement
+    quality: Quality | None
+
+
+def choose_baseline(keys: Sequence[str], wanted: str) -> tuple[str, str]:
+    """Whose speed and whose scores the others are compared with.
+
+    Args:
+        keys: The engines that were measured, at least one.
+        wanted: The baseline if it is among them; else it is the first.
+
+    Returns:
+        The baseline, and the reference for scores: the baseline if it is exact, else the first exact engine.
+
+    >>> choose_baseline(["crossrank-int8", "crossrank-fp32"], "st-torch-fp32")
+    ('crossrank-int8', 'crossrank-fp32')
+    """
+    baseline = wanted if wanted in keys else keys[0]
+    exact = [key for key in (baseline, *keys) if ENGINES[key].kind == "exact"]
+    return baseline, exact[0] if exact else baseline
+
+
+def summarize(
+    series: Mapping[str, Series],
+    workload: Workload,
+    *,
+    baseline: str,
+    reference: str,
+    operations: Sequence[float],
+    peaks: Mapping[str, float],
+    trained: bool,
+) -> dict[str, Summary]:
+    """Figures of every engine.
+
+    Args:
+        series: Engine key -> what it gave.
+        workload: What was scored.
+        baseline: The engine that ratios are to.
+        reference: The engine that scores are compared with.
+        operations: Of each round's calls together.
+        peaks: Precision -> 10^9 operations per second.
+        trained: Whether the model's rankings say something.
+    """
+    documents = [sum(len(call.documents) for call in timed) for timed in workload.rounds]
+    documents_per_call = sum(documents) / sum(map(len, workload.rounds))
+    theirs = _round_seconds(series[baseline])
+    expected = _scores(series[reference])
+
+    def call_ms(key: str) -> float:
+        per_document = [s / n for s, n in zip(_round_seconds(series[key]), documents, strict=True)]
+        return median(per_document) * documents_per_call * 1e3
+
+    summaries = {}
+    for key, found in series.items():
+        seconds, scores = _round_seconds(found), _scores(found)
+        tokenize_ms = median(found.tokenize_s) * documents_per_call * 1e3 if found.tokenize_s else None
+        encoded = key if key.endswith(_ENCODED) else f"{key}{_ENCODED}"
+        if encoded in series:
+            model_ms: float | None = call_ms(encoded)
+        else:
+            model_ms = None if tokenize_ms is None else call_ms(key) - tokenize_ms
+        gflops = median(n / s for n, s in zip(operations, seconds, strict=True)) / 1e9
+        peak = peaks.get(_PEAK_OF.get(ENGINES[key].kind, ""))
+        summaries[key] = Summary(
+            docs_per_s=spread(n / s for n, s in zip(documents, seconds, strict=True)),
+            ratio=spread(their / our for our, their in zip(seconds, theirs, strict=True)),
+            tokenize_ms=_rounded(tokenize_ms),
+            model_ms=_rounded(model_ms),
+            gflops=round(gflops, 2),
+            share_of_peak=None if peak is None else round(gflops / peak, 4),
+            agreement=compare_scores(expected, scores),
+            quality=_quality(workload, scores) if trained else None,
+        )
+    return summaries
+
+
+def _round_seconds(found: Series) -> list[float]:
+    return [sum(seconds) for seconds in found.seconds]
+
+
+def _scores(found: Series) -> list[Floats]:
+    return [scores for calls in found.scores for scores in calls]
+
+
+def _quality(workload: Workload, scores: Sequence[Floats]) -> Quality | None:
+    """Of the queries that were timed, where each was scored with all of its candidates."""
+    judged = workload.collection
+    if judged is None:
+        return None
+    calls = tuple(call for timed in workload.rounds for call in timed)
+    qrels = {call.query_id: judged.qrels[call.query_id] for call in calls}
+    return measure_scores(replace(judged, candidates=calls, qrels=qrels), scores)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
