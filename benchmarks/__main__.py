@@ -1,7 +1,7 @@
 """``python -m benchmarks COMMAND``: parse, run one command, print.
 
-A command is a module of ``commands/`` with `add_arguments` and `run`. Only the one that runs is imported,
-since each has dependencies of its own.
+A command is a module of ``commands/``, or an object in one, with `add_arguments` and `run`. Only the one that runs is
+imported, since each has dependencies of its own.
 """
 
 import argparse
@@ -10,21 +10,28 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
-from benchmarks.engines.worker import WorkerError
+from benchmarks.engines.registry import WorkerError
 from crossrank import CrossrankError
 
+# Name -> module of ``commands/`` (with a colon, an object in it), and what it does.
 COMMANDS = {
-    "quality": "how well artifacts and other systems' runs rank judged queries, and which differences are luck",
-    "tradeoff": "quality over documents per second, of models and of cascades by depth, as a table and a plot",
-    "throughput": "documents per second of whole calls, ours and others', and how near the scores are",
-    "latency": "p50, p95 and p99 of one call",
-    "memory": "peak memory of an engine's process, and ours after many documents",
-    "service": "docs/s and latencies under the load of many callers, beside a lock and peers' thread pools",
-    "startup": "import, load and first score in fresh processes",
-    "path": "modules that one call enters, switches between them, and Python calls",
-    "suite": "all of these, each in a process of its own, to go on where an earlier run was stopped",
-    "gpu": "a GPU machine checked and timed in parts, beside peers; --rehearse needs none",
-    "report": "the tables, the plot and the goals in the documents, from the results",
+    "quality": ("quality", "how well artifacts and other systems' runs rank judged queries, and what differs by luck"),
+    "tradeoff": ("tradeoff", "quality over documents per second, of models and of cascades by depth, and a plot"),
+    "throughput": (
+        "compare:throughput",
+        "docs/s of whole calls, ours and others', and how near the scores are",
+    ),
+    "latency": ("compare:latency", "p50, p95 and p99 of one call"),
+    "memory": ("compare:memory", "peak memory of an engine's process, and ours after many documents"),
+    "startup": ("compare:startup", "import, load and first score in fresh processes"),
+    "service": (
+        "service",
+        "docs/s and latencies under many callers, beside a lock and peers' thread pools",
+    ),
+    "path": ("path", "modules that one call enters, switches between them, and Python calls"),
+    "suite": ("suite", "all of these, each in a process of its own, to go on where an earlier run was stopped"),
+    "gpu": ("gpu", "a GPU machine checked and timed in parts, beside peers; --rehearse needs none"),
+    "report": ("report", "the tables, the plot and the goals in the documents, from the results"),
 }
 
 
@@ -38,7 +45,8 @@ class Command(Protocol):
         """Measure and print."""
 
 
-def _parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
+def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
+    """The command that arguments name, and its options; ends the program with status 2 for wrong usage."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure crossrank and its peers. See benchmarks/README.md.",
@@ -46,10 +54,12 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = None
-    for name, summary in COMMANDS.items():
+    for name, (place, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
         if name in arguments[:1]:
-            chosen = cast(Command, import_module(f"benchmarks.commands.{name}"))
+            module, _, attribute = place.partition(":")
+            found = import_module(f"benchmarks.commands.{module}")
+            chosen = cast(Command, getattr(found, attribute) if attribute else found)
             chosen.add_arguments(command)
     options = parser.parse_args(arguments)
     assert chosen is not None, "argparse ends the program where no command was given"
@@ -60,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0, 1 for a failure, 2 for wrong usage."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command, options = _parse(given)
+        command, options = parse(given)
     except ModuleNotFoundError as error:
         print(f"error: {error}; the benchmarks need: pip install --group test", file=sys.stderr)
         return 1

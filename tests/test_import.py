@@ -9,7 +9,7 @@ import pytest
 import crossrank
 import crossrank.export
 import crossrank.models
-from benchmarks.inputs.vocabulary import write_tokenizer
+from benchmarks.inputs.random_checkpoint import write_tokenizer
 from crossrank import MissingDependencyError
 from crossrank._machine.onnxruntime import check_runtime, installed_runtimes
 from crossrank.export import export_model

@@ -10,28 +10,30 @@ from pathlib import Path
 
 from benchmarks.inputs.collections import Collection
 from benchmarks.inputs.files import write_whole
+from benchmarks.inputs.models import split_name
 from benchmarks.inputs.trec import Run, read_run, run_tag, write_run
-from benchmarks.measure.quality import HEADINGS, Floats, Quality, first_stage_run, mean_quality, measure_run, scored_run
-from benchmarks.measure.significance import Comparison, compare_queries
-from benchmarks.measure.systems import (
-    System,
-    add_model_arguments,
-    check_distinct,
-    check_names,
-    describe_evaluation,
-    open_systems,
-    split_name,
+from benchmarks.measure.quality import (
+    HEADINGS,
+    Comparison,
+    Quality,
+    compare_queries,
+    first_stage_run,
+    mean_quality,
+    measure_run,
+    scored_run,
 )
-from benchmarks.options import add_collection_arguments, open_collection, positive
-from benchmarks.reporting.machine import describe_machine
-from benchmarks.reporting.text import format_table, progress
+from benchmarks.measure.systems import System, check_distinct, check_names, open_systems
+from benchmarks.measure.turns import Floats
+from benchmarks.options import add_collection_arguments, add_system_arguments, open_collection, positive
+from benchmarks.reporting.result import describe_evaluation, describe_machine
+from benchmarks.reporting.tables import format_table, progress, shown
 from crossrank import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_collection_arguments(parser)
-    add_model_arguments(parser)
+    add_system_arguments(parser)
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all this process may use)")
     parser.add_argument(
         "--run-in",
@@ -75,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
             write_run(options.run_out / f"{tag}.run", run, tag=tag)
     if options.per_query:
         write_whole(options.per_query, _format_csv(found))
-    facts = describe_evaluation(options, collection, machine=machine)
+    facts = describe_evaluation(options, collection, machine)
     facts |= {"model": ", ".join(split_name(text)[0] for text in options.model)}
     if options.json:
         compared = {
@@ -84,20 +86,15 @@ def run(options: argparse.Namespace) -> None:
         results = {name: asdict(quality) for name, quality in means.items()}
         print(json.dumps(facts | {"results": results, "compared_with": baseline, "comparisons": compared}, indent=2))
         return
+    table = [["", *HEADINGS.values()], *([name, *shown(asdict(one).values(), ".4f")] for name, one in means.items())]
     print(
         f"{facts['data']}: {facts['queries']} queries, {facts['documents']} documents; "
         f"all but nDCG count grades >= {collection.relevant_grade}\nmodel: {facts['model'] or 'none'}\n"
-        f"{format_means(means)}"
+        f"{format_table(table)}"
     )
     if comparisons:
         print(f"\ncompared with {baseline}; p of the paired randomization test, not corrected for their number")
         print(_format_comparisons(comparisons))
-
-
-def format_means(means: Mapping[str, Quality]) -> str:
-    """The table of systems and measures."""
-    rows = [[name, *(f"{value:.4f}" for value in asdict(quality).values())] for name, quality in means.items()]
-    return format_table([["", *HEADINGS.values()], *rows])
 
 
 def _check_outputs(options: argparse.Namespace) -> None:

@@ -1,31 +1,30 @@
 """Quality and speed of models and cascades on the same candidates in one run: what people choose a model by."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.inputs.collections import Candidates, Collection, cut_candidates, read_candidates
 from benchmarks.inputs.files import write_whole
-from benchmarks.measure.cascades import Choice, choose_depth, held_out
+from benchmarks.inputs.models import split_name
+from benchmarks.measure.cascades import Choice, Timed, TradeOff, choose_depth, deal, held_out, ranking_scores, weigh
 from benchmarks.measure.quality import HEADINGS, Quality, measure_first_stage
-from benchmarks.measure.systems import (
-    System,
-    add_model_arguments,
-    check_names,
-    describe_evaluation,
-    open_system,
-    split_name,
-)
-from benchmarks.measure.tradeoff import Timed, TradeOff, deal, ranking_scores, weigh
+from benchmarks.measure.systems import System, check_names, open_system
 from benchmarks.measure.turns import interleave
-from benchmarks.options import add_collection_arguments, open_collection, positive
-from benchmarks.reporting.machine import describe_machine
-from benchmarks.reporting.result import write_result
-from benchmarks.reporting.text import format_table, progress
-from benchmarks.reporting.tradeoff_plot import Point, draw_tradeoff
+from benchmarks.options import (
+    add_collection_arguments,
+    add_output_argument,
+    add_system_arguments,
+    add_threads_argument,
+    check_output,
+    open_collection,
+    positive,
+)
+from benchmarks.reporting.plots import Point, draw_tradeoff
+from benchmarks.reporting.result import describe_evaluation, describe_machine, write_result
+from benchmarks.reporting.tables import format_table, progress, shown, spread_cells
 from crossrank import Cascade, InputError
-from crossrank._machine.cpu import available_threads
 
 _TIMED = "whole calls, texts in and ranking out, tokenizing included; one call is one query with its candidates"
 
@@ -33,15 +32,10 @@ _TIMED = "whole calls, texts in and ranking out, tokenizing included; one call i
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_collection_arguments(parser)
-    add_model_arguments(parser)
+    add_system_arguments(parser)
+    add_threads_argument(parser, "every system")
+    add_output_argument(parser, ", and the plot beside it as FILE.png")
     add = parser.add_argument
-    add(
-        "--threads",
-        type=positive,
-        default=available_threads().count,
-        metavar="N",
-        help="CPU threads of every system (default: all this process may use)",
-    )
     add("--cascade", nargs=2, metavar=("SMALL", "BIG"), help="two models, in the first --precision, as a cascade")
     add(
         "--depths",
@@ -66,11 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--rounds", type=positive, default=5, metavar="N", help="parts of the queries (default: %(default)s)")
     add("--warm-up", type=positive, default=3, metavar="N", help="calls that do not count (default: %(default)s)")
-    add("--output", type=Path, metavar="FILE.json", help="write the result, and the plot beside it as FILE.png")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, *, draw: Callable[..., bytes] = draw_tradeoff) -> None:
     """Rank every query with every system in turns, print the table, and write the result and the plot.
+
+    Args:
+        options: Of the command.
+        draw: Draws the plot.
 
     Raises:
         InputError: If something cannot be read or written.
@@ -79,8 +76,7 @@ def run(options: argparse.Namespace) -> None:
     machine, collection = describe_machine(), open_collection(options)
     if not options.model and not options.cascade:
         raise InputError("nothing to measure: give --model, --cascade, or both")
-    if options.output and not options.output.parent.is_dir():
-        raise InputError(f"--output {options.output}: there is no folder {options.output.parent}")
+    check_output(options)
     data, choosing = _read_held_out(options, collection)
     (models, pair), cascades = _open_models(options), _open_cascades(options)
     engines = {name: Timed(system.encoder.score) for name, system in models.items()}
@@ -103,8 +99,7 @@ def run(options: argparse.Namespace) -> None:
         return
     facts = {name: _describe(system) for name, system in models.items()}
     facts |= {_name(depth): {"kind": "cascade", "of": pair, "depth": depth} for depth in cascades}
-    result = describe_evaluation(options, collection, machine=machine) | {
-        "timed": _TIMED,
+    result = describe_evaluation(options, collection, machine, timed=_TIMED) | {
         "threads": options.threads,
         "rounds": len(workload.rounds),
         "warm_up_calls": len(workload.warm_up),
@@ -113,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
         "chosen": asdict(choice) if choice else None,
     }
     write_result(options.output, result)
-    image = draw_tradeoff(
+    image = draw(
         [_point(found[name], name) for name in models],
         [_point(found[_name(depth)], f"k={depth}") for depth in cascades],
         curve=f"cascade of {' and '.join(pair)}" if cascades else "",
@@ -175,13 +170,8 @@ def _name(depth: int) -> str:
 
 def _describe(system: System) -> dict[str, object]:
     info = system.encoder.info()
-    return {
-        "kind": "model",
-        "model": system.label,
-        "variant": info.variant,
-        "precision": info.precision,
-        "provider": info.provider,
-    }
+    runs = {"variant": info.variant, "precision": info.precision, "provider": info.provider}
+    return {"kind": "model", "model": system.label, **runs}
 
 
 def _point(figures: TradeOff, label: str) -> Point:
@@ -190,13 +180,12 @@ def _point(figures: TradeOff, label: str) -> Point:
 
 def _format(found: Mapping[str, TradeOff], first_name: str, first_stage: Quality) -> str:
     rows = [["", "docs/s", "min", "max", "ms a query", "min", "max", "ratio", "min", "max", *HEADINGS.values()]]
-    rows.append([first_name, *"-" * 9, *(f"{value:.4f}" for value in asdict(first_stage).values())])
+    rows.append([first_name, *"-" * 9, *shown(asdict(first_stage).values(), ".4f")])
     for name, one in found.items():
-        speed, times, ratio = (
-            [figure.format(value) for value in (spread.median, spread.min, spread.max)]
-            for figure, spread in (("{:,.1f}", one.docs_per_s), ("{:,.1f}", one.query_ms), ("{:.2f}", one.ratio))
+        speed, times = spread_cells(one.docs_per_s, ",.1f"), spread_cells(one.query_ms, ",.1f")
+        rows.append(
+            [name, *speed, *times, *spread_cells(one.ratio, ".2f"), *shown(asdict(one.quality).values(), ".4f")]
         )
-        rows.append([name, *speed, *times, *ratio, *(f"{value:.4f}" for value in asdict(one.quality).values())])
     return format_table(rows)
 
 

@@ -1,7 +1,7 @@
 """Environments of engines that cannot live with ours, or with each other; ``make bench-env`` runs this module.
 
-One per requirement file of ``environments/``, in ``.bench/environments``. An environment is good for as long as the
-copy of its requirement file, which is written last, equals that file.
+One per requirement file of ``benchmarks/environments``, in ``.bench/environments``. An environment is good for as long
+as the copy of its requirement file, which is written last, equals that file.
 """
 
 import argparse
@@ -10,67 +10,84 @@ import sys
 import time
 import venv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import ROOT
 
-_REQUIREMENTS = ROOT / "benchmarks" / "environments"
-_MADE = ROOT / ".bench" / "environments"
+from .registry import EngineUnavailable
+
 _STAMP = "made-from.txt"
 
 
-class SetupError(RuntimeError):
-    """What an engine needs is not there and cannot be made; the message says what to do."""
+@dataclass(frozen=True, slots=True)
+class Environments:
+    """Environments by name.
 
-
-def requirements(environment: str) -> str:
-    """The text of an environment's requirement file.
-
-    Raises:
-        SetupError: If there is no such environment.
+    Attributes:
+        requirements: Has a requirement file NAME.txt for each.
+        made: Where they are made.
     """
-    try:
-        return (_REQUIREMENTS / f"{environment}.txt").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        known = ", ".join(sorted(path.stem for path in _REQUIREMENTS.glob("*.txt")))
-        raise SetupError(f"there is no environment {environment!r}: known are {known}") from None
+
+    requirements: Path = ROOT / "benchmarks" / "environments"
+    made: Path = ROOT / ".bench" / "environments"
+
+    def names(self) -> list[str]:
+        """All that there are."""
+        return sorted(path.stem for path in self.requirements.glob("*.txt"))
+
+    def requirements_of(self, name: str) -> str:
+        """The text of an environment's requirement file.
+
+        Raises:
+            EngineUnavailable: If there is no such environment.
+        """
+        try:
+            return (self.requirements / f"{name}.txt").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            known = ", ".join(self.names())
+            raise EngineUnavailable(f"there is no environment {name!r}: known are {known}") from None
+
+    def interpreter(self, name: str) -> Path:
+        """The Python of an environment; of "" the one that runs.
+
+        Raises:
+            EngineUnavailable: If it has not been made, or was made from another requirement file.
+        """
+        if not name:
+            return Path(sys.executable)
+        wanted, stamp = self.requirements_of(name), self.made / name / _STAMP
+        if not stamp.exists():
+            raise EngineUnavailable(f"its environment {name} is absent: run make bench-env")
+        if stamp.read_text(encoding="utf-8") != wanted:
+            raise EngineUnavailable(f"its environment {name} is of other requirements than now: run make bench-env")
+        return self._python(name)
+
+    def make(self, name: str) -> None:
+        """Make an environment anew.
+
+        Raises:
+            EngineUnavailable: If something cannot be installed, with what pip says.
+        """
+        venv.create(self.made / name, clear=True, with_pip=True)
+        command = [str(self._python(name)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        install = [*command, "--requirement", str(self.requirements / f"{name}.txt")]
+        done = subprocess.run(install, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = (line for line in done.stderr.splitlines() if not line.startswith("WARNING"))
+            raise EngineUnavailable("\n".join(lines)[-2000:])
+        (self.made / name / _STAMP).write_text(self.requirements_of(name), encoding="utf-8")
+
+    def _python(self, name: str) -> Path:
+        return self.made / name / "bin" / "python"
 
 
-def interpreter(environment: str) -> Path:
-    """The Python of an environment; of "" the one that runs.
-
-    Raises:
-        SetupError: If it has not been made, or was made from another requirement file.
-    """
-    if not environment:
-        return Path(sys.executable)
-    wanted = requirements(environment)
-    folder = _MADE / environment
-    if not (folder / _STAMP).exists():
-        raise SetupError(f"its environment {environment} is absent: run make bench-env")
-    if (folder / _STAMP).read_text(encoding="utf-8") != wanted:
-        raise SetupError(f"its environment {environment} is of other requirements than now: run make bench-env")
-    return _python(folder)
+ENVIRONMENTS = Environments()
 
 
-def _python(folder: Path) -> Path:
-    return folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-
-
-def _make(environment: str) -> None:
-    folder = _MADE / environment
-    venv.create(folder, clear=True, with_pip=True)
-    command = [str(_python(folder)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    install = [*command, "--requirement", str(_REQUIREMENTS / f"{environment}.txt")]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SetupError("\n".join(line for line in done.stderr.splitlines() if not line.startswith("WARNING"))[-2000:])
-    (folder / _STAMP).write_text(requirements(environment), encoding="utf-8")
-
-
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], environments: Environments = ENVIRONMENTS) -> int:
     """Make the named environments, by default all, that are not up to date; 1 if one cannot be made."""
-    known = sorted(path.stem for path in _REQUIREMENTS.glob("*.txt"))
+    known = environments.names()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.engines.environments", description="Make environments of peers."
     )
@@ -79,22 +96,22 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := set(chosen) - set(known):
         parser.error(f"{', '.join(sorted(unknown))}: known are {', '.join(known)}")
     failed = []
-    for environment in chosen or known:
+    for name in chosen or known:
         try:
-            interpreter(environment)
-        except SetupError:
-            print(f"{environment}: installing, which takes minutes ...", flush=True)
+            environments.interpreter(name)
+        except EngineUnavailable:
+            print(f"{name}: installing, which takes minutes ...", flush=True)
         else:
-            print(f"{environment}: up to date")
+            print(f"{name}: up to date")
             continue
         start = time.monotonic()
         try:
-            _make(environment)
-        except (SetupError, OSError, subprocess.SubprocessError) as error:
-            failed.append(environment)
-            print(f"{environment}: cannot be made\n{error}", file=sys.stderr)
+            environments.make(name)
+        except (EngineUnavailable, OSError, subprocess.SubprocessError) as error:
+            failed.append(name)
+            print(f"{name}: cannot be made\n{error}", file=sys.stderr)
         else:
-            print(f"{environment}: made in {time.monotonic() - start:.0f} s")
+            print(f"{name}: made in {time.monotonic() - start:.0f} s")
     if failed:
         print(f"without {', '.join(failed)}: their engines will be listed as unavailable", file=sys.stderr)
     return 1 if failed else 0

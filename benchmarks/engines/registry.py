@@ -1,4 +1,4 @@
-"""Who is measured: every engine by a short key, as data; what opens one lies in ``adapters/``.
+"""The engines that are measured, each by a short key, as data; what opens one lies in ``adapters/``.
 
 Imported in peers' environments too, which have no crossrank: the standard library only.
 """
@@ -9,6 +9,14 @@ from typing import Any, Literal
 
 Option = str | int | float | bool
 Kind = Literal["exact", "approximate", "bf16", "int8"]
+
+
+class WorkerError(RuntimeError):
+    """An engine failed, or its process ended."""
+
+
+class EngineUnavailable(WorkerError):
+    """An engine, or what it needs, is not to be had here; the message is the reason, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

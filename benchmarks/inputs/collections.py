@@ -1,6 +1,7 @@
-"""Reading judged queries into one form; what is done with them is left to others.
+"""Judged queries in one form; what is done with them is left to others.
 
-Folders are known by the file that marks them, and what is no folder is an id of ir_datasets:
+Folders are known by the file that marks them, and what is no folder is an id of ir-datasets
+(https://ir-datasets.com), which downloads on first use:
 
     bm25-top100.json   queries with the text of their first-stage hits, and qrels* in TREC form
     corpus.jsonl       BEIR: corpus.jsonl, queries.jsonl, and qrels/test.tsv, or qrels* in TREC form; the
@@ -15,10 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crossrank import CrossrankError, InputError
+from crossrank import CrossrankError, InputError, MissingDependencyError
 
-from .bm25 import top_documents
-from .data_sets import Dataset, open_dataset
 from .files import read_text
 from .trec import Qrels, read_qrels
 
@@ -80,11 +79,7 @@ def read_candidates(source: Path) -> tuple[str, tuple[Candidates, ...]]:
     """Queries with their candidates, judged or not, and the name of the data.
 
     Args:
-        source: A file in the form of bm25-top100.json, or what `read_collection` takes.
-
-    Raises:
-        InputError: If it cannot be read.
-        MissingDependencyError: As `read_collection` raises it.
+        source: A file in the form of bm25-top100.json, or what `read_collection` takes and raises.
     """
     if not source.is_file():
         collection = read_collection(source)
@@ -94,13 +89,7 @@ def read_candidates(source: Path) -> tuple[str, tuple[Candidates, ...]]:
 
 
 def cut_collection(collection: Collection, *, queries: int | None = None, documents: int | None = None) -> Collection:
-    """The first queries, the first candidates of each, and only the judgments of those queries.
-
-    Args:
-        collection: What to cut; it stays as it is.
-        queries: How many queries, or None for all.
-        documents: How many candidates of each, or None for all.
-    """
+    """The first queries, the first candidates of each, and only the judgments of those queries; None for all."""
     kept = cut_candidates(collection.candidates[:queries], documents)
     return replace(
         collection, candidates=kept, qrels={entry.query_id: collection.qrels[entry.query_id] for entry in kept}
@@ -121,6 +110,23 @@ def relevant_grade(qrels: Qrels) -> int:
     (2, 1)
     """
     return 2 if max((grade for grades in qrels.values() for grade in grades.values()), default=0) > 1 else 1
+
+
+def top_documents(queries: Sequence[str], documents: Sequence[str], *, depth: int) -> list[list[int]]:
+    """Indices of the documents of each query that share a word with it, best first by BM25, at most ``depth``.
+
+    The library is bm25s (Lucene's variant) with Anserini's k1 = 0.9 and b = 0.4, English stop words, no stemming.
+
+    >>> top_documents(["red apple"], ["green pear", "one red apple", "red car"], depth=2)
+    [[1, 2]]
+    """
+    import bm25s  # here, so that what needs no search runs without it
+
+    index = bm25s.BM25(k1=0.9, b=0.4)
+    index.index(bm25s.tokenize(list(documents), show_progress=False), show_progress=False)
+    asked = bm25s.tokenize(list(queries), show_progress=False)
+    found, scores = index.retrieve(asked, k=min(depth, len(documents)), show_progress=False)
+    return [row[score > 0].tolist() for row, score in zip(found, scores, strict=True)]
 
 
 @contextmanager
@@ -153,21 +159,6 @@ def _read_folder(folder: Path) -> Collection:
         else:
             raise InputError(f"{folder}: needs {_RUN}, or the BEIR files {' and '.join(_BEIR)}")
     return _judged(str(folder), folder.resolve().name, first_stage, candidates, qrels)
-
-
-def _read_dataset(name: str) -> Collection:
-    try:
-        dataset = open_dataset(name)
-        if dataset.hits:
-            first_stage, candidates = _take_hits(dataset, dataset.hits)
-        else:
-            first_stage = _OWN_BM25
-            candidates = list(_search(dataset.queries, dataset.documents(), dataset.qrels))
-    except CrossrankError:
-        raise
-    except Exception as error:  # of downloads, archives and parsers: ir_datasets has no errors of its own
-        raise InputError(f"{name}: ir_datasets cannot give it: {_kind(error)}") from error
-    return _judged(name, name, first_stage, candidates, dataset.qrels)
 
 
 def _judged(place: str, name: str, first_stage: str, candidates: Sequence[Candidates], qrels: Qrels) -> Collection:
@@ -210,7 +201,47 @@ def _search(
         yield Candidates(query_id, query, tuple(ids[i] for i in places), tuple(texts[i] for i in places))
 
 
-def _take_hits(dataset: Dataset, hits: Mapping[str, Sequence[tuple[str, float]]]) -> tuple[str, list[Candidates]]:
+def _read_dataset(name: str) -> Collection:
+    try:
+        import ir_datasets  # only who asks for an id needs it
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{name} is no folder; as an id of ir_datasets it needs that: pip install ir-datasets "
+            "(or, in a checkout, pip install --group test)"
+        ) from error
+    try:
+        try:
+            source = ir_datasets.load(name)
+        except KeyError as error:
+            raise InputError(
+                f"{name} is no folder, and no id that ir_datasets knows (https://ir-datasets.com)"
+            ) from error
+        missing = [part for part in ("docs", "queries", "qrels") if not getattr(source, f"has_{part}")()]
+        if missing:
+            raise InputError(f"{name}: the data set has no {', '.join(missing)}; a part of it may, such as {name}/test")
+        qrels: dict[str, dict[str, int]] = {}
+        for judged in source.qrels_iter():
+            qrels.setdefault(judged.query_id, {})[judged.doc_id] = judged.relevance
+        queries = [(query.query_id, query.default_text()) for query in source.queries_iter()]
+        hits: dict[str, list[tuple[str, float]]] = {}
+        for hit in source.scoreddocs_iter() if source.has_scoreddocs() else ():
+            if hit.query_id in qrels:
+                hits.setdefault(hit.query_id, []).append((hit.doc_id, hit.score))
+        if hits:
+            first_stage, candidates = _take_hits(source, hits, queries, qrels)
+        else:
+            documents = ((document.doc_id, document.default_text().strip()) for document in source.docs_iter())
+            first_stage, candidates = _OWN_BM25, list(_search(queries, documents, qrels))
+    except CrossrankError:
+        raise
+    except Exception as error:  # of downloads, archives and parsers: ir_datasets has no errors of its own
+        raise InputError(f"{name}: ir_datasets cannot give it: {_kind(error)}") from error
+    return _judged(name, name, first_stage, candidates, qrels)
+
+
+def _take_hits(
+    source: Any, hits: Mapping[str, Sequence[tuple[str, float]]], queries: Sequence[tuple[str, str]], qrels: Qrels
+) -> tuple[str, list[Candidates]]:
     """The best hits of each judged query by their scores, equal ones in their order, and who found them.
 
     Where all of a query's scores are equal, as MS MARCO's thousand are, there is no order: our own BM25 makes one of
@@ -219,10 +250,11 @@ def _take_hits(dataset: Dataset, hits: Mapping[str, Sequence[tuple[str, float]]]
     unordered = all(len({score for _, score in found}) == 1 for found in hits.values())
     depth = None if unordered else _DEPTH
     best = {key: sorted(found, key=lambda hit: -hit[1])[:depth] for key, found in hits.items()}
-    texts = dataset.texts({doc_id for found in best.values() for doc_id, _ in found})
+    documents = source.docs_store().get_many({doc_id for found in best.values() for doc_id, _ in found})
+    texts = {doc_id: document.default_text().strip() for doc_id, document in documents.items()}
     candidates = []
-    for query_id, query in dataset.queries:
-        if query_id not in dataset.qrels:
+    for query_id, query in queries:
+        if query_id not in qrels:
             continue
         ids = [doc_id for doc_id, _ in best.get(query_id, ())]  # a query without hits has no answer, and counts
         if unordered and ids:

@@ -1,9 +1,8 @@
 """What is measured, by short names: the nine shapes that crossrank must serve first, and a real checkpoint."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,7 @@ from crossrank.export._read.adapter import open_weights
 from crossrank.models import RegisteredModel, find_model
 
 from .collections import Candidates
-from .random_checkpoint import write_random_checkpoint
-from .vocabulary import find_vocabulary
+from .random_checkpoint import find_vocabulary, write_random_checkpoint
 
 # Short name -> the name in tables, and the registry's id, which has the sizes. Drawn at random: no hub is needed.
 SHAPES = {
@@ -38,6 +36,9 @@ SHAPES = {
 CHECKPOINTS = {"minilm-l12": ("MiniLM-L12", "models/ms-marco-MiniLM-L12-v2")}
 
 MODELS = (*SHAPES, *CHECKPOINTS)
+_WITHOUT_VOCABULARY = "checkpoint-made-up-vocabulary"
+
+Draw = Callable[[Path, RegisteredModel, Path], object]  # as write_random_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,42 +92,63 @@ def find_registered(name: str) -> RegisteredModel:
     return model
 
 
-def open_model(name: str, *, bench: Path, test_data: Path) -> BenchmarkModel:
+def title_of(name: str) -> str:
+    """One of `MODELS` as tables call it."""
+    return (SHAPES | CHECKPOINTS)[name][0]
+
+
+def open_model(name: str, *, bench: Path, test_data: Path, write: Draw = write_random_checkpoint) -> BenchmarkModel:
     """A model by its short name, made if it is drawn and not there yet, or a checkpoint folder.
 
     Args:
         name: One of `MODELS`, or a folder.
         bench: Where drawn checkpoints and what engines make of checkpoints are kept between runs.
         test_data: Has the real checkpoint; drawn ones take its vocabularies, or make theirs up where it has none.
+        write: Draws a checkpoint.
 
     Raises:
         InputError: If there is neither.
     """
     kept = bench / "models"
+    key, title, trained, weights = name, "", True, "published"
+    vocabulary = weights
     if name in SHAPES:
-        title, shape = SHAPES[name][0], find_registered(name)
-        published = find_vocabulary(shape.vocabulary, test_data)
-        folder = kept / name / ("checkpoint" if published else "checkpoint-made-up-vocabulary")
+        title, shape, trained, weights = title_of(name), find_registered(name), False, "random, seed 0"
+        folder = drawn_folder(shape, kept / name, test_data)
+        vocabulary = "made up" if folder.name == _WITHOUT_VOCABULARY else "published"
         if not folder.exists():
             if sys.stderr.isatty():
                 print(f"drawing the weights of {title}: seconds, for large models minutes", file=sys.stderr)
-            write_random_checkpoint(folder, shape, test_data)
-        vocabulary = "published" if published else "made up"
-        make = partial(BenchmarkModel, name, title, folder, "random, seed 0", vocabulary, False)
-        scratch = kept / name / "engines"
+            write(folder, shape, test_data)
     elif name in CHECKPOINTS:
         title, place = CHECKPOINTS[name]
         folder = test_data / place
-        make = partial(BenchmarkModel, name, title, folder, "published", "published", True)
-        scratch = kept / name / "engines"
     else:
         folder = Path(name).resolve()
-        make = partial(BenchmarkModel, folder.name, folder.name, folder, "of the folder", "of the folder", True)
-        scratch = kept / folder.name / "engines"  # a conversion knows what it was made from
+        key = title = folder.name
+        weights = vocabulary = "of the folder"
     if not (folder / "config.json").is_file():
         raise InputError(
             f"--model {name}: no checkpoint folder {folder.name}; it is one of {', '.join(MODELS)} or a folder with "
             f"config.json, tokenizer and weights (set CROSSRANK_TEST_DATA for those that come from the test data)"
         )
     source = read_model_folder(folder)
-    return make(read_config(complete_config(source.config, open_weights(source.folder))), scratch)
+    config = read_config(complete_config(source.config, open_weights(source.folder)))
+    scratch = kept / key / "engines"  # a conversion knows what it was made from
+    return BenchmarkModel(key, title, folder, weights, vocabulary, trained, config, scratch)
+
+
+def drawn_folder(shape: RegisteredModel, folder: Path, test_data: Path) -> Path:
+    """Where the drawn checkpoint of a shape lies in a folder, which its vocabulary decides."""
+    published = find_vocabulary(shape.vocabulary, test_data)
+    return folder / ("checkpoint" if published else _WITHOUT_VOCABULARY)
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """``NAME=PATH``, or a path, whose last part is its name; an equals sign in a path that is there is none.
+
+    >>> split_name("mini=models/a"), split_name("models/a")
+    (('mini', 'models/a'), ('a', 'models/a'))
+    """
+    name, equals, path = text.partition("=")
+    return (name, path) if equals and not Path(text).exists() else (Path(text).name, text)

@@ -7,11 +7,11 @@ for that, texts return, and the workload says so.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from pathlib import Path
+from random import Random
 
 from crossrank._text.sample_texts import sample_texts
 
-from .collections import Candidates, Collection, read_collection
+from .collections import Candidates, Collection
 
 SYNTHETIC = "synthetic"
 TREC_DL19 = "trec-dl19"
@@ -23,6 +23,7 @@ _TOKENIZED_SHARE = 8  # one call that is only tokenized for so many that are tim
 _MOST_TOKENIZED = 1000  # documents of such a call; its time counts per document
 _MOST_CALLS = 100  # of a round, where nobody says how many
 _SYNTHETIC_CALLS = 8
+_MOST_WORDS = 400  # of a document of random length: what 512 tokens hold, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +59,22 @@ class Workload:
 
 
 def make_workload(
-    data: str, *, documents: int, warm_up: int, rounds: int, calls: int | None, test_data: Path
+    collection: Collection | None, *, documents: int, warm_up: int, rounds: int, calls: int | None
 ) -> Workload:
     """The calls of a run.
 
     Args:
-        data: "synthetic", "trec-dl19" of the test data, or a folder of judged queries.
+        collection: Judged queries, None for made-up texts.
         documents: Per call.
         warm_up: Calls before the first that counts.
         rounds: How many rounds.
         calls: Timed calls per round; None for 8 synthetic ones, or all that judged queries give, at most 100.
-        test_data: The folder of the test data.
-
-    Raises:
-        InputError: If the data cannot be read.
     """
-    if data == SYNTHETIC:
+    if collection is None:
         calls = calls or _SYNTHETIC_CALLS
         tokenized = [min(documents, _MOST_TOKENIZED)] * tokenized_calls(calls)
         sizes = [documents] * warm_up + ([documents] * calls + tokenized) * rounds
         return _cut(SYNTHETIC, synthetic_calls(sizes), warm_up=warm_up, rounds=rounds, calls=calls)
-    collection = read_collection(test_data / "data" / TREC_DL19 if data == TREC_DL19 else Path(data))
     found = judged_calls(collection, documents)
     if calls is None:
         fits = [n for n in range(1, _MOST_CALLS + 1) if warm_up + rounds * (n + tokenized_calls(n)) <= len(found)]
@@ -101,6 +97,18 @@ def synthetic_calls(sizes: Sequence[int]) -> list[Candidates]:
         Candidates(str(i), query, tuple(str(place) for place in range(size)), tuple(islice(documents, size)))
         for i, (query, size) in enumerate(zip(queries, sizes, strict=True))
     ]
+
+
+def random_length_calls(calls: int, documents: int = 100) -> Iterator[Candidates]:
+    """Calls of documents of 1 to 400 words, all lengths alike often, with words that no call before had; seeded."""
+    draw = Random(0)
+    for i in range(calls):
+        words = " ".join(sample_texts(4 * documents, kind="document", seed=i)).split()
+        lengths = [draw.randint(1, _MOST_WORDS) for _ in range(documents)]
+        starts = [draw.randrange(len(words) - length) for length in lengths]
+        texts = (" ".join(words[start : start + length]) for start, length in zip(starts, lengths, strict=True))
+        (query,) = sample_texts(1, kind="query", seed=i)
+        yield Candidates(str(i), query, tuple(map(str, range(documents))), tuple(texts))
 
 
 def judged_calls(collection: Collection, documents: int) -> list[Candidates]:

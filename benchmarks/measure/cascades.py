@@ -1,21 +1,104 @@
-"""How deep the second model of a cascade must read: the ranking by depth, and the choice on held-out queries.
+"""Models and cascades in turns on the same candidates: how fast and how well they rank, and how deep to read.
 
-Held-out queries have no judgments, and need none: a cascade is worth what the big model's own ranking is worth as long
-as it finds the documents that the big model would put first. So the depth is chosen by how many of the big model's own
-ten best are among the cascade's ten best.
+A depth is chosen on held-out queries, which have no judgments and need none: a cascade is worth what the big model's
+own ranking is worth as long as it finds the documents that the big model would put first. So the depth is chosen by how
+many of the big model's own ten best are among the cascade's ten best.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.inputs.collections import Candidates
+from benchmarks.engines.worker import Call
+from benchmarks.inputs.collections import Candidates, Collection
+from benchmarks.inputs.workloads import Workload, synthetic_calls
+from crossrank import Cascade
 
-from .quality import Floats
+from .quality import Quality, measure_scores
+from .turns import Floats, Series, Spread, spread
 
 _TOP = 10
+
+
+@dataclass(frozen=True, slots=True)
+class TradeOff:
+    """A system's figures.
+
+    Attributes:
+        docs_per_s: Candidates ranked per second, over the rounds.
+        query_ms: Milliseconds of a query, over the rounds.
+        ratio: Its documents per second over the first system's in the same round.
+        quality: Of its rankings of all queries.
+    """
+
+    docs_per_s: Spread
+    query_ms: Spread
+    ratio: Spread
+    quality: Quality
+
+
+class Timed:
+    """A function from a query and its documents to scores, timed as `interleave` wants it."""
+
+    def __init__(self, score: Callable[[str, tuple[str, ...]], Floats]) -> None:
+        self._score = score
+
+    def score(self, query: str, documents: tuple[str, ...]) -> Call:
+        """Make one call."""
+        start = perf_counter()
+        scores = self._score(query, documents)
+        return Call(scores, perf_counter() - start)
+
+    def tokenize(self, query: str, documents: tuple[str, ...]) -> float | None:
+        """Not measured."""
+        return None
+
+
+def ranking_scores(cascade: Cascade) -> Callable[[str, tuple[str, ...]], Floats]:
+    """A cascade as a function to scores: 0 for its first document, -1 for the next, since its own are of two models."""
+
+    def score(query: str, documents: tuple[str, ...]) -> Floats:
+        scores = np.empty(len(documents), np.float32)
+        for place, hit in enumerate(cascade.rank(query, documents)):
+            scores[hit["corpus_id"]] = -place
+        return scores
+
+    return score
+
+
+def deal(collection: Collection, *, rounds: int, warm_up: int) -> Workload:
+    """Every query with its candidates in one round, so that none returns; the warm-up's texts are made up.
+
+    Args:
+        collection: What is ranked.
+        rounds: How many; fewer where there are fewer queries.
+        warm_up: Calls before the first that counts, at least one.
+    """
+    entries = collection.candidates
+    dealt = [entries[i :: min(rounds, len(entries))] for i in range(min(rounds, len(entries)))]
+    first = tuple(synthetic_calls([max(len(entry.documents) for entry in entries)] * warm_up))
+    ranked = replace(collection, candidates=tuple(entry for timed in dealt for entry in timed))
+    return Workload(collection.name, first, tuple(dealt), (first[:1],) * len(dealt), False, ranked)
+
+
+def weigh(series: Mapping[str, Series], workload: Workload) -> dict[str, TradeOff]:
+    """Figures of every system, ratios to the first, on a workload that `deal` made."""
+    assert workload.collection is not None, "deal keeps it"
+    documents = [sum(len(call.documents) for call in timed) for timed in workload.rounds]
+    theirs = next(iter(series.values())).round_seconds
+    return {
+        name: TradeOff(
+            docs_per_s=spread(n / s for n, s in zip(documents, found.round_seconds, strict=True)),
+            query_ms=spread(mean(calls) * 1e3 for calls in found.seconds),
+            ratio=spread(their / our for our, their in zip(found.round_seconds, theirs, strict=True)),
+            quality=measure_scores(workload.collection, found.all_scores),
+        )
+        for name, found in series.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +121,12 @@ class Choice:
 
 
 def cascade_order(small: Floats, big: Floats, depth: int) -> NDArray[np.intp]:
-    """The ranking that `crossrank.Cascade` of two models gives.
+    """The ranking that `crossrank.Cascade` of two models gives: indices, best first; ties keep their order.
 
     Args:
         small: The first model's scores, float32 [documents].
         big: The second's.
         depth: How many of the first model's best the second reads.
-
-    Returns:
-        Indices of the documents, best first; ties keep their order.
 
     >>> cascade_order(np.array([4, 3, 2, 1], np.float32), np.array([1, 2, 9, 9], np.float32), 2)
     array([1, 0, 2, 3])

@@ -17,18 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measure.gpu.contenders import FUSED, PADDED_PEER, WITH_FLASH, WITHOUT_FLASH, Keep, make_works
 from benchmarks.measure.gpu.models import MODELS, REPEATED, GpuModel, Place, open_gpu_model, write_graph
 from benchmarks.measure.gpu.ours import open_otherwise, settings_of
-from benchmarks.measure.gpu.peers import FUSED, open_peers
-from benchmarks.measure.gpu.work import Floats, Keep, make_works
+from benchmarks.measure.gpu.peers import open_peers
+from benchmarks.measure.turns import Floats
 from crossrank._device.cuda.session import PackedSession
 from crossrank._device.session import open_graph
 
 DEBUG_VARIABLE = "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO"
 # Bits of AttentionBackend, as in crossrank's own options but for FlashAttention's: what is left is what a V100 takes.
 _NO_FLASH = 2 + 16
-# Sections of a result.
-WITH_FLASH, WITHOUT_FLASH, PADDED_PEER = "packed", "packed without FlashAttention", "fused and padded"
 
 _LINE = re.compile(
     r"Operator=(?P<operator>\S+)(?: Node=(?P<node>\S+))? DataType=(?P<type>\S+)"

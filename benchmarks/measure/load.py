@@ -12,9 +12,10 @@ from queue import SimpleQueue
 from random import Random
 from threading import Barrier, Event, Lock, Thread
 
-from benchmarks.commands.latency import percentiles
 from crossrank import Overloaded, Ranking
 from crossrank._text.sample_texts import sample_texts
+
+from .turns import percentiles
 
 Score = Callable[[str, list[str]], object]
 

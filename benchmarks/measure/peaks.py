@@ -11,7 +11,7 @@ from crossrank._machine.onnxruntime import ort
 from crossrank.export._graphs.encoder import EncoderConfig
 
 _SIZE = 1024  # rows, columns and depth of the products: large enough that only multiplying counts
-_BATCH_S = 0.3
+PEAK_S = 0.3  # of products, of which the fastest counts
 
 
 def operations_per_pair(config: EncoderConfig, tokens: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -39,12 +39,14 @@ class Peaks:
 
     Args:
         threads: As the engines have.
+        batch_s: Of a measurement of each precision, in which the fastest product counts.
 
     Attributes:
         gflops: Per precision the figures of every `measure`.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, batch_s: float = PEAK_S) -> None:
+        self._batch_s = batch_s
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         # Its threads sleep as soon as it is done: the engines come next.
@@ -65,7 +67,7 @@ class Peaks:
         self._multiply()  # the first run prepares the weights
 
     def measure(self) -> None:
-        """Take one more figure of each precision: the fastest product within a third of a second."""
+        """Take one more figure of each precision."""
         for precision, seconds in self._multiply().items():
             self.gflops[precision].append(2 * _SIZE**3 / seconds / 1e9)
 
@@ -73,7 +75,7 @@ class Peaks:
         fastest = {}
         for precision, (session, inputs) in self._runs.items():
             times: list[float] = []
-            while sum(times) < _BATCH_S:
+            while sum(times) < self._batch_s:
                 start = time.perf_counter()
                 session.run(None, inputs)
                 times.append(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""What scores are worth: measures of rankings, by ir-measures, and how near scores are to a reference's."""
+"""What scores are worth: measures of rankings, by ir-measures, what differs by luck, and how near to a reference."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,17 +6,20 @@ from dataclasses import dataclass
 import ir_measures
 import numpy as np
 from ir_measures import AP, RR, R, nDCG
-from numpy.typing import NDArray
 
 from benchmarks.inputs.collections import Candidates, Collection
 from benchmarks.inputs.trec import Qrels, Run
 from crossrank._artifact.parity import kendall_tau
 
-Floats = NDArray[np.float32]
+from .turns import Floats
 
 HEADINGS = {"ndcg_at_10": "nDCG@10", "mrr_at_10": "MRR@10", "map": "MAP", "recall_at_10": "R@10"}  # in tables
 
 _MOST_RANKED = 1000  # documents of a call whose pairs are compared: their number grows with the square
+_RESAMPLES = 9_999  # the smallest p value is 1 / 10,000; up to 13 queries all sign flips are tried
+_SEED = 0
+_BATCH = 500  # flips at a time: thousands of queries must fit into memory
+_EQUAL = 1e-9  # what the same ranking may differ by in a measure's last bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,7 @@ class Agreement:
 
 
 def compare_scores(reference: Sequence[Floats], scores: Sequence[Floats]) -> Agreement:
-    """How near an engine's scores are to a reference's.
-
-    Args:
-        reference: Per call, float32 [documents].
-        scores: The engine's, the same shapes.
+    """How near an engine's scores are to a reference's; per call, float32 [documents].
 
     >>> a, b = np.array([1, 2, 3], np.float32), np.array([1, 3, 2.5], np.float32)
     >>> compare_scores([a], [b])
@@ -93,26 +92,13 @@ def measure_queries(rankings: Mapping[str, Sequence[str]], qrels: Qrels, *, rele
 
 
 def mean_quality(found: Mapping[str, Quality]) -> Quality:
-    """Means over queries.
-
-    Args:
-        found: As `measure_queries` gives it, of one query at least.
-    """
+    """Means over queries, one at least."""
     rows = list(found.values())
     return Quality(**{name: float(np.mean([getattr(row, name) for row in rows])) for name in HEADINGS})
 
 
-def measure(rankings: Mapping[str, Sequence[str]], qrels: Qrels, *, relevant_grade: int) -> Quality:
-    """Means of `measure_queries`, which says what the arguments are."""
-    return mean_quality(measure_queries(rankings, qrels, relevant_grade=relevant_grade))
-
-
 def rerank(candidates: Candidates, scores: Floats) -> list[tuple[str, float]]:
     """The candidates' document ids and scores by falling score; ties keep the first stage's order.
-
-    Args:
-        candidates: A query and its documents.
-        scores: float32 [documents].
 
     >>> rerank(Candidates("q", "", ("a", "b", "c"), ("", "", "")), np.array([1, 2, 1], np.float32))
     [('b', 2.0), ('a', 1.0), ('c', 1.0)]
@@ -121,12 +107,7 @@ def rerank(candidates: Candidates, scores: Floats) -> list[tuple[str, float]]:
 
 
 def scored_run(collection: Collection, scores: Sequence[Floats]) -> Run:
-    """A model's rankings.
-
-    Args:
-        collection: Judged queries and candidates.
-        scores: Per query of the collection, float32 [documents].
-    """
+    """A model's rankings, by its scores of each query of the collection, float32 [documents]."""
     return {entry.query_id: rerank(entry, values) for entry, values in zip(collection.candidates, scores, strict=True)}
 
 
@@ -151,3 +132,54 @@ def measure_scores(collection: Collection, scores: Sequence[Floats]) -> Quality:
 def measure_first_stage(collection: Collection) -> Quality:
     """The quality of the candidates' own order."""
     return mean_quality(measure_run(collection, first_stage_run(collection)))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A system beside another on the same queries, in one measure.
+
+    Attributes:
+        difference: Of the means, positive where the system is better.
+        p_value: How probable a difference as large as this, up or down, is where the systems are equally good.
+        better: Queries on which the system is better.
+        worse: Queries on which it is worse.
+        equal: The other queries.
+    """
+
+    difference: float
+    p_value: float
+    better: int
+    worse: int
+    equal: int
+
+
+def compare_queries(values: Sequence[float], others: Sequence[float]) -> Comparison:
+    """Compare a measure's values, query by query, with another system's.
+
+    The p value is that of the paired randomization test with a fixed seed, which assumes nothing about how
+    differences are spread (Smucker, Allan and Carterette, CIKM 2007): which system a value came from is drawn anew,
+    query by query. It is not corrected for how many comparisons are made.
+
+    >>> compare_queries([0.5, 1.0, 0.75], [0.25, 0.5, 0.5])  # 2 of 8 ways to flip signs are as far from 0
+    Comparison(difference=0.3333333333333333, p_value=0.25, better=3, worse=0, equal=0)
+    """
+    from scipy import stats  # type: ignore[import-untyped]  # here: most commands compare nothing
+
+    differences = np.asarray(values, np.float64) - np.asarray(others, np.float64)
+    differences[np.abs(differences) < _EQUAL] = 0
+    better, worse = int((differences > 0).sum()), int((differences < 0).sum())
+    if better + worse < 2:
+        p_value = 1.0  # a single difference is as large with the other sign
+    else:
+        # Flipping the sign of 0 changes nothing, so only the others are drawn.
+        test = stats.permutation_test(
+            (differences[differences != 0],),
+            lambda flipped, axis: flipped.sum(axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=_RESAMPLES,
+            batch=_BATCH,
+            rng=_SEED,
+        )
+        p_value = float(test.pvalue)
+    return Comparison(float(differences.mean()), p_value, better, worse, len(differences) - better - worse)

@@ -1,14 +1,14 @@
 """What the times and scores of a run say of each engine; pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 
 from benchmarks.engines.registry import ENGINES
 from benchmarks.inputs.workloads import Workload
 
-from .quality import Agreement, Floats, Quality, compare_scores, measure_scores
-from .turns import Series, Spread, spread
+from .quality import Agreement, Quality, compare_scores, measure_scores
+from .turns import Floats, Series, Spread, spread
 
 # Which of the peaks an engine's operations are compared with.
 _PEAK_OF = {"exact": "fp32", "approximate": "fp32", "int8": "int8"}
@@ -39,6 +39,12 @@ class Summary:
     share_of_peak: float | None
     agreement: Agreement
     quality: Quality | None
+
+    def describe(self) -> dict[str, object]:
+        """As JSON has it: the agreement's figures beside the others."""
+        values: dict[str, object] = asdict(self)
+        del values["agreement"]
+        return values | asdict(self.agreement)
 
 
 def choose_baseline(keys: Sequence[str], wanted: str) -> tuple[str, str]:
@@ -82,16 +88,16 @@ def summarize(
     """
     documents = [sum(len(call.documents) for call in timed) for timed in workload.rounds]
     documents_per_call = sum(documents) / sum(map(len, workload.rounds))
-    theirs = _round_seconds(series[baseline])
-    expected = _scores(series[reference])
+    theirs = series[baseline].round_seconds
+    expected = series[reference].all_scores
 
     def call_ms(key: str) -> float:
-        per_document = [s / n for s, n in zip(_round_seconds(series[key]), documents, strict=True)]
+        per_document = [s / n for s, n in zip(series[key].round_seconds, documents, strict=True)]
         return median(per_document) * documents_per_call * 1e3
 
     summaries = {}
     for key, found in series.items():
-        seconds, scores = _round_seconds(found), _scores(found)
+        seconds, scores = found.round_seconds, found.all_scores
         tokenize_ms = median(found.tokenize_s) * documents_per_call * 1e3 if found.tokenize_s else None
         encoded = key if key.endswith(_ENCODED) else f"{key}{_ENCODED}"
         if encoded in series:
@@ -111,14 +117,6 @@ def summarize(
             quality=_quality(workload, scores) if trained else None,
         )
     return summaries
-
-
-def _round_seconds(found: Series) -> list[float]:
-    return [sum(seconds) for seconds in found.seconds]
-
-
-def _scores(found: Series) -> list[Floats]:
-    return [scores for calls in found.scores for scores in calls]
 
 
 def _quality(workload: Workload, scores: Sequence[Floats]) -> Quality | None:

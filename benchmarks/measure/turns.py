@@ -1,20 +1,66 @@
-"""Engines opened side by side and timed in turns; who they are and what the times say is left to others."""
+"""Turns: contenders that act one after the other, what they gave, and the spread of figures over rounds."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from statistics import median
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from benchmarks.engines.registry import ENGINES
-from benchmarks.engines.worker import Call, EngineUnavailable, Worker, WorkerError
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.engines.registry import WorkerError
+from benchmarks.engines.worker import Call
 from benchmarks.inputs.collections import Candidates
-from benchmarks.inputs.models import BenchmarkModel
 from benchmarks.inputs.workloads import Workload
-from benchmarks.reporting.text import progress
 
-from .quality import Floats
+Floats = NDArray[np.float32]
+T = TypeVar("T")
+
+
+class Turns:
+    """Contenders in turns, so that a slow moment of the machine hits all of them.
+
+    Each turn begins with another contender (A B, B A, ...): none always follows the same one. One that fails is left
+    out of the turns after.
+
+    Args:
+        names: Of the contenders.
+        first: Which of them begins the first turn.
+        catch: The failures that leave the others to go on.
+
+    Attributes:
+        names: Of those that have not failed.
+        failed: Name -> why it failed.
+    """
+
+    def __init__(self, names: Iterable[str], *, first: int = 0, catch: type[Exception] = WorkerError) -> None:
+        self.names = list(dict.fromkeys(names))
+        self.failed: dict[str, str] = {}
+        self._next, self._catch = first, catch
+
+    def each(self, act: Callable[[str], T]) -> dict[str, T]:
+        """One turn: what ``act`` gives for the name of each contender."""
+        first = self._next % max(1, len(self.names))
+        self._next += 1
+        found = {}
+        for name in self.names[first:] + self.names[:first]:
+            try:
+                found[name] = act(name)
+            except self._catch as error:
+                self.failed[name] = reason_of(error)
+                self.names.remove(name)
+        return found
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed: of what our processes raise the message, of others' errors their type too.
+
+    >>> reason_of(ValueError("no scores today"))
+    'ValueError: no scores today'
+    """
+    return str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
 
 
 class Timed(Protocol):
@@ -41,6 +87,16 @@ class Series:
     scores: list[list[Floats]] = field(default_factory=list)
     tokenize_s: list[float] = field(default_factory=list)
 
+    @property
+    def round_seconds(self) -> list[float]:
+        """Of all calls of a round."""
+        return [sum(seconds) for seconds in self.seconds]
+
+    @property
+    def all_scores(self) -> list[Floats]:
+        """Call by call."""
+        return list(chain.from_iterable(self.scores))
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -61,31 +117,14 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(*(float(f"{value:.4g}") for value in (median(kept), min(kept), max(kept))))
 
 
-def open_engines(
-    keys: Sequence[str], model: BenchmarkModel, *, threads: int, stack: ExitStack
-) -> tuple[dict[str, Worker], dict[str, str]]:
-    """A process for each engine.
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Percentiles in ms, linear between two calls, and how many calls there were.
 
-    Args:
-        keys: Of `ENGINES`.
-        model: What they load.
-        threads: Of each engine.
-        stack: Ends the processes.
-
-    Returns:
-        Key -> worker, and key -> why an engine cannot be measured.
+    >>> percentiles([0.001 * i for i in range(101)])
+    {'p50_ms': 50.0, 'p95_ms': 95.0, 'p99_ms': 99.0, 'calls': 101}
     """
-    workers, unavailable = {}, {}
-    tick = progress(len(set(keys)), "engines opened")
-    for key in dict.fromkeys(keys):
-        try:
-            worker = Worker(ENGINES[key], model.folder, threads=threads, scratch=model.scratch)
-        except EngineUnavailable as error:
-            unavailable[key] = str(error)
-        else:
-            workers[key] = stack.enter_context(worker)
-        tick()
-    return workers, unavailable
+    values = {f"p{p}_ms": round(float(np.percentile(seconds, p)) * 1e3, 3) for p in (50, 95, 99)}
+    return values | {"calls": len(seconds)}
 
 
 def interleave(
@@ -95,9 +134,7 @@ def interleave(
     between: Callable[[], None] = lambda: None,
     report: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Series], dict[str, str]]:
-    """Time engines call by call in turns, so that a slow moment of the machine hits all of them.
-
-    Each call begins with another engine (A B, B A, ...): none always follows the same one.
+    """Time engines call by call in turns.
 
     Args:
         engines: Name -> engine.
@@ -108,51 +145,34 @@ def interleave(
     Returns:
         Name -> what that engine gave, and name -> why an engine failed, which is then left out.
     """
-    series = {name: Series() for name in engines}
-    failed: dict[str, str] = {}
-    turn = 0
+    turns, series = Turns(engines), {name: Series() for name in engines}
 
-    def each(act: Callable[[Timed, Series], None]) -> None:
-        nonlocal turn
-        names = list(series)
-        first = turn % max(1, len(names))
-        for name in names[first:] + names[:first]:
-            try:
-                act(engines[name], series[name])
-            except WorkerError as error:
-                failed[name] = str(error)
-                del series[name]
-        turn += 1
+    def warm_up(call: Candidates, name: str) -> None:
+        engines[name].score(call.query, call.documents)
+        engines[name].tokenize(call.query, call.documents)
+
+    def score(call: Candidates, name: str) -> None:
+        result = engines[name].score(call.query, call.documents)
+        series[name].seconds[-1].append(result.seconds)
+        series[name].scores[-1].append(result.scores)
+
+    def tokenize(calls: Sequence[Candidates], name: str) -> None:
+        seconds = [engines[name].tokenize(call.query, call.documents) for call in calls]
+        known = [value for value in seconds if value is not None]
+        if len(known) == len(calls):
+            series[name].tokenize_s.append(sum(known) / sum(len(call.documents) for call in calls))
 
     for call in workload.warm_up:
-        each(partial(_warm_up, call))
+        turns.each(partial(warm_up, call))
     for timed, tokenizing in zip(workload.rounds, workload.tokenizing, strict=True):
-        if not series:
+        if not turns.names:
             break
         between()
-        for found in series.values():
-            found.seconds.append([])
-            found.scores.append([])
+        for name in turns.names:
+            series[name].seconds.append([])
+            series[name].scores.append([])
         for call in timed:
-            each(partial(_score, call))
+            turns.each(partial(score, call))
             report()
-        each(partial(_tokenize, tokenizing))
-    return series, failed
-
-
-def _warm_up(call: Candidates, engine: Timed, _: Series) -> None:
-    engine.score(call.query, call.documents)
-    engine.tokenize(call.query, call.documents)
-
-
-def _score(call: Candidates, engine: Timed, found: Series) -> None:
-    result = engine.score(call.query, call.documents)
-    found.seconds[-1].append(result.seconds)
-    found.scores[-1].append(result.scores)
-
-
-def _tokenize(calls: Sequence[Candidates], engine: Timed, found: Series) -> None:
-    seconds = [engine.tokenize(call.query, call.documents) for call in calls]
-    known = [value for value in seconds if value is not None]
-    if len(known) == len(calls):
-        found.tokenize_s.append(sum(known) / sum(len(call.documents) for call in calls))
+        turns.each(partial(tokenize, tokenizing))
+    return {name: series[name] for name in engines if name in turns.names}, turns.failed

@@ -1,59 +1,163 @@
-"""What crossrank is meant to reach beside others, and whether the results at hand say that it does.
+"""Goals: what crossrank is meant to reach, and whether figures at hand say that it does; one table for all.
 
-A goal compares figures of one result, which were taken in turns, with one exception: long calls beside short ones.
+Three lists: beside other engines on a CPU, from the suite's results; with many callers, from the rounds of a run; on
+one H100, from the parts of a GPU run. A goal compares figures that were taken in turns, with one exception: long calls
+beside short ones.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any, Generic, TypeVar
 
 from benchmarks.engines.registry import ENGINES, Kind
+from benchmarks.inputs.models import title_of
+from benchmarks.measure.gpu.contenders import Form
+from benchmarks.measure.gpu.models import MODELS
+from benchmarks.measure.rounds import (
+    ALONE,
+    BESIDE,
+    IDLE,
+    LOADED,
+    MIX,
+    ONE_LARGE,
+    OURS,
+    OVERHEAD,
+    SIXTEEN,
+    TIMES,
+    Found,
+    closed_load,
+    open_load,
+)
+from benchmarks.measure.turns import Spread, spread
 
-from .read_results import Result, Results
+from .gpu_figures import Sections, latency, quality_loss, ratio, speed
+from .result import Result, Results
+from .tables import number
 
-_ANY: tuple[Kind, ...] = ("exact", "approximate", "bf16", "int8")
-_DOCUMENTS = 100  # per call, where throughput is compared
-_OURS = ("crossrank-fp32", "crossrank-int8")
+Source = TypeVar("Source")
 
 
 class NotMeasuredError(Exception):
-    """The results do not hold what a goal compares; the message says what is missing."""
+    """There is nothing to compare; the message says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """A figure, and what it compares: "crossrank int8 / fastembed qint8"."""
+    """A figure; what it compares, such as "crossrank int8 / fastembed qint8"; and its spread over rounds."""
 
     value: float
-    of: str
+    of: str = ""
+    spread: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class Goal(Generic[Source]):
     """One claim.
 
     Attributes:
-        claim: What is compared.
+        claim: In words.
         wanted: The figure that meets it.
-        measure: Results -> what was reached.
+        find: Gives the figure; None, or NotMeasuredError, where it was not measured.
         stretch: What would be better still.
         at_most: The figure may be `wanted` at most; otherwise it must be that at least.
+        share: Whether the figure is a share, shown in percent.
     """
 
     claim: str
     wanted: float
-    measure: Callable[[Results], Reached]
+    find: Callable[[Source], Reached | float | None]
     stretch: float | None = None
     at_most: bool = False
+    share: bool = False
 
-    def state(self, results: Results) -> tuple[Reached | None, str]:
-        """The figure, and "met", "not met" or "not measured: ..." with what is missing."""
+    def check(self, source: Source) -> "Checked":
+        """What the figures say of it."""
         try:
-            reached = self.measure(results)
+            found = self.find(source)
         except NotMeasuredError as error:
-            return None, f"not measured: {error}"
-        met = reached.value <= self.wanted if self.at_most else reached.value >= self.wanted
-        return reached, "met" if met else "not met"
+            return Checked(self, None, str(error))
+        return Checked(self, found if found is None or isinstance(found, Reached) else Reached(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A goal with what was reached, None where it was not measured, and why that is."""
+
+    goal: Goal[Any]
+    reached: Reached | None
+    why: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the figure reaches it."""
+        if self.reached is None:
+            return None
+        wanted, value = self.goal.wanted, self.reached.value
+        return value <= wanted if self.goal.at_most else value >= wanted
+
+    @property
+    def state(self) -> str:
+        """In words; of what was not measured with the reason where there is one."""
+        if self.reached is None:
+            return f"not measured: {self.why}" if self.why else "not measured"
+        return "met" if self.met else "not met"
+
+    def describe(self) -> dict[str, object]:
+        """As JSON has it."""
+        goal, found = self.goal, self.reached and self.reached.spread
+        values = {"wanted": goal.wanted, "at_most": goal.at_most, "reached": found and asdict(found)}
+        return {"claim": goal.claim, **values, "met": self.met}
+
+    def row(self) -> list[str]:
+        """Of the table."""
+        goal, reached = self.goal, self.reached
+        wanted = f"{'≤' if goal.at_most else '≥'} {self._show(goal.wanted)}"
+        wanted += f" ({self._show(goal.stretch)})" if goal.stretch else ""
+        if reached is None:
+            return [goal.claim, wanted, "", "", "", self.state, ""]
+        range_ = [self._show(v) for v in (reached.spread.min, reached.spread.max)] if reached.spread else ["", ""]
+        return [goal.claim, wanted, self._show(reached.value), *range_, self.state, reached.of]
+
+    def _show(self, value: float) -> str:
+        return f"{value:.1%}" if self.goal.share else number(value)
+
+
+def goals_table(checked: Sequence[Checked], *, rehearsal: bool = False) -> list[list[str]]:
+    """A row for each goal, below the headings; of min, max and what is compared only columns that hold something."""
+    rows = [["", "wanted", "reached", "min", "max", "", "of"], *(one.row() for one in checked)]
+    kept = [i for i in range(7) if i not in (3, 4, 6) or any(row[i] for row in rows[1:])]
+    if rehearsal:
+        for row, one in zip(rows[1:], checked, strict=True):
+            row[5] = "rehearsed" if one.reached else row[5]
+    return [[row[i] for i in kept] for row in rows]
+
+
+# --- Beside other engines, from the suite's results.
+
+_OURS = ("crossrank-fp32", "crossrank-int8")
+LONG_CALLS = ("tinybert-l2", 1000, 100_000)
+
+Cell = tuple[str, str, int | None]  # command, model, documents of a call
+
+
+@dataclass(frozen=True, slots=True)
+class _Peers:
+    """Whom to compare with, in words: the best engine of some kinds, or one."""
+
+    words: str
+    kinds: tuple[Kind, ...] = ()
+    key: str = ""
+
+
+_TORCH = _Peers("sentence-transformers torch fp32", key="st-torch-fp32")
+_FASTEMBED = _Peers("fastembed's", key="fastembed-fp32")
+_FASTEMBED_INT8 = _Peers("fastembed's qint8", key="fastembed-qint8")
+_EXACT = _Peers("the best exact peer", ("exact",))
+_QUANTIZED = _Peers("the best quantized peer", ("int8",))
+_LOW = _Peers("the best quantized or bf16 peer", ("int8", "bf16"))
+_KINDS: tuple[Kind, ...] = ("exact", "approximate", "bf16", "int8")
+_ANY, _ANYS = _Peers("the best peer", _KINDS), _Peers("the best peer's", _KINDS)
 
 
 def is_ours(engine: str) -> bool:
@@ -61,7 +165,8 @@ def is_ours(engine: str) -> bool:
     return engine.split(" ")[0] == "crossrank"
 
 
-def _result(results: Results, benchmark: str, model: str, size: int | None = None) -> Result:
+def _result(results: Results, cell: Cell) -> Result:
+    benchmark, model, size = cell
     found = results.find(benchmark, model, size)
     if found is None:
         at = "" if size is None else f" at {size:,} documents"
@@ -77,58 +182,53 @@ def _figure(result: Result, engine: str, path: str) -> float:
     return value
 
 
-def best_engine(result: Result, engines: Iterable[str], path: str, *, lowest: bool = False) -> str | None:
-    """The engine with the highest, or lowest, figure among those that have it; None where none has."""
-    values = {engine: value for engine in engines if (value := result.figure(engine, path)) is not None}
-    return (min if lowest else max)(values, key=lambda engine: values[engine]) if values else None
-
-
-def _best(result: Result, engines: Iterable[str], path: str, *, lowest: bool = False) -> str:
-    best = best_engine(result, engines, path, lowest=lowest)
+def _best(result: Result, engines: Sequence[str], path: str, lowest: bool) -> str:
+    best = engines[0] if len(engines) == 1 else result.best(engines, path, lowest=lowest)
     if best is None:
         raise NotMeasuredError(f"no engine to compare with in {result.benchmark} of {result.model}")
     return best
 
 
-def _peers(result: Result, kinds: Iterable[str]) -> list[str]:
-    return [engine for engine, kind in result.kinds.items() if kind in kinds and not is_ours(engine)]
-
-
-def _quotient(result: Result, ours: str, peer: str, path: str) -> Reached:
-    return Reached(_figure(result, ours, path) / _figure(result, peer, path), f"{ours} / {peer}")
+def _quotient(
+    cell: Cell, path: str, ours: Sequence[str], peers: _Peers, results: Results, *, lowest: bool = False
+) -> Reached:
+    """The best of ours over the best of some peers."""
+    result = _result(results, cell)
+    theirs = [name for name, kind in result.kinds.items() if kind in peers.kinds and not is_ours(name)]
+    our = _best(result, [ENGINES[key].name for key in ours], path, lowest)
+    their = _best(result, [ENGINES[peers.key].name] if peers.key else theirs, path, lowest)
+    return Reached(_figure(result, our, path) / _figure(result, their, path), f"{our} / {their}")
 
 
 # Speeds are compared by their ratios to the baseline of the same round, not by documents per second: what slows the
 # machine for a while slows both sides of a ratio.
-def _speed(model: str, ours: str, peer: str, results: Results) -> Reached:
-    result = _result(results, "throughput", model, _DOCUMENTS)
-    return _quotient(result, ENGINES[ours].name, ENGINES[peer].name, "ratio.median")
+def _speed(model: str, ours: str, peers: _Peers, wanted: float, stretch: float | None = None) -> Goal[Results]:
+    options = ENGINES[ours].options
+    what, to = ("with encoded documents, ", " with texts") if options["encoded"] else ("", "")
+    claim = f"{title_of(model)} {options['precision']}{' ' + what if what else ', '}docs/s to {peers.words}{to}"
+    find = partial(_quotient, ("throughput", model, 100), "ratio.median", (ours,), peers)
+    return Goal(claim, wanted, find, stretch)
 
 
-def _speed_to_best(model: str, ours: str, kinds: tuple[Kind, ...], results: Results) -> Reached:
-    result = _result(results, "throughput", model, _DOCUMENTS)
-    peer = _best(result, _peers(result, kinds), "ratio.median")
-    return _quotient(result, ENGINES[ours].name, peer, "ratio.median")
+def _share_of_peak(model: str, ours: str, wanted: float, stretch: float | None = None) -> Goal[Results]:
+    name, precision = ENGINES[ours].name, ENGINES[ours].options["precision"]
+
+    def find(results: Results) -> Reached:
+        return Reached(_figure(_result(results, ("throughput", model, 100)), name, "share_of_peak"), name)
+
+    peak = f"share of the {precision} GEMM peak, by the operations of the whole model"
+    return Goal(f"{title_of(model)} {precision}, {peak}", wanted, find, stretch)
 
 
-def _share_of_peak(model: str, ours: str, results: Results) -> Reached:
-    name = ENGINES[ours].name
-    return Reached(_figure(_result(results, "throughput", model, _DOCUMENTS), name, "share_of_peak"), name)
+def _lowest(claim: str, wanted: float, cell: Cell, path: str, ours: Sequence[str], peers: _Peers) -> Goal[Results]:
+    find = partial(_quotient, cell, path, ours, peers, lowest=True)
+    return Goal(f"{title_of(cell[1])}{claim} to {peers.words}", wanted, find, at_most=True)
 
 
-def _latency_to_best(model: str, documents: int, results: Results) -> Reached:
-    result = _result(results, "latency", model, documents)
-    ours = _best(result, (ENGINES[key].name for key in _OURS), "p50_ms", lowest=True)
-    return _quotient(result, ours, _best(result, _peers(result, _ANY), "p50_ms", lowest=True), "p50_ms")
-
-
-def _once(benchmark: str, path: str, model: str, ours: str, peer: str, results: Results) -> Reached:
-    return _quotient(_result(results, benchmark, model), ENGINES[ours].name, ENGINES[peer].name, path)
-
-
-def _long_calls(model: str, short: int, long: int, results: Results) -> Reached:
+def _long_calls(results: Results) -> Reached:
     """Documents per second of long calls beside those of short ones, of whichever of our precisions loses more."""
-    results_of = [_result(results, "throughput", model, size) for size in (long, short)]
+    model, short, long = LONG_CALLS
+    results_of = [_result(results, ("throughput", model, size)) for size in (long, short)]
     speeds = {
         name: [_figure(result, name, "docs_per_s.median") for result in results_of]
         for name in (ENGINES[key].name for key in _OURS)
@@ -138,87 +238,165 @@ def _long_calls(model: str, short: int, long: int, results: Results) -> Reached:
     return Reached(ratios[worst], f"{worst}, {long:,} / {short:,} documents")
 
 
-LONG_CALLS = ("tinybert-l2", 1000, 100_000)
+_START: Cell = ("startup", "tinybert-l2", None)
+_MEMORY: Cell = ("memory", "minilm-l12", None)
+_PEAK_MB = "peak_rss_mb"
+_LONG = f"TinyBERT-L-2, docs/s of calls of {LONG_CALLS[2]:,} documents to those of {LONG_CALLS[1]:,}"
+GOALS: tuple[Goal[Results], ...] = (
+    _speed("tinybert-l2", "crossrank-fp32", _TORCH, 4.2, stretch=5),
+    _speed("tinybert-l2", "crossrank-fp32", _EXACT, 3),
+    _speed("tinybert-l2", "crossrank-int8", _QUANTIZED, 3, stretch=3.8),
+    _speed("tinybert-l2", "crossrank-int8-encoded", _TORCH, 7, stretch=8),
+    _speed("minilm-l12", "crossrank-fp32", _EXACT, 1.8),
+    _share_of_peak("minilm-l12", "crossrank-fp32", 1),
+    _speed("minilm-l12", "crossrank-int8", _LOW, 1.8, stretch=2.3),
+    _share_of_peak("minilm-l12", "crossrank-int8", 0.6, stretch=0.75),
+    _speed("bert-base", "crossrank-int8", _ANY, 1.5, stretch=2),
+    _lowest(", p50 of 10 documents", 1 / 3, ("latency", "tinybert-l2", 10), "p50_ms", _OURS, _ANYS),
+    _lowest(" fp32, import, load and first score", 1 / 2, _START, "total_s.median", _OURS[:1], _FASTEMBED),
+    _lowest(" fp32, peak memory", 1 / 2, _MEMORY, _PEAK_MB, _OURS[:1], _FASTEMBED),
+    _lowest(" int8, peak memory", 1 / 2, _MEMORY, _PEAK_MB, _OURS[1:], _FASTEMBED_INT8),
+    Goal(_LONG, 0.95, _long_calls),
+)
 
-GOALS: tuple[Goal, ...] = (
-    Goal(
-        "TinyBERT-L-2 fp32, docs/s to sentence-transformers torch fp32",
-        4.2,
-        partial(_speed, "tinybert-l2", "crossrank-fp32", "st-torch-fp32"),
-        stretch=5,
+
+# --- With many callers, from the rounds of a run.
+
+
+def _of(found: Found, load: str, figure: str = "docs_per_s", system: str = OURS) -> float:
+    value = found[load][system][figure]
+    if value is None:
+        raise TypeError("not measured")
+    return value
+
+
+def _over_rounds(find: Callable[[Found], float]) -> Callable[[Sequence[Found]], Reached | None]:
+    """A figure of a round -> its median and range over the rounds that have it."""
+
+    def reach(rounds: Sequence[Found]) -> Reached | None:
+        figures = []
+        for found in rounds:
+            try:
+                figures.append(find(found))
+            except (KeyError, TypeError, ZeroDivisionError):  # a system fell out, or answered nothing
+                continue
+        over = spread(figures) if figures else None
+        return Reached(over.median, spread=over) if over else None
+
+    return reach
+
+
+def load_goals(model: str, int8_model: str, peer: str, deadline_ms: float) -> list[Goal[Sequence[Found]]]:
+    """What many callers are meant to get of one model.
+
+    Args:
+        model: The name of the model whose loads have no name before them.
+        int8_model: The name of the one whose loads begin with it.
+        peer: The name of the system to compare with.
+        deadline_ms: Of the calls with one.
+    """
+
+    def goal(
+        claim: str, wanted: float, find: Callable[[Found], float], *, at_most: bool = False, share: bool = False
+    ) -> Goal[Sequence[Found]]:
+        return Goal(claim, wanted, _over_rounds(find), at_most=at_most, share=share)
+
+    def joined(name: str, before: str) -> Goal[Sequence[Found]]:
+        return goal(
+            f"docs/s of {SIXTEEN} to {ONE_LARGE}, {name}",
+            0.9,
+            lambda found: _of(found, before + SIXTEEN) / _of(found, before + ONE_LARGE),
+            share=True,
+        )
+
+    def beside(name: str, before: str, wanted: float) -> Goal[Sequence[Found]]:
+        return goal(
+            f"docs/s to {peer}, {SIXTEEN}, {name}",
+            wanted,
+            lambda found: _of(found, before + SIXTEEN) / _of(found, before + SIXTEEN, system=peer),
+        )
+
+    def overloaded(size: str) -> list[Goal[Sequence[Found]]]:
+        full, most = open_load(1, size), open_load(TIMES[-1], size)
+        peak = (closed_load(16, size), full, most)
+        return [
+            goal(
+                f"goodput at 3x capacity to peak, requests of {size}",
+                0.95,
+                lambda found: _of(found, most) / max(_of(found, load) for load in peak),
+                share=True,
+            ),
+            goal(
+                f"p99 of accepted at 3x capacity to p99 at 1x, requests of {size}",
+                2,
+                lambda found: _of(found, most, "p99_ms") / _of(found, full, "p99_ms"),
+                at_most=True,
+            ),
+        ]
+
+    def less_one_batch(found: Found, load: str) -> float:
+        return _of(found, load, "p99_ms") - _of(found, load, "batch_ms")
+
+    def overrun(state: str, load: str) -> Goal[Sequence[Found]]:
+        return goal(
+            f"overrun at p99 of rank(deadline_ms={deadline_ms:g}), {state}, less one batch, of the deadline",
+            0.1,
+            lambda found: (less_one_batch(found, load) - deadline_ms) / deadline_ms,
+            at_most=True,
+            share=True,
+        )
+
+    fp32, int8 = (f"{model} fp32", ""), (f"{int8_model} int8", f"{int8_model}: ")
+    return [
+        *(joined(*fp32), joined(*int8), beside(*int8, 4), beside(*fp32, 5), *overloaded(MIX), *overloaded("10")),
+        goal(
+            "scheduler overhead of a lone caller x 10",
+            0.05,
+            lambda found: _of(found, OVERHEAD, "overhead"),
+            at_most=True,
+            share=True,
+        ),
+        goal(
+            "p99 of 10 beside 2 callers x 1,000, less one batch, to p99 alone",
+            3,
+            lambda found: less_one_batch(found, BESIDE) / _of(found, ALONE, "p99_ms"),
+            at_most=True,
+        ),
+        *(overrun("idle", IDLE), overrun("loaded", LOADED)),
+    ]
+
+
+# --- On one H100, from the parts of a GPU run.
+
+_LEAST_RATIO = {"small": 3.0, "base": 2.0, "large": 2.0}
+
+
+def _fast(key: str, form: Form, wanted: float) -> Goal[Sections]:
+    what = {"encoded": "encoded documents", "texts": "texts"}[form]
+    return Goal(f"{MODELS[key].name}, {what}, docs/s", wanted, partial(speed, key=key, form=form))
+
+
+def _p50(sections: Sections) -> float | None:
+    found = latency(sections, "minilm-l6", 100, "encoded")
+    return found and found[0]
+
+
+GPU_GOALS: tuple[Goal[Sections], ...] = (
+    *(
+        Goal(
+            f"{shape.name}, texts, docs/s to sentence-transformers fp16",
+            _LEAST_RATIO[shape.size],
+            partial(ratio, key=key),
+        )
+        for key, shape in MODELS.items()
     ),
-    Goal(
-        "TinyBERT-L-2 fp32, docs/s to the best exact peer",
-        3,
-        partial(_speed_to_best, "tinybert-l2", "crossrank-fp32", ("exact",)),
-    ),
-    Goal(
-        "TinyBERT-L-2 int8, docs/s to the best quantized peer",
-        3,
-        partial(_speed_to_best, "tinybert-l2", "crossrank-int8", ("int8",)),
-        stretch=3.8,
-    ),
-    Goal(
-        "TinyBERT-L-2 int8 with encoded documents, docs/s to sentence-transformers torch fp32 with texts",
-        7,
-        partial(_speed, "tinybert-l2", "crossrank-int8-encoded", "st-torch-fp32"),
-        stretch=8,
-    ),
-    Goal(
-        "MiniLM-L12 fp32, docs/s to the best exact peer",
-        1.8,
-        partial(_speed_to_best, "minilm-l12", "crossrank-fp32", ("exact",)),
-    ),
-    Goal(
-        "MiniLM-L12 fp32, share of the fp32 GEMM peak, by the operations of the whole model",
-        1,
-        partial(_share_of_peak, "minilm-l12", "crossrank-fp32"),
-    ),
-    Goal(
-        "MiniLM-L12 int8, docs/s to the best quantized or bf16 peer",
-        1.8,
-        partial(_speed_to_best, "minilm-l12", "crossrank-int8", ("int8", "bf16")),
-        stretch=2.3,
-    ),
-    Goal(
-        "MiniLM-L12 int8, share of the int8 GEMM peak, by the operations of the whole model",
-        0.6,
-        partial(_share_of_peak, "minilm-l12", "crossrank-int8"),
-        stretch=0.75,
-    ),
-    Goal(
-        "BERT-base int8, docs/s to the best peer",
-        1.5,
-        partial(_speed_to_best, "bert-base", "crossrank-int8", _ANY),
-        stretch=2,
-    ),
-    Goal(
-        "TinyBERT-L-2, p50 of 10 documents to the best peer's",
-        1 / 3,
-        partial(_latency_to_best, "tinybert-l2", 10),
-        at_most=True,
-    ),
-    Goal(
-        "TinyBERT-L-2 fp32, import, load and first score to fastembed's",
-        1 / 2,
-        partial(_once, "startup", "total_s.median", "tinybert-l2", "crossrank-fp32", "fastembed-fp32"),
-        at_most=True,
-    ),
-    Goal(
-        "MiniLM-L12 fp32, peak memory to fastembed's",
-        1 / 2,
-        partial(_once, "memory", "peak_rss_mb", "minilm-l12", "crossrank-fp32", "fastembed-fp32"),
-        at_most=True,
-    ),
-    Goal(
-        "MiniLM-L12 int8, peak memory to fastembed's qint8",
-        1 / 2,
-        partial(_once, "memory", "peak_rss_mb", "minilm-l12", "crossrank-int8", "fastembed-qint8"),
-        at_most=True,
-    ),
-    Goal(
-        f"TinyBERT-L-2, docs/s of calls of {LONG_CALLS[2]:,} documents to those of {LONG_CALLS[1]:,}",
-        0.95,
-        partial(_long_calls, *LONG_CALLS),
-    ),
+    _fast("minilm-l6", "encoded", 80_000),
+    _fast("minilm-l6", "texts", 40_000),
+    _fast("tinybert-l2", "encoded", 300_000),
+    _fast("tinybert-l2", "texts", 60_000),
+    _fast("bert-base", "encoded", 15_000),
+    _fast("electra-base", "encoded", 15_000),
+    _fast("bert-large", "encoded", 4_500),
+    Goal("MiniLM-L6, encoded documents, p50 of 100 in ms", 4, _p50, at_most=True),
+    Goal("MiniLM-L12, TREC DL 2019, nDCG@10 lost by fp16", 0.001, quality_loss, at_most=True),
 )

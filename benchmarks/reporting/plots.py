@@ -1,4 +1,4 @@
-"""The plot: documents per second of each engine, a panel for each model.
+"""The plots: documents per second of each engine, and quality over them, which people choose a model by.
 
 Drawn on no background, so that a page's own shows through. Each colour is therefore near the grey whose contrast to
 white equals that to GitHub's dark page, 4.35; none can have more on both.
@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crossrank import MissingDependencyError
 
@@ -70,9 +70,6 @@ def draw(panels: Sequence[Panel], *, highlighted: Sequence[str], engines: Sequen
 
     Returns:
         A PNG.
-
-    Raises:
-        MissingDependencyError: If matplotlib is not installed.
     """
     with new_figure(_WIDTH_INCHES, _EDGE_INCHES + _ROW_INCHES * len(engines)) as (figure, written):
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -99,3 +96,63 @@ def draw(panels: Sequence[Panel], *, highlighted: Sequence[str], engines: Sequen
                 name.set(color=OURS, weight="bold")
         axes[0].set_ylim(len(engines) - 0.5, -0.5)  # from top to bottom; the others share it
     return written.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A system: documents per second, its quality, and what stands beside the dot."""
+
+    docs_per_s: float
+    quality: float
+    label: str
+
+
+def draw_tradeoff(
+    models: Sequence[Point], cascade: Sequence[Point], *, curve: str, line: tuple[str, float], heading: str
+) -> bytes:
+    """Draw a dot for each model, a curve through a cascade's, and the first stage as a horizontal line.
+
+    Args:
+        models: At least one.
+        cascade: By depth; none where there is no cascade.
+        curve: The cascade's name.
+        line: The first stage's name and quality.
+        heading: What the quality is, and of which data.
+
+    Returns:
+        A PNG.
+    """
+    with new_figure(8.0, 4.5) as (figure, written):
+        from matplotlib.ticker import FuncFormatter  # there, since there is a figure
+
+        axis = figure.subplots()
+        axis.plot(*_xy(cascade), color=THEIRS, marker="o", ms=4, label=curve)
+        axis.plot(*_xy(models), color=OURS, marker="o", ms=7, ls="")
+        # A cascade's points lie near each other and its models: its labels rise from the dots, theirs fall.
+        rising: dict[str, Any] = {"xytext": (2, 4), "rotation": 45, "color": TEXT}
+        falling: dict[str, Any] = {"xytext": (3, -4), "rotation": -35, "va": "top", "color": OURS}
+        falling["rotation_mode"] = "anchor"
+        for point, style in [(p, rising) for p in cascade] + [(p, falling) for p in models]:
+            axis.annotate(point.label, (point.docs_per_s, point.quality), textcoords="offset points", **style)
+        name, quality = line
+        axis.axhline(quality, color=TEXT, ls="--", lw=1)
+        left = ("axes fraction", "data")
+        axis.annotate(name, (0, quality), xycoords=left, xytext=(4, 4), textcoords="offset points", color=TEXT)
+        axis.set_xscale("log")
+        axis.margins(x=0.25, y=0.15)  # room for the labels
+        low, high = axis.get_xlim()
+        digits = "125" if high > 10 * low else "123456789"  # of the ticks that get a number
+        for numbers in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            numbers(FuncFormatter(lambda value, _: f"{value:,.0f}" if f"{value:e}"[0] in digits else ""))
+        axis.set_xlabel("documents per second", color=TEXT)
+        axis.set_ylabel(heading, color=TEXT)
+        axis.tick_params(which="both", colors=TEXT)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(TEXT)
+        if cascade:
+            axis.legend(frameon=False, labelcolor=TEXT)
+    return written.getvalue()
+
+
+def _xy(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [point.docs_per_s for point in points], [point.quality for point in points]

@@ -1,61 +1,109 @@
-"""Results as JSON: what every command writes of a run beside its figures."""
+"""Results as JSON: what every command writes of a run beside its figures, and the committed files read back.
+
+A result of the suite is one file that a command wrote with ``--output``, COMMAND-MODEL.json or COMMAND-MODEL-SIZE.json.
+"""
 
 import argparse
 import json
+import math
+import os
+import platform
 import re
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.engines.registry import ENGINES
-from benchmarks.engines.worker import Worker
+from benchmarks.inputs.collections import Collection
 from benchmarks.inputs.files import write_whole
-from benchmarks.inputs.models import BenchmarkModel
 from benchmarks.options import command_line
+from crossrank import InputError
+from crossrank._errors import join_problems
+from crossrank._machine.cpu import processor_name, read_cpuinfo
 
-from .machine import git_commit
+RESULTS = ROOT / "benchmarks" / "results"
+_PACKAGES = ("crossrank", "onnxruntime", "numpy", "tokenizers", "ir-measures")
 
+# What decides which kernels run; /proc/cpuinfo's words.
+_INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp")
 _FOLDERS = re.compile(r"(?<![\w:/])/(?:[^\s/'\",]+/)+")  # of an absolute path all but the last part, of a URL nothing
+# command -> what each of its engines must have, by dotted path.
+_FIGURES = {
+    "throughput": ("docs_per_s.median", "ratio.median"),
+    "latency": ("p50_ms", "p95_ms", "p99_ms"),
+    "memory": ("rss_mb", "peak_rss_mb"),
+    "startup": ("total_s.median",),
+}
+
+
+def describe_machine() -> dict[str, object]:
+    """CPU, its cores and instruction sets, the system, and how busy it was (1-minute load average)."""
+    info = read_cpuinfo()
+    flags = info.get("flags", info.get("Features", "")).split()
+    return {
+        "cpu": processor_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def git_commit(root: Path) -> str:
+    """The checkout's short commit hash, with ``-dirty`` where its files differ; "unknown" outside of a checkout.
+
+    Results and what the report writes do not count: a run writes over those of an earlier one.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short", "HEAD")
+        unlike = (":!benchmarks/results", ":!*.md", ":!*.png")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *unlike)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}-dirty" if changed else commit
 
 
 def describe_run(
-    options: argparse.Namespace,
-    model: BenchmarkModel,
-    *,
-    timed: str,
-    machine: Mapping[str, object],
-    workers: Mapping[str, Worker],
-    figures: Mapping[str, Mapping[str, object]],
-    unavailable: Mapping[str, str],
+    options: argparse.Namespace, machine: Mapping[str, object], *, timed: str | None = None
 ) -> dict[str, object]:
-    """A result: how it was taken, and the figures of each engine beside what it says of itself.
+    """How a result was taken.
 
     Args:
         options: Of the command.
-        model: What was measured.
-        timed: What the figures are of, in words.
         machine: As `describe_machine` gave it before the run.
-        workers: Engine key -> its worker, which may have ended; those without figures are left out.
-        figures: Engine key -> its figures.
-        unavailable: Engine key -> why it has no figures.
+        timed: What the figures are of, in words.
     """
     return {
         "benchmark": options.command,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": git_commit(ROOT),
         "command": command_line(options),
-        "timed": timed,
+        **({"timed": timed} if timed else {}),
         "machine": dict(machine),
-        "threads": options.threads,
-        "model": model.describe(),
-        "versions": {ENGINES[key].name: dict(sorted(workers[key].versions.items())) for key in figures},
-        "unavailable": {ENGINES[key].name: shorten_reason(reason) for key, reason in unavailable.items()},
-        "engines": {
-            ENGINES[key].name: {"kind": ENGINES[key].kind, **workers[key].facts, **found}
-            for key, found in figures.items()
-        },
+    }
+
+
+def describe_evaluation(
+    options: argparse.Namespace, collection: Collection, machine: Mapping[str, object], *, timed: str | None = None
+) -> dict[str, object]:
+    """How models were measured on judged queries; arguments as of `describe_run`."""
+    return describe_run(options, machine, timed=timed) | {
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "data": collection.name,
+        "queries": len(collection.candidates),
+        "documents": sum(len(entry.documents) for entry in collection.candidates),
+        "mrr_counts_grades_from": collection.relevant_grade,
     }
 
 
@@ -68,28 +116,181 @@ def shorten_reason(reason: str) -> str:
     return f"{_FOLDERS.sub('', ' '.join(reason.split())):.300}"
 
 
-def headline(options: argparse.Namespace, model: BenchmarkModel, data: Mapping[str, object]) -> str:
-    """A line that says what was measured.
-
-    Args:
-        options: Of the command.
-        model: What was measured.
-        data: As `Workload.describe` gives it.
-    """
-    calls = f"{data['calls']} calls of {data['documents_per_call']} documents"
-    return f"{model.name} ({model.weights} weights), {data['name']}, {calls}, {options.threads} threads"
+def shorten_reasons(unavailable: Mapping[str, str]) -> dict[str, str]:
+    """What is not there -> why, as `shorten_reason` has it."""
+    return {name: shorten_reason(reason) for name, reason in unavailable.items()}
 
 
 def print_unavailable(unavailable: Mapping[str, str]) -> None:
-    """A line on standard error for each engine that has no figures.
-
-    Args:
-        unavailable: Engine key -> why.
-    """
-    for key, reason in unavailable.items():
-        print(f"{ENGINES[key].name}: not measured: {reason}", file=sys.stderr)
+    """A line on standard error for each that has no figures: name -> why."""
+    for name, reason in unavailable.items():
+        print(f"{name}: not measured: {reason}", file=sys.stderr)
 
 
 def write_result(path: Path, result: Mapping[str, object]) -> None:
     """Write a result; the file appears when it is complete."""
     write_whole(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One file of the suite.
+
+    Attributes:
+        benchmark: The command that wrote it.
+        model: The model's short name, as the file's name has it.
+        size: Documents per call; None where the command has none.
+        model_name: As tables call it.
+        weights: Where they come from: "published", or how they were drawn.
+        commit: What was measured; ends with ``-dirty`` where the code differed from the commit.
+        machine: Processor and cores.
+        data: What was scored.
+        calls: Of the data that were timed; 0 where they are not counted.
+        kinds: Engine -> how exact it is, as `registry.Kind`.
+        engines: Engine -> its figures by dotted path: ``engines["crossrank int8"]["docs_per_s.median"]``.
+        unavailable: Engine -> why it has no figures.
+    """
+
+    benchmark: str
+    model: str
+    size: int | None
+    model_name: str
+    weights: str
+    date: str
+    commit: str
+    machine: str
+    threads: int
+    data: str
+    calls: int
+    kinds: Mapping[str, str]
+    engines: Mapping[str, Mapping[str, float]]
+    unavailable: Mapping[str, str]
+
+    def figure(self, engine: str, path: str) -> float | None:
+        """A figure of an engine, None where either is not there."""
+        return self.engines.get(engine, {}).get(path)
+
+    def best(self, engines: Iterable[str], path: str, *, lowest: bool = False) -> str | None:
+        """The engine with the highest, or lowest, figure among those that have it; None where none has."""
+        values = {engine: value for engine in engines if (value := self.figure(engine, path)) is not None}
+        return (min if lowest else max)(values, key=lambda engine: values[engine]) if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All results of a folder, by command, model and size."""
+
+    by_cell: Mapping[tuple[str, str, int | None], Result]
+
+    def find(self, benchmark: str, model: str, size: int | None = None) -> Result | None:
+        """The result of a cell, None where it has not been measured."""
+        return self.by_cell.get((benchmark, model, size))
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.by_cell.values())
+
+
+def read_results(folder: Path, *, ignored: Callable[[str], None]) -> Results:
+    """Read every result of a folder, beside which other JSON files may lie.
+
+    Args:
+        folder: Where the commands wrote.
+        ignored: Called with a line for each file of an older format.
+
+    Raises:
+        InputError: If the folder is none, or holds a file that cannot be read; names all such files.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--results {folder}: there is no such folder; `python -m benchmarks suite` makes results")
+    results, problems = [], []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            result = read_result(file)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        if isinstance(result, Result):
+            results.append(result)
+        elif result:
+            ignored(result)
+    if problems:
+        raise InputError(join_problems(f"--results {folder}", problems))
+    return Results({(result.benchmark, result.model, result.size): result for result in results})
+
+
+def read_result(file: Path) -> Result | str | None:
+    """Read one file: a result, a line that says why it is ignored, or None for what no suite wrote.
+
+    Raises:
+        InputError: If it is no JSON (an interrupted run) or lacks something; names all that it lacks.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file.name} cannot be read ({error}); remove it, and run the suite again") from error
+    if not isinstance(content, dict) or content.get("benchmark") not in _FIGURES:
+        return None
+    if "commit" not in content:
+        return f"{file.name}: older format, ignored"
+    problems: list[str] = []
+
+    def take(path: str, kind: type) -> Any:
+        value = look_up(content, *path.split("."))
+        if isinstance(value, kind):
+            return value
+        problems.append(f"{path} is {json.dumps(value)[:60]}; {kind.__name__} is needed")
+        return kind()
+
+    benchmark, rows = content["benchmark"], take("engines", dict)
+    model, size = _cell_of(file, benchmark)
+    engines = {name: dict(_numbers(row)) for name, row in rows.items()}
+    kinds = {name: row["kind"] for name, row in rows.items() if isinstance(row, dict) and "kind" in row}
+    problems += [f"engines.{name} has no kind" for name in rows if name not in kinds]
+    for name, figures in engines.items():
+        problems += [f"engines.{name}.{path} is no number" for path in _FIGURES[benchmark] if path not in figures]
+    result = Result(
+        benchmark=benchmark,
+        model=model,
+        size=size,
+        model_name=take("model.name", str),
+        weights=take("model.weights", str),
+        date=take("date", str),
+        commit=take("commit", str),
+        machine=f"{take('machine.cpu', str)}, {take('machine.cores', int)} cores",
+        threads=take("threads", int),
+        data=take("data.name", str),
+        calls=int(look_up(content, "data", "calls") or 0),
+        kinds=kinds,
+        engines=engines,
+        unavailable={name: str(reason) for name, reason in take("unavailable", dict).items()},
+    )
+    if problems:
+        raise InputError(join_problems(file.name, problems))
+    return result
+
+
+def look_up(content: Any, *path: str) -> Any:
+    """What lies at a path in nested tables, None where it does not go on."""
+    for name in path:
+        content = content.get(name) if isinstance(content, Mapping) else None
+    return content
+
+
+def _cell_of(file: Path, benchmark: str) -> tuple[str, int | None]:
+    """Model and size of a file's name.
+
+    >>> _cell_of(Path("throughput-tinybert-l2-100.json"), "throughput"), _cell_of(Path("memory-a.json"), "memory")
+    (('tinybert-l2', 100), ('a', None))
+    """
+    model = file.stem.removeprefix(f"{benchmark}-")
+    front, _, last = model.rpartition("-")
+    return (front, int(last)) if front and last.isdecimal() else (model, None)
+
+
+def _numbers(value: object, path: str = "") -> Iterator[tuple[str, float]]:
+    """Every finite number in nested dictionaries, with its dotted path."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield from _numbers(entry, f"{path}.{name}" if path else name)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        yield path, float(value)

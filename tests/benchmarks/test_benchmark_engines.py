@@ -10,10 +10,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from benchmarks import ROOT
-from benchmarks.engines import conversions, environments
-from benchmarks.engines.environments import SetupError, interpreter
-from benchmarks.engines.registry import CONVERSIONS, ENGINES, Conversion, EngineSpec
-from benchmarks.engines.worker import EngineUnavailable, Worker, WorkerError
+from benchmarks.engines import environments
+from benchmarks.engines.conversions import model_folder
+from benchmarks.engines.environments import ENVIRONMENTS, Environments
+from benchmarks.engines.registry import CONVERSIONS, ENGINES, Conversion, EngineSpec, EngineUnavailable, WorkerError
+from benchmarks.engines.worker import Worker
 from tests.support.tiny_models import MAX_LENGTH, PAIRS, make_checkpoint, transformers_logits
 
 FAKE = EngineSpec("fake", "tests.support.fake_adapter", "exact")
@@ -28,10 +29,9 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def open_fake(checkpoint: Path, behaviour: str = "", spec: EngineSpec = FAKE) -> Worker:
-    return Worker(
-        replace(spec, options={"behaviour": behaviour}), checkpoint, threads=3, scratch=checkpoint.parent / "scratch"
-    )
+def open_fake(checkpoint: Path, behaviour: str = "", spec: EngineSpec = FAKE, **more: Environments) -> Worker:
+    scratch = checkpoint.parent / "scratch"
+    return Worker(replace(spec, options={"behaviour": behaviour}), checkpoint, threads=3, scratch=scratch, **more)
 
 
 def test_worker_scores_in_its_own_process_and_times_the_score_alone(checkpoint: Path) -> None:
@@ -45,7 +45,7 @@ def test_worker_scores_in_its_own_process_and_times_the_score_alone(checkpoint: 
         assert 0.05 <= seconds < 0.2
         assert worker.versions == {"fake": "1"}
         assert worker.facts == {"folder": "tiny", "threads": "3", "pools": "3 3 3", "made_by": ""}
-        assert worker.opened_s >= worker.import_s + worker.load_s > 0
+        assert worker.opened_s >= worker.stages["import_s"] + worker.stages["load_s"] > 0
         memory = worker.memory()
         assert 1 < memory["rss_mb"] <= memory["peak_rss_mb"] < 1000
 
@@ -97,36 +97,35 @@ def test_absent_and_outdatedenvironments_make_an_engine_unavailable(
 ) -> None:
     spec = replace(FAKE, environment="fastembed")
     made = checkpoint.parent / "environments"
-    monkeypatch.setattr(environments, "_MADE", made)
+    elsewhere = Environments(made=made)
     with pytest.raises(EngineUnavailable, match="its environment fastembed is absent: run make bench-env"):
-        open_fake(checkpoint, spec=spec)
+        open_fake(checkpoint, spec=spec, environments=elsewhere)
     (made / "fastembed").mkdir(parents=True)
     (made / "fastembed" / "made-from.txt").write_text("fastembed==0.1\n", encoding="utf-8")
     with pytest.raises(EngineUnavailable, match="is of other requirements than now: run make bench-env"):
-        open_fake(checkpoint, spec=spec)
+        open_fake(checkpoint, spec=spec, environments=elsewhere)
     with pytest.raises(EngineUnavailable, match="there is no environment 'absent': known are fastembed, "):
         open_fake(checkpoint, spec=replace(FAKE, environment="absent"))
 
 
 @pytest.mark.slow
 def test_one_environment_that_fails_leaves_the_others_standing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     requirements = tmp_path / "requirements"
     requirements.mkdir()
     (requirements / "bad.txt").write_text("./absent-1.0-py3-none-any.whl\n", encoding="utf-8")
     (requirements / "good.txt").write_text("# nothing\n", encoding="utf-8")
-    monkeypatch.setattr(environments, "_REQUIREMENTS", requirements)
-    monkeypatch.setattr(environments, "_MADE", tmp_path / "made")
-    assert environments.main([]) == 1
+    some = Environments(requirements, tmp_path / "made")
+    assert environments.main([], some) == 1
     printed = capsys.readouterr()
     assert "good: made in" in printed.out
     assert "bad: cannot be made\n" in printed.err
     assert "absent-1.0-py3-none-any.whl" in printed.err
-    assert interpreter("good").exists()
-    with pytest.raises(SetupError, match="bad is absent"):
-        interpreter("bad")
-    assert environments.main(["good"]) == 0
+    assert some.interpreter("good").exists()
+    with pytest.raises(EngineUnavailable, match="bad is absent"):
+        some.interpreter("bad")
+    assert environments.main(["good"], some) == 0
     assert capsys.readouterr().out == "good: up to date\n"
 
 
@@ -163,11 +162,11 @@ def test_every_engine_names_an_adapter_a_conversion_and_an_environment_that_exis
     entries: list[EngineSpec | Conversion] = [*ENGINES.values(), *CONVERSIONS.values()]
     for entry in entries:
         assert find_spec(f"benchmarks.engines.adapters.{entry.adapter}"), entry
-        assert not entry.environment or environments.requirements(entry.environment), entry
+        assert not entry.environment or ENVIRONMENTS.requirements_of(entry.environment), entry
         assert json.loads(json.dumps(asdict(entry))) == asdict(entry), "plain data"
     assert {spec.model for spec in ENGINES.values()} <= {"", *CONVERSIONS}
     used = {entry.environment for entry in entries} - {""}
-    assert used == {path.stem for path in (ROOT / "benchmarks" / "environments").iterdir()}
+    assert used == {path.stem for path in (ROOT / "benchmarks" / "environments").iterdir()} == {*ENVIRONMENTS.names()}
 
 
 # Of the largest difference to transformers' float32 logits, whose standard deviation is 1.5. fp32: another order of
@@ -226,8 +225,8 @@ def test_peer_scores_as_transformers_does_within_its_precision(key: str, tiny: t
     environment = ENGINES[key].environment
     for needed in {environment, *(["sentence-transformers-onnx"] if ENGINES[key].model.startswith("onnx") else [])}:
         try:
-            interpreter(needed)
-        except SetupError as error:
+            ENVIRONMENTS.interpreter(needed)
+        except EngineUnavailable as error:
             pytest.skip(str(error))
     if tiny[1] == 2 and key in ("fastembed-fp32", "fastembed-qint8", "infinity"):
         with pytest.raises(EngineUnavailable, match=r"this (model|one) has 2"):
@@ -241,10 +240,10 @@ def test_a_peers_export_is_found_again(tiny: tuple[Path, int]) -> None:
     checkpoint, _ = tiny
     scratch = checkpoint.parent / "scratch"
     try:
-        first = conversions.model_folder("onnx-qint8", checkpoint, scratch)
-    except SetupError as error:
+        first = model_folder("onnx-qint8", checkpoint, scratch)
+    except EngineUnavailable as error:
         pytest.skip(str(error))
     written = {path: path.stat().st_mtime_ns for path in first.rglob("*.onnx")}
     assert [path.name for path in written] == ["model_qint8_avx512_vnni.onnx"]
-    again = conversions.model_folder("onnx-qint8", checkpoint, scratch)
+    again = model_folder("onnx-qint8", checkpoint, scratch)
     assert {path: path.stat().st_mtime_ns for path in again.rglob("*.onnx")} == written

@@ -22,24 +22,34 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from benchmarks import ROOT, demo
 from benchmarks.__main__ import COMMANDS, main
-from benchmarks.commands.memory import random_length_calls
 from benchmarks.commands.path import trace_rank
-from benchmarks.engines.registry import ENGINES, EngineSpec
-from benchmarks.engines.worker import Call, WorkerError
-from benchmarks.inputs import models, workloads
+from benchmarks.engines.registry import ENGINES, EngineSpec, WorkerError
+from benchmarks.engines.worker import Call
 from benchmarks.inputs.collections import Candidates, Collection, cut_collection, read_collection, relevant_grade
 from benchmarks.inputs.models import SHAPES, open_model
-from benchmarks.inputs.random_checkpoint import SPREAD, make_config, sample_pairs, write_random_checkpoint
-from benchmarks.inputs.vocabulary import write_tokenizer
-from benchmarks.inputs.workloads import Workload, judged_calls, make_workload
-from benchmarks.measure import peaks as peaks_module
+from benchmarks.inputs.random_checkpoint import (
+    SPREAD,
+    make_config,
+    sample_pairs,
+    write_random_checkpoint,
+    write_tokenizer,
+)
+from benchmarks.inputs.trec import Qrels
+from benchmarks.inputs.workloads import Workload, judged_calls, make_workload, random_length_calls
 from benchmarks.measure.peaks import Peaks, operations_per_pair
-from benchmarks.measure.quality import HEADINGS, Agreement, compare_scores, measure, measure_first_stage, measure_scores
+from benchmarks.measure.quality import (
+    HEADINGS,
+    Agreement,
+    Quality,
+    compare_scores,
+    mean_quality,
+    measure_first_stage,
+    measure_queries,
+    measure_scores,
+)
 from benchmarks.measure.summary import choose_baseline, summarize
 from benchmarks.measure.turns import Series, Spread, interleave
-from benchmarks.reporting.machine import git_commit
-from benchmarks.reporting.read_results import Result, read_result
-from benchmarks.reporting.result import write_result
+from benchmarks.reporting.result import Result, git_commit, read_result, write_result
 from crossrank import InputError
 from crossrank._artifact.locate import EMBEDDED_MODEL
 from crossrank._text.sample_texts import sample_texts
@@ -57,6 +67,10 @@ def collection_of(*candidates: Candidates) -> Collection:
     return Collection("tiny", "given", candidates, {entry.query_id: QRELS["1"] for entry in candidates}, 2)
 
 
+def measure(rankings: dict[str, list[str]], qrels: Qrels, *, relevant_grade: int) -> Quality:
+    return mean_quality(measure_queries(rankings, qrels, relevant_grade=relevant_grade))
+
+
 def candidates_of(query_id: str, doc_ids: str) -> Candidates:
     return Candidates(query_id, f"query {query_id}", tuple(doc_ids), tuple(f"text of {name}" for name in doc_ids))
 
@@ -67,10 +81,7 @@ def registered(model_id: str) -> RegisteredModel:
     return model
 
 
-@pytest.fixture(autouse=True)
-def _short_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundredth of a second for a peak, whose height no test looks at."""
-    monkeypatch.setattr(peaks_module, "_BATCH_S", 0.01)
+SHORT_PEAKS = ("--peak-seconds", "0.01")  # whose height no test looks at
 
 
 @pytest.fixture
@@ -336,7 +347,7 @@ def test_operations_are_those_of_the_whole_model(model: str, expected: tuple[flo
 
 
 def test_peaks_are_measured_in_both_precisions_and_each_time() -> None:
-    peaks = Peaks(threads=1)
+    peaks = Peaks(threads=1, batch_s=0.01)
     peaks.measure()
     peaks.measure()
     assert {precision: len(values) for precision, values in peaks.gflops.items()} == {"fp32": 2, "int8": 2}
@@ -348,8 +359,8 @@ def texts_of(calls: Iterable[Candidates]) -> Counter[str]:
 
 
 @pytest.mark.parametrize(("documents", "calls"), [(1, 17), (100, 3), (1001, 1)])
-def test_no_text_of_a_synthetic_workload_returns(documents: int, calls: int, tmp_path: Path) -> None:
-    make = partial(make_workload, "synthetic", documents=documents, warm_up=1, rounds=2, test_data=tmp_path)
+def test_no_text_of_a_synthetic_workload_returns(documents: int, calls: int) -> None:
+    make = partial(make_workload, None, documents=documents, warm_up=1, rounds=2)
     workload = make(calls=calls)
     assert [len(timed) for timed in workload.rounds] == [calls, calls]
     assert [len(tokenizing) for tokenizing in workload.tokenizing] == [max(1, calls // 8)] * 2
@@ -388,9 +399,8 @@ def test_calls_larger_than_a_querys_candidates_pool_those_of_several() -> None:
     assert only.documents == (("text 0 0", "text 0 1", "text 1 0", "text 1 1") * 3)[:10]
 
 
-def test_judged_rounds_share_no_text_until_there_are_too_few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(workloads, "read_collection", lambda folder: judged(12, 4))
-    make = partial(make_workload, str(tmp_path), warm_up=2, rounds=2, test_data=tmp_path)
+def test_judged_rounds_share_no_text_until_there_are_too_few() -> None:
+    make = partial(make_workload, judged(12, 4), warm_up=2, rounds=2)
     whole = make(documents=4, calls=None)
     assert [len(timed) for timed in whole.rounds] == [4, 4]  # 2 + 2 * (4 + 1) = 12
     texts = texts_of(call for part in (whole.warm_up, *whole.rounds, *whole.tokenizing) for call in part)
@@ -498,27 +508,31 @@ def test_made_up_texts_have_as_many_tokens_by_the_made_up_vocabulary_as_by_berts
     assert sum(map(len, ours)) == pytest.approx(sum(map(len, berts)), rel=0.06)
 
 
-def test_drawn_checkpoint_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+def test_drawn_checkpoint_is_made_once(tmp_path: Path, checkpoint: Path) -> None:
     made: list[Path] = []
 
     def write(folder: Path, model: RegisteredModel, test_data: Path) -> None:
         made.append(folder)
         shutil.copytree(checkpoint, folder)
 
-    monkeypatch.setattr(models, "write_random_checkpoint", write)
     for _ in range(2):
-        model = open_model("tinybert-l2", bench=tmp_path / "bench", test_data=tmp_path)
+        model = open_model("tinybert-l2", bench=tmp_path / "bench", test_data=tmp_path, write=write)
     assert made == [tmp_path / "bench" / "models" / "tinybert-l2" / "checkpoint-made-up-vocabulary"]
     assert (model.name, model.weights, model.trained) == ("TinyBERT-L-2", "random, seed 0", False)
     assert model.describe()["vocabulary"] == "made up"
 
 
 def test_checkpoint_with_a_made_up_vocabulary_is_not_taken_where_there_is_test_data(
-    tmp_path: Path, vocabularies: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+    tmp_path: Path, vocabularies: Path, checkpoint: Path
 ) -> None:
-    monkeypatch.setattr(models, "write_random_checkpoint", lambda folder, *_: shutil.copytree(checkpoint, folder))
     without, published = (
-        open_model("tinybert-l2", bench=tmp_path / "bench", test_data=folder) for folder in (tmp_path, vocabularies)
+        open_model(
+            "tinybert-l2",
+            bench=tmp_path / "bench",
+            test_data=folder,
+            write=lambda folder, *_: shutil.copytree(checkpoint, folder),
+        )
+        for folder in (tmp_path, vocabularies)
     )
     assert without.folder != published.folder
     assert published.describe()["vocabulary"] == "published"
@@ -595,7 +609,7 @@ def test_throughput_of_a_tiny_model_beside_others_and_those_that_cannot_run(
     shared_checkpoint: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engines = ("--engines", "absent", "fake-int8", "crossrank-fp32", "failing")
-    amounts = ("--documents", "2", "--rounds", "2", "--warm-up", "1", "--baseline", "absent")
+    amounts = ("--documents", "2", "--rounds", "2", "--warm-up", "1", "--baseline", "absent", *SHORT_PEAKS)
     report, result = run_command(
         "throughput", shared_checkpoint, monkeypatch, "--data", str(run_folder), *engines, *amounts
     )

@@ -16,8 +16,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from benchmarks.__main__ import main
 from benchmarks.inputs.collections import Candidates, read_candidates, read_collection
 from benchmarks.inputs.trec import read_qrels, read_run, write_run
-from benchmarks.measure.quality import Quality, mean_quality, measure, measure_queries
-from benchmarks.measure.significance import compare_queries
+from benchmarks.measure.quality import Quality, compare_queries, mean_quality, measure_queries
 from crossrank import CrossEncoder, InputError, MissingDependencyError
 from tests.support.artifacts import make_artifact
 
@@ -209,7 +208,8 @@ def test_map_and_recall_equal_the_figures_by_hand() -> None:
     # Relevant are a, b and e; x is not judged. b is at place 2, a at place 11.
     ranking = ["x", "b", *"stuvwyz0", "a"]
     assert len(ranking) == 11
-    found = measure({"1": ranking}, {"1": {"a": 3, "b": 2, "c": 1, "e": 2}}, relevant_grade=2)
+    qrels = {"1": {"a": 3, "b": 2, "c": 1, "e": 2}}
+    found = mean_quality(measure_queries({"1": ranking}, qrels, relevant_grade=2))
     assert found.map == pytest.approx((1 / 2 + 2 / 11 + 0) / 3)
     assert found.recall_at_10 == pytest.approx(1 / 3)
     assert found.mrr_at_10 == pytest.approx(1 / 2)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import main
+from benchmarks.__main__ import main, parse
+from benchmarks.commands.tradeoff import run
 from benchmarks.inputs.collections import Candidates, Collection, read_collection
-from benchmarks.measure.cascades import cascade_order, choose_depth, held_out
-from benchmarks.measure.quality import measure
-from benchmarks.measure.tradeoff import deal, ranking_scores, weigh
+from benchmarks.measure.cascades import cascade_order, choose_depth, deal, held_out, ranking_scores, weigh
+from benchmarks.measure.quality import mean_quality, measure_queries
 from benchmarks.measure.turns import Series, Spread
-from benchmarks.reporting.tradeoff_plot import Point, draw_tradeoff
+from benchmarks.reporting.plots import Point, draw_tradeoff
 from crossrank import Cascade, CrossEncoder, MissingDependencyError
 from crossrank._artifact.locate import EMBEDDED_NAME
 from crossrank._text.sample_texts import sample_texts
@@ -116,7 +116,7 @@ def test_speed_is_by_round_and_quality_of_all_queries() -> None:
     assert found["fast"].query_ms == Spread(750, 500, 1000)
     qrels = workload.collection.qrels if workload.collection else {}
     rankings = {"1": ["3", "2", "1", "0"], "3": ["0", "1"], "2": ["0", "1", "2", "3"]}
-    assert found["fast"].quality == measure(rankings, qrels, relevant_grade=2)
+    assert found["fast"].quality == mean_quality(measure_queries(rankings, qrels, relevant_grade=2))
 
 
 def tradeoff(*options: object) -> int:
@@ -152,12 +152,12 @@ def test_run_measures_models_and_cascades_and_chooses_a_depth(
         entry.query_id: [entry.doc_ids[hit["corpus_id"]] for hit in cascade.rank(entry.query, entry.documents)]
         for entry in collection.candidates
     }
-    expected = measure(rankings, collection.qrels, relevant_grade=2)
+    expected = mean_quality(measure_queries(rankings, collection.qrels, relevant_grade=2))
     assert report["systems"]["cascade, k=4"]["quality"]["ndcg_at_10"] == pytest.approx(expected.ndcg_at_10)
 
 
 def test_systems_are_called_by_the_precision_that_runs(
-    data: Path, artifacts: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, artifacts: tuple[Path, Path], tmp_path: Path
 ) -> None:
     drawn: list[str] = []
 
@@ -165,11 +165,12 @@ def test_systems_are_called_by_the_precision_that_runs(
         drawn.extend(point.label for point in models)
         return b""
 
-    monkeypatch.setattr("benchmarks.commands.tradeoff.draw_tradeoff", draw)
     output, big = tmp_path / "result.json", f"big={artifacts[1]}"
     # "auto" is int8 for the model that comes with crossrank, which has nothing else, and fp32 for the other.
-    depths = ("--depths", 2, "--rounds", 1, "--documents", 4, "--output", output)
-    assert tradeoff("--data", data, "--model", EMBEDDED_NAME, big, "--cascade", EMBEDDED_NAME, big, *depths) == 0
+    depths = ("--depths", 2, "--rounds", 1, "--documents", 4, "--output", output, "--threads", 1, "--warm-up", 1)
+    models = ("--data", data, "--model", EMBEDDED_NAME, big, "--cascade", EMBEDDED_NAME, big)
+    _, options = parse(["tradeoff", *map(str, (*models, *depths))])
+    run(options, draw=draw)
     systems = json.loads(output.read_text(encoding="utf-8"))["systems"]
     names = [f"{EMBEDDED_NAME} int8", "big fp32"]
     assert list(systems) == [*names, "cascade, k=2"]

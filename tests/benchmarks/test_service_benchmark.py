@@ -10,11 +10,13 @@ import pytest
 
 from benchmarks import ROOT
 from benchmarks.__main__ import main
-from benchmarks.commands.service import format_loads, format_targets, spreads
+from benchmarks.commands.service import format_loads
 from benchmarks.engines.registry import ENGINES, EngineSpec
 from benchmarks.measure.load import Callers, Texts, arrivals, closed_loop, open_loop
+from benchmarks.measure.rounds import OURS, OVERHEAD, Found, spreads
 from benchmarks.measure.turns import Spread
-from benchmarks.reporting.load_goals import OURS, OVERHEAD, Found, Reached, reach, targets
+from benchmarks.reporting.goals import Checked, Reached, goals_table, load_goals
+from benchmarks.reporting.tables import markdown_table
 from crossrank import Overloaded, Ranking
 from tests.support.tiny_models import make_checkpoint
 
@@ -96,11 +98,7 @@ def test_arrivals_bring_the_load_that_was_asked_for() -> None:
         assert {size for _, size in found} == ({10} if documents else {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000})
 
 
-def by_claim(rounds: list[Found]) -> dict[str, Reached]:
-    return {entry.target.claim: entry for entry in reach(targets("M", "L", "peer", 50), rounds)}
-
-
-def test_targets_are_medians_of_the_rounds_ratios_and_less_one_batch_where_it_says_so() -> None:
+def test_goals_are_medians_of_the_rounds_ratios_and_less_one_batch_where_it_says_so() -> None:
     def one(ours: float, theirs: float) -> Found:
         return {
             "16 callers x 10": {OURS: {"docs_per_s": ours}, "peer": {"docs_per_s": theirs}},
@@ -113,18 +111,20 @@ def test_targets_are_medians_of_the_rounds_ratios_and_less_one_batch_where_it_sa
             "scheduler": {OURS: {"overhead": 0.05}},
         }
 
-    found = by_claim([one(800, 100), one(950, 200), one(1000, 250)])
+    rounds = [one(800, 100), one(950, 200), one(1000, 250)]
+    rows = goals_table([goal.check(rounds) for goal in load_goals("M", "L", "peer", 50)])
+    assert rows[0] == ["", "wanted", "reached", "min", "max", ""]
 
-    def shown(start: str) -> tuple[str, ...]:
-        return next(entry.row()[1:] for claim, entry in found.items() if claim.startswith(start))
+    def shown(start: str) -> list[str]:
+        return next(cells for claim, *cells in rows if claim.startswith(start))
 
-    assert shown("docs/s of 16 callers") == (">= 90.0%", "95.0%", "80.0%", "100.0%", "met")
-    assert shown("docs/s to peer, 16 callers x 10, M fp32") == (">= 5.00x", "4.75x", "4.00x", "8.00x", "not met")
-    assert shown("docs/s to peer, 16 callers x 10, L int8") == (">= 4.00x", "-", "-", "-", "not measured")
-    assert shown("goodput at 3x capacity to peak, requests of 10") == (">= 95.0%", "90.0%", "90.0%", "90.0%", "not met")
-    assert shown("p99 of accepted at 3x capacity to p99 at 1x, requests of 10")[1] == "2.50x"
-    assert shown("p99 of 10 beside")[1:] == ("2.80x", "2.80x", "2.80x", "met")
-    assert shown("overrun at p99 of rank(deadline_ms=50), idle")[1:] == ("8.0%", "8.0%", "8.0%", "met")
+    assert shown("docs/s of 16 callers") == ["≥ 90.0%", "95.0%", "80.0%", "100.0%", "met"]
+    assert shown("docs/s to peer, 16 callers x 10, M fp32") == ["≥ 5", "4.75", "4", "8", "not met"]
+    assert shown("docs/s to peer, 16 callers x 10, L int8") == ["≥ 4", "", "", "", "not measured"]
+    assert shown("goodput at 3x capacity to peak, requests of 10") == ["≥ 95.0%", "90.0%", "90.0%", "90.0%", "not met"]
+    assert shown("p99 of accepted at 3x capacity to p99 at 1x, requests of 10")[1] == "2.5"
+    assert shown("p99 of 10 beside")[1:] == ["2.8", "2.8", "2.8", "met"]
+    assert shown("overrun at p99 of rank(deadline_ms=50), idle")[1:] == ["8.0%", "8.0%", "8.0%", "met"]
     assert shown("overrun at p99 of rank(deadline_ms=50), loaded")[-1] == "not measured"
     assert shown("scheduler overhead")[-1] == "met"
 
@@ -171,7 +171,7 @@ def test_a_quick_run_shows_every_load_and_target_and_names_what_it_could_not_mea
         "docs/s to fake in a thread pool, 16 callers x 10, absent int8",
     ]
     out, err = capsys.readouterr()
-    assert format_targets([]).strip().split()[0] in out
+    assert "  ".join(goals_table([])[0][1:3]) in out
     assert out.rstrip().splitlines()[-1].startswith("overrun at p99 of rank(deadline_ms=50), loaded")
     assert "absent: not measured: " in err
 
@@ -185,10 +185,10 @@ def test_the_document_says_of_each_target_what_the_result_does() -> None:
     folder = ROOT / "benchmarks"
     result = json.loads((folder / "results" / "service-tinybert-l2.json").read_text(encoding="utf-8"))
     names = ("TinyBERT-L-2", "MiniLM-L12", "sentence-transformers torch fp32 in a thread pool")
-    reached = [
-        Reached(target, Spread(**entry["reached"]))
-        for target, entry in zip(targets(*names, 50), result["targets"], strict=True)
-    ]
-    assert [entry.describe() for entry in reached] == result["targets"]
+    checked = []
+    for goal, entry in zip(load_goals(*names, 50), result["targets"], strict=True):
+        found = Spread(**entry["reached"])
+        checked.append(Checked(goal, Reached(found.median, spread=found)))
+    assert [entry.describe() for entry in checked] == result["targets"]
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert "\n".join(f"| {' | '.join(entry.row())} |" for entry in reached) in text
+    assert markdown_table(goals_table(checked)) in text

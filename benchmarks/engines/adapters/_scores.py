@@ -1,13 +1,15 @@
-"""What adapters share: which figure of a model's output is a document's score, and who says so."""
+"""What adapters share: which figure of a model's output is a document's score, batches, and who says so."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks.engines.registry import Engine
 
 BATCH = 32  # documents of a batch where a library leaves it to its caller: sentence-transformers' default
 
@@ -36,12 +38,6 @@ def labels_of(folder: Path) -> int:
     return len(config.get("id2label") or ()) or int(config.get("num_labels", 2))  # 2 is transformers' default
 
 
-def max_tokens(folder: Path) -> int:
-    """Most tokens of a pair: the positions of a BERT-like model."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(config["max_position_embeddings"])
-
-
 def versions(*packages: str) -> dict[str, str]:
     """The installed versions."""
     return {package: metadata.version(package) for package in packages}
@@ -50,3 +46,34 @@ def versions(*packages: str) -> dict[str, str]:
 def batches(texts: Sequence[str], size: int = BATCH) -> list[list[str]]:
     """Texts in their order, so many at a time."""
     return [list(texts[start : start + size]) for start in range(0, len(texts), size)]
+
+
+def plain_engine(
+    folder: Path, split: Any, logits: Callable[[Any], Any], facts: dict[str, str], packages: dict[str, str]
+) -> Engine:
+    """A model behind transformers' tokenizer, as people call it: batches in the documents' order, padded and cut.
+
+    Args:
+        folder: The checkpoint, or what was made of it.
+        split: The tokenizer.
+        logits: The tokenizer's output -> [documents, labels].
+        facts: What runs.
+        packages: Package -> version.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    limit = int(config["max_position_embeddings"])  # of a BERT-like model
+    kind = "np" if facts["graph"] != "torch" else "pt"
+
+    def features(query: str, documents: list[str]) -> Any:
+        queries = [query] * len(documents)
+        return split(queries, documents, padding=True, truncation=True, max_length=limit, return_tensors=kind)
+
+    def score(query: str, documents: list[str]) -> object:
+        return np.concatenate([logits(features(query, batch)) for batch in batches(documents)])
+
+    def tokenize(query: str, documents: list[str]) -> None:
+        for batch in batches(documents):
+            features(query, batch)
+
+    facts |= {"batches": f"{BATCH} in the given order"}
+    return Engine(score, facts, packages, read=relevance, tokenize=tokenize)

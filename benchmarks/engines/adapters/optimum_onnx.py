@@ -1,9 +1,7 @@
 """optimum's ORTModelForSequenceClassification with transformers' tokenizer, on the ONNX file that it exported."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnxruntime
 import torch
 from optimum.onnxruntime import ORTModelForSequenceClassification
@@ -11,7 +9,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.engines.registry import Engine
 
-from ._scores import BATCH, batches, max_tokens, relevance, versions
+from ._scores import plain_engine, versions
 
 
 def open(folder: Path, threads: int) -> Engine:
@@ -19,7 +17,6 @@ def open(folder: Path, threads: int) -> Engine:
     torch.set_num_threads(threads)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    split: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = ORTModelForSequenceClassification.from_pretrained(
         folder,
         subfolder="onnx",
@@ -28,28 +25,10 @@ def open(folder: Path, threads: int) -> Engine:
         provider="CPUExecutionProvider",
         local_files_only=True,
     )
-    limit = max_tokens(folder)
-
-    def features(query: str, documents: list[str]) -> Any:
-        queries = [query] * len(documents)
-        return split(queries, documents, padding=True, truncation=True, max_length=limit, return_tensors="np")
-
-    def score(query: str, documents: list[str]) -> object:
-        return np.concatenate([model(**features(query, batch)).logits for batch in batches(documents)])
-
-    def tokenize(query: str, documents: list[str]) -> None:
-        for batch in batches(documents):
-            features(query, batch)
-
-    return Engine(
-        score,
-        {
-            "precision": "fp32",
-            "graph": "onnx/model.onnx",
-            "runs_on": "CPUExecutionProvider",
-            "batches": f"{BATCH} in the given order",
-        },
+    return plain_engine(
+        folder,
+        AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        lambda features: model(**features).logits,
+        {"precision": "fp32", "graph": "onnx/model.onnx", "runs_on": "CPUExecutionProvider"},
         versions("optimum", "optimum-onnx", "onnxruntime", "transformers", "tokenizers"),
-        read=relevance,
-        tokenize=tokenize,
     )

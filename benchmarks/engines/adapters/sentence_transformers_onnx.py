@@ -14,7 +14,7 @@ from sentence_transformers import (
 
 from benchmarks.engines.registry import Engine
 
-from ._sentence_transformers import engine, quiet
+from .sentence_transformers_torch import engine, quiet
 
 _FILES = {
     "onnx": "onnx/model.onnx",

@@ -1,13 +1,15 @@
-"""sentence-transformers' CrossEncoder on torch."""
+"""sentence-transformers' CrossEncoder on torch, and what its other backends share with it."""
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
+from transformers.utils import logging
 
 from benchmarks.engines.registry import Engine
 
-from ._sentence_transformers import engine, quiet
+from ._scores import BATCH, batches, relevance, versions
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -23,3 +25,30 @@ def open(folder: Path, threads: int, *, dtype: str) -> Engine:
         model_kwargs={"torch_dtype": _DTYPES[dtype]},
     )
     return engine(model, {"precision": dtype, "graph": "torch"})
+
+
+def quiet(threads: int) -> None:
+    """Set torch's threads and switch progress bars off."""
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+
+
+def engine(model: CrossEncoder, facts: dict[str, str], *packages: str) -> Engine:
+    """A loaded `CrossEncoder` with its own defaults, as an engine."""
+
+    def score(query: str, documents: list[str]) -> object:
+        return model.predict([(query, document) for document in documents], show_progress_bar=False)
+
+    def tokenize(query: str, documents: list[str]) -> None:
+        # As predict does it: the longest texts first, and each batch padded to its longest pair.
+        order = np.argsort([-len(document) for document in documents])
+        for batch in batches([documents[i] for i in order]):
+            model.preprocess([(query, document) for document in batch])
+
+    return Engine(
+        score,
+        {"runs_on": "cpu", "batches": f"{BATCH} of like length, its default"} | facts,
+        versions("sentence-transformers", "transformers", "tokenizers", "torch", *packages),
+        read=relevance,
+        tokenize=tokenize,
+    )

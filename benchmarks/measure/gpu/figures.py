@@ -16,10 +16,27 @@ from crossrank._artifact.parity import BOUNDS, compare_logits
 from crossrank.export._prove.reference import reference_logits
 from crossrank.export._read.texts import load_pairs
 
+from .contenders import (
+    BASELINES,
+    FORMS,
+    GRAPHS,
+    OURS,
+    PACKED,
+    PADDED,
+    Call,
+    Contender,
+    Form,
+    Keep,
+    Series,
+    Work,
+    fixed_works,
+    make_works,
+    take_turns,
+    text_work,
+)
 from .models import GpuModel, Place, Size, open_gpu_model, write_graph
-from .ours import GRAPHS, OURS, PACKED, PADDED, packed_contender, padded_contender
-from .peers import BASELINES, open_peers
-from .work import FORMS, Call, Contender, Form, Keep, Series, Work, fixed_works, make_works, take_turns, text_work
+from .ours import packed_contender, padded_contender
+from .peers import open_peers
 
 LENGTHS = (128, 512)  # tokens of every pair, beside texts of real lengths
 CALL_SIZES = (10, 100, 1000)  # documents of a call whose latency is taken

@@ -10,8 +10,8 @@ from typing import Any
 
 from crossrank._machine.gpu import read_gpu_facts
 
+from .contenders import Keep
 from .models import Place
-from .work import Keep
 
 _PACKAGES = ("crossrank", "numpy", "onnx", "sentence-transformers", "tokenizers", "torch", "transformers", "triton")
 _SERIES, _TOGETHER = 5, 100

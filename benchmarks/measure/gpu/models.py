@@ -7,9 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.inputs.models import CHECKPOINTS, SHAPES
+from benchmarks.inputs.models import CHECKPOINTS, SHAPES, drawn_folder
 from benchmarks.inputs.random_checkpoint import write_random_checkpoint
-from benchmarks.inputs.vocabulary import find_vocabulary
 from crossrank._machine.cpu import ThreadCount, resolve_threads
 from crossrank._machine.device import Device
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
@@ -54,7 +53,6 @@ MODELS: dict[str, Shape] = {
 }
 REPEATED = ("bert-multilingual", "pt-tinybert", "capreolus-electra-base")
 QUALITY_MODEL = "minilm-l12"  # whose published weights the test data has
-_WITHOUT_VOCABULARY = "checkpoint-made-up-vocabulary"
 _REHEARSED_HEADS, _REHEARSED_HEAD_SIZE = 2, 16
 
 
@@ -133,9 +131,8 @@ def open_gpu_model(key: str, place: Place) -> GpuModel:
     if folder is None:
         registered = find_model(shape.id)
         assert registered is not None, "MODELS names registered models"
-        # As `open_model` calls them, which may have drawn some of them before.
-        name = "checkpoint" if find_vocabulary(registered.vocabulary, place.test_data) else _WITHOUT_VOCABULARY
-        folder = place.bench / ("gpu-rehearsal" if place.rehearse else "models") / key / name
+        kept = place.bench / ("gpu-rehearsal" if place.rehearse else "models") / key
+        folder = drawn_folder(registered, kept, place.test_data)
         if not folder.exists():
             write_random_checkpoint(folder, rehearsed(registered) if place.rehearse else registered, place.test_data)
     return GpuModel(key, shape, read_checkpoint(folder), trained, place)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure.turns import Floats
 from crossrank._calls.run import Scorer
 from crossrank._device.cuda.batches import plan_packed_batches
 from crossrank._device.cuda.session import CPU_SETTINGS, GPU_SETTINGS, PackedSession, PackedSettings
@@ -20,11 +21,9 @@ from crossrank._schedule.processes import Schedulers
 from crossrank._schedule.scheduler import Scheduler
 from crossrank._text.pairs import PairSource
 
+from .contenders import GRAPHS, PACKED, PADDED, Call, Contender, Work, in_order, like_length, select
 from .models import GpuModel, write_graph
-from .work import Call, Contender, Floats, Work, in_order, like_length, select
 
-PACKED, GRAPHS, PADDED = "crossrank packed", "crossrank packed, CUDA graphs", "crossrank padded"
-OURS = (GRAPHS, PACKED)  # the first is what tables call crossrank; the second where no CUDA graph can be captured
 _PADDED_BATCH = 256
 
 

@@ -14,22 +14,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measure.turns import Floats
 from crossrank._device.cuda.batches import plan_packed_batches
 from crossrank._device.inputs import packed_positions, padded_ids
 from crossrank._machine.onnxruntime import ort
 from crossrank._text.pairs import PackedPairs
 
+from .contenders import (
+    BASELINES,
+    FUSED,
+    ST_BF16,
+    ST_DEFAULT,
+    ST_LARGE,
+    VARLEN,
+    Call,
+    Contender,
+    Work,
+    in_order,
+    like_length,
+    select,
+)
 from .models import GpuModel, write_graph
 from .ours import settings_of
-from .work import Call, Contender, Floats, Work, in_order, like_length, select
 
-ST_DEFAULT, ST_LARGE, ST_BF16 = (
-    *("sentence-transformers fp16, batch 32", "sentence-transformers fp16, batch 256"),
-    "sentence-transformers bf16, batch 256",
-)
-VARLEN, FUSED = "transformers fp16, varlen attention", "onnxruntime fp16, fused and padded"
-BASELINES = (ST_DEFAULT, ST_LARGE)  # the faster of the two is what targets compare with
-PEERS = (*BASELINES, ST_BF16, VARLEN, FUSED)
 _BATCH = 256
 
 
@@ -143,7 +150,7 @@ def _varlen(model: GpuModel) -> Contender:
     import torch
     from transformers import AttentionInterface, AutoModelForSequenceClassification
 
-    AttentionInterface.register("crossrank_varlen", _attend_in_parts if model.place.rehearse else _attend_varlen)
+    AttentionInterface.register("crossrank_varlen", attend_in_parts if model.place.rehearse else attend_varlen)
     device = _torch_device(model)
     network: Any = AutoModelForSequenceClassification.from_pretrained(
         model.folder,
@@ -195,7 +202,7 @@ def _varlen(model: GpuModel) -> Contender:
     return Contender(VARLEN, {"model": joined}, facts)
 
 
-def _attend_varlen(
+def attend_varlen(
     module: Any, query: Any, key: Any, value: Any, mask: Any, *, cu_seq_lens_q: Any, max_length_q: int, **_: Any
 ) -> tuple[Any, None]:
     """[1, heads, tokens, size] each -> [1, tokens, heads, size]."""
@@ -212,7 +219,7 @@ def _attend_varlen(
     return found[None, ..., :size], None
 
 
-def _attend_in_parts(
+def attend_in_parts(
     module: Any, query: Any, key: Any, value: Any, mask: Any, *, cu_seq_lens_q: Any, **_: Any
 ) -> tuple[Any, None]:
     """The same on a CPU, one pair after the other."""

@@ -9,12 +9,13 @@ import numpy as np
 from benchmarks.inputs.collections import Collection, cut_collection, read_collection
 from benchmarks.inputs.workloads import TREC_DL19
 from benchmarks.measure.quality import measure_scores
+from benchmarks.measure.turns import Floats
 from crossrank import CrossEncoder
 from crossrank._artifact.parity import kendall_tau
 from crossrank.export import export_model
 
+from .contenders import Keep
 from .models import QUALITY_MODEL, Place, open_gpu_model
-from .work import Floats, Keep
 
 
 def measure_quality(place: Place, keep: Keep) -> None:

@@ -10,9 +10,9 @@ from statistics import median
 from crossrank._device.cuda.batches import make_buckets, sample_of
 from crossrank._device.cuda.session import PackedSession, PackedSettings
 
+from .contenders import Keep, Work, make_works, take_turns
 from .models import GpuModel, Place, open_gpu_model, write_graph
 from .ours import joined_call, open_otherwise, open_packed, settings_of
-from .work import Keep, Work, make_works, take_turns
 
 TUNED_MODELS = ("minilm-l6", "bert-base", "tinybert-l2", "bert-large")
 _BUDGETS = (4096, 8192, 16384, 32768, 65536, 131072)

@@ -12,18 +12,29 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measure.turns import Floats, Turns
 from crossrank._text.pairs import PackedPairs, PairSource
 from crossrank._text.sample_texts import sample_texts
 from crossrank._text.tokens import Tokens, gather_index
 from crossrank.export._architectures.checkpoint import Checkpoint
 
-Floats = NDArray[np.float32]
 Call = Callable[[], Floats]
 # What a call begins with: joined pairs of token ids; queries as texts and documents as token ids; texts alone.
 Form = Literal["model", "encoded", "texts"]
 FORMS: tuple[Form, ...] = ("model", "encoded", "texts")
 # Told a section's name and content when it is done.
 Keep = Callable[[str, object], None]
+
+PACKED, GRAPHS, PADDED = "crossrank packed", "crossrank packed, CUDA graphs", "crossrank padded"
+OURS = (GRAPHS, PACKED)  # the first is what tables call crossrank; the second where no CUDA graph can be captured
+ST_DEFAULT, ST_LARGE, ST_BF16 = (
+    *("sentence-transformers fp16, batch 32", "sentence-transformers fp16, batch 256"),
+    "sentence-transformers bf16, batch 256",
+)
+VARLEN, FUSED = "transformers fp16, varlen attention", "onnxruntime fp16, fused and padded"
+BASELINES = (ST_DEFAULT, ST_LARGE)  # the faster of the two is what goals compare with
+PEERS = (*BASELINES, ST_BF16, VARLEN, FUSED)
+KERNELS = WITH_FLASH, WITHOUT_FLASH, PADDED_PEER = "packed", "packed without FlashAttention", "fused and padded"
 
 _DOCUMENTS_PER_QUERY = 100
 _NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64))
@@ -68,12 +79,12 @@ class Contender:
     facts: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Series:
     """What a contender gave: seconds of each timed call, and how many logits of all its calls were no numbers."""
 
-    seconds: list[float]
-    not_finite: int
+    seconds: list[float] = field(default_factory=list)
+    not_finite: int = 0
 
 
 def make_works(checkpoint: Checkpoint, documents: int, count: int) -> list[Work]:
@@ -143,9 +154,7 @@ def in_order(batches: Sequence[NDArray[np.intp]], logits: Sequence[Floats]) -> F
 def take_turns(
     calls: Mapping[str, Sequence[Call]], *, warm_up: int = 1, limit_s: float = float("inf"), least: int = 20
 ) -> tuple[dict[str, Series], dict[str, str]]:
-    """Make the calls of several contenders in turns, so that a slow moment of the machine hits all of them.
-
-    Each turn begins with another contender.
+    """Make the calls of several contenders in turns.
 
     Args:
         calls: Name -> its calls, as many for each.
@@ -156,25 +165,19 @@ def take_turns(
     Returns:
         Name -> what it gave, and name -> why it failed, which is then left out.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    not_finite = dict.fromkeys(calls, 0)
-    failed: dict[str, str] = {}
-    begin = time.perf_counter()
+    series = {name: Series() for name in calls}
+    turns, begin = Turns(calls, catch=Exception), time.perf_counter()  # what others' engines raise has no common base
     for turn in range(max(map(len, calls.values()), default=0)):
         if turn >= warm_up + least and time.perf_counter() - begin > limit_s:
             break
-        names = list(seconds)
-        first = turn % max(1, len(names))
-        for name in names[first:] + names[:first]:
+
+        def call(name: str, turn: int = turn) -> None:
             start = time.perf_counter()
-            try:
-                logits = calls[name][turn]()
-            except Exception as error:  # what others' engines raise has no common base
-                failed[name] = f"{type(error).__name__}: {error}"
-                del seconds[name]
-                continue
+            logits = calls[name][turn]()
             took = time.perf_counter() - start
-            not_finite[name] += int(np.count_nonzero(~np.isfinite(logits)))
+            series[name].not_finite += int(np.count_nonzero(~np.isfinite(logits)))
             if turn >= warm_up:
-                seconds[name].append(took)
-    return {name: Series(values, not_finite[name]) for name, values in seconds.items()}, failed
+                series[name].seconds.append(took)
+
+        turns.each(call)
+    return {name: series[name] for name in turns.names}, turns.failed

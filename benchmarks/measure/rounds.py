@@ -6,36 +6,46 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
-from benchmarks.engines.registry import ENGINES, EngineSpec
-from benchmarks.engines.worker import EngineUnavailable, WorkerError
+from benchmarks.engines.registry import ENGINES, EngineSpec, EngineUnavailable, WorkerError
 from benchmarks.inputs.models import BenchmarkModel
-from benchmarks.reporting.load_goals import (
-    ALONE,
-    BESIDE,
-    IDLE,
-    LOADED,
-    MIX,
-    ONE_LARGE,
-    OURS,
-    OVERHEAD,
-    SIXTEEN,
-    TIMES,
-    closed_load,
-    open_load,
-)
 
-from .load_process import BOUNDED, DEADLINE, DIRECT, LOCKED, ROOMY, SHARED, Group, Measured, Subject, open_subject
+from .subject import BOUNDED, DEADLINE, DIRECT, LOCKED, ROOMY, SHARED, Group, Measured, Subject
+from .turns import Spread, Turns, spread
 
 UNITS = 46  # of time in a round: 16 + 5 closed, 17 open, 3 beside, 4 deadlines, 1 overhead
 
-_LOCK = "crossrank under a lock"
+# Systems and loads, by name.
+OURS, _LOCK = "crossrank", "crossrank under a lock"
+ONE_LARGE, SIXTEEN = "1 caller x 1,000", "16 callers x 10"
+MIX = "1-1,000"
+ALONE, BESIDE = "10, alone", "10, beside 2 callers x 1,000"
+IDLE, LOADED = "deadline, idle", "deadline, beside 16 callers x 10"
+OVERHEAD = "scheduler"
+TIMES = (0.1, 0.5, 1, 2, 3)  # of capacity
+
 _CALLERS = (1, 4, 16, 64)
 # In open loops: enough callers for ours to fill its queue; a lock and a pool are kept busy by fewer.
 _OURS_AT_ONCE, _OTHERS_AT_ONCE = 256, 16
 _WARM_UP_S = 1.0  # at least; less where loads are shorter
 _PAUSE_S = 0.05  # idle threads spin for some milliseconds before they sleep
 
-Figures = dict[str, float | None]
+# Load -> system -> figure: of a round, and over the rounds.
+Found = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+Spreads = dict[str, dict[str, dict[str, Spread]]]
+
+
+def closed_load(callers: int, size: str) -> str:
+    """The name of a closed loop."""
+    return f"{callers} callers x {size}" if callers > 1 else f"{callers} caller x {size}"
+
+
+def open_load(times: float, size: str) -> str:
+    """The name of an open loop.
+
+    >>> open_load(3, "10")
+    'arriving, 3 x capacity, 10'
+    """
+    return f"arriving, {times:g} x capacity, {size}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +87,9 @@ def open_fleet(
     Raises:
         EngineUnavailable: If ours cannot be opened.
     """
-    warm_up_s = min(_WARM_UP_S, unit_s)
 
     def subject(spec: EngineSpec) -> Subject:
-        return stack.enter_context(open_subject(spec, model, threads=threads, warm_up_s=warm_up_s))
+        return stack.enter_context(Subject(spec, model, threads=threads, warm_up_s=min(_WARM_UP_S, unit_s)))
 
     ours = subject(ENGINES[f"crossrank-{precision}"])
     fleet = {OURS: System(ours, open=BOUNDED, callers=_OURS_AT_ONCE), _LOCK: System(ours, closed=LOCKED, open=LOCKED)}
@@ -105,7 +114,7 @@ class Round:
     number: int
     unit_s: float
     unavailable: dict[str, str]
-    found: dict[str, dict[str, Figures]] = field(default_factory=dict)
+    found: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
 
     def measure(self, fleet: Mapping[str, System], int8: Mapping[str, System], int8_model: str) -> None:
         """All loads.
@@ -129,14 +138,14 @@ class Round:
             self._open(times, MIX, fleet, None)
         for times in (1, TIMES[-1]):
             self._open(times, "10", alone, 10)
-        small, large, busy = Group(SHARED, 1, 10), Group(SHARED, 2, 1000), Group(SHARED, 16, 10)
-        late = Group(DEADLINE, 1, 1000)
-        for load, groups, units in (
-            (ALONE, [small], 1),
-            (BESIDE, [small, large], 2),
-            (IDLE, [late], 2),
-            (LOADED, [late, busy], 2),
-        ):
+        small, late = (SHARED, 1, 10), (DEADLINE, 1, 1000)
+        loads: dict[str, tuple[list[Group], int]] = {
+            ALONE: ([small], 1),
+            BESIDE: ([small, (SHARED, 2, 1000)], 2),
+            IDLE: ([late], 2),
+            LOADED: ([late, (SHARED, 16, 10)], 2),
+        }
+        for load, (groups, units) in loads.items():
             self._turns(load, alone, partial(self._ask, groups=groups, units=units))
         overhead = fleet[OURS].subject.overhead(SHARED, DIRECT, 10, seconds=self.unit_s)
         self.found[OVERHEAD] = {OURS: {"overhead": round(overhead, 4)}}
@@ -144,7 +153,7 @@ class Round:
     def _closed(
         self, load: str, systems: Mapping[str, System], callers: int, documents: int | None, units: int = 1
     ) -> None:
-        self._turns(load, systems, lambda it: self._ask(it, [Group(it.closed, callers, documents)], units))
+        self._turns(load, systems, lambda it: self._ask(it, [(it.closed, callers, documents)], units))
 
     def _ask(self, system: System, groups: Sequence[Group], units: int) -> Measured:
         return system.subject.closed(groups, seconds=units * self.unit_s, seed=self.number)
@@ -166,19 +175,33 @@ class Round:
         self._turns(open_load(times, size), systems, ask)
 
     def _turns(self, load: str, systems: Mapping[str, System], ask: Callable[[System], Measured]) -> None:
-        names = list(systems)
-        first = self.number % max(1, len(names))
-        figures = self.found.setdefault(load, {})
-        for name in names[first:] + names[:first]:
+        def measure(name: str) -> Measured:
             time.sleep(_PAUSE_S)
-            try:
-                measured = ask(systems[name])
-            except WorkerError as error:
-                if name == OURS:
-                    raise
-                self.unavailable[f"{name}, {load}"] = str(error)
-                continue
-            answers = measured.groups[0]
-            figures[name] = answers.figures() | {"batch_ms": measured.batch_ms}
-            if answers.error:
-                self.unavailable[f"{name}, {load}"] = answers.error
+            return ask(systems[name])
+
+        turns = Turns(systems, first=self.number)
+        measured = turns.each(measure)
+        if OURS in turns.failed:
+            raise WorkerError(turns.failed[OURS])
+        self.found[load] = {name: one.figures for name, one in measured.items()}
+        failed = turns.failed | {name: one.failure for name, one in measured.items() if one.failure}
+        self.unavailable.update({f"{name}, {load}": why for name, why in failed.items()})
+
+
+def spreads(rounds: Sequence[Found]) -> Spreads:
+    """Every figure over the rounds that have it, and ``ours_to_it``: our docs/s to a system's in the same round."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for figures_of_round in rounds:
+        for load, systems in figures_of_round.items():
+            ours = systems.get(OURS, {}).get("docs_per_s")
+            for system, figures in systems.items():
+                kept = found.setdefault(load, {}).setdefault(system, {})
+                speed = figures.get("docs_per_s")
+                ratio = {"ours_to_it": ours / speed} if ours and speed and system != OURS else {}
+                for name, value in {**figures, **ratio}.items():
+                    if value is not None:
+                        kept.setdefault(name, []).append(value)
+    return {
+        load: {system: {name: spread(values) for name, values in kept.items()} for system, kept in systems.items()}
+        for load, systems in found.items()
+    }

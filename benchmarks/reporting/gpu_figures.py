@@ -1,47 +1,13 @@
-"""What crossrank is meant to reach on one H100, and what the results of a GPU run say of it; pure."""
+"""Figures looked up in the sections of a GPU run: who stands for crossrank, speeds, ratios, latencies, errors."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.measure.gpu.models import MODELS
-from benchmarks.measure.gpu.ours import GRAPHS, OURS, PACKED
-from benchmarks.measure.gpu.peers import BASELINES
-from benchmarks.measure.gpu.work import FORMS, Form
+from benchmarks.measure.gpu.contenders import BASELINES, FORMS, GRAPHS, OURS, PACKED, Form
 
-# Part -> its sections.
-Sections = Mapping[str, Mapping[str, Any]]
+from .result import look_up
 
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One claim.
-
-    Attributes:
-        claim: In words.
-        wanted: The figure that reaches it.
-        find: Gives the figure, None where it was not measured.
-        at_most: The figure may be `wanted` at most; otherwise it must be that at least.
-    """
-
-    claim: str
-    wanted: float
-    find: Callable[[Sections], float | None]
-    at_most: bool = False
-
-    def state(self, found: float | None) -> str:
-        """What a figure means."""
-        if found is None:
-            return "not measured"
-        return "reached" if (found <= self.wanted if self.at_most else found >= self.wanted) else "not reached"
-
-
-def look_up(content: Any, *path: str) -> Any:
-    """What lies at a path in nested tables, None where it does not go on."""
-    for name in path:
-        content = content.get(name) if isinstance(content, Mapping) else None
-    return content
+Sections = Mapping[str, Mapping[str, Any]]  # part -> its sections
 
 
 def ours(sections: Sections, key: str) -> str:
@@ -116,43 +82,3 @@ def worst_error(sections: Sections, key: str) -> tuple[float, float, int] | None
         min(row["kendall_tau"] for row in rows),
         max(row["nan_count"] for row in rows),
     )
-
-
-_LEAST_RATIO = {"small": 3.0, "base": 2.0, "large": 2.0}
-
-
-def _fast(key: str, form: Form, wanted: float) -> Target:
-    what = {"encoded": "encoded documents", "texts": "texts"}[form]
-    claim = f"{MODELS[key].name}, {what}, docs/s"
-    return Target(claim, wanted, partial(speed, key=key, form=form))
-
-
-def _p50(sections: Sections, key: str, documents: int, form: Form) -> float | None:
-    found = latency(sections, key, documents, form)
-    return found and found[0]
-
-
-TARGETS: tuple[Target, ...] = (
-    *(
-        Target(
-            f"{shape.name}, texts, docs/s to sentence-transformers fp16",
-            _LEAST_RATIO[shape.size],
-            partial(ratio, key=key),
-        )
-        for key, shape in MODELS.items()
-    ),
-    _fast("minilm-l6", "encoded", 80_000),
-    _fast("minilm-l6", "texts", 40_000),
-    _fast("tinybert-l2", "encoded", 300_000),
-    _fast("tinybert-l2", "texts", 60_000),
-    _fast("bert-base", "encoded", 15_000),
-    _fast("electra-base", "encoded", 15_000),
-    _fast("bert-large", "encoded", 4_500),
-    Target(
-        "MiniLM-L6, encoded documents, p50 of 100 in ms",
-        4,
-        partial(_p50, key="minilm-l6", documents=100, form="encoded"),
-        at_most=True,
-    ),
-    Target("MiniLM-L12, TREC DL 2019, nDCG@10 lost by fp16", 0.001, quality_loss, at_most=True),
-)

@@ -1,0 +1,387 @@
+"""``throughput``, ``latency``, ``memory`` and ``startup``: engines beside each other, each in a process of its own."""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from statistics import median
+
+import numpy as np
+
+from benchmarks.engines.registry import ENGINES, EngineUnavailable, WorkerError
+from benchmarks.engines.worker import Worker
+from benchmarks.inputs.collections import Candidates
+from benchmarks.inputs.models import BenchmarkModel
+from benchmarks.inputs.workloads import Workload, make_workload, random_length_calls, synthetic_calls
+from benchmarks.measure.peaks import PEAK_S, Peaks, operations_per_pair
+from benchmarks.measure.summary import Summary, choose_baseline, summarize
+from benchmarks.measure.turns import Series, Turns, interleave, percentiles, spread
+from benchmarks.options import (
+    add_data_argument,
+    add_run_arguments,
+    add_workload_arguments,
+    check_output,
+    open_benchmark_model,
+    open_data,
+    open_workload,
+    positive,
+)
+from benchmarks.reporting.result import describe_machine, describe_run, print_unavailable, shorten_reasons, write_result
+from benchmarks.reporting.tables import Rows, format_table, progress, shown, spread_cells
+
+_ENGINES = ("crossrank-fp32", "crossrank-int8", "st-torch-fp32")
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a command found.
+
+    Attributes:
+        unavailable: Engine key -> why it has no figures.
+        workers: Engine key -> its worker, which may have ended.
+        figures: Engine key -> its figures, as JSON has them.
+        more: What else the result says.
+        heading: What was measured, in words.
+        note: What the table says, in words.
+        rows: The table.
+    """
+
+    unavailable: dict[str, str]
+    workers: Mapping[str, Worker] = field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    more: Mapping[str, object] = field(default_factory=dict)
+    heading: str = ""
+    note: str = ""
+    rows: Rows = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One of the commands.
+
+    Attributes:
+        timed: What the figures are of, in words.
+        declare: Declares the options that are its own.
+        measure: Options and model -> what was found.
+    """
+
+    timed: str
+    declare: Callable[[argparse.ArgumentParser], None]
+    measure: Callable[[argparse.Namespace, BenchmarkModel], Measured]
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+        add_run_arguments(parser, engines=_ENGINES)
+        self.declare(parser)
+
+    def run(self, options: argparse.Namespace) -> None:
+        """Measure, print the table and write the result.
+
+        Raises:
+            InputError: If there is no such model or data, or the result could not be written.
+            WorkerError: If none of the engines could be measured.
+        """
+        machine = describe_machine()
+        check_output(options)
+        model = open_benchmark_model(options, options.model)
+        found = self.measure(options, model)
+        unavailable = {ENGINES[key].name: reason for key, reason in found.unavailable.items()}
+        print_unavailable(unavailable)
+        if not found.figures:
+            raise WorkerError("no engine could be measured")
+        heading = (f"{model.name} ({model.weights} weights)", found.heading, f"{options.threads} threads")
+        lines = (", ".join(filter(None, heading)), self.timed, found.note, format_table(found.rows))
+        print("\n".join(filter(None, lines)))
+        if not options.output:
+            return
+        workers = {key: found.workers[key] for key in found.figures}
+        engines = {
+            ENGINES[key].name: {"kind": ENGINES[key].kind, **workers[key].facts, **figures}
+            for key, figures in found.figures.items()
+        }
+        result = describe_run(options, machine, timed=self.timed) | {
+            "threads": options.threads,
+            "model": model.describe(),
+            "versions": {ENGINES[key].name: dict(sorted(worker.versions.items())) for key, worker in workers.items()},
+            "unavailable": shorten_reasons(unavailable),
+            "engines": engines,
+        }
+        write_result(options.output, {**result, **found.more})
+
+
+def _open(key: str, model: BenchmarkModel, threads: int) -> Worker:
+    return Worker(ENGINES[key], model.folder, threads=threads, scratch=model.scratch)
+
+
+def _in_turns(
+    options: argparse.Namespace,
+    model: BenchmarkModel,
+    workload: Workload,
+    make_between: Callable[[], Callable[[], None]],
+) -> tuple[dict[str, Worker], dict[str, Series], dict[str, str]]:
+    """Workers, what those gave that did not fail, and why the others did.
+
+    Args:
+        options: Of the command.
+        model: What all load.
+        workload: What all score.
+        make_between: Called when they are open, gives what is called before each round.
+    """
+    turns = Turns(options.engines, catch=EngineUnavailable)
+    with ExitStack() as stack:
+        tick = progress(len(turns.names), "engines opened")
+
+        def open_one(key: str) -> Worker:
+            worker = stack.enter_context(_open(key, model, options.threads))
+            tick()
+            return worker
+
+        workers = turns.each(open_one)
+        tick = progress(sum(map(len, workload.rounds)), "calls of each engine")
+        series, failed = interleave(workers, workload, between=make_between(), report=tick)
+    return workers, series, turns.failed | failed
+
+
+def _calls(data: Mapping[str, object]) -> str:
+    return f"{data['name']}, {data['calls']} calls of {data['documents_per_call']} documents"
+
+
+def _declare_throughput(parser: argparse.ArgumentParser) -> None:
+    add_workload_arguments(parser, documents=100, calls=None, warm_up=2)
+    parser.add_argument(
+        "--baseline",
+        choices=ENGINES,
+        default="st-torch-fp32",
+        metavar="KEY",
+        help="what ratios are to; where it does not run, the first engine that does (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--peak-seconds",
+        type=float,
+        default=PEAK_S,
+        metavar="S",
+        help="of each measurement of the machine's peak, one a round (default: %(default)s)",
+    )
+
+
+def _measure_throughput(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
+    workload, peaks = open_workload(options), list[Peaks]()
+    lengths = [np.concatenate(model.pair_lengths(timed)) for timed in workload.rounds]
+
+    def make_between() -> Callable[[], None]:
+        peaks.append(Peaks(options.threads, batch_s=options.peak_seconds))
+        return peaks[0].measure
+
+    workers, series, unavailable = _in_turns(options, model, workload, make_between)
+    if not series:
+        return Measured(unavailable)
+    gflops = {precision: round(median(values), 1) for precision, values in peaks[0].gflops.items()}
+    baseline, reference = choose_baseline(list(series), options.baseline)
+    summaries = summarize(
+        series,
+        workload,
+        baseline=baseline,
+        reference=reference,
+        operations=[float(operations_per_pair(model.config, tokens).sum()) for tokens in lengths],
+        peaks=gflops,
+        trained=model.trained,
+    )
+    data = workload.describe() | {"mean_pair_tokens": round(float(np.concatenate(lengths).mean()), 1)}
+    return Measured(
+        unavailable,
+        workers,
+        {key: summary.describe() for key, summary in summaries.items()},
+        more={
+            "data": data,
+            "peaks_gflops": gflops,
+            "warm_up_calls": len(workload.warm_up),
+            "rounds": len(workload.rounds),
+            "baseline": ENGINES[baseline].name,
+            "reference": ENGINES[reference].name,
+        },
+        heading=f"{_calls(data)}, {data['mean_pair_tokens']} tokens a pair",
+        note=f"ratio to {ENGINES[baseline].name} in the same round; Δ and tau to {ENGINES[reference].name}; "
+        f"peaks {gflops['fp32']} GFLOP/s fp32, {gflops['int8']} int8",
+        rows=_throughput_rows(summaries),
+    )
+
+
+def _throughput_rows(summaries: Mapping[str, Summary]) -> Rows:
+    rows = [
+        [
+            *("", "docs/s", "min", "max", "ratio", "min", "max", "tokenize ms", "model ms", "GFLOP/s", "of peak"),
+            *("max |Δ|", "mean |Δ|", "tau", "nDCG@10", "MRR@10"),
+        ]
+    ]
+    for key, found in summaries.items():
+        near, quality = found.agreement, found.quality
+        rows.append(
+            [
+                ENGINES[key].name,
+                *(*spread_cells(found.docs_per_s, ".1f"), *spread_cells(found.ratio, ".2f")),
+                *shown((found.tokenize_ms, found.model_ms), ".2f"),
+                *(f"{found.gflops:.1f}", *shown([found.share_of_peak], ".0%")),
+                *(*shown((near.max_abs_delta, near.mean_abs_delta), ".1e"), f"{near.kendall_tau:.4f}"),
+                *shown((quality.ndcg_at_10, quality.mrr_at_10) if quality else (None, None), ".4f"),
+            ]
+        )
+    return rows
+
+
+def _declare_latency(parser: argparse.ArgumentParser) -> None:
+    add_workload_arguments(parser, documents=10, calls=20, warm_up=5)
+
+
+def _measure_latency(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
+    workload = open_workload(options)
+    workers, series, unavailable = _in_turns(options, model, workload, lambda: lambda: None)
+    figures = {key: percentiles(list(chain.from_iterable(found.seconds))) for key, found in series.items()}
+    names = ("p50_ms", "p95_ms", "p99_ms")
+    rows = [(ENGINES[key].name, *(f"{found[name]:.2f}" for name in names)) for key, found in figures.items()]
+    data = workload.describe()
+    return Measured(
+        unavailable,
+        workers,
+        figures,
+        more={"data": data, "warm_up_calls": len(workload.warm_up), "rounds": len(workload.rounds)},
+        heading=_calls(data),
+        rows=[("", *(name.replace("_", " ") for name in names)), *rows],
+    )
+
+
+# Memory
+
+_CALLS, _DOCUMENTS = 3, 100
+_FIRST_LOOK = 2000  # documents after which memory should have grown to what it needs
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of one process, in MiB.
+
+    Attributes:
+        rss_mb: After the calls.
+        peak_rss_mb: The most until then, loading included.
+        rss_after_mb: Documents seen -> memory then; empty for engines not ours.
+    """
+
+    rss_mb: float
+    peak_rss_mb: float
+    rss_after_mb: dict[str, float]
+
+
+def _declare_memory(parser: argparse.ArgumentParser) -> None:
+    add_data_argument(parser)
+    parser.add_argument(
+        "--documents",
+        type=positive,
+        default=20_000,
+        metavar="N",
+        help=f"of random lengths, after which ours is looked at again; first after {_FIRST_LOOK} (default: 20000)",
+    )
+
+
+def _measure_memory(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
+    workload = make_workload(open_data(options), documents=_DOCUMENTS, warm_up=0, rounds=1, calls=_CALLS)
+    looks = sorted({min(_FIRST_LOOK, options.documents), options.documents})
+    workers: dict[str, Worker] = {}
+
+    def look(key: str) -> Memory:
+        # One process at a time: memory needs no neighbours.
+        with _open(key, model, options.threads) as workers[key]:
+            ours = ENGINES[key].adapter == "crossrank"
+            return _memory_of(workers[key], workload.rounds[0], looks if ours else ())
+
+    turns = Turns(options.engines)
+    found = turns.each(look)
+    columns = ("", f"after {_CALLS * _DOCUMENTS} documents", "peak", *(f"after {look:,}" for look in looks))
+    rows = []
+    for key, memory in found.items():
+        later = (memory.rss_after_mb.get(str(look)) for look in looks)
+        rows.append((ENGINES[key].name, *shown((memory.rss_mb, memory.peak_rss_mb, *later), ".0f")))
+    return Measured(
+        turns.failed,
+        workers,
+        {key: asdict(memory) for key, memory in found.items()},
+        more={"data": workload.describe()},
+        rows=[columns, *rows],
+    )
+
+
+def _memory_of(worker: Worker, calls: Sequence[Candidates], looks: Sequence[int]) -> Memory:
+    for call in calls:
+        worker.score(call.query, call.documents)
+    now = worker.memory()
+    later: dict[str, float] = {}
+    steps = {math.ceil(look / _DOCUMENTS): str(look) for look in looks}
+    calls_in_all = max(steps, default=0)
+    tick = progress(calls_in_all, "calls of random lengths")
+    for number, call in enumerate(random_length_calls(calls_in_all), 1):
+        worker.score(call.query, call.documents)
+        tick()
+        if number in steps:
+            later[steps[number]] = round(worker.memory()["rss_mb"], 1)
+    return Memory(round(now["rss_mb"], 1), round(now["peak_rss_mb"], 1), later)
+
+
+# Startup
+
+_STAGES = ("import_s", "load_s", "first_score_s", "total_s")
+
+
+def _declare_startup(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--documents", type=positive, default=10, metavar="N", help="of the first call (default: %(default)s)")
+    add("--rounds", type=positive, default=7, metavar="N", help="processes of each engine (default: %(default)s)")
+
+
+def _measure_startup(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
+    tick = progress(1 + options.rounds, "processes of each engine")
+    workers: dict[str, Worker] = {}
+    found: dict[str, list[dict[str, float]]] = {}
+    (call,) = synthetic_calls([options.documents])
+
+    def start(key: str) -> dict[str, float]:
+        with _open(key, model, options.threads) as worker:
+            first_s = worker.score(call.query, call.documents).seconds
+        workers[key] = worker
+        return worker.stages | {"first_score_s": first_s, "total_s": worker.opened_s + first_s}
+
+    turns = Turns(options.engines)
+    # The first process makes what the engine needs, brings its files into the system's cache, and does not count.
+    turns.each(start)
+    tick()
+    for _ in range(options.rounds):
+        for key, stages in turns.each(start).items():
+            found.setdefault(key, []).append(stages)
+        tick()
+    figures = {key: {stage: spread(stages[stage] for stages in found[key]) for stage in _STAGES} for key in turns.names}
+    rows = [["", "import s", "load s", "first score s", "total s", "min", "max"]]
+    for key, spreads in figures.items():
+        medians = [f"{spreads[stage].median:.3f}" for stage in _STAGES[:-1]]
+        rows.append([ENGINES[key].name, *medians, *spread_cells(spreads["total_s"], ".3f")])
+    return Measured(
+        turns.failed,
+        workers,
+        {key: {stage: asdict(values) for stage, values in spreads.items()} for key, spreads in figures.items()},
+        more={"data": {"name": "synthetic", "documents_per_call": options.documents}, "rounds": options.rounds},
+        heading=f"{options.rounds} processes",
+        rows=rows,
+    )
+
+
+_WHOLE = "texts in and scores out, tokenizing included; one call is one query with its documents"
+throughput = Comparison(f"whole calls, {_WHOLE}", _declare_throughput, _measure_throughput)
+latency = Comparison(f"one call at a time, {_WHOLE}", _declare_latency, _measure_latency)
+memory = Comparison(
+    "resident memory of an engine's process in MiB, interpreter and libraries included",
+    _declare_memory,
+    _measure_memory,
+)
+startup = Comparison(
+    "a fresh process to its first scores: total is interpreter, import, load and a first call; files are cached",
+    _declare_startup,
+    _measure_startup,
+)

@@ -1,0 +1,146 @@
+"""Processes that answer requests one at a time, in JSON lines: both ends of the pipe.
+
+The standard library only: the other end runs in peers' environments, which have no crossrank.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, Self
+
+from benchmarks import ROOT
+
+from .environments import ENVIRONMENTS, Environments
+from .registry import WorkerError
+
+_EXIT_S = 10  # for a process whose input has ended
+
+Requests = Mapping[str, Callable[..., dict[str, Any]]]
+
+
+class Process:
+    """Such a process; a context manager, which ends it.
+
+    Args:
+        module: What it runs; calls `answer`.
+        environment: Of `Environments`, "" for this interpreter.
+        threads: Threads that its libraries may use, as far as they heed environment variables.
+        environments: Where that is looked for.
+
+    Attributes:
+        name: What errors begin with, where there is one.
+
+    Raises:
+        EngineUnavailable: If the environment has not been made.
+    """
+
+    def __init__(
+        self, module: str, environment: str = "", *, threads: int, environments: Environments = ENVIRONMENTS
+    ) -> None:
+        self.name = ""
+        python = environments.interpreter(environment)
+        # A file, not a pipe, which would block a process that prints much; and not our terminal.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
+        self._process = subprocess.Popen(
+            [python, "-m", module],
+            cwd=ROOT,
+            env=os.environ | thread_variables(threads),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            encoding="utf-8",
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._replies = self._process.stdin, self._process.stdout
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def ask(self, request: str, arguments: Mapping[str, object], *, limit_s: float | None = None) -> dict[str, Any]:
+        """Send a request and wait for the reply.
+
+        Raises:
+            WorkerError: If it fails there, with the error's message; if the process ends, or does not answer in
+                time, after which it is ended.
+        """
+        try:
+            self._requests.write(json.dumps({"request": request, **arguments}) + "\n")
+            self._requests.flush()
+            # One reply a request: nothing of it waits in the buffer.
+            if not select.select([self._replies], [], [], limit_s)[0]:
+                self._process.kill()
+                raise self._failed(f"no answer within {limit_s:.0f} s")
+            line = self._replies.readline()
+        except BrokenPipeError:
+            line = ""
+        reply: dict[str, Any] = json.loads(line) if line else {"error": self._how_it_ended()}
+        if "error" in reply:
+            raise self._failed(reply["error"])
+        return reply
+
+    def _failed(self, what: str) -> WorkerError:
+        return WorkerError(f"{self.name}: {what}" if self.name else what)
+
+    def _how_it_ended(self) -> str:
+        try:
+            code = self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            return "its process closed its output and runs on"
+        how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        self._errors.seek(0)
+        said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        return f"its process ended {how}" + (f": {said[-1]:.300}" if said else "")
+
+    def close(self) -> None:
+        """End the process."""
+        try:
+            self._requests.close()  # the process sees the end of its input
+            self._process.wait(_EXIT_S)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+        self._replies.close()
+        self._errors.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """Environment variables that libraries read when they start their pools: Rayon for tokenizers, OpenMP for torch."""
+    pools = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return pools | {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
+
+
+def answer(requests: Requests) -> None:
+    """Answer requests, one a line, on what were standard input and output when the process started."""
+    # Libraries print to standard output, also from C, and may read standard input: both get other files here.
+    lines = os.fdopen(os.dup(0), encoding="utf-8")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(sys.stderr.fileno(), 1)
+    for line in lines:
+        arguments = json.loads(line)
+        try:
+            reply = requests[arguments.pop("request")](**arguments)
+        except Exception as error:
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def load_adapter(name: str) -> Any:
+    """A module of ``adapters/``, or with a dot in its name any other."""
+    return import_module(name if "." in name else f"benchmarks.engines.adapters.{name}")

@@ -1,0 +1,211 @@
+"""A model under load in a process of its own, asked for one load at a time: model, callers and clocks all live in it.
+
+The module is both ends: `Subject` outside, and what the process runs.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from threading import Lock
+from typing import Any
+
+from benchmarks.engines.process import answer, load_adapter
+from benchmarks.engines.registry import EngineSpec, EngineUnavailable
+from benchmarks.engines.worker import EngineProcess
+from benchmarks.inputs.models import BenchmarkModel
+from crossrank import CrossEncoder
+from crossrank._proof import Subject as ProofSubject
+
+from .load import Answers, Callers, Score, Texts, arrivals, closed_loop, open_loop
+from .turns import Turns
+
+# The ways to call a model: threads share it, a lock around it, shared with a bounded queue, the same with room for
+# large requests, with a deadline, and without the scheduler. A peer is shared.
+SHARED, LOCKED, BOUNDED, ROOMY, DEADLINE, DIRECT = "shared", "locked", "bounded", "roomy", "deadline", "direct"
+
+DEADLINE_MS = 50
+_QUEUE_S = {BOUNDED: 0.15, ROOMY: 0.75}  # of full load may wait; 1,000 documents must fit beside others
+_WARM_UP = (16, 10)  # callers, documents
+_LONGEST_WARM_UP = 8  # times the shortest, until the costs of batches are measured
+_OPENING_S = 300.0  # at most
+
+Group = tuple[str, int, int | None]  # as `Callers`, with the way in place of the function
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a load gave.
+
+    Attributes:
+        figures: Of the first group's answers, and ``batch_ms``, the mean time of a batch meanwhile (None of a peer).
+        failure: The first of what its requests failed with.
+    """
+
+    figures: dict[str, float | None]
+    failure: str
+
+
+class Subject(EngineProcess):
+    """A model in a process of its own, warm, seen from outside; each method raises `WorkerError` if the process ends.
+
+    Args:
+        spec: An engine of this interpreter.
+        model: What it loads.
+        threads: Of the engine.
+        warm_up_s: Load before the first that counts, at least.
+
+    Raises:
+        EngineUnavailable: If it cannot be opened.
+    """
+
+    def __init__(self, spec: EngineSpec, model: BenchmarkModel, *, threads: int, warm_up_s: float) -> None:
+        if spec.environment:
+            raise EngineUnavailable(f"{spec.name}: load comes from its own process, which must be of this environment")
+        super().__init__(
+            __name__,
+            spec,
+            model.folder,
+            threads=threads,
+            scratch=model.scratch,
+            limit_s=_OPENING_S,
+            warm_up_s=warm_up_s,
+        )
+        self.name = f"{spec.name}, {model.name}"
+
+    def closed(self, groups: Sequence[Group], *, seconds: float, seed: int) -> Measured:
+        """Callers that wait for their answers."""
+        return self._measure("closed", {"groups": groups, "seconds": seconds, "seed": seed})
+
+    def open(
+        self, way: str, docs_per_s: float, documents: int | None, *, seconds: float, callers: int, seed: int
+    ) -> Measured:
+        """Requests at times of their own."""
+        load = {"way": way, "docs_per_s": docs_per_s, "documents": documents, "callers": callers}
+        return self._measure("arriving", load | {"seconds": seconds, "seed": seed})
+
+    def overhead(self, way: str, to: str, documents: int, *, seconds: float) -> float:
+        """How much longer a lone call takes one way than the other, as a share."""
+        load = {"way": way, "to": to, "documents": documents, "seconds": seconds}
+        return float(self._ask("overhead", load)["overhead"])
+
+    def _measure(self, request: str, load: dict[str, Any]) -> Measured:
+        return Measured(**self._ask(request, load))
+
+    def _ask(self, request: str, load: dict[str, Any]) -> dict[str, Any]:
+        return self.ask(request, load, limit_s=60 + 20 * load["seconds"])
+
+
+class _Opened:
+    """The model, in the process."""
+
+    def __init__(self) -> None:
+        self.texts = Texts()
+        self.ways: Mapping[str, Score] = {}
+        self.models: list[CrossEncoder] = []  # ours, which count their batches
+
+    def open(
+        self, adapter: str, folder: str, threads: int, options: dict[str, Any], warm_up_s: float
+    ) -> dict[str, object]:
+        if adapter == "crossrank":
+            return self._open_ours(Path(folder), options["precision"], threads, warm_up_s)
+        engine = load_adapter(adapter).open(Path(folder), threads, **options)
+        self.ways = {SHARED: engine.score}
+        self._warm(engine.score, warm_up_s)
+        return {"facts": engine.facts, "versions": engine.versions}
+
+    def _open_ours(self, folder: Path, precision: str, threads: int, warm_up_s: float) -> dict[str, object]:
+        options: dict[str, Any] = {"precision": precision, "threads": threads, "device": "cpu"}
+        model, lock = CrossEncoder(folder, **options), Lock()
+
+        def locked(query: str, documents: list[str]) -> object:
+            with lock:
+                return model.score(query, documents)
+
+        for _ in range(_LONGEST_WARM_UP):
+            self._warm(model.score, warm_up_s)
+            if model.info().batch_tokens_origin != "until measured":
+                break
+        before, start = model.stats().tokens, time.perf_counter()
+        self._warm(model.score, warm_up_s)
+        per_s = (model.stats().tokens - before) / (time.perf_counter() - start)
+        queues = {way: max(1, int(seconds * per_s)) for way, seconds in _QUEUE_S.items()}
+        bounded = {way: CrossEncoder(folder, **options, max_queue_tokens=tokens) for way, tokens in queues.items()}
+        for queued in bounded.values():
+            self._warm(queued.score, warm_up_s)
+        self.models = [model, *bounded.values()]
+        self.ways = {
+            SHARED: model.score,
+            LOCKED: locked,
+            **{way: queued.score for way, queued in bounded.items()},
+            DEADLINE: lambda query, documents: model.rank(query, documents, deadline_ms=DEADLINE_MS),
+            DIRECT: _without_scheduler(model),
+        }
+        info = model.info()
+        facts = {
+            "precision": info.precision,
+            "graph": info.file,
+            "batch_tokens": info.batch_tokens,
+            "batch_tokens_origin": info.batch_tokens_origin,
+            "max_queue_tokens": "; ".join(
+                f"{tokens}, what full load computes in {_QUEUE_S[way]} s, in open loops of {what}"
+                for (way, tokens), what in zip(queues.items(), ("10 documents", "all sizes"), strict=True)
+            ),
+        }
+        versions = load_adapter("_scores").versions("crossrank", "onnxruntime", "tokenizers", "numpy")
+        return {"facts": facts, "versions": versions}
+
+    def _warm(self, score: Score, seconds: float) -> None:
+        closed_loop([Callers(score, *_WARM_UP)], self.texts, seconds=seconds, seed=0)
+
+    def _batches(self) -> tuple[float, int]:
+        """Seconds in the model, and batches, since it was opened."""
+        stats = [model.stats() for model in self.models]
+        return sum(found.model_s for found in stats), sum(found.batches for found in stats)
+
+    def _measured(self, work: Callable[[], Answers]) -> dict[str, object]:
+        seconds, batches = self._batches()
+        answers = work()
+        seconds, batches = self._batches()[0] - seconds, self._batches()[1] - batches
+        batch_ms = 1e3 * seconds / batches if batches else None
+        return asdict(Measured(answers.figures() | {"batch_ms": batch_ms}, answers.error))
+
+    def closed(self, groups: Sequence[Group], seconds: float, seed: int) -> dict[str, object]:
+        callers = [Callers(self.ways[way], count, documents) for way, count, documents in groups]
+        return self._measured(lambda: closed_loop(callers, self.texts, seconds=seconds, seed=seed)[0])
+
+    def arriving(
+        self, way: str, docs_per_s: float, documents: int | None, callers: int, seconds: float, seed: int
+    ) -> dict[str, object]:
+        planned = arrivals(docs_per_s, documents, seconds=seconds, seed=seed)
+        return self._measured(lambda: open_loop(self.ways[way], planned, self.texts, seconds=seconds, callers=callers))
+
+    def overhead(self, way: str, to: str, documents: int, seconds: float) -> dict[str, object]:
+        turns, stop = Turns([way, to]), time.perf_counter() + seconds
+        ratios: list[float] = []
+        while not ratios or time.perf_counter() < stop:
+            query, chosen = self.texts.take(documents)
+            self.ways[to](query, chosen)  # so that both find the same words known
+
+            def seconds_of(name: str, query: str = query, chosen: list[str] = chosen) -> float:
+                start = time.perf_counter()
+                self.ways[name](query, chosen)
+                return time.perf_counter() - start
+
+            took = turns.each(seconds_of)
+            ratios.append(took[way] / took[to])
+        return {"overhead": median(ratios) - 1}
+
+
+def _without_scheduler(model: CrossEncoder) -> Score:
+    """The model's graph called by itself, as a proof calls it."""
+    opened = model._model
+    inputs, labels = opened.manifest.inputs, opened.manifest.head.labels
+    direct = ProofSubject(opened.tokenizer, opened.backend, inputs.max_length, labels)
+    return lambda query, documents: direct.logits([(query, document) for document in documents])
+
+
+if __name__ == "__main__":
+    opened = _Opened()
+    answer({name: getattr(opened, name) for name in ("open", "closed", "arriving", "overhead")})

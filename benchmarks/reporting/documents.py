@@ -1,0 +1,226 @@
+"""The parts of the documents that the report writes: README's table, the performance page's, and the goals."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.engines.registry import ENGINES
+from crossrank import InputError
+
+from .goals import GOALS, goals_table, is_ours
+from .plots import Panel, draw
+from .result import Result, Results
+from .tables import markdown_table
+
+START, END = "<!-- benchmarks: start -->", "<!-- benchmarks: end -->"
+_PLOT = "benchmarks/throughput.png"
+_MAIN_MODELS = ("tinybert-l2", "minilm-l12", "bert-base")
+_DOCUMENTS = 100  # per call, in the tables and the plot
+_SMALL, _TRAINED = "tinybert-l2", "minilm-l12"
+_BASELINE = ENGINES["st-torch-fp32"].name
+# README's rows: ours, and the forms of the library that most people run.
+_USUAL = ("crossrank-fp32", "crossrank-int8", "st-torch-fp32", "st-torch-bf16", "st-onnx-qint8", "st-openvino")
+
+Column = tuple[str, Result, str, str]  # heading, result, path of the figure, its format
+
+
+def write_report(results: Results, root: Path) -> list[str]:
+    """Write the parts of README, the performance page and the benchmarks' README, and the plot; all or none.
+
+    Args:
+        results: With the throughput of one main model at least.
+        root: A checkout.
+
+    Returns:
+        The three parts.
+
+    Raises:
+        InputError: If there is nothing to report, or no place for it.
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    speeds = _main_results(results)
+    if not speeds:
+        wanted = ", ".join(f"throughput-{model}-{_DOCUMENTS}.json" for model in _MAIN_MODELS)
+        raise InputError(f"no result to report: one of {wanted} is needed; run `python -m benchmarks suite`")
+    parts = {
+        root / "README.md": readme_section(results),
+        root / "docs" / "performance.md": performance_section(results, f"../{_PLOT}"),
+        root / "benchmarks" / "README.md": benchmarks_section(results),
+    }
+    texts = {path: replace_part(path, part) for path, part in parts.items()}
+    engines = _ordered_engines(speeds)
+    image = draw(
+        [
+            Panel(result.model_name, {name: (found["docs_per_s.median"], _ratio(result, name)) for name, found in rows})
+            for result in speeds
+            for rows in [result.engines.items()]
+        ],
+        engines=engines,
+        highlighted=[engine for engine in engines if is_ours(engine)],
+    )
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    (root / _PLOT).write_bytes(image)
+    return list(parts.values())
+
+
+def replace_part(path: Path, part: str) -> str:
+    """A file's text with another part between its markers.
+
+    Raises:
+        InputError: If it has not one start marker and one end marker after it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end or START in rest or END in before + after:
+        raise InputError(f"{path}: one line {START} and after it one line {END} are needed; the report goes in between")
+    return f"{before}{START}\n{part}\n{END}{after}"
+
+
+def readme_section(results: Results) -> str:
+    """README's part: the main models' speeds, ours beside the usual ways to run them."""
+    speeds = _main_results(results)
+    parts = [
+        f"Documents per second of calls of {_DOCUMENTS} documents, texts in and scores out, in brackets the ratio to "
+        f"{_BASELINE}:",
+        _speed_table(speeds, [], [ENGINES[key].name for key in _USUAL]),
+        _provenance(speeds),
+    ]
+    return "\n\n".join(parts)
+
+
+def performance_section(results: Results, plot: str) -> str:
+    """The performance page's part: plot, every engine's speed with what it costs, and what the figures are.
+
+    Args:
+        results: With the throughput of one main model at least.
+        plot: The plot's path, from that page.
+    """
+    speeds = _main_results(results)
+    trained, small = results.find("throughput", _TRAINED, _DOCUMENTS), results.find("latency", _SMALL, 10)
+    memory, startup = results.find("memory", _TRAINED), results.find("startup", _SMALL)
+    columns: list[Column] = []  # what was not measured has none
+    legend = []
+    if trained:
+        columns += [("tau", trained, "kendall_tau", ".4f"), ("nDCG@10", trained, "quality.ndcg_at_10", ".4f")]
+        data = f"{trained.model_name}, {trained.calls} calls on {trained.data}"
+        legend.append(f"tau (rank agreement with the scores of {_BASELINE}) and nDCG@10: {data}")
+    if small:
+        columns.append(("p50 ms", small, "p50_ms", ".1f"))
+        legend.append(f"p50 ms: a call of 10 documents, {small.model_name}")
+    if memory:
+        columns.append(("peak MB", memory, "peak_rss_mb", ",.0f"))
+        legend.append(f"peak MB: the process's memory, {memory.model_name}")
+    if startup:
+        columns.append(("start s", startup, "total_s.median", ".2f"))
+        legend.append(f"start s: interpreter, import, load and first scores, {startup.model_name}")
+    drawn = [result.model_name for result in speeds if result.weights != "published"]
+    if drawn:
+        legend.append(f"{' and '.join(drawn)} in true size with random weights, whose quality means nothing")
+    parts = [
+        f"![Documents per second of each engine]({plot})",
+        f"Documents per second of calls of {_DOCUMENTS} documents, texts in and scores out, in brackets the ratio to "
+        f"{_BASELINE}; encoded documents come as tokens, not as texts:",
+        _speed_table(speeds, columns, _ordered_engines(speeds)),
+        "; ".join(legend) + "." if legend else "",
+        _provenance([*speeds, *(result for _, result, _, _ in columns)]),
+        _absent(speeds),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def benchmarks_section(results: Results) -> str:
+    """The benchmarks' README's part: goals, then every throughput and latency."""
+    goals = markdown_table(goals_table([goal.check(results) for goal in GOALS]))
+    parts = ["## Goals", f"{goals}\n\nIn brackets: what would be better still."]
+    for benchmark, note, path, show in (
+        ("throughput", f"docs/s, and in brackets the ratio to {_BASELINE}", "docs_per_s.median", _speed),
+        ("latency", "p50 / p95 / p99 in ms of one call", "p50_ms", _latency),
+    ):
+        if found := [result for result in results if result.benchmark == benchmark]:
+            table = markdown_table(_compared(found, path, show, lowest=benchmark == "latency"))
+            parts += [f"## Every {benchmark}", f"{note}, of ours and of the fastest peers:", table]
+    return "\n\n".join([*parts, _provenance(list(results))])
+
+
+def _main_results(results: Results) -> list[Result]:
+    """The throughput of the main models, as far as it was measured."""
+    found = (results.find("throughput", model, _DOCUMENTS) for model in _MAIN_MODELS)
+    return [result for result in found if result]
+
+
+def _ordered_engines(results: Iterable[Result]) -> list[str]:
+    """The engines of some results: ours first, each part as `ENGINES` has them, then others."""
+    found = {engine for result in results for engine in result.engines}
+    known = [spec.name for spec in ENGINES.values() if spec.name in found]
+    return sorted([*known, *sorted(found.difference(known))], key=lambda engine: not is_ours(engine))
+
+
+def _ratio(result: Result, engine: str) -> float | None:
+    """An engine's documents per second over the baseline's, in turns with it; None where either is not there."""
+    ours, theirs = result.figure(engine, "ratio.median"), result.figure(_BASELINE, "ratio.median")
+    return ours / theirs if ours is not None and theirs is not None else None
+
+
+def _speed_table(speeds: Sequence[Result], columns: Sequence[Column], engines: Iterable[str]) -> str:
+    """A row for each engine that was measured: docs/s of each model, then other figures."""
+    rows = [["engine", *(f"{result.model_name} docs/s" for result in speeds), *(heading for heading, *_ in columns)]]
+    for engine in engines:
+        if not any(engine in result.engines for result in speeds):
+            continue
+        cells = [f"**{engine}**" if is_ours(engine) else engine, *(_speed(result, engine) for result in speeds)]
+        for _, result, path, form in columns:
+            value = result.figure(engine, path)
+            cells.append("" if value is None else f"{value:{form}}")
+        rows.append(cells)
+    return markdown_table(rows)
+
+
+def _provenance(used: Sequence[Result]) -> str:
+    """Machines, threads, commits and dates of some results; several of each where they differ."""
+    machines = dict.fromkeys(f"{result.machine}, {result.threads} threads" for result in used)
+    commits = ", ".join(sorted({result.commit for result in used}))
+    dates = sorted({result.date for result in used})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return f"{'; '.join(machines)}; engines in turns, medians; commit {commits}, {when}."
+
+
+def _absent(speeds: Sequence[Result]) -> str:
+    """The engines that could not run anywhere, with their reasons."""
+    measured = {engine for result in speeds for engine in result.engines}
+    reasons = {engine: why for result in speeds for engine, why in result.unavailable.items() if engine not in measured}
+    return "Not measured: " + "; ".join(f"{name} ({why})" for name, why in reasons.items()) + "." if reasons else ""
+
+
+def _compared(
+    results: Iterable[Result], path: str, show: Callable[[Result, str], str], *, lowest: bool
+) -> list[list[str]]:
+    """A row for each result: ours beside the best exact and the best other peer."""
+    ours = [ENGINES[key].name for key in ("crossrank-fp32", "crossrank-int8")]
+    rows = [["model", "documents", *ours, "fastest exact peer", "fastest other peer"]]
+    for result in results:
+        peers = []
+        for exact in (True, False):
+            kinds = result.kinds.items()
+            best = result.best(
+                [name for name, kind in kinds if (kind == "exact") == exact and not is_ours(name)], path, lowest=lowest
+            )
+            peers.append(f"{best}: {show(result, best)}" if best else "")
+        rows.append([result.model_name, f"{result.size:,}", *(show(result, name) for name in ours), *peers])
+    return rows
+
+
+def _speed(result: Result, engine: str) -> str:
+    speed, to_baseline = result.figure(engine, "docs_per_s.median"), _ratio(result, engine)
+    if speed is None:
+        return ""
+    value = f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
+    return value if to_baseline is None else f"{value} ({to_baseline:.2f})"
+
+
+def _latency(result: Result, engine: str) -> str:
+    figures = result.engines.get(engine)
+    return " / ".join(f"{figures[f'p{p}_ms']:.1f}" for p in (50, 95, 99)) if figures else ""
