@@ -7,31 +7,20 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from statistics import median
+from typing import Any
 
 import numpy as np
 
 from benchmarks.engines.registry import ENGINES, EngineUnavailable, WorkerError
 from benchmarks.engines.worker import Worker
-from benchmarks.inputs.collections import Candidates
 from benchmarks.inputs.models import BenchmarkModel
-from benchmarks.inputs.workloads import Workload, make_workload, random_length_calls, synthetic_calls
+from benchmarks.inputs.workloads import Calls, Workload, make_workload, random_length_calls, synthetic_calls
 from benchmarks.measure.peaks import PEAK_S, Peaks, operations_per_pair
 from benchmarks.measure.summary import Summary, choose_baseline, summarize
 from benchmarks.measure.turns import Series, Turns, interleave, percentiles, spread
-from benchmarks.options import (
-    add_data_argument,
-    add_run_arguments,
-    add_workload_arguments,
-    check_output,
-    open_benchmark_model,
-    open_data,
-    open_workload,
-    positive,
-)
+from benchmarks.options import add_options, check_output, open_benchmark_model, open_data
 from benchmarks.reporting.result import describe_machine, describe_run, print_unavailable, shorten_reasons, write_result
 from benchmarks.reporting.tables import Rows, format_table, progress, shown, spread_cells
-
-_ENGINES = ("crossrank-fp32", "crossrank-int8", "st-torch-fp32")
 
 
 @dataclass(slots=True)
@@ -45,7 +34,7 @@ class Measured:
         more: What else the result says.
         heading: What was measured, in words.
         note: What the table says, in words.
-        rows: The table.
+        rows: The table, below its headings.
     """
 
     unavailable: dict[str, str]
@@ -73,7 +62,7 @@ class Comparison:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's options."""
-        add_run_arguments(parser, engines=_ENGINES)
+        add_options(parser, "model", "engines", "threads", "output", "bench", model={"required": True})
         self.declare(parser)
 
     def run(self, options: argparse.Namespace) -> None:
@@ -96,15 +85,15 @@ class Comparison:
         print("\n".join(filter(None, lines)))
         if not options.output:
             return
-        workers = {key: found.workers[key] for key in found.figures}
-        engines = {
-            ENGINES[key].name: {"kind": ENGINES[key].kind, **workers[key].facts, **figures}
-            for key, figures in found.figures.items()
-        }
+        versions, engines = {}, {}
+        for key, figures in found.figures.items():
+            spec, worker = ENGINES[key], found.workers[key]
+            versions[spec.name] = dict(sorted(worker.versions.items()))
+            engines[spec.name] = {"kind": spec.kind, **worker.facts, **figures}
         result = describe_run(options, machine, timed=self.timed) | {
             "threads": options.threads,
             "model": model.describe(),
-            "versions": {ENGINES[key].name: dict(sorted(worker.versions.items())) for key, worker in workers.items()},
+            "versions": versions,
             "unavailable": shorten_reasons(unavailable),
             "engines": engines,
         }
@@ -115,20 +104,15 @@ def _open(key: str, model: BenchmarkModel, threads: int) -> Worker:
     return Worker(ENGINES[key], model.folder, threads=threads, scratch=model.scratch)
 
 
-def _in_turns(
-    options: argparse.Namespace,
-    model: BenchmarkModel,
-    workload: Workload,
-    make_between: Callable[[], Callable[[], None]],
-) -> tuple[dict[str, Worker], dict[str, Series], dict[str, str]]:
-    """Workers, what those gave that did not fail, and why the others did.
+def _open_workload(options: argparse.Namespace) -> Workload:
+    amounts = {"warm_up": options.warm_up, "rounds": options.rounds, "calls": options.calls}
+    return make_workload(open_data(options), documents=options.documents, **amounts)
 
-    Args:
-        options: Of the command.
-        model: What all load.
-        workload: What all score.
-        make_between: Called when they are open, gives what is called before each round.
-    """
+
+def _in_turns(
+    options: argparse.Namespace, model: BenchmarkModel, workload: Workload, between: Callable[[], None] = lambda: None
+) -> tuple[dict[str, Worker], dict[str, Series], dict[str, str]]:
+    """Workers, what those gave that did not fail, and why the others did."""
     turns = Turns(options.engines, catch=EngineUnavailable)
     with ExitStack() as stack:
         tick = progress(len(turns.names), "engines opened")
@@ -139,9 +123,13 @@ def _in_turns(
             return worker
 
         workers = turns.each(open_one)
-        tick = progress(sum(map(len, workload.rounds)), "calls of each engine")
-        series, failed = interleave(workers, workload, between=make_between(), report=tick)
+        report = progress(sum(map(len, workload.rounds)), "calls of each engine")
+        series, failed = interleave(workers, workload, between=between, report=report)
     return workers, series, turns.failed | failed
+
+
+def _more(workload: Workload, data: Mapping[str, object]) -> dict[str, object]:
+    return {"data": data, "warm_up_calls": len(workload.warm_up), "rounds": len(workload.rounds)}
 
 
 def _calls(data: Mapping[str, object]) -> str:
@@ -149,7 +137,9 @@ def _calls(data: Mapping[str, object]) -> str:
 
 
 def _declare_throughput(parser: argparse.ArgumentParser) -> None:
-    add_workload_arguments(parser, documents=100, calls=None, warm_up=2)
+    most = "of a round (default: 8 synthetic ones, or what judged queries give, at most 100)"
+    names = ("data", "documents", "calls", "rounds", "warm-up")
+    add_options(parser, *names, documents=100, calls={"help": most}, warm_up=2)
     parser.add_argument(
         "--baseline",
         choices=ENGINES,
@@ -167,17 +157,13 @@ def _declare_throughput(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure_throughput(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
-    workload, peaks = open_workload(options), list[Peaks]()
+    workload = _open_workload(options)
     lengths = [np.concatenate(model.pair_lengths(timed)) for timed in workload.rounds]
-
-    def make_between() -> Callable[[], None]:
-        peaks.append(Peaks(options.threads, batch_s=options.peak_seconds))
-        return peaks[0].measure
-
-    workers, series, unavailable = _in_turns(options, model, workload, make_between)
+    peaks = Peaks(options.threads, batch_s=options.peak_seconds)
+    workers, series, unavailable = _in_turns(options, model, workload, peaks.measure)
     if not series:
         return Measured(unavailable)
-    gflops = {precision: round(median(values), 1) for precision, values in peaks[0].gflops.items()}
+    gflops = {precision: round(median(values), 1) for precision, values in peaks.gflops.items()}
     baseline, reference = choose_baseline(list(series), options.baseline)
     summaries = summarize(
         series,
@@ -189,20 +175,14 @@ def _measure_throughput(options: argparse.Namespace, model: BenchmarkModel) -> M
         trained=model.trained,
     )
     data = workload.describe() | {"mean_pair_tokens": round(float(np.concatenate(lengths).mean()), 1)}
+    compared = {"baseline": ENGINES[baseline].name, "reference": ENGINES[reference].name}
     return Measured(
         unavailable,
         workers,
         {key: summary.describe() for key, summary in summaries.items()},
-        more={
-            "data": data,
-            "peaks_gflops": gflops,
-            "warm_up_calls": len(workload.warm_up),
-            "rounds": len(workload.rounds),
-            "baseline": ENGINES[baseline].name,
-            "reference": ENGINES[reference].name,
-        },
+        more=_more(workload, data) | {"peaks_gflops": gflops, **compared},
         heading=f"{_calls(data)}, {data['mean_pair_tokens']} tokens a pair",
-        note=f"ratio to {ENGINES[baseline].name} in the same round; Δ and tau to {ENGINES[reference].name}; "
+        note=f"ratio to {compared['baseline']} in the same round; Δ and tau to {compared['reference']}; "
         f"peaks {gflops['fp32']} GFLOP/s fp32, {gflops['int8']} int8",
         rows=_throughput_rows(summaries),
     )
@@ -219,10 +199,9 @@ def _throughput_rows(summaries: Mapping[str, Summary]) -> Rows:
         near, quality = found.agreement, found.quality
         rows.append(
             [
-                ENGINES[key].name,
-                *(*spread_cells(found.docs_per_s, ".1f"), *spread_cells(found.ratio, ".2f")),
-                *shown((found.tokenize_ms, found.model_ms), ".2f"),
-                *(f"{found.gflops:.1f}", *shown([found.share_of_peak], ".0%")),
+                *(ENGINES[key].name, *spread_cells(found.docs_per_s, ".1f"), *spread_cells(found.ratio, ".2f")),
+                *(*shown((found.tokenize_ms, found.model_ms), ".2f"), f"{found.gflops:.1f}"),
+                *shown([found.share_of_peak], ".0%"),
                 *(*shown((near.max_abs_delta, near.mean_abs_delta), ".1e"), f"{near.kendall_tau:.4f}"),
                 *shown((quality.ndcg_at_10, quality.mrr_at_10) if quality else (None, None), ".4f"),
             ]
@@ -231,24 +210,18 @@ def _throughput_rows(summaries: Mapping[str, Summary]) -> Rows:
 
 
 def _declare_latency(parser: argparse.ArgumentParser) -> None:
-    add_workload_arguments(parser, documents=10, calls=20, warm_up=5)
+    add_options(parser, "data", "documents", "calls", "rounds", "warm-up", documents=10, calls=20, warm_up=5)
 
 
 def _measure_latency(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
-    workload = open_workload(options)
-    workers, series, unavailable = _in_turns(options, model, workload, lambda: lambda: None)
+    workload = _open_workload(options)
+    workers, series, unavailable = _in_turns(options, model, workload)
     figures = {key: percentiles(list(chain.from_iterable(found.seconds))) for key, found in series.items()}
     names = ("p50_ms", "p95_ms", "p99_ms")
-    rows = [(ENGINES[key].name, *(f"{found[name]:.2f}" for name in names)) for key, found in figures.items()]
+    rows = [(ENGINES[key].name, *shown((found[name] for name in names), ".2f")) for key, found in figures.items()]
     data = workload.describe()
-    return Measured(
-        unavailable,
-        workers,
-        figures,
-        more={"data": data, "warm_up_calls": len(workload.warm_up), "rounds": len(workload.rounds)},
-        heading=_calls(data),
-        rows=[("", *(name.replace("_", " ") for name in names)), *rows],
-    )
+    headings = ("", *(name.replace("_", " ") for name in names))
+    return Measured(unavailable, workers, figures, _more(workload, data), _calls(data), rows=[headings, *rows])
 
 
 # Memory
@@ -257,30 +230,9 @@ _CALLS, _DOCUMENTS = 3, 100
 _FIRST_LOOK = 2000  # documents after which memory should have grown to what it needs
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Of one process, in MiB.
-
-    Attributes:
-        rss_mb: After the calls.
-        peak_rss_mb: The most until then, loading included.
-        rss_after_mb: Documents seen -> memory then; empty for engines not ours.
-    """
-
-    rss_mb: float
-    peak_rss_mb: float
-    rss_after_mb: dict[str, float]
-
-
 def _declare_memory(parser: argparse.ArgumentParser) -> None:
-    add_data_argument(parser)
-    parser.add_argument(
-        "--documents",
-        type=positive,
-        default=20_000,
-        metavar="N",
-        help=f"of random lengths, after which ours is looked at again; first after {_FIRST_LOOK} (default: 20000)",
-    )
+    looks = f"of random lengths, after which ours is looked at again; first after {_FIRST_LOOK} (default: 20000)"
+    add_options(parser, "data", "documents", documents={"default": 20_000, "help": looks})
 
 
 def _measure_memory(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
@@ -288,7 +240,7 @@ def _measure_memory(options: argparse.Namespace, model: BenchmarkModel) -> Measu
     looks = sorted({min(_FIRST_LOOK, options.documents), options.documents})
     workers: dict[str, Worker] = {}
 
-    def look(key: str) -> Memory:
+    def look(key: str) -> dict[str, Any]:
         # One process at a time: memory needs no neighbours.
         with _open(key, model, options.threads) as workers[key]:
             ours = ENGINES[key].adapter == "crossrank"
@@ -296,34 +248,27 @@ def _measure_memory(options: argparse.Namespace, model: BenchmarkModel) -> Measu
 
     turns = Turns(options.engines)
     found = turns.each(look)
-    columns = ("", f"after {_CALLS * _DOCUMENTS} documents", "peak", *(f"after {look:,}" for look in looks))
-    rows = []
+    rows = [("", f"after {_CALLS * _DOCUMENTS} documents", "peak", *(f"after {look:,}" for look in looks))]
     for key, memory in found.items():
-        later = (memory.rss_after_mb.get(str(look)) for look in looks)
-        rows.append((ENGINES[key].name, *shown((memory.rss_mb, memory.peak_rss_mb, *later), ".0f")))
-    return Measured(
-        turns.failed,
-        workers,
-        {key: asdict(memory) for key, memory in found.items()},
-        more={"data": workload.describe()},
-        rows=[columns, *rows],
-    )
+        later = (memory["rss_after_mb"].get(str(look)) for look in looks)
+        rows.append((ENGINES[key].name, *shown((memory["rss_mb"], memory["peak_rss_mb"], *later), ".0f")))
+    return Measured(turns.failed, workers, found, {"data": workload.describe()}, rows=rows)
 
 
-def _memory_of(worker: Worker, calls: Sequence[Candidates], looks: Sequence[int]) -> Memory:
+def _memory_of(worker: Worker, calls: Calls, looks: Sequence[int]) -> dict[str, Any]:
+    """MiB after the calls, the most until then, and after so many documents of random lengths."""
     for call in calls:
         worker.score(call.query, call.documents)
-    now = worker.memory()
+    now = {name: round(value, 1) for name, value in worker.memory().items()}
     later: dict[str, float] = {}
     steps = {math.ceil(look / _DOCUMENTS): str(look) for look in looks}
-    calls_in_all = max(steps, default=0)
-    tick = progress(calls_in_all, "calls of random lengths")
-    for number, call in enumerate(random_length_calls(calls_in_all), 1):
+    tick = progress(max(steps, default=0), "calls of random lengths")
+    for number, call in enumerate(random_length_calls(max(steps, default=0), _DOCUMENTS), 1):
         worker.score(call.query, call.documents)
         tick()
         if number in steps:
             later[steps[number]] = round(worker.memory()["rss_mb"], 1)
-    return Memory(round(now["rss_mb"], 1), round(now["peak_rss_mb"], 1), later)
+    return now | {"rss_after_mb": later}
 
 
 # Startup
@@ -332,9 +277,8 @@ _STAGES = ("import_s", "load_s", "first_score_s", "total_s")
 
 
 def _declare_startup(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--documents", type=positive, default=10, metavar="N", help="of the first call (default: %(default)s)")
-    add("--rounds", type=positive, default=7, metavar="N", help="processes of each engine (default: %(default)s)")
+    rounds = {"default": 7, "help": "processes of each engine (default: %(default)s)"}
+    add_options(parser, "documents", "rounds", documents=10, rounds=rounds)
 
 
 def _measure_startup(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
@@ -360,28 +304,22 @@ def _measure_startup(options: argparse.Namespace, model: BenchmarkModel) -> Meas
     figures = {key: {stage: spread(stages[stage] for stages in found[key]) for stage in _STAGES} for key in turns.names}
     rows = [["", "import s", "load s", "first score s", "total s", "min", "max"]]
     for key, spreads in figures.items():
-        medians = [f"{spreads[stage].median:.3f}" for stage in _STAGES[:-1]]
+        medians = shown((spreads[stage].median for stage in _STAGES[:-1]), ".3f")
         rows.append([ENGINES[key].name, *medians, *spread_cells(spreads["total_s"], ".3f")])
     return Measured(
         turns.failed,
         workers,
         {key: {stage: asdict(values) for stage, values in spreads.items()} for key, spreads in figures.items()},
-        more={"data": {"name": "synthetic", "documents_per_call": options.documents}, "rounds": options.rounds},
-        heading=f"{options.rounds} processes",
+        {"data": {"name": "synthetic", "documents_per_call": options.documents}, "rounds": options.rounds},
+        f"{options.rounds} processes",
         rows=rows,
     )
 
 
 _WHOLE = "texts in and scores out, tokenizing included; one call is one query with its documents"
+_MEMORY = "resident memory of an engine's process in MiB, interpreter and libraries included"
+_START = "a fresh process to its first scores: total is interpreter, import, load and a first call; files are cached"
 throughput = Comparison(f"whole calls, {_WHOLE}", _declare_throughput, _measure_throughput)
 latency = Comparison(f"one call at a time, {_WHOLE}", _declare_latency, _measure_latency)
-memory = Comparison(
-    "resident memory of an engine's process in MiB, interpreter and libraries included",
-    _declare_memory,
-    _measure_memory,
-)
-startup = Comparison(
-    "a fresh process to its first scores: total is interpreter, import, load and a first call; files are cached",
-    _declare_startup,
-    _measure_startup,
-)
+memory = Comparison(_MEMORY, _declare_memory, _measure_memory)
+startup = Comparison(_START, _declare_startup, _measure_startup)

@@ -18,7 +18,7 @@ from benchmarks.inputs.workloads import TREC_DL19
 from benchmarks.measure.gpu.contenders import Keep
 from benchmarks.measure.gpu.models import MODELS, QUALITY_MODEL, Place, trained_checkpoint
 from benchmarks.measure.turns import reason_of
-from benchmarks.options import add_bench_argument, find_test_data, positive
+from benchmarks.options import add_options, find_test_data
 from benchmarks.reporting.gpu_tables import markdown_report, read_part, short_tables
 from benchmarks.reporting.result import RESULTS, describe_machine, describe_run, shorten_reason, write_result
 from crossrank import InputError
@@ -191,7 +191,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"where results are written, and found that need not be taken again (default: benchmarks/results/gpu, of "
         f"a rehearsal .bench/{_REHEARSAL}/results)",
     )
-    add("--minutes", type=positive, metavar="N", help="begin no part that would probably end later, and end one then")
     add("--again", action="store_true", help="take parts again that are done")
     add("--keep", action="store_true", help="do not take again what was measured with other code")
     add("--no-graphs", action="store_true", help="capture no CUDA graph: for a machine where that breaks the others")
@@ -199,7 +198,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--report", action="store_true", help="measure nothing, print what was measured as Markdown")
     add("--commit", metavar="HASH", help="what results say of the code where the checkout came without its history")
     add("--here", action="store_true", help="run the parts in this process (a rehearsal does)")
-    add_bench_argument(parser)
+    add_options(
+        parser, "bench", "minutes", minutes={"help": "begin no part that would probably end later, and end one then"}
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -16,18 +16,21 @@ from statistics import median
 from types import FrameType
 
 import crossrank
+from benchmarks.options import add_options
+from benchmarks.reporting.tables import format_table
 from crossrank import CrossEncoder
-from crossrank._cli.tables import align_columns
 
 _ENGINE = Path(crossrank.__file__).resolve().parent
 _QUERY = "how many people live in berlin"
 
+Step = tuple[int, str]  # thread, module
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--documents", type=int, default=20, metavar="N", help="of the call (default: 20)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of the model (default: 2)")
-    parser.add_argument("--calls", type=int, default=25, metavar="N", help="whose median counts (default: 25)")
+    threads = {"default": 2, "help": "of the model (default: 2)"}
+    calls = {"default": 25, "help": "whose median counts (default: 25)"}
+    add_options(parser, "documents", "threads", "calls", documents=20, threads=threads, calls=calls)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -38,25 +41,16 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(figures, indent=2))
         return
     print(f"one rank of {options.documents} documents, {options.threads} threads, median of {options.calls} calls:")
-    print(
-        align_columns(
-            [("", "caller's thread", "all threads"), *((name, *map(str, row)) for name, row in figures.items())]
-        )
-    )
+    print(format_table([("", "caller's thread", "all threads"), *((n, *map(str, row)) for n, row in figures.items())]))
 
 
 def trace_rank(documents: int = 20, *, threads: int = 2, calls: int = 25) -> dict[str, tuple[float, float]]:
-    """Count what one `rank` of the embedded model enters.
-
-    Args:
-        documents: Of the call.
-        threads: Of the model.
-        calls: How many are traced.
+    """Count what one `rank` of so many documents enters, with the embedded model.
 
     Returns:
         Medians of modules entered, switches and Python calls, each on the caller's thread and on all.
     """
-    log: list[tuple[int, str]] = []  # thread, file of the function that was called
+    log: list[Step] = []  # with the file of the function that was called
     texts = [f"passage {i}: berlin had {'many ' * (i % 7)}people in 20{i:02}" for i in range(documents)]
 
     def note(frame: FrameType, event: str, _: object) -> None:
@@ -94,11 +88,11 @@ def _module(file: str) -> str:
     return str(path.relative_to(_ENGINE).with_suffix("")) if path.is_relative_to(_ENGINE) else ""
 
 
-def _modules(path: list[tuple[int, str]]) -> int:
+def _modules(path: list[Step]) -> int:
     return len({module for _, module in path})
 
 
-def _switches(path: list[tuple[int, str]]) -> int:
+def _switches(path: list[Step]) -> int:
     """How often the next call of a thread is in another module."""
     of_threads: dict[int, list[str]] = {}
     for thread, module in path:

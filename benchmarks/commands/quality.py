@@ -24,7 +24,7 @@ from benchmarks.measure.quality import (
 )
 from benchmarks.measure.systems import System, check_distinct, check_names, open_systems
 from benchmarks.measure.turns import Floats
-from benchmarks.options import add_collection_arguments, add_system_arguments, open_collection, positive
+from benchmarks.options import add_collection_options, add_options, open_collection
 from benchmarks.reporting.result import describe_evaluation, describe_machine
 from benchmarks.reporting.tables import format_table, progress, shown
 from crossrank import InputError
@@ -32,9 +32,8 @@ from crossrank import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    add_collection_arguments(parser)
-    add_system_arguments(parser)
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all this process may use)")
+    add_collection_options(parser)
+    add_options(parser, "threads", threads=None)
     parser.add_argument(
         "--run-in",
         nargs="+",

@@ -8,15 +8,7 @@ from dataclasses import asdict
 from benchmarks.engines.registry import ENGINES
 from benchmarks.measure.rounds import OVERHEAD, UNITS, Found, Round, Spreads, open_fleet, pool_of, spreads
 from benchmarks.measure.subject import DEADLINE_MS
-from benchmarks.options import (
-    add_bench_argument,
-    add_model_argument,
-    add_output_argument,
-    add_threads_argument,
-    check_output,
-    open_benchmark_model,
-    positive,
-)
+from benchmarks.options import add_options, check_output, open_benchmark_model
 from benchmarks.reporting.goals import goals_table, load_goals
 from benchmarks.reporting.result import describe_machine, describe_run, print_unavailable, shorten_reasons, write_result
 from benchmarks.reporting.tables import format_table, progress, shown, spread_cells
@@ -34,12 +26,12 @@ _LONGEST_S, _QUICK_S = 5.0, 0.05  # of a load
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    add_model_argument(parser, "--model", "in fp32: ", default="tinybert-l2")
-    add_model_argument(parser, "--int8-model", "in int8, for one load: ", default="minilm-l12")
-    add_threads_argument(parser, "every model")
-    add_output_argument(parser)
-    add_bench_argument(parser)
+    minutes = {"default": 8, "help": "for all of it (default: %(default)s)"}
+    names = ("model", "threads", "output", "bench", "minutes")
+    model = {"default": "tinybert-l2", "help": "in fp32 (default: %(default)s)"}
+    add_options(parser, *names, model=model, minutes=minutes)
     add = parser.add_argument
+    add("--int8-model", default="minilm-l12", metavar="NAME", help="in int8, for one load (default: %(default)s)")
     add(
         "--peer",
         choices=[key for key, spec in ENGINES.items() if not spec.environment],
@@ -47,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="whom to compare with (default: %(default)s)",
     )
-    add("--minutes", type=positive, default=8, metavar="N", help="for all of it (default: %(default)s)")
     add("--quick", action="store_true", help="one round of very short loads: shows that it runs, measures nothing")
 
 

@@ -18,7 +18,7 @@ from benchmarks.inputs.models import CHECKPOINTS, MODELS, find_registered
 from benchmarks.inputs.random_checkpoint import make_config
 from benchmarks.inputs.workloads import TREC_DL19
 from benchmarks.measure.peaks import operations_per_pair
-from benchmarks.options import find_test_data, positive
+from benchmarks.options import add_options, find_test_data
 from benchmarks.reporting.goals import LONG_CALLS
 from benchmarks.reporting.result import RESULTS, Result, git_commit, read_result
 from crossrank import CrossrankError, InputError
@@ -173,17 +173,16 @@ def _startup(model: str) -> Cell:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    add = parser.add_argument
-    add("--full", action="store_true", help="every model at 1, 10, 100 and 1000 documents: takes hours")
-    add(
+    parser.add_argument("--full", action="store_true", help="every model at 1, 10, 100 and 1000 documents: takes hours")
+    parser.add_argument(
         "--results",
         type=Path,
         default=RESULTS,
         metavar="FOLDER",
         help="where results are written, and found that need not be taken again (default: benchmarks/results)",
     )
-    add("--keep", action="store_true", help="do not take again what was measured at another commit")
-    add("--minutes", type=positive, metavar="N", help="begin no cell that would probably end later (default: no limit)")
+    parser.add_argument("--keep", action="store_true", help="do not take again what was measured at another commit")
+    add_options(parser, "minutes")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -247,13 +246,7 @@ def split_by_data(cells: Iterable[Cell], test_data: Path) -> tuple[list[Cell], l
 
 
 def arguments_of(cell: Cell, output: Path, *, judged: bool) -> list[str]:
-    """What follows ``python -m benchmarks`` to run a cell.
-
-    Args:
-        cell: The cell.
-        output: Gets its result.
-        judged: Whether there are judged queries.
-    """
+    """What follows ``python -m benchmarks`` to run a cell, where there are judged queries or not."""
     data = ("--data", TREC_DL19) if cell.judged and judged else ()
     return [
         *(cell.command, "--model", cell.model, "--engines", *cell.engines),

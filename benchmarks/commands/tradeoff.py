@@ -5,22 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.inputs.collections import Candidates, Collection, cut_candidates, read_candidates
+from benchmarks.inputs.collections import Candidates, Collection, read_candidates
 from benchmarks.inputs.files import write_whole
 from benchmarks.inputs.models import split_name
 from benchmarks.measure.cascades import Choice, Timed, TradeOff, choose_depth, deal, held_out, ranking_scores, weigh
 from benchmarks.measure.quality import HEADINGS, Quality, measure_first_stage
 from benchmarks.measure.systems import System, check_names, open_system
 from benchmarks.measure.turns import interleave
-from benchmarks.options import (
-    add_collection_arguments,
-    add_output_argument,
-    add_system_arguments,
-    add_threads_argument,
-    check_output,
-    open_collection,
-    positive,
-)
+from benchmarks.options import add_collection_options, add_options, check_output, open_collection, positive
 from benchmarks.reporting.plots import Point, draw_tradeoff
 from benchmarks.reporting.result import describe_evaluation, describe_machine, write_result
 from benchmarks.reporting.tables import format_table, progress, shown, spread_cells
@@ -31,10 +23,10 @@ _TIMED = "whole calls, texts in and ranking out, tokenizing included; one call i
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    add_collection_arguments(parser)
-    add_system_arguments(parser)
-    add_threads_argument(parser, "every system")
-    add_output_argument(parser, ", and the plot beside it as FILE.png")
+    add_collection_options(parser)
+    output = {"help": "write the result, and the plot beside it as FILE.png"}
+    rounds = {"help": "parts of the queries (default: %(default)s)"}
+    add_options(parser, "threads", "output", "rounds", "warm-up", output=output, rounds=rounds, warm_up=3)
     add = parser.add_argument
     add("--cascade", nargs=2, metavar=("SMALL", "BIG"), help="two models, in the first --precision, as a cascade")
     add(
@@ -58,8 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of BIG's own ten best, what the chosen depth must have among the cascade's (default: %(default)s)",
     )
-    add("--rounds", type=positive, default=5, metavar="N", help="parts of the queries (default: %(default)s)")
-    add("--warm-up", type=positive, default=3, metavar="N", help="calls that do not count (default: %(default)s)")
 
 
 def run(options: argparse.Namespace, *, draw: Callable[..., bytes] = draw_tradeoff) -> None:
@@ -125,7 +115,7 @@ def _read_held_out(options: argparse.Namespace, collection: Collection) -> tuple
     if not options.cascade:
         raise InputError("--choose-on chooses a depth of a cascade: give --cascade SMALL BIG")
     name, candidates = read_candidates(options.choose_on)
-    kept = held_out(cut_candidates(candidates, options.documents), collection.candidates)
+    kept = held_out([entry.cut(0, options.documents) for entry in candidates], collection.candidates)
     if not kept:
         raise InputError(f"--choose-on {options.choose_on}: all of its {len(candidates)} queries are measured too")
     return name, kept

@@ -20,17 +20,9 @@ _STAMP = "made-from.json"
 def model_folder(
     name: str, checkpoint: Path, scratch: Path, *, threads: int = 1, environments: Environments = ENVIRONMENTS
 ) -> Path:
-    """The folder of a model in a form; what is not there, or is of something else than now, is made.
+    """The folder of a model in a form: one of `CONVERSIONS` in the folder ``scratch``, or for "" the checkpoint itself.
 
-    Args:
-        name: One of `CONVERSIONS`, or "" for the checkpoint itself.
-        checkpoint: Its folder.
-        scratch: Where the forms of this checkpoint lie.
-        threads: Threads of the tools that make them.
-        environments: Of these tools.
-
-    Raises:
-        EngineUnavailable: If it cannot be made.
+    What is not there, or is of something else than now, is made; EngineUnavailable says why it cannot be.
     """
     if not name:
         return checkpoint

@@ -22,7 +22,7 @@ _STAMP = "made-from.txt"
 
 @dataclass(frozen=True, slots=True)
 class Environments:
-    """Environments by name.
+    """Environments by name; what is wrong with one is raised as `EngineUnavailable`, which says what to do.
 
     Attributes:
         requirements: Has a requirement file NAME.txt for each.
@@ -37,11 +37,7 @@ class Environments:
         return sorted(path.stem for path in self.requirements.glob("*.txt"))
 
     def requirements_of(self, name: str) -> str:
-        """The text of an environment's requirement file.
-
-        Raises:
-            EngineUnavailable: If there is no such environment.
-        """
+        """The text of an environment's requirement file."""
         try:
             return (self.requirements / f"{name}.txt").read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -49,11 +45,7 @@ class Environments:
             raise EngineUnavailable(f"there is no environment {name!r}: known are {known}") from None
 
     def interpreter(self, name: str) -> Path:
-        """The Python of an environment; of "" the one that runs.
-
-        Raises:
-            EngineUnavailable: If it has not been made, or was made from another requirement file.
-        """
+        """The Python of an environment that was made from these requirements; of "" the one that runs."""
         if not name:
             return Path(sys.executable)
         wanted, stamp = self.requirements_of(name), self.made / name / _STAMP
@@ -64,14 +56,10 @@ class Environments:
         return self._python(name)
 
     def make(self, name: str) -> None:
-        """Make an environment anew.
-
-        Raises:
-            EngineUnavailable: If something cannot be installed, with what pip says.
-        """
+        """Make an environment anew; an error has what pip says."""
         venv.create(self.made / name, clear=True, with_pip=True)
-        command = [str(self._python(name)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        install = [*command, "--requirement", str(self.requirements / f"{name}.txt")]
+        pip = [str(self._python(name)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        install = [*pip, "--requirement", str(self.requirements / f"{name}.txt")]
         done = subprocess.run(install, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = (line for line in done.stderr.splitlines() if not line.startswith("WARNING"))
@@ -88,9 +76,8 @@ ENVIRONMENTS = Environments()
 def main(arguments: Sequence[str], environments: Environments = ENVIRONMENTS) -> int:
     """Make the named environments, by default all, that are not up to date; 1 if one cannot be made."""
     known = environments.names()
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.engines.environments", description="Make environments of peers."
-    )
+    prog = "python -m benchmarks.engines.environments"
+    parser = argparse.ArgumentParser(prog=prog, description="Make environments of peers.")
     parser.add_argument("environments", nargs="*", metavar="NAME", help=f"of {', '.join(known)} (default: all)")
     chosen = parser.parse_args(arguments).environments
     if unknown := set(chosen) - set(known):
@@ -99,19 +86,17 @@ def main(arguments: Sequence[str], environments: Environments = ENVIRONMENTS) ->
     for name in chosen or known:
         try:
             environments.interpreter(name)
-        except EngineUnavailable:
-            print(f"{name}: installing, which takes minutes ...", flush=True)
-        else:
             print(f"{name}: up to date")
             continue
+        except EngineUnavailable:
+            print(f"{name}: installing, which takes minutes ...", flush=True)
         start = time.monotonic()
         try:
             environments.make(name)
+            print(f"{name}: made in {time.monotonic() - start:.0f} s")
         except (EngineUnavailable, OSError, subprocess.SubprocessError) as error:
             failed.append(name)
             print(f"{name}: cannot be made\n{error}", file=sys.stderr)
-        else:
-            print(f"{name}: made in {time.monotonic() - start:.0f} s")
     if failed:
         print(f"without {', '.join(failed)}: their engines will be listed as unavailable", file=sys.stderr)
     return 1 if failed else 0

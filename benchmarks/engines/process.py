@@ -21,23 +21,18 @@ from .registry import WorkerError
 
 _EXIT_S = 10  # for a process whose input has ended
 
-Requests = Mapping[str, Callable[..., dict[str, Any]]]
-
 
 class Process:
     """Such a process; a context manager, which ends it.
 
     Args:
         module: What it runs; calls `answer`.
-        environment: Of `Environments`, "" for this interpreter.
+        environment: Its name, "" for this interpreter; EngineUnavailable is raised if it has not been made.
         threads: Threads that its libraries may use, as far as they heed environment variables.
-        environments: Where that is looked for.
+        environments: Where the environment is looked for.
 
     Attributes:
         name: What errors begin with, where there is one.
-
-    Raises:
-        EngineUnavailable: If the environment has not been made.
     """
 
     def __init__(
@@ -45,12 +40,14 @@ class Process:
     ) -> None:
         self.name = ""
         python = environments.interpreter(environment)
+        # Rayon for tokenizers, OpenMP for torch: read when they start their pools.
+        pools = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         # A file, not a pipe, which would block a process that prints much; and not our terminal.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
         self._process = subprocess.Popen(
             [python, "-m", module],
             cwd=ROOT,
-            env=os.environ | thread_variables(threads),
+            env=os.environ | pools | {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -59,11 +56,7 @@ class Process:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._replies = self._process.stdin, self._process.stdout
-
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._process.pid
+        self.pid = self._process.pid
 
     def ask(self, request: str, arguments: Mapping[str, object], *, limit_s: float | None = None) -> dict[str, Any]:
         """Send a request and wait for the reply.
@@ -76,19 +69,17 @@ class Process:
             self._requests.write(json.dumps({"request": request, **arguments}) + "\n")
             self._requests.flush()
             # One reply a request: nothing of it waits in the buffer.
-            if not select.select([self._replies], [], [], limit_s)[0]:
+            if select.select([self._replies], [], [], limit_s)[0]:
+                line = self._replies.readline()
+            else:
                 self._process.kill()
-                raise self._failed(f"no answer within {limit_s:.0f} s")
-            line = self._replies.readline()
+                line = json.dumps({"error": f"no answer within {limit_s:.0f} s"})
         except BrokenPipeError:
             line = ""
         reply: dict[str, Any] = json.loads(line) if line else {"error": self._how_it_ended()}
         if "error" in reply:
-            raise self._failed(reply["error"])
+            raise WorkerError(f"{self.name}: {reply['error']}" if self.name else reply["error"])
         return reply
-
-    def _failed(self, what: str) -> WorkerError:
-        return WorkerError(f"{self.name}: {what}" if self.name else what)
 
     def _how_it_ended(self) -> str:
         try:
@@ -118,13 +109,7 @@ class Process:
         self.close()
 
 
-def thread_variables(threads: int) -> dict[str, str]:
-    """Environment variables that libraries read when they start their pools: Rayon for tokenizers, OpenMP for torch."""
-    pools = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return pools | {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
-
-
-def answer(requests: Requests) -> None:
+def answer(requests: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
     """Answer requests, one a line, on what were standard input and output when the process started."""
     # Libraries print to standard output, also from C, and may read standard input: both get other files here.
     lines = os.fdopen(os.dup(0), encoding="utf-8")

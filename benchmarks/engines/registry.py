@@ -21,7 +21,7 @@ class EngineUnavailable(WorkerError):
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A loaded model, as an adapter's ``open`` returns it, in the worker process.
+    """A loaded model, as an adapter's ``open`` returns it, in the engine's process.
 
     Its scores are comparable between engines: the logit of a model with one label, of one with two labels the
     second's minus the first's, whatever the engine itself makes of them.

@@ -29,7 +29,7 @@ class Call:
 
 
 class EngineProcess(Process):
-    """A process that has opened an engine.
+    """A process that has opened an engine; EngineUnavailable is raised where that cannot be, with the reason.
 
     Args:
         module: What the process runs; it answers "open".
@@ -46,10 +46,7 @@ class EngineProcess(Process):
         facts: What runs, in the adapter's words.
         versions: Package -> version.
         opened_s: From the start of the process until the engine can score, conversions not included.
-        stages: What "open" says of itself beside these.
-
-    Raises:
-        EngineUnavailable: If its environment is absent, a conversion fails or the engine cannot be opened.
+        stages: What "open" says beside these: of a `Worker` ``import_s`` and ``load_s``, parts of `opened_s`.
     """
 
     def __init__(
@@ -82,21 +79,13 @@ class EngineProcess(Process):
 
 
 class Worker(EngineProcess):
-    """An engine in its own process, scoring when it is told to; arguments but ``module`` as of `EngineProcess`.
-
-    Attributes:
-        stages: ``import_s`` and ``load_s``: of `opened_s` the imports of its library and the loading of the model.
-    """
+    """An engine that scores when it is told to; arguments as of `EngineProcess`. Failures raise WorkerError."""
 
     def __init__(self, spec: EngineSpec, checkpoint: Path, **arguments: Any) -> None:
         super().__init__(SERVE, spec, checkpoint, **arguments)
 
     def score(self, query: str, documents: tuple[str, ...]) -> Call:
-        """Make one call, when the threads of the worker before have gone to sleep.
-
-        Raises:
-            WorkerError: If it fails, or does not give one score per document.
-        """
+        """Make one call, when the threads of the worker before have gone to sleep."""
         reply = self._call("score", query, documents)
         scores = np.array(reply["scores"], np.float32)
         if len(scores) != len(documents):
@@ -104,20 +93,12 @@ class Worker(EngineProcess):
         return Call(scores, reply["seconds"])
 
     def tokenize(self, query: str, documents: tuple[str, ...]) -> float | None:
-        """Seconds of the tokenizing that `score` does, alone; None where that is not to be had.
-
-        Raises:
-            WorkerError: If it fails.
-        """
+        """Seconds of the tokenizing that `score` does, alone; None where that is not to be had."""
         seconds: float | None = self._call("tokenize", query, documents)["seconds"]
         return seconds
 
     def memory(self) -> dict[str, float]:
-        """``rss_mb`` now, and ``peak_rss_mb`` since the process started; in MiB.
-
-        Raises:
-            WorkerError: If the system has no /proc.
-        """
+        """``rss_mb`` now, and ``peak_rss_mb`` since the process started; in MiB."""
         try:
             lines = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8").splitlines()
         except OSError as error:

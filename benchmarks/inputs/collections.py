@@ -38,6 +38,10 @@ class Candidates:
     doc_ids: tuple[str, ...]
     documents: tuple[str, ...]
 
+    def cut(self, start: int, stop: int | None) -> "Candidates":
+        """Some of the documents."""
+        return replace(self, doc_ids=self.doc_ids[start:stop], documents=self.documents[start:stop])
+
 
 @dataclass(frozen=True, slots=True)
 class Collection:
@@ -90,17 +94,9 @@ def read_candidates(source: Path) -> tuple[str, tuple[Candidates, ...]]:
 
 def cut_collection(collection: Collection, *, queries: int | None = None, documents: int | None = None) -> Collection:
     """The first queries, the first candidates of each, and only the judgments of those queries; None for all."""
-    kept = cut_candidates(collection.candidates[:queries], documents)
-    return replace(
-        collection, candidates=kept, qrels={entry.query_id: collection.qrels[entry.query_id] for entry in kept}
-    )
-
-
-def cut_candidates(candidates: Iterable[Candidates], documents: int | None) -> tuple[Candidates, ...]:
-    """The first documents of each query; of None all."""
-    return tuple(
-        replace(entry, doc_ids=entry.doc_ids[:documents], documents=entry.documents[:documents]) for entry in candidates
-    )
+    kept = tuple(entry.cut(0, documents) for entry in collection.candidates[:queries])
+    qrels = {entry.query_id: collection.qrels[entry.query_id] for entry in kept}
+    return replace(collection, candidates=kept, qrels=qrels)
 
 
 def relevant_grade(qrels: Qrels) -> int:

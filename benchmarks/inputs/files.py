@@ -27,12 +27,7 @@ def read_text(path: Path) -> str:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file; it appears, or replaces an older one, when it is complete.
-
-    Args:
-        path: In a folder that is there.
-        content: Text is written as UTF-8, its line ends as they are.
-    """
+    """Write a file, text as UTF-8 with its line ends; it appears, or replaces an older one, when it is complete."""
     handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -71,15 +71,10 @@ def run_tag(name: str) -> str:
 
 
 def write_run(path: Path, run: Run, *, tag: str) -> None:
-    """Write a run in TREC form.
+    """Write a run in TREC form; the tag names the system.
 
     Tools break ties their own ways, and trec_eval reads scores as float32: a score that is not below the one before
     it becomes the next float32 that is. All others are the system's own.
-
-    Args:
-        path: The file, in a folder that is there.
-        run: What to write.
-        tag: Names the system.
 
     Raises:
         InputError: If an id or the tag is empty or has a blank in it, which the form has no place for.

@@ -61,30 +61,25 @@ class Workload:
 def make_workload(
     collection: Collection | None, *, documents: int, warm_up: int, rounds: int, calls: int | None
 ) -> Workload:
-    """The calls of a run.
+    """The calls of a run on judged queries, or for None on made-up texts.
 
-    Args:
-        collection: Judged queries, None for made-up texts.
-        documents: Per call.
-        warm_up: Calls before the first that counts.
-        rounds: How many rounds.
-        calls: Timed calls per round; None for 8 synthetic ones, or all that judged queries give, at most 100.
+    Of no number of calls a round, it is 8 of made-up texts, or all that judged queries give, at most 100.
     """
     if collection is None:
         calls = calls or _SYNTHETIC_CALLS
-        tokenized = [min(documents, _MOST_TOKENIZED)] * tokenized_calls(calls)
+        tokenized = [min(documents, _MOST_TOKENIZED)] * _tokenized(calls)
         sizes = [documents] * warm_up + ([documents] * calls + tokenized) * rounds
         return _cut(SYNTHETIC, synthetic_calls(sizes), warm_up=warm_up, rounds=rounds, calls=calls)
     found = judged_calls(collection, documents)
     if calls is None:
-        fits = [n for n in range(1, _MOST_CALLS + 1) if warm_up + rounds * (n + tokenized_calls(n)) <= len(found)]
+        fits = [n for n in range(1, _MOST_CALLS + 1) if warm_up + rounds * (n + _tokenized(n)) <= len(found)]
         calls = max(fits, default=1)
     whole = documents == max(len(entry.documents) for entry in collection.candidates)
     workload = _cut(collection.name, found, warm_up=warm_up, rounds=rounds, calls=calls)
     return replace(workload, collection=collection) if whole else workload
 
 
-def tokenized_calls(calls: int) -> int:
+def _tokenized(calls: int) -> int:
     """Calls of a round that are only tokenized, beside so many timed ones."""
     return max(1, calls // _TOKENIZED_SHARE)
 
@@ -122,11 +117,7 @@ def judged_calls(collection: Collection, documents: int) -> list[Candidates]:
         return list(_pooled(entries, documents))
     longest = max(len(entry.documents) for entry in entries)
     return [
-        replace(
-            entry,
-            doc_ids=entry.doc_ids[start : start + documents],
-            documents=entry.documents[start : start + documents],
-        )
+        entry.cut(start, start + documents)
         for start in range(0, longest, documents)
         for entry in entries
         # A shorter rest would be another kind of call, but a query with few candidates has one.
@@ -146,12 +137,12 @@ def _pooled(entries: Sequence[Candidates], documents: int) -> Iterator[Candidate
 
 def _cut(name: str, found: Sequence[Candidates], *, warm_up: int, rounds: int, calls: int) -> Workload:
     """Deal calls out in their order, from the start again where they do not suffice."""
-    needed = warm_up + rounds * (calls + tokenized_calls(calls))
+    needed = warm_up + rounds * (calls + _tokenized(calls))
     deal = cycle(found)
     first = tuple(islice(deal, warm_up))
     timed, tokenizing = [], []
     for _ in range(rounds):
         timed.append(tuple(islice(deal, calls)))
-        some = islice(deal, tokenized_calls(calls))
-        tokenizing.append(tuple(replace(call, documents=call.documents[:_MOST_TOKENIZED]) for call in some))
+        some = islice(deal, _tokenized(calls))
+        tokenizing.append(tuple(call.cut(0, _MOST_TOKENIZED) for call in some))
     return Workload(name, first, tuple(timed), tuple(tokenizing), needed > len(found), None)

@@ -136,11 +136,7 @@ def interleave(
 ) -> tuple[dict[str, Series], dict[str, str]]:
     """Time engines call by call in turns.
 
-    Args:
-        engines: Name -> engine.
-        workload: The calls.
-        between: Called before each round.
-        report: Called after each timed call.
+    ``between`` is called before each round, ``report`` after each timed call.
 
     Returns:
         Name -> what that engine gave, and name -> why an engine failed, which is then left out.

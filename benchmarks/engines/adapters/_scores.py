@@ -53,12 +53,7 @@ def plain_engine(
 ) -> Engine:
     """A model behind transformers' tokenizer, as people call it: batches in the documents' order, padded and cut.
 
-    Args:
-        folder: The checkpoint, or what was made of it.
-        split: The tokenizer.
-        logits: The tokenizer's output -> [documents, labels].
-        facts: What runs.
-        packages: Package -> version.
+    ``logits`` gives [documents, labels] for what the tokenizer, ``split``, gives.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     limit = int(config["max_position_embeddings"])  # of a BERT-like model

@@ -30,14 +30,10 @@ def convert(source: Path, output: Path, *, precision: str) -> None:
 
 
 def open(folder: Path, threads: int, *, precision: Literal["fp32", "int8"], encoded: bool) -> Engine:
-    """Open the artifact.
+    """Open what `convert` wrote.
 
-    Args:
-        folder: What `convert` wrote.
-        threads: CPU threads.
-        precision: The graph.
-        encoded: Score documents that were tokenized before: the time of `score` is the query's tokens, the joining and
-            the model.
+    With encoded documents, which were tokenized before, the time of `score` is the query's tokens, the joining and the
+    model.
     """
     two_labels = labels_of(folder) == 2
     model: Any = CrossEncoder(

@@ -32,10 +32,7 @@ def _backend(form: str) -> Any:
 def convert(source: Path, output: Path, *, form: str) -> None:
     """Write a folder with the form's file and all that beside it opens a model.
 
-    Args:
-        source: The checkpoint for "onnx" and "openvino"; the "onnx" form for the two that are made of it.
-        output: The folder.
-        form: "onnx", "onnx-o3", "onnx-qint8" or "openvino".
+    The source of "onnx" and "openvino" is the checkpoint, that of "onnx-o3" and "onnx-qint8" the "onnx" form.
     """
     backend = _backend(form)
     whole = form == backend
@@ -52,14 +49,7 @@ def convert(source: Path, output: Path, *, form: str) -> None:
 
 
 def open(folder: Path, threads: int, *, form: str, inference_precision: str = "") -> Engine:
-    """Open what `convert` wrote.
-
-    Args:
-        folder: The form's folder.
-        threads: CPU threads.
-        form: As it was converted.
-        inference_precision: OpenVINO's; "" for its default, which is bf16 where the CPU has that.
-    """
+    """Open what `convert` wrote; an inference precision is OpenVINO's, whose default is bf16 where the CPU has that."""
     quiet(threads)
     kwargs: dict[str, Any] = {"file_name": Path(_FILES[form]).name}
     if form == "openvino":

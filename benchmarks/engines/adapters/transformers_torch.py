@@ -13,13 +13,7 @@ from ._scores import plain_engine, versions
 
 
 def open(folder: Path, threads: int, *, tokenizer: str) -> Engine:
-    """Open a checkpoint.
-
-    Args:
-        folder: The checkpoint.
-        threads: CPU threads.
-        tokenizer: "fast", in Rust, or "slow", in Python, which transformers 5 no longer has.
-    """
+    """Open a checkpoint; its tokenizer is "fast", in Rust, or "slow", in Python, which transformers 5 no longer has."""
     logging.disable_progress_bar()
     torch.set_num_threads(threads)
     split: Any = AutoTokenizer.from_pretrained(folder, use_fast=tokenizer == "fast", local_files_only=True)

@@ -7,7 +7,7 @@ device still has to do is waited for. Every call gets other pairs.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from crossrank._text.tokens import Tokens, gather_index
 from crossrank.export._architectures.checkpoint import Checkpoint
 
 Call = Callable[[], Floats]
+T = TypeVar("T")
 # What a call begins with: joined pairs of token ids; queries as texts and documents as token ids; texts alone.
 Form = Literal["model", "encoded", "texts"]
 FORMS: tuple[Form, ...] = ("model", "encoded", "texts")
@@ -27,10 +28,8 @@ Keep = Callable[[str, object], None]
 
 PACKED, GRAPHS, PADDED = "crossrank packed", "crossrank packed, CUDA graphs", "crossrank padded"
 OURS = (GRAPHS, PACKED)  # the first is what tables call crossrank; the second where no CUDA graph can be captured
-ST_DEFAULT, ST_LARGE, ST_BF16 = (
-    *("sentence-transformers fp16, batch 32", "sentence-transformers fp16, batch 256"),
-    "sentence-transformers bf16, batch 256",
-)
+ST_DEFAULT, ST_LARGE = "sentence-transformers fp16, batch 32", "sentence-transformers fp16, batch 256"
+ST_BF16 = "sentence-transformers bf16, batch 256"
 VARLEN, FUSED = "transformers fp16, varlen attention", "onnxruntime fp16, fused and padded"
 BASELINES = (ST_DEFAULT, ST_LARGE)  # the faster of the two is what goals compare with
 PEERS = (*BASELINES, ST_BF16, VARLEN, FUSED)
@@ -88,13 +87,7 @@ class Series:
 
 
 def make_works(checkpoint: Checkpoint, documents: int, count: int) -> list[Work]:
-    """Made-up texts with MS MARCO's lengths for several calls; no text returns.
-
-    Args:
-        checkpoint: Whose tokenizer and length limit.
-        documents: Of a call.
-        count: How many calls.
-    """
+    """Made-up texts with MS MARCO's lengths for so many calls of so many documents; no text returns."""
     queries_each = -(-documents // _DOCUMENTS_PER_QUERY)
     queries = sample_texts(queries_each * count, kind="query", seed=0)
     texts = sample_texts(documents * count, kind="document", seed=0)
@@ -151,16 +144,23 @@ def in_order(batches: Sequence[NDArray[np.intp]], logits: Sequence[Floats]) -> F
     return ordered
 
 
+def batched(
+    joined: PackedPairs,
+    batches: Sequence[NDArray[np.intp]],
+    prepare: Callable[[PackedPairs], T],
+    run: Callable[[Sequence[T]], Sequence[Floats]],
+) -> Call:
+    """A call that runs batches of joined pairs, which are prepared beforehand, and brings their logits in order."""
+    prepared = [prepare(select(joined, index)) for index in batches]
+    return lambda: in_order(batches, run(prepared))
+
+
 def take_turns(
     calls: Mapping[str, Sequence[Call]], *, warm_up: int = 1, limit_s: float = float("inf"), least: int = 20
 ) -> tuple[dict[str, Series], dict[str, str]]:
-    """Make the calls of several contenders in turns.
+    """Make the calls of several contenders in turns, as many of each: name -> calls; ``warm_up`` of them do not count.
 
-    Args:
-        calls: Name -> its calls, as many for each.
-        warm_up: How many of them do not count.
-        limit_s: Begin no further turn after so many seconds ...
-        least: ... and so many turns.
+    No further turn begins after so many seconds and so many turns that count.
 
     Returns:
         Name -> what it gave, and name -> why it failed, which is then left out.

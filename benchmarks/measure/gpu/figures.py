@@ -5,6 +5,7 @@ import gc
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure.peaks import operations_per_pair
+from benchmarks.measure.turns import Turns
 from crossrank._artifact.parity import BOUNDS, compare_logits
 from crossrank.export._prove.reference import reference_logits
 from crossrank.export._read.texts import load_pairs
@@ -38,9 +40,9 @@ from .models import GpuModel, Place, Size, open_gpu_model, write_graph
 from .ours import packed_contender, padded_contender
 from .peers import open_peers
 
-LENGTHS = (128, 512)  # tokens of every pair, beside texts of real lengths
-CALL_SIZES = (10, 100, 1000)  # documents of a call whose latency is taken
-LATENCY_MODELS = ("minilm-l6", "bert-base", "tinybert-l2", "minilm-l12", "bert-large")
+_LENGTHS = (128, 512)  # tokens of every pair, beside texts of real lengths
+_CALL_SIZES = (10, 100, 1000)  # documents of a call whose latency is taken
+_LATENCY_MODELS = ("minilm-l6", "bert-base", "tinybert-l2", "minilm-l12", "bert-large")
 _ALONE = 8  # pairs that are scored alone too
 _LATENCY_WARM_UP, _LATENCY_LIMIT_S = 5, 6.0
 
@@ -61,30 +63,14 @@ class Amounts:
     proof: int
     latency_calls: Mapping[int, int]
 
-    def fixed(self, length: int) -> int:
-        """Pairs of one length of a call: about as many tokens as the texts have, at 64 each."""
-        return max(2, self.documents * 64 // length)
-
 
 # A call is long enough for the next texts to be tokenized while the GPU works, and short enough for all contenders.
 _DOCUMENTS: dict[Size, int] = {"small": 8192, "base": 4096, "large": 2048}
-_REHEARSED = Amounts(16, 1, 8, dict.fromkeys(CALL_SIZES, 1))
-
-
-def amounts_of(model: GpuModel) -> Amounts:
-    """How much of a model is scored."""
-    if model.place.rehearse:
-        return _REHEARSED
-    return Amounts(_DOCUMENTS[model.shape.size], 4, 64, {10: 200, 100: 200, 1000: 60})
+_REHEARSED = Amounts(16, 1, 8, dict.fromkeys(_CALL_SIZES, 1))
 
 
 def measure_model(key: str, place: Place, keep: Keep) -> None:
-    """Measure a model.
-
-    Args:
-        key: Of `MODELS`.
-        place: Where.
-        keep: Called with each section's name and content, when it is done.
+    """Measure one of `MODELS`; ``keep`` is called with each section's name and content, when it is done.
 
     Raises:
         RuntimeError: At the end, if crossrank or sentence-transformers in float16 failed anywhere: what remains is no
@@ -105,14 +91,16 @@ def measure_model(key: str, place: Place, keep: Keep) -> None:
         keep("unavailable", unavailable)
         failures.update(unavailable)
         keep("contenders", {contender.name: dict(contender.facts) for contender in contenders})
-        amounts = amounts_of(model)
+        usual = Amounts(_DOCUMENTS[model.shape.size], 4, 64, {10: 200, 100: 200, 1000: 60})
+        amounts = _REHEARSED if place.rehearse else usual
         kept("correctness", measure_correctness(model, contenders, amounts.proof))
         works = make_works(model.checkpoint, amounts.documents, 1 + amounts.rounds)
         kept("throughput", measure_throughput(model, contenders, works))
-        for length in LENGTHS:
-            random = fixed_works(sizes.vocabulary, length, amounts.fixed(length), 1 + (amounts.rounds + 1) // 2)
+        for length in _LENGTHS:
+            pairs = max(2, amounts.documents * 64 // length)  # about as many tokens as the texts have, at 64 each
+            random = fixed_works(sizes.vocabulary, length, pairs, 1 + (amounts.rounds + 1) // 2)
             kept(f"throughput-{length}", measure_throughput(model, contenders, random))
-        if key in LATENCY_MODELS:
+        if key in _LATENCY_MODELS:
             kept("latency", measure_latency(model, contenders, works, amounts))
     main = (*(OURS if place.graphs else (PACKED,)), *BASELINES)
     missing = [f"{name}: {why}" for name, why in failures.items() if name.partition(": ")[0] in main]
@@ -137,28 +125,17 @@ def find_failures(section: Mapping[str, Any]) -> dict[str, str]:
 
 
 def open_contenders(model: GpuModel, folder: Path) -> tuple[list[Contender], dict[str, str]]:
-    """All who can score a model, ours first, and name -> why another one cannot.
-
-    Args:
-        model: The model.
-        folder: Gets graphs.
-    """
+    """All who can score a model, ours first, and name -> why another one cannot; the folder gets graphs."""
     packed = write_graph(model, "packed", folder)
-    ours: dict[str, Callable[[], Contender]] = {
-        PACKED: lambda: packed_contender(model, packed, graphs=False),
-        GRAPHS: lambda: packed_contender(model, packed, graphs=True),
-        PADDED: lambda: padded_contender(model, folder),
+    makers: dict[str, Callable[[], Contender]] = {
+        PACKED: partial(packed_contender, model, packed, graphs=False),
+        GRAPHS: partial(packed_contender, model, packed, graphs=True),
+        PADDED: partial(padded_contender, model, folder),
     }
-    opened, unavailable = [], {}
-    for name, make in ours.items():
-        if name == GRAPHS and not model.place.graphs:
-            continue
-        try:
-            opened.append(make())
-        except Exception as error:  # one that does not run leaves the others to be measured
-            unavailable[name] = f"{type(error).__name__}: {error}"
+    turns = Turns([name for name in makers if name != GRAPHS or model.place.graphs], catch=Exception)
+    opened = turns.each(lambda name: makers[name]())
     peers, absent = open_peers(model, folder)
-    return [*opened, *peers], unavailable | absent
+    return [*opened.values(), *peers], turns.failed | absent
 
 
 def measure_correctness(model: GpuModel, contenders: Sequence[Contender], pairs: int) -> dict[str, object]:
@@ -168,7 +145,7 @@ def measure_correctness(model: GpuModel, contenders: Sequence[Contender], pairs:
     """
     queries, documents = zip(*load_pairs("proof")[:pairs], strict=True)
     source, inputs = model.checkpoint.source, model.checkpoint.inputs
-    name, reference = reference_logits(
+    reference_name, reference = reference_logits(
         source,
         source.folder / "tokenizer.json",
         list(zip(queries, documents, strict=True)),
@@ -178,72 +155,48 @@ def measure_correctness(model: GpuModel, contenders: Sequence[Contender], pairs:
     )
     together = text_work(model.checkpoint, queries, documents)
     alone = [text_work(model.checkpoint, queries[i : i + 1], documents[i : i + 1]) for i in range(min(_ALONE, pairs))]
-    found: dict[str, object] = {}
-    for contender in contenders:
-        for form, call_of in contender.forms.items():
-            try:
-                logits, singles = call_of(together)(), np.concatenate([call_of(work)() for work in alone])
-            except Exception as error:  # whatever it is, the others go on
-                found[f"{contender.name}: {form}"] = {"failed": f"{type(error).__name__}: {error}"}
-                continue
-            provider = contender.facts.get("provider", "torch")
-            parity = compare_logits(
-                reference, logits, singles, precision="fp16", name=name, graph="graph", provider=provider
-            )
-            found[f"{contender.name}: {form}"] = asdict(parity) | {"problems": parity.problems(BOUNDS["fp16"])}
-    return found
+    wanted = {f"{c.name}: {form}": (c, form) for c in contenders for form in c.forms}
+
+    def compare(name: str) -> dict[str, object]:
+        contender, form = wanted[name]
+        make = contender.forms[form]
+        logits, singles = make(together)(), np.concatenate([make(work)() for work in alone])
+        how = {"name": reference_name, "graph": "graph", "provider": contender.facts.get("provider", "torch")}
+        parity = compare_logits(reference, logits, singles, precision="fp16", **how)
+        return asdict(parity) | {"problems": parity.problems(BOUNDS["fp16"])}
+
+    turns = Turns(wanted, catch=Exception)
+    return turns.each(compare) | {name: {"failed": why} for name, why in turns.failed.items()}
 
 
 def measure_throughput(model: GpuModel, contenders: Sequence[Contender], works: Sequence[Work]) -> dict[str, object]:
     """Documents per second of every contender in every form that it has, form by form.
 
-    Args:
-        model: The model.
-        contenders: Who scores.
-        works: The calls, all of one size; the first warms up. Without texts only one form is taken.
+    The works are all of one size; the first warms up. Without texts only one form is taken.
     """
     lengths = np.concatenate([work.joined.lengths for work in works[1:]])
     operations = float(operations_per_pair(model.checkpoint.config, lengths).mean())
-    has_texts = bool(works[0].documents)
     result: dict[str, object] = {
         "documents": works[0].size,
         "rounds": len(works) - 1,
         "mean_pair_tokens": round(float(lengths.mean()), 1),
         "operations_per_pair": operations,
     }
-    for form in FORMS if has_texts else FORMS[:1]:
-        calls, unready = _prepare({c.name: (c, form) for c in contenders if form in c.forms}, works)
-        with _undisturbed():
-            series, failed = take_turns(calls)
+    for form in FORMS if works[0].documents else FORMS[:1]:
+        series, failed = _timed({c.name: (c, form) for c in contenders if form in c.forms}, works)
         figures = {name: _speed(found, works[0].size, operations) for name, found in series.items()}
         baseline = max((figures[name]["docs_per_s"]["median"] for name in BASELINES if name in figures), default=None)
         for figure in figures.values():
             figure["ratio"] = None if baseline is None else round(figure["docs_per_s"]["median"] / baseline, 2)
-        result[form] = {"contenders": figures, "failed": unready | failed}
+        result[form] = {"contenders": figures, "failed": failed}
     return result
-
-
-def _prepare(
-    wanted: Mapping[str, tuple[Contender, Form]], works: Sequence[Work]
-) -> tuple[dict[str, list[Call]], dict[str, str]]:
-    """Name -> the calls of a contender in a form, and name -> why they cannot be made."""
-    calls, failed = {}, {}
-    for name, (contender, form) in wanted.items():
-        try:
-            calls[name] = [contender.forms[form](work) for work in works]
-        except Exception as error:  # what others' engines raise has no common base
-            failed[name] = f"{type(error).__name__}: {error}"
-    return calls, failed
 
 
 def _speed(found: Series, documents: int, operations: float) -> dict[str, Any]:
     speeds = documents / np.array(found.seconds)
     shown = {name: float(f"{of(speeds):.4g}") for name, of in (("median", np.median), ("min", np.min), ("max", np.max))}
-    return {
-        "docs_per_s": shown,
-        "tflops": round(shown["median"] * operations / 1e12, 3),
-        "not_finite": found.not_finite,
-    }
+    tflops = round(shown["median"] * operations / 1e12, 3)
+    return {"docs_per_s": shown, "tflops": tflops, "not_finite": found.not_finite}
 
 
 def measure_latency(
@@ -251,37 +204,44 @@ def measure_latency(
 ) -> dict[str, object]:
     """Time of one call of one query, with encoded documents and with texts, ours and sentence-transformers'.
 
-    Args:
-        model: The model.
-        contenders: Who scores.
-        works: Whose texts are taken; they return where there are too few.
-        amounts: How many calls.
+    The texts are those of the works; they return where there are too few.
     """
     chosen = [contender for contender in contenders if contender.name in (*OURS, *BASELINES)]
+    wanted = {f"{c.name}: {form}": (c, form) for c in chosen for form in FORMS[1:] if form in c.forms}
+    queries = [query for work in works for query in work.queries]
     result: dict[str, object] = {}
     for size, calls in amounts.latency_calls.items():
         documents = min(size, _REHEARSED.documents) if model.place.rehearse else size
-        asked = [query for work in works for query in work.queries]
         texts = cycle([document for work in works for document in work.documents])
-        count = min(_LATENCY_WARM_UP, calls) + calls
+        warm_up = min(_LATENCY_WARM_UP, calls)
         some = [
             text_work(model.checkpoint, [query], list(islice(texts, documents)))
-            for query in islice(cycle(asked), count)
+            for query in islice(cycle(queries), warm_up + calls)
         ]
-        wanted = {f"{c.name}: {form}": (c, form) for c in chosen for form in FORMS[1:] if form in c.forms}
-        ready, unready = _prepare(wanted, some)
-        with _undisturbed():
-            series, failed = take_turns(ready, warm_up=count - calls, limit_s=_LATENCY_LIMIT_S)
-        result[str(size)] = {
-            "contenders": {name: _latency(found) for name, found in series.items()},
-            "failed": unready | failed,
-        }
+        series, failed = _timed(wanted, some, warm_up=warm_up, limit_s=_LATENCY_LIMIT_S)
+        result[str(size)] = {"contenders": {name: _latency(it) for name, it in series.items()}, "failed": failed}
     return result
 
 
 def _latency(found: Series) -> dict[str, float]:
     p50, p99 = (round(float(value) * 1e3, 3) for value in np.percentile(found.seconds, (50, 99)))
     return {"p50_ms": p50, "p99_ms": p99, "calls": len(found.seconds), "not_finite": found.not_finite}
+
+
+def _timed(
+    wanted: Mapping[str, tuple[Contender, Form]], works: Sequence[Work], **how: Any
+) -> tuple[dict[str, Series], dict[str, str]]:
+    """Name -> what a contender gave in a form, and name -> why it failed, before or in a call."""
+
+    def prepare(name: str) -> list[Call]:
+        contender, form = wanted[name]
+        return [contender.forms[form](work) for work in works]
+
+    turns = Turns(wanted, catch=Exception)
+    calls = turns.each(prepare)
+    with _undisturbed():
+        series, failed = take_turns(calls, **how)
+    return series, turns.failed | failed
 
 
 @contextlib.contextmanager

@@ -32,24 +32,20 @@ class Shape:
     size: Size
 
 
-def _shape(key: str, size: Size) -> Shape:
-    return Shape(*SHAPES[key], size)
-
-
 # By what is wanted first where time is short: two that stand for many, the others by size, and last those that compute
 # what another one does, but for labels and vocabulary.
 MODELS: dict[str, Shape] = {
     "minilm-l6": Shape("MiniLM-L6", "cross-encoder/ms-marco-MiniLM-L6-v2", "small"),
-    "bert-base": _shape("bert-base", "base"),
-    "tinybert-l2": _shape("tinybert-l2", "small"),
-    "tinybert-l4": _shape("tinybert-l4", "small"),
+    "bert-base": Shape(*SHAPES["bert-base"], "base"),
+    "tinybert-l2": Shape(*SHAPES["tinybert-l2"], "small"),
+    "tinybert-l4": Shape(*SHAPES["tinybert-l4"], "small"),
     "minilm-l12": Shape("MiniLM-L12", "cross-encoder/ms-marco-MiniLM-L12-v2", "small"),
-    "tinybert-l6": _shape("tinybert-l6", "base"),
-    "electra-base": _shape("electra-base", "base"),
-    "bert-large": _shape("bert-large", "large"),
-    "bert-multilingual": _shape("bert-multilingual", "base"),
-    "pt-tinybert": _shape("pt-tinybert", "small"),
-    "capreolus-electra-base": _shape("capreolus-electra-base", "base"),
+    "tinybert-l6": Shape(*SHAPES["tinybert-l6"], "base"),
+    "electra-base": Shape(*SHAPES["electra-base"], "base"),
+    "bert-large": Shape(*SHAPES["bert-large"], "large"),
+    "bert-multilingual": Shape(*SHAPES["bert-multilingual"], "base"),
+    "pt-tinybert": Shape(*SHAPES["pt-tinybert"], "small"),
+    "capreolus-electra-base": Shape(*SHAPES["capreolus-electra-base"], "base"),
 }
 REPEATED = ("bert-multilingual", "pt-tinybert", "capreolus-electra-base")
 QUALITY_MODEL = "minilm-l12"  # whose published weights the test data has
@@ -85,15 +81,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class GpuModel:
-    """A checkpoint that was read.
-
-    Attributes:
-        key: Of `MODELS`.
-        shape: That model.
-        checkpoint: What the folder holds.
-        trained: Whether its weights are the published ones.
-        place: Where it runs.
-    """
+    """A checkpoint that was read: its key and shape in `MODELS`, what it holds, whether its weights are published."""
 
     key: str
     shape: Shape
@@ -119,12 +107,7 @@ def trained_checkpoint(key: str, test_data: Path) -> Path | None:
 
 
 def open_gpu_model(key: str, place: Place) -> GpuModel:
-    """Read a model's checkpoint; it is drawn first if there is none.
-
-    Args:
-        key: Of `MODELS`.
-        place: Where it lies.
-    """
+    """Read the checkpoint of one of `MODELS`; it is drawn first if there is none."""
     shape = MODELS[key]
     folder = None if place.rehearse else trained_checkpoint(key, place.test_data)
     trained = folder is not None
@@ -145,16 +128,10 @@ def rehearsed(model: RegisteredModel) -> RegisteredModel:
 
 
 def write_graph(model: GpuModel, kind: GraphKind, folder: Path) -> Path:
-    """Build a graph of a model.
+    """Build a graph of a model in a folder; returns the file.
 
-    Args:
-        model: The model.
-        kind: "packed", crossrank's own for a GPU, in a rehearsal its CPU-runnable twin; "padded", crossrank's for any
-            runtime; "fused", the usual one, see `_gpu_fused`.
-        folder: Where to write it.
-
-    Returns:
-        The file.
+    "packed" is crossrank's own for a GPU, in a rehearsal its CPU-runnable twin; "padded" crossrank's for any runtime;
+    "fused" the usual one, see `build_fused`.
     """
     weights, config = model.checkpoint.weights, model.checkpoint.config
     types, dtype, twin = model.checkpoint.inputs.token_types, model.dtype, model.place.rehearse

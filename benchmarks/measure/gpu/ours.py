@@ -21,7 +21,7 @@ from crossrank._schedule.processes import Schedulers
 from crossrank._schedule.scheduler import Scheduler
 from crossrank._text.pairs import PairSource
 
-from .contenders import GRAPHS, PACKED, PADDED, Call, Contender, Work, in_order, like_length, select
+from .contenders import GRAPHS, PACKED, PADDED, Call, Contender, Work, batched, in_order, like_length
 from .models import GpuModel, write_graph
 
 _PADDED_BATCH = 256
@@ -33,13 +33,7 @@ def settings_of(model: GpuModel) -> PackedSettings:
 
 
 def open_packed(model: GpuModel, path: Path, settings: PackedSettings) -> tuple[Scorer, PackedSession]:
-    """A packed graph, not warmed up.
-
-    Args:
-        model: The model.
-        path: Its packed graph.
-        settings: Of the session.
-    """
+    """A model's packed graph, not warmed up."""
     checkpoint, place = model.checkpoint, model.place
     session = load_graph(path, checkpoint.inputs, place.device, place.threads.count, packed=True)
     assert isinstance(session, PackedSession)
@@ -50,12 +44,7 @@ def open_packed(model: GpuModel, path: Path, settings: PackedSettings) -> tuple[
 
 
 def packed_contender(model: GpuModel, path: Path, *, graphs: bool) -> Contender:
-    """A packed graph.
-
-    Args:
-        model: The model.
-        path: Its packed graph.
-        graphs: Whether small batches are brought to captured shapes, as a session does it by itself.
+    """A packed graph, whose small batches are brought to captured shapes, as a session does it by itself, or not.
 
     Raises:
         RuntimeError: If no CUDA graph can be captured.
@@ -72,15 +61,9 @@ def packed_contender(model: GpuModel, path: Path, *, graphs: bool) -> Contender:
     def texts(work: Work) -> Call:
         return lambda: scorer.logits(work.queries, work.documents, work.query_index)
 
-    return Contender(
-        GRAPHS if graphs else PACKED,
-        {"model": lambda work: joined_call(session, work), "encoded": encoded, "texts": texts},
-        {
-            "provider": session.provider,
-            "batches": f"packed, up to {session.max_tokens} tokens",
-            "buckets": f"{len(session.buckets)} shapes",
-        },
-    )
+    facts = {"batches": f"packed, up to {session.max_tokens} tokens", "buckets": f"{len(session.buckets)} shapes"}
+    forms = {"model": lambda work: joined_call(session, work), "encoded": encoded, "texts": texts}
+    return Contender(GRAPHS if graphs else PACKED, forms, {"provider": session.provider, **facts})
 
 
 def open_otherwise(
@@ -95,14 +78,8 @@ def open_otherwise(
 ) -> Any:
     """A session as `crossrank._device.session.open_graph` opens it after an earlier one, but for what is asked.
 
-    Args:
-        path: The graph.
-        device: Where to run.
-        threads: As there.
-        packed: As there.
-        capture: As there.
-        kernels: The attention kernels that may be taken, bits as in `provider_options`; None for its own.
-        without: Optimizers of onnxruntime's that are left out.
+    That is the attention kernels that may be taken, bits as in `provider_options`, and optimizers of onnxruntime's
+    that are left out.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -120,9 +97,8 @@ def open_otherwise(
 def joined_call(session: PackedSession, work: Work) -> Call:
     """A call that begins with joined pairs, batched as `Runner` does it."""
     batches = plan_packed_batches(work.joined.lengths, max_tokens=session.max_tokens)
-    joined = [select(work.joined, index) for index in batches]
     counts = [len(index) for index in batches]
-    return lambda: in_order(batches, session.submit(joined, counts)())
+    return batched(work.joined, batches, lambda some: some, lambda joined: session.submit([*joined], counts)())
 
 
 def padded_contender(model: GpuModel, folder: Path) -> Contender:
@@ -132,25 +108,20 @@ def padded_contender(model: GpuModel, folder: Path) -> Contender:
     session = Session(path, checkpoint.inputs, model.place.device, model.place.threads.count)
     tokenizer, limit = checkpoint.tokenizer, checkpoint.inputs.max_length
 
-    def run(source: PairSource) -> Floats:
-        batches = like_length(source.lengths, _PADDED_BATCH)
-        return in_order(batches, [session.run(source.batch(index)) for index in batches])
-
     def joined(work: Work) -> Call:
         batches = like_length(work.joined.lengths, _PADDED_BATCH)
-        pairs = [select(work.joined, index) for index in batches]
-        return lambda: in_order(batches, [session.run(some) for some in pairs])
+        return batched(work.joined, batches, lambda some: some, lambda pairs: [session.run(some) for some in pairs])
 
     def tokenized(*, encoded: bool) -> Callable[[Work], Call]:
         def call(work: Work) -> Floats:
             queries = tokenizer.encode(work.queries, "query")
             tokens = work.tokens if encoded else tokenizer.encode(work.documents, "document")
-            return run(PairSource(tokenizer.template, queries, tokens, work.query_index, limit))
+            source = PairSource(tokenizer.template, queries, tokens, work.query_index, limit)
+            batches = like_length(source.lengths, _PADDED_BATCH)
+            return in_order(batches, [session.run(source.batch(index)) for index in batches])
 
         return lambda work: lambda: call(work)
 
-    return Contender(
-        PADDED,
-        {"model": joined, "encoded": tokenized(encoded=True), "texts": tokenized(encoded=False)},
-        {"provider": session.provider, "batches": f"{_PADDED_BATCH} of like length, padded"},
-    )
+    forms = {"model": joined, "encoded": tokenized(encoded=True), "texts": tokenized(encoded=False)}
+    facts = {"provider": session.provider, "batches": f"{_PADDED_BATCH} of like length, padded"}
+    return Contender(PADDED, forms, facts)

@@ -5,7 +5,8 @@ peers are named as unavailable.
 """
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -14,79 +15,61 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measure.turns import Floats
+from benchmarks.measure.turns import Floats, Turns
 from crossrank._device.cuda.batches import plan_packed_batches
 from crossrank._device.inputs import packed_positions, padded_ids
 from crossrank._machine.onnxruntime import ort
 from crossrank._text.pairs import PackedPairs
 
-from .contenders import (
-    BASELINES,
-    FUSED,
-    ST_BF16,
-    ST_DEFAULT,
-    ST_LARGE,
-    VARLEN,
-    Call,
-    Contender,
-    Work,
-    in_order,
-    like_length,
-    select,
-)
+from .contenders import FUSED, PEERS, ST_BF16, ST_DEFAULT, ST_LARGE, VARLEN, Call, Contender, Work, batched, like_length
 from .models import GpuModel, write_graph
 from .ours import settings_of
 
 _BATCH = 256
 
 
-def open_peers(
-    model: GpuModel, folder: Path, names: Collection[str] | None = None
-) -> tuple[list[Contender], dict[str, str]]:
-    """The peers that can be opened, and name -> why another one cannot.
+def open_peers(model: GpuModel, folder: Path, names: Sequence[str] = PEERS) -> tuple[list[Contender], dict[str, str]]:
+    """Of some peers those that can be opened, and name -> why another one cannot; the folder gets graphs."""
+    opened_once: dict[str, Any] = {}  # sentence-transformers' model of a precision, for several batch sizes
 
-    Args:
-        model: The model.
-        folder: Gets the graph of `_gpu_fused`.
-        names: Of peers, None for all.
-    """
-    makers: dict[tuple[str, ...], Callable[[], list[Contender]]] = {
-        BASELINES: lambda: _sentence_transformers(model, "fp16", {ST_DEFAULT: 32, ST_LARGE: _BATCH}),
-        (ST_BF16,): lambda: _sentence_transformers(model, "bf16", {ST_BF16: _BATCH}),
-        (VARLEN,): lambda: [_varlen(model)],
-        (FUSED,): lambda: [_fused(model, folder)],
+    def sentence_transformers(name: str, precision: str, size: int) -> Contender:
+        if precision not in opened_once:
+            opened_once[precision] = _cross_encoder(model, precision)
+        return _sentence_transformers(name, model, opened_once[precision], precision, size)
+
+    makers: dict[str, Callable[[], Contender]] = {
+        ST_DEFAULT: partial(sentence_transformers, ST_DEFAULT, "fp16", 32),
+        ST_LARGE: partial(sentence_transformers, ST_LARGE, "fp16", _BATCH),
+        ST_BF16: partial(sentence_transformers, ST_BF16, "bf16", _BATCH),
+        VARLEN: partial(_varlen, model),
+        FUSED: partial(_fused, model, folder),
     }
-    opened: list[Contender] = []
-    unavailable: dict[str, str] = {}
     with contextlib.suppress(ImportError):
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-    for made, make in makers.items():
-        if names is not None and not set(made) & set(names):
-            continue
-        try:
-            opened += make()
-        except Exception as error:  # what others' engines raise has no common base
-            unavailable |= dict.fromkeys(made, f"{type(error).__name__}: {error}")
-    return opened, unavailable
+    turns = Turns(names, catch=Exception)  # what others' engines raise has no common base
+    return list(turns.each(lambda name: makers[name]()).values()), turns.failed
 
 
-def _sentence_transformers(model: GpuModel, precision: str, sizes: dict[str, int]) -> list[Contender]:
-    """Its CrossEncoder with torch's own attention (sdpa), one model for several batch sizes."""
+def _cross_encoder(model: GpuModel, precision: str) -> Any:
+    """sentence-transformers' CrossEncoder with torch's own attention (sdpa)."""
     import torch
     from sentence_transformers import CrossEncoder
 
-    encoder: Any = CrossEncoder(
+    return CrossEncoder(
         str(model.folder),
-        device=_torch_device(model),
+        device=model.place.device.kind,
         local_files_only=True,
         activation_fn=torch.nn.Identity(),
         model_kwargs={"dtype": _torch_type(model, precision), "attn_implementation": "sdpa"},
     )
+
+
+def _sentence_transformers(name: str, model: GpuModel, encoder: Any, precision: str, size: int) -> Contender:
     labels = model.checkpoint.config.labels
 
-    def texts(work: Work, size: int) -> Call:
+    def texts(work: Work) -> Call:
         pairs = [(work.queries[i], document) for i, document in zip(work.query_index, work.documents, strict=True)]
 
         def call() -> Floats:
@@ -95,42 +78,34 @@ def _sentence_transformers(model: GpuModel, precision: str, sizes: dict[str, int
 
         return call
 
-    facts = {"version": metadata.version("sentence-transformers"), "attention": "sdpa", "dtype": precision}
-    return [
-        Contender(
-            name,
-            {
-                "model": lambda work, size=size: _padded_forward(model, encoder.model, work.joined, size),  # type: ignore[misc]
-                "texts": lambda work, size=size: texts(work, size),  # type: ignore[misc]
-            },
-            facts | {"batches": f"{size} of like length, padded"},
-        )
-        for name, size in sizes.items()
-    ]
+    def forward(inputs: dict[str, Any]) -> Any:
+        device = model.place.device.kind
+        return encoder.model(**{name: value.to(device, non_blocking=True) for name, value in inputs.items()}).logits
+
+    def joined(work: Work) -> Call:
+        def prepare(batch: PackedPairs) -> dict[str, Any]:
+            return {name: _host(model, values) for name, values in _padded(model, batch).items()}
+
+        return batched(work.joined, like_length(work.joined.lengths, size), prepare, partial(_all_logits, forward))
+
+    version = metadata.version("sentence-transformers")
+    facts = {"version": version, "attention": "sdpa", "dtype": precision, "batches": f"{size} of like length, padded"}
+    return Contender(name, {"model": joined, "texts": texts}, facts)
 
 
-def _padded_forward(model: GpuModel, network: Any, joined: PackedPairs, size: int) -> Call:
+def _all_logits(forward: Callable[[Any], Any], batches: Sequence[Any]) -> list[Floats]:
+    """Of prepared batches, brought to the host once, which waits for the GPU."""
     import torch
 
-    device = _torch_device(model)
-    batches = like_length(joined.lengths, size)
+    with torch.inference_mode():
+        return [torch.cat([forward(batch) for batch in batches]).float().cpu().numpy()]
 
-    def host(values: NDArray[Any]) -> Any:
-        tensor = torch.from_numpy(values.astype(np.int64))
-        return tensor.pin_memory() if device == "cuda" else tensor
 
-    inputs = [{name: host(values) for name, values in _padded(model, select(joined, i)).items()} for i in batches]
+def _host(model: GpuModel, values: NDArray[Any], kind: type[np.generic] = np.int64) -> Any:
+    import torch
 
-    def call() -> Floats:
-        with torch.inference_mode():
-            logits = [
-                network(**{name: value.to(device, non_blocking=True) for name, value in batch.items()}).logits
-                for batch in inputs
-            ]
-            found: Floats = torch.cat(logits).float().cpu().numpy()  # waits for the GPU
-        return in_order(batches, [found])
-
-    return call
+    tensor = torch.from_numpy(values.astype(kind))
+    return tensor.pin_memory() if model.place.device.kind == "cuda" else tensor
 
 
 def _padded(model: GpuModel, batch: PackedPairs) -> dict[str, NDArray[np.int32]]:
@@ -147,11 +122,10 @@ def _varlen(model: GpuModel) -> Contender:
 
     The batches are those that crossrank makes.
     """
-    import torch
     from transformers import AttentionInterface, AutoModelForSequenceClassification
 
     AttentionInterface.register("crossrank_varlen", attend_in_parts if model.place.rehearse else attend_varlen)
-    device = _torch_device(model)
+    device = model.place.device.kind
     network: Any = AutoModelForSequenceClassification.from_pretrained(
         model.folder,
         dtype=_torch_type(model, "fp16"),
@@ -163,40 +137,27 @@ def _varlen(model: GpuModel) -> Contender:
     pool = getattr(encoder, "pooler", None) or (lambda rows: rows)  # ELECTRA's head has it inside
     inputs, most = model.checkpoint.inputs, settings_of(model).max_tokens
 
-    def host(values: NDArray[Any], kind: type[np.generic] = np.int64) -> Any:
-        tensor = torch.from_numpy(values.astype(kind))
-        return tensor.pin_memory() if device == "cuda" else tensor
+    def prepare(batch: PackedPairs) -> tuple[list[Any], int]:
+        positions = packed_positions(batch, inputs.pad_id, inputs.position_offset)
+        arrays = [_host(model, values) for values in (batch.ids, batch.types, positions)]
+        offsets = _host(model, np.append(0, np.cumsum(batch.lengths)), np.int32)
+        return [*arrays, offsets], int(batch.lengths.max())
 
-    def forward(ids: Any, types: Any, positions: Any, offsets: Any, longest: int) -> Any:
-        ids, types, positions, offsets = (
-            value.to(device, non_blocking=True) for value in (ids, types, positions, offsets)
-        )
+    def forward(batch: tuple[list[Any], int]) -> Any:
+        ids, types, positions, offsets = (value.to(device, non_blocking=True) for value in batch[0])
         hidden = encoder(
             input_ids=ids[None],
             token_type_ids=types[None],
             position_ids=positions[None],
             cu_seq_lens_q=offsets,
-            max_length_q=longest,
+            max_length_q=batch[1],
         ).last_hidden_state
         rows = hidden[0, offsets[:-1].long()][:, None]  # [pairs, 1, hidden]: [CLS] of each
         return network.classifier(pool(rows))
 
     def joined(work: Work) -> Call:
         batches = plan_packed_batches(work.joined.lengths, max_tokens=most)
-        prepared = []
-        for index in batches:
-            batch = select(work.joined, index)
-            offsets = np.append(0, np.cumsum(batch.lengths))
-            positions = packed_positions(batch, inputs.pad_id, inputs.position_offset)
-            arrays = (host(batch.ids), host(batch.types), host(positions), host(offsets, np.int32))
-            prepared.append((*arrays, int(batch.lengths.max())))
-
-        def call() -> Floats:
-            with torch.inference_mode():
-                found: Floats = torch.cat([forward(*batch) for batch in prepared]).float().cpu().numpy()
-            return in_order(batches, [found])
-
-        return call
+        return batched(work.joined, batches, prepare, partial(_all_logits, forward))
 
     facts = {"version": metadata.version("transformers"), "batches": f"packed, up to {most} tokens", "dtype": "fp16"}
     return Contender(VARLEN, {"model": joined}, facts)
@@ -225,10 +186,9 @@ def attend_in_parts(
     """The same on a CPU, one pair after the other."""
     import torch
 
-    bounds = cu_seq_lens_q.tolist()
     parts = [
         torch.nn.functional.scaled_dot_product_attention(*(part[:, :, a:b] for part in (query, key, value)))
-        for a, b in pairwise(bounds)
+        for a, b in pairwise(cu_seq_lens_q.tolist())
     ]
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
@@ -237,8 +197,7 @@ def _fused(model: GpuModel, folder: Path) -> Contender:
     """An onnxruntime session with its own choice of kernels, behind transformers' tokenizer."""
     from transformers import AutoTokenizer
 
-    path = write_graph(model, "fused", folder)
-    provider = model.place.device.provider
+    path, provider = write_graph(model, "fused", folder), model.place.device.provider
     session = ort.InferenceSession(path, providers=[provider])
     if session.get_providers()[0] != provider:
         raise RuntimeError(f"{provider} did not start")
@@ -249,10 +208,11 @@ def _fused(model: GpuModel, folder: Path) -> Contender:
     def feed(batch: PackedPairs) -> dict[str, NDArray[np.int32]]:
         return {name: values for name, values in _padded(model, batch).items() if name in names}
 
+    def run(feeds: Sequence[dict[str, NDArray[np.int32]]]) -> list[Floats]:
+        return [session.run(["logits"], some)[0] for some in feeds]
+
     def joined(work: Work) -> Call:
-        batches = like_length(work.joined.lengths, _BATCH)
-        feeds = [feed(select(work.joined, index)) for index in batches]
-        return lambda: in_order(batches, [session.run(["logits"], some)[0] for some in feeds])
+        return batched(work.joined, like_length(work.joined.lengths, _BATCH), feed, run)
 
     def texts(work: Work) -> Call:
         queries = [work.queries[i] for i in work.query_index]
@@ -267,10 +227,6 @@ def _fused(model: GpuModel, folder: Path) -> Contender:
 
     facts = {"version": ort.__version__, "provider": provider, "batches": f"{_BATCH} of like length, padded"}
     return Contender(FUSED, {"model": joined, "texts": texts}, facts)
-
-
-def _torch_device(model: GpuModel) -> str:
-    return model.place.device.kind
 
 
 def _torch_type(model: GpuModel, precision: str) -> Any:
