@@ -43,6 +43,16 @@ EXPORT_LAYERS = (
     {"_blueprint", "_graphs", "_prove", "_refusal", "_write"},  # the proof shares no code with what it proves
     {"_read", "_report", "_targets"},
 )
+BENCHMARK_LAYERS = (
+    {"__main__", "demo"},
+    {"commands"},
+    {"reporting"},
+    {"options"},
+    {"measure"},
+    {"inputs"},
+    {"engines"},
+    {""},  # the package itself, which knows where the checkout lies
+)
 # Of GPUs, loaded when such a device is asked for: by this module, in a function.
 GPU_FOLDERS = ("crossrank._device.cuda", "crossrank._device.tensorrt")
 OPENER = "crossrank._device.open"
@@ -142,9 +152,7 @@ def violations(root: Path) -> list[str]:
             _between_folders(entry)
             or _private(entry)
             or _of_a_gpu(entry)
-            or {"engine": _in_the_engine, "export": _in_the_exporter}.get(folder_of(entry.importer), _nothing)(
-                entry, public
-            )
+            or _IN_FOLDER.get(folder_of(entry.importer), _nothing)(entry, public)
         )
         if problem:
             found.append(f"{entry.place}: {entry.importer} {problem}")
@@ -232,11 +240,20 @@ def _in_the_exporter(entry: Import, public: set[str]) -> str | None:
     return f"imports {entry.module}: the exporter is made of {', '.join(sorted(FOR_EXPORT))}"
 
 
+def _in_the_benchmarks(entry: Import, public: set[str]) -> str | None:
+    return _upwards(entry, BENCHMARK_LAYERS)
+
+
+_IN_FOLDER = {"engine": _in_the_engine, "export": _in_the_exporter, "benchmarks": _in_the_benchmarks}
+
+
 def test_imports_go_down_only() -> None:
     assert violations(ROOT) == []
 
 
-@pytest.mark.parametrize(("folder", "layers"), [("engine", LAYERS), ("export", EXPORT_LAYERS)])
+@pytest.mark.parametrize(
+    ("folder", "layers"), [("engine", LAYERS), ("export", EXPORT_LAYERS), ("benchmarks", BENCHMARK_LAYERS)]
+)
 def test_every_room_is_in_one_layer(folder: str, layers: Sequence[set[str]]) -> None:
     listed = [name for names in layers for name in names]
     packages = {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
@@ -276,11 +293,17 @@ def test_every_room_is_in_one_layer(folder: str, layers: Sequence[set[str]]) -> 
         ("export/_prove/reference.py", "from crossrank.export._graphs import graph", "_prove is not above _graphs"),
         ("models/_registry.py", "from crossrank import InputError", "models/ knows nothing of engine/"),
         (
-            "benchmarks/gpu.py",
+            "benchmarks/commands/gpu.py",
             "from crossrank._device.session import _live",
             "session's private _live",
         ),
-        ("benchmarks/gpu.py", "import engine._errors", "imports engine._errors: no package"),
+        ("benchmarks/commands/gpu.py", "import engine._errors", "imports engine._errors: no package"),
+        (
+            "benchmarks/measure/turns.py",
+            "from benchmarks.reporting.result import Result",
+            "measure is not above reporting",
+        ),
+        ("benchmarks/engines/serve.py", "from benchmarks.inputs.trec import Run", "engines is not above inputs"),
         ("engine/serve/app.py", "from crossrank._errors import InputError", "a front end is made of public names"),
         ("engine/serve/app.py", "from crossrank import _errors", "imports crossrank's private _errors"),
     ],
@@ -301,7 +324,7 @@ def test_a_planted_violation_is_found(tmp_path: Path, file: str, line: str, prob
         ("engine/_cross_encoder.py", "from ._calls.run import Scorer\nfrom ._errors import InputError"),
         ("export/_cli.py", "from crossrank._cli.tables import align_columns"),
         ("export/_convert.py", "from crossrank import CrossEncoder\nfrom crossrank._proof import measure_parity"),
-        ("benchmarks/gpu.py", "from crossrank._device.cuda.graph import Bucket"),
+        ("benchmarks/commands/gpu.py", "from crossrank._device.cuda.graph import Bucket"),
     ],
 )
 def test_what_the_layers_allow_is_no_violation(tmp_path: Path, file: str, line: str) -> None:

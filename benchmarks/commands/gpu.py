@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.engines.registry import WorkerError
+from benchmarks.engines.registry import WorkerError, reason_of
 from benchmarks.inputs.workloads import TREC_DL19
 from benchmarks.measure.gpu.contenders import Keep
 from benchmarks.measure.gpu.models import MODELS, QUALITY_MODEL, Place, trained_checkpoint
-from benchmarks.measure.turns import reason_of
 from benchmarks.options import add_options, find_test_data
 from benchmarks.reporting.gpu_tables import markdown_report, read_part, short_tables
 from benchmarks.reporting.result import RESULTS, describe_machine, describe_run, shorten_reason, write_result
@@ -125,14 +124,9 @@ def code_hash(root: Path) -> str:
 
 
 def is_done(file: Path, identity: Mapping[str, object], *, keep: bool) -> bool:
-    """Whether a part's result is there, complete, and of what runs now.
+    """Whether a part's result is there, complete, and of what runs now, as `identify` says, or of any code (``keep``).
 
     One with CUDA graphs stands for one without too.
-
-    Args:
-        file: The result.
-        identity: As `identify` gives it.
-        keep: Take results of other code too.
     """
     content = read_part(file)
     if content is None or not content.get("complete"):
@@ -174,7 +168,7 @@ def run_part(part: Part, place: Place, file: Path, options: argparse.Namespace) 
         part.measure(place, keep)
         result["complete"] = True
     except Exception as error:
-        result["failed"] = shorten_reason(f"{type(error).__name__}: {error}")
+        result["failed"] = shorten_reason(reason_of(error))
         raise
     finally:
         write()

@@ -29,24 +29,16 @@ J = TypeVar("J", bound=Job)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of the jobs, by name.
-
-    Attributes:
-        failed: With the exit status.
-        left: Not begun, for want of time.
-    """
+    """What became of the jobs, by name: failed with an exit status, or left for want of time."""
 
     failed: dict[str, int]
     left: list[str]
 
 
 def run_jobs(todo: Sequence[J], launch: Callable[[J, float | None], int], *, minutes: float | None = None) -> Outcome:
-    """Run jobs in their order; one that fails does not stop the others.
+    """Run jobs in their order; one that fails does not stop the others, and none begins that would end too late.
 
-    Args:
-        todo: The jobs.
-        launch: Runs one, which may take so many seconds (None: any), and returns its exit status.
-        minutes: Begin none that would probably end later; None for no limit.
+    ``launch`` runs one, which may take so many seconds (None: any), and returns its exit status.
     """
     begin = time.monotonic()
     guessed = measured = 0.0  # of the jobs that have run; their quotient corrects the guesses of the others

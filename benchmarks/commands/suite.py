@@ -216,13 +216,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def is_done(cell: Cell, file: Path, *, commit: str, keep: bool) -> bool:
-    """Whether a cell's result is there, complete, with all of its engines, and of this code.
+    """Whether a cell's result is there, complete, with all of its engines, and of this commit, or of any (``keep``).
 
-    Args:
-        cell: The cell.
-        file: Its result.
-        commit: Of the checkout now; where that is dirty or unknown, no code may be younger than the result either.
-        keep: Take results of any commit.
+    Where that is dirty or unknown, no code may be younger than the result either.
     """
     try:
         result = read_result(file)

@@ -17,7 +17,7 @@ from typing import Any, Self
 from benchmarks import ROOT
 
 from .environments import ENVIRONMENTS, Environments
-from .registry import WorkerError
+from .registry import WorkerError, reason_of
 
 _EXIT_S = 10  # for a process whose input has ended
 
@@ -121,7 +121,7 @@ def answer(requests: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
         try:
             reply = requests[arguments.pop("request")](**arguments)
         except Exception as error:
-            reply = {"error": f"{type(error).__name__}: {error}"}
+            reply = {"error": reason_of(error)}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 

@@ -19,6 +19,15 @@ class EngineUnavailable(WorkerError):
     """An engine, or what it needs, is not to be had here; the message is the reason, and what to do."""
 
 
+def reason_of(error: Exception) -> str:
+    """Why something failed: of what our processes raise the message, of others' errors their type too.
+
+    >>> reason_of(ValueError("no scores today"))
+    'ValueError: no scores today'
+    """
+    return str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """A loaded model, as an adapter's ``open`` returns it, in the engine's process.

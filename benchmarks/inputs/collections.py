@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.engines.registry import reason_of
 from crossrank import CrossrankError, InputError, MissingDependencyError
 
 from .files import read_text
@@ -133,12 +134,7 @@ def _unreadable(source: Path) -> Iterator[None]:
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, CrossrankError):
             raise
-        raise InputError(f"{source}: queries and documents cannot be read: {_kind(error)}") from error
-
-
-def _kind(error: Exception) -> str:
-    """An error in words; not its repr, which may hold all of a file."""
-    return f"{type(error).__name__}: {error}"
+        raise InputError(f"{source}: queries and documents cannot be read: {reason_of(error)}") from error
 
 
 def _read_folder(folder: Path) -> Collection:
@@ -231,7 +227,7 @@ def _read_dataset(name: str) -> Collection:
     except CrossrankError:
         raise
     except Exception as error:  # of downloads, archives and parsers: ir_datasets has no errors of its own
-        raise InputError(f"{name}: ir_datasets cannot give it: {_kind(error)}") from error
+        raise InputError(f"{name}: ir_datasets cannot give it: {reason_of(error)}") from error
     return _judged(name, name, first_stage, candidates, qrels)
 
 

@@ -26,14 +26,7 @@ _TOP = 10
 
 @dataclass(frozen=True, slots=True)
 class TradeOff:
-    """A system's figures.
-
-    Attributes:
-        docs_per_s: Candidates ranked per second, over the rounds.
-        query_ms: Milliseconds of a query, over the rounds.
-        ratio: Its documents per second over the first system's in the same round.
-        quality: Of its rankings of all queries.
-    """
+    """A system's candidates ranked per second, its ratio to the first system's, and the quality of all its rankings."""
 
     docs_per_s: Spread
     query_ms: Spread
@@ -71,12 +64,9 @@ def ranking_scores(cascade: Cascade) -> Callable[[str, tuple[str, ...]], Floats]
 
 
 def deal(collection: Collection, *, rounds: int, warm_up: int) -> Workload:
-    """Every query with its candidates in one round, so that none returns; the warm-up's texts are made up.
+    """Every query with its candidates in one round, so that none returns; the texts of the warm-up calls are made up.
 
-    Args:
-        collection: What is ranked.
-        rounds: How many; fewer where there are fewer queries.
-        warm_up: Calls before the first that counts, at least one.
+    There are fewer rounds where there are fewer queries.
     """
     entries = collection.candidates
     dealt = [entries[i :: min(rounds, len(entries))] for i in range(min(rounds, len(entries)))]
@@ -123,10 +113,7 @@ class Choice:
 def cascade_order(small: Floats, big: Floats, depth: int) -> NDArray[np.intp]:
     """The ranking that `crossrank.Cascade` of two models gives: indices, best first; ties keep their order.
 
-    Args:
-        small: The first model's scores, float32 [documents].
-        big: The second's.
-        depth: How many of the first model's best the second reads.
+    It is made of the scores of the two, float32 [documents]; the second reads the first's best, ``depth`` of them.
 
     >>> cascade_order(np.array([4, 3, 2, 1], np.float32), np.array([1, 2, 9, 9], np.float32), 2)
     array([1, 0, 2, 3])
@@ -140,15 +127,7 @@ def cascade_order(small: Floats, big: Floats, depth: int) -> NDArray[np.intp]:
 def choose_depth(
     small: Sequence[Floats], big: Sequence[Floats], depths: Sequence[int], *, least_overlap: float, data: str
 ) -> Choice:
-    """The smallest depth that keeps the big model's best documents.
-
-    Args:
-        small: Per query the first model's scores, float32 [documents].
-        big: The second's.
-        depths: To choose from.
-        least_overlap: What the mean share of the big model's ten best must reach.
-        data: Where the queries come from.
-    """
+    """The smallest depth that keeps the big model's best documents, by the scores per query, float32 [documents]."""
     overlaps = {
         depth: float(np.mean([_overlap(a, b, depth) for a, b in zip(small, big, strict=True)]))
         for depth in sorted(depths)

@@ -10,10 +10,12 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from benchmarks.measure.gpu.contenders import FUSED, PADDED_PEER, WITH_FLASH, WI
 from benchmarks.measure.gpu.models import MODELS, REPEATED, GpuModel, Place, open_gpu_model, write_graph
 from benchmarks.measure.gpu.ours import open_otherwise, settings_of
 from benchmarks.measure.gpu.peers import open_peers
-from benchmarks.measure.turns import Floats
+from benchmarks.measure.turns import Floats, Turns
 from crossrank._device.cuda.session import PackedSession
 from crossrank._device.session import open_graph
 
@@ -76,44 +78,43 @@ def measure_kernels(place: Place, keep: Keep) -> None:
 
     The logits without FlashAttention are compared with those with it.
     """
-    before = os.environ.get(DEBUG_VARIABLE)
-    os.environ[DEBUG_VARIABLE] = "1"  # read when a session is opened
-    try:
+    with patch.dict(os.environ, {DEBUG_VARIABLE: "1"}):  # read when a session is opened
         for key in (key for key in MODELS if key not in REPEATED):
             with tempfile.TemporaryDirectory() as work:
                 keep(key, _kernels(open_gpu_model(key, place), Path(work)))
-    finally:
-        if before is None:
-            del os.environ[DEBUG_VARIABLE]
-        else:
-            os.environ[DEBUG_VARIABLE] = before
 
 
 def _kernels(model: GpuModel, folder: Path) -> dict[str, object]:
     inputs, place = model.checkpoint.inputs, model.place
     path = write_graph(model, "packed", folder)
     (work,) = make_works(model.checkpoint, 16, 1)
-    result: dict[str, object] = {}
+
+    def ours(opening: Callable[..., Any]) -> Floats:
+        settings = settings_of(model)
+        return PackedSession(path, inputs, place.device, settings=settings, open_graph=opening).run(work.joined)
+
+    def peer() -> Floats:
+        peers, absent = open_peers(model, folder, [FUSED])
+        if absent:
+            raise RuntimeError(absent[FUSED])
+        return peers[0].forms["model"](work)()
+
+    acts = {
+        WITH_FLASH: partial(ours, open_graph),
+        WITHOUT_FLASH: partial(ours, partial(open_otherwise, kernels=_NO_FLASH)),
+        PADDED_PEER: peer,
+    }
     logits: dict[str, Floats] = {}
-    without_flash = partial(open_otherwise, kernels=_NO_FLASH)
-    for name, opening in ((WITH_FLASH, open_graph), (WITHOUT_FLASH, without_flash)):
-        try:
-            with printed_output() as printed:
-                session = PackedSession(path, inputs, place.device, settings=settings_of(model), open_graph=opening)
-                logits[name] = session.run(work.joined)
-            result[name] = read_kernels(printed[0])
-        except Exception as error:  # one that does not run is a result too
-            result[name] = f"{type(error).__name__}: {error}"
-    if len(logits) == 2:
-        with_flash, without = logits.values()
-        result["max_abs_delta"] = float(np.abs(with_flash - without).max())
-        result["not_finite"] = int(np.count_nonzero(~np.isfinite(np.stack([with_flash, without]))))
-    try:
+
+    def read(name: str) -> dict[str, dict[str, int]]:
         with printed_output() as printed:
-            peers, absent = open_peers(model, folder, [FUSED])
-            for peer in peers:
-                peer.forms["model"](work)()
-        result[PADDED_PEER] = "; ".join(absent.values()) or read_kernels(printed[0])
-    except Exception as error:  # likewise
-        result[PADDED_PEER] = f"{type(error).__name__}: {error}"
+            logits[name] = acts[name]()
+        return read_kernels(printed[0])
+
+    turns = Turns(acts, catch=Exception)  # one that does not run is a result too
+    result: dict[str, object] = {**turns.each(read), **turns.failed}
+    if WITH_FLASH in logits and WITHOUT_FLASH in logits:
+        both = np.stack([logits[WITH_FLASH], logits[WITHOUT_FLASH]])
+        result["max_abs_delta"] = float(np.abs(both[0] - both[1]).max())
+        result["not_finite"] = int(np.count_nonzero(~np.isfinite(both)))
     return result

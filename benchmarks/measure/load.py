@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from random import Random
 from threading import Barrier, Event, Lock, Thread
 
+from benchmarks.engines.registry import reason_of
 from crossrank import Overloaded, Ranking
 from crossrank._text.sample_texts import sample_texts
 
@@ -52,14 +53,13 @@ class Answers:
 
     def figures(self) -> dict[str, float | None]:
         """Documents per second, percentiles of what was answered, and what was not, as shares of all requests."""
-        requests = max(1, len(self.seconds) + self.rejected + self.unanswered + self.failed)
+        lost = {name: getattr(self, name) for name in ("rejected", "unanswered", "failed")}
+        requests = max(1, len(self.seconds) + sum(lost.values()))
         return {
             "docs_per_s": round(self.documents / self.elapsed_s, 1),
             **(percentiles(self.seconds) if self.seconds else dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"))),
             "requests": requests,
-            "rejected": round(self.rejected / requests, 4),
-            "unanswered": round(self.unanswered / requests, 4),
-            "failed": round(self.failed / requests, 4),
+            **{name: round(number / requests, 4) for name, number in lost.items()},
         }
 
 
@@ -83,13 +83,7 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """Callers of a closed loop: each sends its next request when the one before is answered.
-
-    Attributes:
-        score: What they call.
-        count: How many.
-        documents: Of each request; None for the mix of 1 to 1,000.
-    """
+    """Callers of a closed loop: what they call, how many, and the documents of a request, None for the mix."""
 
     score: Score
     count: int
@@ -97,13 +91,14 @@ class Callers:
 
 
 def sizes(documents: int | None, seed: int) -> Iterator[int]:
-    """Documents of one request after the other; of the mix deck by deck, shuffled.
+    """Documents of one request after the other; for None the mix of 1 to 1,000, deck by deck, shuffled.
 
     >>> deck = sorted(islice(sizes(None, 0), 61))
     >>> deck[0], deck[-2:], deck == sorted(islice(sizes(None, 1), 61))
     (1, [500, 1000], True)
     """
-    deck, shuffle = _deck(documents), Random(seed).shuffle
+    deck = [documents] if documents else [size for size, times in _DECK for _ in range(times)]
+    shuffle = Random(seed).shuffle
     while True:
         shuffle(deck)
         yield from deck
@@ -130,16 +125,10 @@ def arrivals(docs_per_s: float, documents: int | None, *, seconds: float, seed: 
 
 
 def closed_loop(groups: Sequence[Callers], texts: Texts, *, seconds: float, seed: int) -> list[Answers]:
-    """Let groups of callers work beside each other; requests that have begun are finished.
-
-    Args:
-        groups: The callers.
-        texts: What they send.
-        seconds: After which none sends another request.
-        seed: Of the order of sizes.
+    """Let groups of callers work beside each other; requests that have begun after so many seconds are finished.
 
     Returns:
-        What became of each group's requests.
+        What became of each group's requests; the seed decides the order of sizes.
     """
     logs = [_Log(group.score, texts) for group in groups]
     gate, drawing = Barrier(sum(group.count for group in groups)), Lock()
@@ -167,14 +156,9 @@ def closed_loop(groups: Sequence[Callers], texts: Texts, *, seconds: float, seed
 def open_loop(
     score: Score, planned: Sequence[tuple[float, int]], texts: Texts, *, seconds: float, callers: int
 ) -> Answers:
-    """Send requests at their times, whether or not earlier ones are answered.
+    """Send requests at their times, as `arrivals` gives them, whether or not earlier ones are answered.
 
-    Args:
-        score: What callers call.
-        planned: As `arrivals` gives it.
-        texts: What is sent.
-        seconds: How long requests arrive.
-        callers: Threads; a request that finds none free waits for one, which counts.
+    A request that finds no caller free waits for one, which counts.
     """
     log, late = _Log(score, texts), Event()
     waiting: SimpleQueue[tuple[float, int] | None] = SimpleQueue()
@@ -183,7 +167,7 @@ def open_loop(
         while (request := waiting.get()) is not None:
             due, size = request
             if late.is_set():
-                log.give_up(size, due)
+                log.end("unanswered", size, due, due)
             else:
                 log.ask(size, due)
 
@@ -208,7 +192,7 @@ class _Log:
 
     def __init__(self, score: Score, texts: Texts) -> None:
         self._score, self._texts, self._error = score, texts, ""
-        self._ended: list[tuple[str, int, float, float]] = []  # ending, documents, due, end
+        self._ended: list[tuple[str, int, float, float]] = []
 
     def ask(self, size: int, due: float) -> None:
         query, documents = self._texts.take(size)
@@ -219,28 +203,24 @@ class _Log:
         except Overloaded:
             ending = "rejected"
         except Exception as error:  # what a system under load fails with is a finding
-            ending, self._error = "failed", self._error or f"{type(error).__name__}: {error}"
-        self._ended.append((ending, size, due, time.perf_counter()))
+            ending, self._error = "failed", self._error or reason_of(error)
+        self.end(ending, size, due, time.perf_counter())
 
-    def give_up(self, size: int, due: float) -> None:
-        self._ended.append(("unanswered", size, due, due))
+    def end(self, ending: str, size: int, due: float, at: float) -> None:
+        self._ended.append((ending, size, due, at))
 
     def answers(self, start: float | None = None, seconds: float = 0.0) -> Answers:
-        ended = self._ended
-        begin = min(due for _, _, due, _ in ended) if start is None and ended else start or 0.0
-        last = max((end for ending, _, _, end in ended if ending == "answered"), default=begin)
-        counts = {name: sum(entry[0] == name for entry in ended) for name in ("rejected", "unanswered", "failed")}
+        answered = [entry for entry in self._ended if entry[0] == "answered"]
+        begin = min((due for _, _, due, _ in self._ended), default=0.0) if start is None else start
+        last = max((at for *_, at in answered), default=begin)
+        lost = {name: sum(entry[0] == name for entry in self._ended) for name in ("rejected", "unanswered", "failed")}
         return Answers(
-            seconds=tuple(end - due for ending, _, due, end in ended if ending == "answered"),
-            documents=sum(size for ending, size, _, _ in ended if ending == "answered"),
+            seconds=tuple(at - due for _, _, due, at in answered),
+            documents=sum(size for _, size, _, _ in answered),
             error=self._error,
             elapsed_s=max(seconds, last - begin, 1e-9),
-            **counts,
+            **lost,
         )
-
-
-def _deck(documents: int | None) -> list[int]:
-    return [documents] if documents else [size for size, times in _DECK for _ in range(times)]
 
 
 def _join(threads: Sequence[Thread], *, until: float | None = None) -> None:

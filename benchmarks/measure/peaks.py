@@ -15,18 +15,11 @@ PEAK_S = 0.3  # of products, of which the fastest counts
 
 
 def operations_per_pair(config: EncoderConfig, tokens: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Floating point operations that the whole encoder needs for pairs of so many tokens.
+    """Floating point operations that the whole encoder needs for pairs of so many tokens, int32 -> float64 [pairs].
 
     Per layer, with hidden size h and feed-forward size f: 2 t (4 h² + 2 h f) for the projections and the feed-forward
     layer, and 4 t² h for scores and weighted sum of attention. Every layer counts for every token, also where a graph
     of ours computes one row of the last; embeddings, norms, activations and the head are left out, below 1%.
-
-    Args:
-        config: The encoder's sizes.
-        tokens: int32 [pairs].
-
-    Returns:
-        float64 [pairs].
     """
     t = tokens.astype(np.float64)
     linear = 4 * config.hidden**2 + 2 * config.hidden * config.intermediate
@@ -90,12 +83,8 @@ def _fp32_graph(rng: np.random.Generator) -> onnx.ModelProto:
 
 def _int8_graph(rng: np.random.Generator) -> onnx.ModelProto:
     """Unsigned inputs and signed weights with a scale per column, as the int8 graphs have them."""
-    node = helper.make_node(
-        "MatMulIntegerToFloat",
-        ["x", "weight", "x_scale", "weight_scale", "x_zero"],
-        ["y"],
-        domain="com.microsoft",
-    )
+    inputs = ["x", "weight", "x_scale", "weight_scale", "x_zero"]
+    node = helper.make_node("MatMulIntegerToFloat", inputs, ["y"], domain="com.microsoft")
     constants: dict[str, NDArray[np.generic]] = {
         "weight": rng.integers(-127, 128, (_SIZE, _SIZE), np.int8),
         "x_scale": np.array(0.01, np.float32),

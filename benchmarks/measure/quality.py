@@ -43,10 +43,7 @@ class Quality:
 class Agreement:
     """How near scores are to a reference's.
 
-    Attributes:
-        max_abs_delta: Largest difference of a score.
-        mean_abs_delta: Mean difference.
-        kendall_tau: Of the documents' order, the mean over calls; where calls have one document each, of all of them.
+    Kendall's tau is of the documents' order, the mean over calls; where calls have one document each, of all of them.
     """
 
     max_abs_delta: float
@@ -113,9 +110,8 @@ def scored_run(collection: Collection, scores: Sequence[Floats]) -> Run:
 
 def first_stage_run(collection: Collection) -> Run:
     """The candidates' own order; its scores are 0, -1, -2, ..."""
-    return scored_run(
-        collection, [np.arange(0, -len(entry.doc_ids), -1, dtype=np.float32) for entry in collection.candidates]
-    )
+    lengths = (len(entry.doc_ids) for entry in collection.candidates)
+    return scored_run(collection, [-np.arange(length, dtype=np.float32) for length in lengths])
 
 
 def measure_run(collection: Collection, run: Run) -> dict[str, Quality]:
@@ -136,14 +132,14 @@ def measure_first_stage(collection: Collection) -> Quality:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A system beside another on the same queries, in one measure.
+    """A system beside another on the same queries, in one measure: on how many it is better, worse and equal.
 
     Attributes:
         difference: Of the means, positive where the system is better.
         p_value: How probable a difference as large as this, up or down, is where the systems are equally good.
-        better: Queries on which the system is better.
-        worse: Queries on which it is worse.
-        equal: The other queries.
+        better: Queries.
+        worse: Queries.
+        equal: Queries.
     """
 
     difference: float

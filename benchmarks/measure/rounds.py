@@ -73,19 +73,10 @@ def open_fleet(
     stack: ExitStack,
     unavailable: dict[str, str],
 ) -> dict[str, System]:
-    """The systems that serve a model, by name.
+    """The systems that serve a model in a precision, by name; ``unavailable`` gets why the peer cannot be measured.
 
-    Args:
-        model: What they load.
-        precision: Of ours.
-        peer: Whom to compare with.
-        threads: Of each system.
-        unit_s: Of a load; the warm-up is not longer.
-        stack: Ends the processes.
-        unavailable: Gets why the peer cannot be measured.
-
-    Raises:
-        EngineUnavailable: If ours cannot be opened.
+    The stack ends the processes; a warm-up is not longer than a load. EngineUnavailable is raised where ours cannot be
+    opened.
     """
 
     def subject(spec: EngineSpec) -> Subject:
@@ -117,22 +108,17 @@ class Round:
     found: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
 
     def measure(self, fleet: Mapping[str, System], int8: Mapping[str, System], int8_model: str) -> None:
-        """All loads.
-
-        Args:
-            fleet: The systems of the model that all of them are for.
-            int8: Those of the one for a single comparison, or none.
-            int8_model: Its name.
+        """All loads on the systems of one model, and two on those, if any, of the one that is called ``int8_model``.
 
         Raises:
             WorkerError: If our process ended.
         """
-        alone = {OURS: fleet[OURS]}
+        alone, int8_alone = {OURS: fleet[OURS]}, {name: it for name, it in int8.items() if name == OURS}
         self._closed(ONE_LARGE, alone, 1, 1000)
         for callers in _CALLERS:
             self._closed(closed_load(callers, "10"), fleet, callers, 10)
         self._closed(closed_load(16, MIX), fleet, 16, None)
-        self._closed(f"{int8_model}: {ONE_LARGE}", {name: it for name, it in int8.items() if name == OURS}, 1, 1000)
+        self._closed(f"{int8_model}: {ONE_LARGE}", int8_alone, 1, 1000)
         self._closed(f"{int8_model}: {SIXTEEN}", {name: it for name, it in int8.items() if name != _LOCK}, 16, 10, 2)
         for times in TIMES:
             self._open(times, MIX, fleet, None)
@@ -147,8 +133,8 @@ class Round:
         }
         for load, (groups, units) in loads.items():
             self._turns(load, alone, partial(self._ask, groups=groups, units=units))
-        overhead = fleet[OURS].subject.overhead(SHARED, DIRECT, 10, seconds=self.unit_s)
-        self.found[OVERHEAD] = {OURS: {"overhead": round(overhead, 4)}}
+        how = {"way": SHARED, "to": DIRECT, "documents": 10}
+        self._turns(OVERHEAD, alone, lambda it: it.subject.load("overhead", seconds=self.unit_s, **how))
 
     def _closed(
         self, load: str, systems: Mapping[str, System], callers: int, documents: int | None, units: int = 1
@@ -156,21 +142,16 @@ class Round:
         self._turns(load, systems, lambda it: self._ask(it, [(it.closed, callers, documents)], units))
 
     def _ask(self, system: System, groups: Sequence[Group], units: int) -> Measured:
-        return system.subject.closed(groups, seconds=units * self.unit_s, seed=self.number)
+        return system.subject.load("closed", groups=groups, seconds=units * self.unit_s, seed=self.number)
 
     def _open(self, times: float, size: str, systems: Mapping[str, System], documents: int | None) -> None:
         capacity = self.found[closed_load(16, size)][OURS]["docs_per_s"]
         assert capacity, "ours answered, or the load before had ended the run"
 
         def ask(system: System) -> Measured:
-            return system.subject.open(
-                ROOMY if system.open == BOUNDED and documents is None else system.open,
-                times * capacity,
-                documents,
-                seconds=self.unit_s,
-                callers=system.callers,
-                seed=self.number,
-            )
+            way = ROOMY if system.open == BOUNDED and documents is None else system.open
+            load = {"way": way, "docs_per_s": times * capacity, "documents": documents, "callers": system.callers}
+            return system.subject.load("arriving", seconds=self.unit_s, seed=self.number, **load)
 
         self._turns(open_load(times, size), systems, ask)
 

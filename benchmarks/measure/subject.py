@@ -48,53 +48,22 @@ class Measured:
 
 
 class Subject(EngineProcess):
-    """A model in a process of its own, warm, seen from outside; each method raises `WorkerError` if the process ends.
+    """An engine of this interpreter on a model, in a process of its own, warm, seen from outside.
 
-    Args:
-        spec: An engine of this interpreter.
-        model: What it loads.
-        threads: Of the engine.
-        warm_up_s: Load before the first that counts, at least.
-
-    Raises:
-        EngineUnavailable: If it cannot be opened.
+    EngineUnavailable is raised where it cannot be opened. The load before the first that counts takes ``warm_up_s`` at
+    least.
     """
 
     def __init__(self, spec: EngineSpec, model: BenchmarkModel, *, threads: int, warm_up_s: float) -> None:
         if spec.environment:
             raise EngineUnavailable(f"{spec.name}: load comes from its own process, which must be of this environment")
-        super().__init__(
-            __name__,
-            spec,
-            model.folder,
-            threads=threads,
-            scratch=model.scratch,
-            limit_s=_OPENING_S,
-            warm_up_s=warm_up_s,
-        )
+        more: dict[str, Any] = {"scratch": model.scratch, "limit_s": _OPENING_S, "warm_up_s": warm_up_s}
+        super().__init__(__name__, spec, model.folder, threads=threads, **more)
         self.name = f"{spec.name}, {model.name}"
 
-    def closed(self, groups: Sequence[Group], *, seconds: float, seed: int) -> Measured:
-        """Callers that wait for their answers."""
-        return self._measure("closed", {"groups": groups, "seconds": seconds, "seed": seed})
-
-    def open(
-        self, way: str, docs_per_s: float, documents: int | None, *, seconds: float, callers: int, seed: int
-    ) -> Measured:
-        """Requests at times of their own."""
-        load = {"way": way, "docs_per_s": docs_per_s, "documents": documents, "callers": callers}
-        return self._measure("arriving", load | {"seconds": seconds, "seed": seed})
-
-    def overhead(self, way: str, to: str, documents: int, *, seconds: float) -> float:
-        """How much longer a lone call takes one way than the other, as a share."""
-        load = {"way": way, "to": to, "documents": documents, "seconds": seconds}
-        return float(self._ask("overhead", load)["overhead"])
-
-    def _measure(self, request: str, load: dict[str, Any]) -> Measured:
-        return Measured(**self._ask(request, load))
-
-    def _ask(self, request: str, load: dict[str, Any]) -> dict[str, Any]:
-        return self.ask(request, load, limit_s=60 + 20 * load["seconds"])
+    def load(self, kind: str, *, seconds: float, **load: Any) -> Measured:
+        """Put a load on it: a method of `_Opened` with its arguments. WorkerError is raised if the process ends."""
+        return Measured(**self.ask(kind, {"seconds": seconds, **load}, limit_s=60 + 20 * seconds))
 
 
 class _Opened:
@@ -143,16 +112,16 @@ class _Opened:
             DIRECT: _without_scheduler(model),
         }
         info = model.info()
-        facts = {
+        bounds = (
+            f"{tokens}, what full load computes in {_QUEUE_S[way]} s, in open loops of {what}"
+            for (way, tokens), what in zip(queues.items(), ("10 documents", "all sizes"), strict=True)
+        )
+        facts: dict[str, object] = {
             "precision": info.precision,
             "graph": info.file,
-            "batch_tokens": info.batch_tokens,
-            "batch_tokens_origin": info.batch_tokens_origin,
-            "max_queue_tokens": "; ".join(
-                f"{tokens}, what full load computes in {_QUEUE_S[way]} s, in open loops of {what}"
-                for (way, tokens), what in zip(queues.items(), ("10 documents", "all sizes"), strict=True)
-            ),
+            "max_queue_tokens": "; ".join(bounds),
         }
+        facts |= {"batch_tokens": info.batch_tokens, "batch_tokens_origin": info.batch_tokens_origin}
         versions = load_adapter("_scores").versions("crossrank", "onnxruntime", "tokenizers", "numpy")
         return {"facts": facts, "versions": versions}
 
@@ -172,16 +141,19 @@ class _Opened:
         return asdict(Measured(answers.figures() | {"batch_ms": batch_ms}, answers.error))
 
     def closed(self, groups: Sequence[Group], seconds: float, seed: int) -> dict[str, object]:
+        """Callers that wait for their answers."""
         callers = [Callers(self.ways[way], count, documents) for way, count, documents in groups]
         return self._measured(lambda: closed_loop(callers, self.texts, seconds=seconds, seed=seed)[0])
 
     def arriving(
         self, way: str, docs_per_s: float, documents: int | None, callers: int, seconds: float, seed: int
     ) -> dict[str, object]:
+        """Requests at times of their own."""
         planned = arrivals(docs_per_s, documents, seconds=seconds, seed=seed)
         return self._measured(lambda: open_loop(self.ways[way], planned, self.texts, seconds=seconds, callers=callers))
 
     def overhead(self, way: str, to: str, documents: int, seconds: float) -> dict[str, object]:
+        """How much longer a lone call takes one way than the other, as a share."""
         turns, stop = Turns([way, to]), time.perf_counter() + seconds
         ratios: list[float] = []
         while not ratios or time.perf_counter() < stop:
@@ -195,7 +167,7 @@ class _Opened:
 
             took = turns.each(seconds_of)
             ratios.append(took[way] / took[to])
-        return {"overhead": median(ratios) - 1}
+        return asdict(Measured({"overhead": round(median(ratios) - 1, 4)}, ""))
 
 
 def _without_scheduler(model: CrossEncoder) -> Score:

@@ -48,14 +48,11 @@ class Summary:
 
 
 def choose_baseline(keys: Sequence[str], wanted: str) -> tuple[str, str]:
-    """Whose speed and whose scores the others are compared with.
-
-    Args:
-        keys: The engines that were measured, at least one.
-        wanted: The baseline if it is among them; else it is the first.
+    """Whose speed and whose scores those of some engines, at least one, are compared with.
 
     Returns:
-        The baseline, and the reference for scores: the baseline if it is exact, else the first exact engine.
+        The baseline, which is the wanted one or else the first, and the reference for scores: the baseline if it is
+        exact, else the first exact engine.
 
     >>> choose_baseline(["crossrank-int8", "crossrank-fp32"], "st-torch-fp32")
     ('crossrank-int8', 'crossrank-fp32')
@@ -75,7 +72,7 @@ def summarize(
     peaks: Mapping[str, float],
     trained: bool,
 ) -> dict[str, Summary]:
-    """Figures of every engine.
+    """Figures of every engine, by its key.
 
     Args:
         series: Engine key -> what it gave.

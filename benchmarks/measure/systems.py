@@ -11,13 +11,7 @@ from crossrank import CrossEncoder, InputError
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A model in one precision.
-
-    Attributes:
-        name: In tables; no other system of the command has it.
-        label: The model's part of the name.
-        encoder: The model.
-    """
+    """A model in one precision; its name in tables is its own, the label is the model's part of that."""
 
     name: str
     label: str
@@ -25,13 +19,7 @@ class System:
 
 
 def open_system(text: str, precision: str, threads: int | None) -> System:
-    """A model in one precision.
-
-    Args:
-        text: The model, as ``--model`` takes it.
-        precision: One of ``--precision``.
-        threads: CPU threads, or None for all that this process may use.
-    """
+    """A model, as ``--model`` takes it, in one of ``--precision``."""
     label, place = split_name(text)
     encoder = CrossEncoder(place, precision=precision, threads=threads)  # type: ignore[arg-type]  # one of its choices
     info = encoder.info()

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.engines.registry import WorkerError
+from benchmarks.engines.registry import WorkerError, reason_of
 from benchmarks.engines.worker import Call
 from benchmarks.inputs.collections import Candidates
 from benchmarks.inputs.workloads import Workload
@@ -52,15 +52,6 @@ class Turns:
                 self.failed[name] = reason_of(error)
                 self.names.remove(name)
         return found
-
-
-def reason_of(error: Exception) -> str:
-    """Why something failed: of what our processes raise the message, of others' errors their type too.
-
-    >>> reason_of(ValueError("no scores today"))
-    'ValueError: no scores today'
-    """
-    return str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
 
 
 class Timed(Protocol):

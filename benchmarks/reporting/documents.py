@@ -26,15 +26,11 @@ Column = tuple[str, Result, str, str]  # heading, result, path of the figure, it
 def write_report(results: Results, root: Path) -> list[str]:
     """Write the parts of README, the performance page and the benchmarks' README, and the plot; all or none.
 
-    Args:
-        results: With the throughput of one main model at least.
-        root: A checkout.
-
     Returns:
         The three parts.
 
     Raises:
-        InputError: If there is nothing to report, or no place for it.
+        InputError: If there is no throughput of a main model, or no place for a part in the checkout.
         MissingDependencyError: If matplotlib is not installed.
     """
     speeds = _main_results(results)
@@ -93,12 +89,7 @@ def readme_section(results: Results) -> str:
 
 
 def performance_section(results: Results, plot: str) -> str:
-    """The performance page's part: plot, every engine's speed with what it costs, and what the figures are.
-
-    Args:
-        results: With the throughput of one main model at least.
-        plot: The plot's path, from that page.
-    """
+    """The performance page's part: plot, every engine's speed with what it costs, and what the figures are."""
     speeds = _main_results(results)
     trained, small = results.find("throughput", _TRAINED, _DOCUMENTS), results.find("latency", _SMALL, 10)
     memory, startup = results.find("memory", _TRAINED), results.find("startup", _SMALL)

@@ -5,30 +5,18 @@ one H100, from the parts of a GPU run. A goal compares figures that were taken i
 beside short ones.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from benchmarks.engines.registry import ENGINES, Kind
 from benchmarks.inputs.models import title_of
+from benchmarks.measure import rounds
 from benchmarks.measure.gpu.contenders import Form
 from benchmarks.measure.gpu.models import MODELS
-from benchmarks.measure.rounds import (
-    ALONE,
-    BESIDE,
-    IDLE,
-    LOADED,
-    MIX,
-    ONE_LARGE,
-    OURS,
-    OVERHEAD,
-    SIXTEEN,
-    TIMES,
-    Found,
-    closed_load,
-    open_load,
-)
+from benchmarks.measure.rounds import Found
 from benchmarks.measure.turns import Spread, spread
 
 from .gpu_figures import Sections, latency, quality_loss, ratio, speed
@@ -262,28 +250,19 @@ GOALS: tuple[Goal[Results], ...] = (
 
 # --- With many callers, from the rounds of a run.
 
-
-def _of(found: Found, load: str, figure: str = "docs_per_s", system: str = OURS) -> float:
-    value = found[load][system][figure]
-    if value is None:
-        raise TypeError("not measured")
-    return value
+Find = Callable[[Found], float]  # of one round; KeyError, TypeError or ZeroDivisionError where something fell out
 
 
-def _over_rounds(find: Callable[[Found], float]) -> Callable[[Sequence[Found]], Reached | None]:
-    """A figure of a round -> its median and range over the rounds that have it."""
+def _at(load: str, figure: str = "docs_per_s", system: str = rounds.OURS) -> Find:
+    return lambda found: float(found[load][system][figure])  # type: ignore[arg-type]  # None, a TypeError, of no answer
 
-    def reach(rounds: Sequence[Found]) -> Reached | None:
-        figures = []
-        for found in rounds:
-            try:
-                figures.append(find(found))
-            except (KeyError, TypeError, ZeroDivisionError):  # a system fell out, or answered nothing
-                continue
-        over = spread(figures) if figures else None
-        return Reached(over.median, spread=over) if over else None
 
-    return reach
+def _over(above: Find, below: Find) -> Find:
+    return lambda found: above(found) / below(found)
+
+
+def _less_one_batch(load: str) -> Find:
+    return lambda found: _at(load, "p99_ms")(found) - _at(load, "batch_ms")(found)
 
 
 def load_goals(model: str, int8_model: str, peer: str, deadline_ms: float) -> list[Goal[Sequence[Found]]]:
@@ -295,85 +274,58 @@ def load_goals(model: str, int8_model: str, peer: str, deadline_ms: float) -> li
         peer: The name of the system to compare with.
         deadline_ms: Of the calls with one.
     """
+    large, many, alone = rounds.ONE_LARGE, rounds.SIXTEEN, _at(rounds.ALONE, "p99_ms")
+    fp32, int8, before = f"{model} fp32", f"{int8_model} int8", f"{int8_model}: "
+    goals: list[Goal[Sequence[Found]]] = []
 
-    def goal(
-        claim: str, wanted: float, find: Callable[[Found], float], *, at_most: bool = False, share: bool = False
-    ) -> Goal[Sequence[Found]]:
-        return Goal(claim, wanted, _over_rounds(find), at_most=at_most, share=share)
+    def add(claim: str, wanted: float, find: Find, *, at_most: bool = False, share: bool = False) -> None:
+        def over_rounds(all_found: Sequence[Found]) -> Reached | None:
+            figures = []
+            for found in all_found:
+                with suppress(KeyError, TypeError, ZeroDivisionError):
+                    figures.append(find(found))
+            over = spread(figures) if figures else None
+            return Reached(over.median, spread=over) if over else None
 
-    def joined(name: str, before: str) -> Goal[Sequence[Found]]:
-        return goal(
-            f"docs/s of {SIXTEEN} to {ONE_LARGE}, {name}",
-            0.9,
-            lambda found: _of(found, before + SIXTEEN) / _of(found, before + ONE_LARGE),
-            share=True,
-        )
+        goals.append(Goal(claim, wanted, over_rounds, at_most=at_most, share=share))
 
-    def beside(name: str, before: str, wanted: float) -> Goal[Sequence[Found]]:
-        return goal(
-            f"docs/s to {peer}, {SIXTEEN}, {name}",
-            wanted,
-            lambda found: _of(found, before + SIXTEEN) / _of(found, before + SIXTEEN, system=peer),
-        )
+    add(f"docs/s of {many} to {large}, {fp32}", 0.9, _over(_at(many), _at(large)), share=True)
+    add(f"docs/s of {many} to {large}, {int8}", 0.9, _over(_at(before + many), _at(before + large)), share=True)
+    add(f"docs/s to {peer}, {many}, {int8}", 4, _over(_at(before + many), _at(before + many, system=peer)))
+    add(f"docs/s to {peer}, {many}, {fp32}", 5, _over(_at(many), _at(many, system=peer)))
+    for size in (rounds.MIX, "10"):
+        full, most = rounds.open_load(1, size), rounds.open_load(rounds.TIMES[-1], size)
+        loads = [_at(load) for load in (rounds.closed_load(16, size), full, most)]
 
-    def overloaded(size: str) -> list[Goal[Sequence[Found]]]:
-        full, most = open_load(1, size), open_load(TIMES[-1], size)
-        peak = (closed_load(16, size), full, most)
-        return [
-            goal(
-                f"goodput at 3x capacity to peak, requests of {size}",
-                0.95,
-                lambda found: _of(found, most) / max(_of(found, load) for load in peak),
-                share=True,
-            ),
-            goal(
-                f"p99 of accepted at 3x capacity to p99 at 1x, requests of {size}",
-                2,
-                lambda found: _of(found, most, "p99_ms") / _of(found, full, "p99_ms"),
-                at_most=True,
-            ),
-        ]
+        def peak(found: Found, loads: Sequence[Find] = loads) -> float:
+            return max(load(found) for load in loads)
 
-    def less_one_batch(found: Found, load: str) -> float:
-        return _of(found, load, "p99_ms") - _of(found, load, "batch_ms")
-
-    def overrun(state: str, load: str) -> Goal[Sequence[Found]]:
-        return goal(
-            f"overrun at p99 of rank(deadline_ms={deadline_ms:g}), {state}, less one batch, of the deadline",
-            0.1,
-            lambda found: (less_one_batch(found, load) - deadline_ms) / deadline_ms,
-            at_most=True,
-            share=True,
-        )
-
-    fp32, int8 = (f"{model} fp32", ""), (f"{int8_model} int8", f"{int8_model}: ")
-    return [
-        *(joined(*fp32), joined(*int8), beside(*int8, 4), beside(*fp32, 5), *overloaded(MIX), *overloaded("10")),
-        goal(
-            "scheduler overhead of a lone caller x 10",
-            0.05,
-            lambda found: _of(found, OVERHEAD, "overhead"),
-            at_most=True,
-            share=True,
-        ),
-        goal(
-            "p99 of 10 beside 2 callers x 1,000, less one batch, to p99 alone",
-            3,
-            lambda found: less_one_batch(found, BESIDE) / _of(found, ALONE, "p99_ms"),
-            at_most=True,
-        ),
-        *(overrun("idle", IDLE), overrun("loaded", LOADED)),
-    ]
+        add(f"goodput at 3x capacity to peak, requests of {size}", 0.95, _over(_at(most), peak), share=True)
+        tail = _over(_at(most, "p99_ms"), _at(full, "p99_ms"))
+        add(f"p99 of accepted at 3x capacity to p99 at 1x, requests of {size}", 2, tail, at_most=True)
+    overhead = _at(rounds.OVERHEAD, "overhead")
+    add("scheduler overhead of a lone caller x 10", 0.05, overhead, at_most=True, share=True)
+    beside = _over(_less_one_batch(rounds.BESIDE), alone)
+    add("p99 of 10 beside 2 callers x 1,000, less one batch, to p99 alone", 3, beside, at_most=True)
+    for state, load in (("idle", rounds.IDLE), ("loaded", rounds.LOADED)):
+        claim = f"overrun at p99 of rank(deadline_ms={deadline_ms:g}), {state}, less one batch, of the deadline"
+        late = _less_one_batch(load)
+        add(claim, 0.1, lambda found, late=late: late(found) / deadline_ms - 1, at_most=True, share=True)  # type: ignore[misc]
+    return goals
 
 
 # --- On one H100, from the parts of a GPU run.
 
 _LEAST_RATIO = {"small": 3.0, "base": 2.0, "large": 2.0}
-
-
-def _fast(key: str, form: Form, wanted: float) -> Goal[Sections]:
-    what = {"encoded": "encoded documents", "texts": "texts"}[form]
-    return Goal(f"{MODELS[key].name}, {what}, docs/s", wanted, partial(speed, key=key, form=form))
+_FAST: tuple[tuple[str, Form, float], ...] = (
+    ("minilm-l6", "encoded", 80_000),
+    ("minilm-l6", "texts", 40_000),
+    ("tinybert-l2", "encoded", 300_000),
+    ("tinybert-l2", "texts", 60_000),
+    ("bert-base", "encoded", 15_000),
+    ("electra-base", "encoded", 15_000),
+    ("bert-large", "encoded", 4_500),
+)
 
 
 def _p50(sections: Sections) -> float | None:
@@ -381,22 +333,15 @@ def _p50(sections: Sections) -> float | None:
     return found and found[0]
 
 
-GPU_GOALS: tuple[Goal[Sections], ...] = (
-    *(
-        Goal(
-            f"{shape.name}, texts, docs/s to sentence-transformers fp16",
-            _LEAST_RATIO[shape.size],
-            partial(ratio, key=key),
-        )
-        for key, shape in MODELS.items()
-    ),
-    _fast("minilm-l6", "encoded", 80_000),
-    _fast("minilm-l6", "texts", 40_000),
-    _fast("tinybert-l2", "encoded", 300_000),
-    _fast("tinybert-l2", "texts", 60_000),
-    _fast("bert-base", "encoded", 15_000),
-    _fast("electra-base", "encoded", 15_000),
-    _fast("bert-large", "encoded", 4_500),
-    Goal("MiniLM-L6, encoded documents, p50 of 100 in ms", 4, _p50, at_most=True),
-    Goal("MiniLM-L12, TREC DL 2019, nDCG@10 lost by fp16", 0.001, quality_loss, at_most=True),
-)
+def _gpu_goals() -> Iterator[Goal[Sections]]:
+    for key, shape in MODELS.items():
+        claim = f"{shape.name}, texts, docs/s to sentence-transformers fp16"
+        yield Goal(claim, _LEAST_RATIO[shape.size], partial(ratio, key=key))
+    for key, form, wanted in _FAST:
+        what = "encoded documents" if form == "encoded" else form
+        yield Goal(f"{MODELS[key].name}, {what}, docs/s", wanted, partial(speed, key=key, form=form))
+    yield Goal("MiniLM-L6, encoded documents, p50 of 100 in ms", 4, _p50, at_most=True)
+    yield Goal("MiniLM-L12, TREC DL 2019, nDCG@10 lost by fp16", 0.001, quality_loss, at_most=True)
+
+
+GPU_GOALS = tuple(_gpu_goals())

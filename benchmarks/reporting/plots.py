@@ -24,12 +24,7 @@ _WIDTH_INCHES, _ROW_INCHES, _EDGE_INCHES = 10.0, 0.25, 0.5
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One model.
-
-    Attributes:
-        title: The model, as tables call it.
-        bars: Engine -> documents per second, and the ratio to the baseline where there is one.
-    """
+    """One model: its title, and engine -> documents per second, and the ratio to the baseline where there is one."""
 
     title: str
     bars: Mapping[str, tuple[float, float | None]]
@@ -61,15 +56,9 @@ def new_figure(width_inches: float, height_inches: float) -> Iterator[tuple["Fig
 
 
 def draw(panels: Sequence[Panel], *, highlighted: Sequence[str], engines: Sequence[str]) -> bytes:
-    """Draw bars to the right, a row for each engine.
+    """Draw panels, at least one, of bars to the right, a row for each engine; returns a PNG.
 
-    Args:
-        panels: From left to right, at least one.
-        highlighted: The engines that stand out.
-        engines: Rows from top to bottom; one that a panel lacks has no bar there.
-
-    Returns:
-        A PNG.
+    An engine that a panel lacks has no bar there.
     """
     with new_figure(_WIDTH_INCHES, _EDGE_INCHES + _ROW_INCHES * len(engines)) as (figure, written):
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -110,17 +99,9 @@ class Point:
 def draw_tradeoff(
     models: Sequence[Point], cascade: Sequence[Point], *, curve: str, line: tuple[str, float], heading: str
 ) -> bytes:
-    """Draw a dot for each model, a curve through a cascade's, and the first stage as a horizontal line.
+    """Draw a dot for each model, a curve through a cascade's, by depth, and the first stage as a line; returns a PNG.
 
-    Args:
-        models: At least one.
-        cascade: By depth; none where there is no cascade.
-        curve: The cascade's name.
-        line: The first stage's name and quality.
-        heading: What the quality is, and of which data.
-
-    Returns:
-        A PNG.
+    The curve's name is the cascade's, the line's the first stage's, and the heading's what the quality is.
     """
     with new_figure(8.0, 4.5) as (figure, written):
         from matplotlib.ticker import FuncFormatter  # there, since there is a figure

@@ -77,13 +77,7 @@ def git_commit(root: Path) -> str:
 def describe_run(
     options: argparse.Namespace, machine: Mapping[str, object], *, timed: str | None = None
 ) -> dict[str, object]:
-    """How a result was taken.
-
-    Args:
-        options: Of the command.
-        machine: As `describe_machine` gave it before the run.
-        timed: What the figures are of, in words.
-    """
+    """How a result was taken, on a machine as `describe_machine` gave it before the run; what was timed is in words."""
     return {
         "benchmark": options.command,
         "date": datetime.now(UTC).date().isoformat(),
@@ -142,10 +136,7 @@ class Result:
         size: Documents per call; None where the command has none.
         model_name: As tables call it.
         weights: Where they come from: "published", or how they were drawn.
-        commit: What was measured; ends with ``-dirty`` where the code differed from the commit.
-        machine: Processor and cores.
-        data: What was scored.
-        calls: Of the data that were timed; 0 where they are not counted.
+        calls: That were timed; 0 where they are not counted.
         kinds: Engine -> how exact it is, as `registry.Kind`.
         engines: Engine -> its figures by dotted path: ``engines["crossrank int8"]["docs_per_s.median"]``.
         unavailable: Engine -> why it has no figures.
@@ -193,9 +184,7 @@ class Results:
 def read_results(folder: Path, *, ignored: Callable[[str], None]) -> Results:
     """Read every result of a folder, beside which other JSON files may lie.
 
-    Args:
-        folder: Where the commands wrote.
-        ignored: Called with a line for each file of an older format.
+    ``ignored`` is called with a line for each file of an older format.
 
     Raises:
         InputError: If the folder is none, or holds a file that cannot be read; names all such files.

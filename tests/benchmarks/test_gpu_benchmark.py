@@ -314,7 +314,7 @@ def test_results_say_with_which_weights_and_whether_with_graphs_they_were_taken(
 def test_a_model_without_its_main_contenders_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything else is measured and kept, and the reason is named; sentence-transformers is not installed here."""
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    (part,) = choose_parts(["model-minilm-l6"])
+    (part,) = choose_parts(["model-tinybert-l4"])
     place, file = Place(True, tmp_path, tmp_path, graphs=False), tmp_path / "m.json"
     expected = f"main contenders failed.*: {ST_DEFAULT}: ModuleNotFoundError: .*; {ST_LARGE}: "
     with pytest.raises(RuntimeError, match=expected):

@@ -63,6 +63,9 @@ class Work:
         return len(self.joined.lengths)
 
 
+Forms = Mapping[Form, Callable[[Work], Call]]
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
     """An engine with a model, ready to score.
@@ -74,7 +77,7 @@ class Contender:
     """
 
     name: str
-    forms: Mapping[Form, Callable[[Work], Call]]
+    forms: Forms
     facts: Mapping[str, str]
 
 

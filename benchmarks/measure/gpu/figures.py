@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure.peaks import operations_per_pair
-from benchmarks.measure.turns import Turns
+from benchmarks.measure.turns import Turns, percentiles, spread
 from crossrank._artifact.parity import BOUNDS, compare_logits
 from crossrank.export._prove.reference import reference_logits
 from crossrank.export._read.texts import load_pairs
@@ -138,7 +138,7 @@ def open_contenders(model: GpuModel, folder: Path) -> tuple[list[Contender], dic
     return [*opened.values(), *peers], turns.failed | absent
 
 
-def measure_correctness(model: GpuModel, contenders: Sequence[Contender], pairs: int) -> dict[str, object]:
+def measure_correctness(model: GpuModel, contenders: Sequence[Contender], pairs: int) -> Mapping[str, object]:
     """Each contender's logits against float32 on the CPU, in every form that it has.
 
     The reference is transformers where that is installed.
@@ -193,10 +193,9 @@ def measure_throughput(model: GpuModel, contenders: Sequence[Contender], works: 
 
 
 def _speed(found: Series, documents: int, operations: float) -> dict[str, Any]:
-    speeds = documents / np.array(found.seconds)
-    shown = {name: float(f"{of(speeds):.4g}") for name, of in (("median", np.median), ("min", np.min), ("max", np.max))}
-    tflops = round(shown["median"] * operations / 1e12, 3)
-    return {"docs_per_s": shown, "tflops": tflops, "not_finite": found.not_finite}
+    speeds = spread(documents / seconds for seconds in found.seconds)
+    tflops = round(speeds.median * operations / 1e12, 3)
+    return {"docs_per_s": asdict(speeds), "tflops": tflops, "not_finite": found.not_finite}
 
 
 def measure_latency(
@@ -219,13 +218,9 @@ def measure_latency(
             for query in islice(cycle(queries), warm_up + calls)
         ]
         series, failed = _timed(wanted, some, warm_up=warm_up, limit_s=_LATENCY_LIMIT_S)
-        result[str(size)] = {"contenders": {name: _latency(it) for name, it in series.items()}, "failed": failed}
+        figures = {name: percentiles(it.seconds) | {"not_finite": it.not_finite} for name, it in series.items()}
+        result[str(size)] = {"contenders": figures, "failed": failed}
     return result
-
-
-def _latency(found: Series) -> dict[str, float]:
-    p50, p99 = (round(float(value) * 1e3, 3) for value in np.percentile(found.seconds, (50, 99)))
-    return {"p50_ms": p50, "p99_ms": p99, "calls": len(found.seconds), "not_finite": found.not_finite}
 
 
 def _timed(

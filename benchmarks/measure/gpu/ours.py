@@ -21,7 +21,7 @@ from crossrank._schedule.processes import Schedulers
 from crossrank._schedule.scheduler import Scheduler
 from crossrank._text.pairs import PairSource
 
-from .contenders import GRAPHS, PACKED, PADDED, Call, Contender, Work, batched, in_order, like_length
+from .contenders import GRAPHS, PACKED, PADDED, Call, Contender, Forms, Work, batched, in_order, like_length
 from .models import GpuModel, write_graph
 
 _PADDED_BATCH = 256
@@ -62,7 +62,7 @@ def packed_contender(model: GpuModel, path: Path, *, graphs: bool) -> Contender:
         return lambda: scorer.logits(work.queries, work.documents, work.query_index)
 
     facts = {"batches": f"packed, up to {session.max_tokens} tokens", "buckets": f"{len(session.buckets)} shapes"}
-    forms = {"model": lambda work: joined_call(session, work), "encoded": encoded, "texts": texts}
+    forms: Forms = {"model": lambda work: joined_call(session, work), "encoded": encoded, "texts": texts}
     return Contender(GRAPHS if graphs else PACKED, forms, {"provider": session.provider, **facts})
 
 
@@ -122,6 +122,6 @@ def padded_contender(model: GpuModel, folder: Path) -> Contender:
 
         return lambda work: lambda: call(work)
 
-    forms = {"model": joined, "encoded": tokenized(encoded=True), "texts": tokenized(encoded=False)}
+    forms: Forms = {"model": joined, "encoded": tokenized(encoded=True), "texts": tokenized(encoded=False)}
     facts = {"provider": session.provider, "batches": f"{_PADDED_BATCH} of like length, padded"}
     return Contender(PADDED, forms, facts)
