@@ -52,18 +52,19 @@ class Comparison:
 
     Attributes:
         timed: What the figures are of, in words.
-        declare: Declares the options that are its own.
         measure: Options and model -> what was found.
+        options: Those that are its own, and how they differ, as `add_options` takes it.
     """
 
     timed: str
-    declare: Callable[[argparse.ArgumentParser], None]
     measure: Callable[[argparse.Namespace, BenchmarkModel], Measured]
+    options: Mapping[str, Any]
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's options."""
         add_options(parser, "model", "engines", "threads", "output", "bench", model={"required": True})
-        self.declare(parser)
+        changes = {name: change for name, change in self.options.items() if change is not None}
+        add_options(parser, *(name.replace("_", "-") for name in self.options), **changes)
 
     def run(self, options: argparse.Namespace) -> None:
         """Measure, print the table and write the result.
@@ -136,26 +137,6 @@ def _calls(data: Mapping[str, object]) -> str:
     return f"{data['name']}, {data['calls']} calls of {data['documents_per_call']} documents"
 
 
-def _declare_throughput(parser: argparse.ArgumentParser) -> None:
-    most = "of a round (default: 8 synthetic ones, or what judged queries give, at most 100)"
-    names = ("data", "documents", "calls", "rounds", "warm-up")
-    add_options(parser, *names, documents=100, calls={"help": most}, warm_up=2)
-    parser.add_argument(
-        "--baseline",
-        choices=ENGINES,
-        default="st-torch-fp32",
-        metavar="KEY",
-        help="what ratios are to; where it does not run, the first engine that does (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--peak-seconds",
-        type=float,
-        default=PEAK_S,
-        metavar="S",
-        help="of each measurement of the machine's peak, one a round (default: %(default)s)",
-    )
-
-
 def _measure_throughput(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
     workload = _open_workload(options)
     lengths = [np.concatenate(model.pair_lengths(timed)) for timed in workload.rounds]
@@ -209,10 +190,6 @@ def _throughput_rows(summaries: Mapping[str, Summary]) -> Rows:
     return rows
 
 
-def _declare_latency(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, "data", "documents", "calls", "rounds", "warm-up", documents=10, calls=20, warm_up=5)
-
-
 def _measure_latency(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
     workload = _open_workload(options)
     workers, series, unavailable = _in_turns(options, model, workload)
@@ -228,11 +205,6 @@ def _measure_latency(options: argparse.Namespace, model: BenchmarkModel) -> Meas
 
 _CALLS, _DOCUMENTS = 3, 100
 _FIRST_LOOK = 2000  # documents after which memory should have grown to what it needs
-
-
-def _declare_memory(parser: argparse.ArgumentParser) -> None:
-    looks = f"of random lengths, after which ours is looked at again; first after {_FIRST_LOOK} (default: 20000)"
-    add_options(parser, "data", "documents", documents={"default": 20_000, "help": looks})
 
 
 def _measure_memory(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
@@ -276,11 +248,6 @@ def _memory_of(worker: Worker, calls: Calls, looks: Sequence[int]) -> dict[str, 
 _STAGES = ("import_s", "load_s", "first_score_s", "total_s")
 
 
-def _declare_startup(parser: argparse.ArgumentParser) -> None:
-    rounds = {"default": 7, "help": "processes of each engine (default: %(default)s)"}
-    add_options(parser, "documents", "rounds", documents=10, rounds=rounds)
-
-
 def _measure_startup(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
     tick = progress(1 + options.rounds, "processes of each engine")
     workers: dict[str, Worker] = {}
@@ -317,9 +284,32 @@ def _measure_startup(options: argparse.Namespace, model: BenchmarkModel) -> Meas
 
 
 _WHOLE = "texts in and scores out, tokenizing included; one call is one query with its documents"
-_MEMORY = "resident memory of an engine's process in MiB, interpreter and libraries included"
-_START = "a fresh process to its first scores: total is interpreter, import, load and a first call; files are cached"
-throughput = Comparison(f"whole calls, {_WHOLE}", _declare_throughput, _measure_throughput)
-latency = Comparison(f"one call at a time, {_WHOLE}", _declare_latency, _measure_latency)
-memory = Comparison(_MEMORY, _declare_memory, _measure_memory)
-startup = Comparison(_START, _declare_startup, _measure_startup)
+_CALL_OPTIONS = dict.fromkeys(("data", "documents", "calls", "rounds", "warm_up"))
+throughput = Comparison(
+    f"whole calls, {_WHOLE}",
+    _measure_throughput,
+    {
+        **_CALL_OPTIONS,
+        "documents": 100,
+        "calls": {"help": "of a round (default: 8 synthetic ones, or what judged queries give, at most 100)"},
+        "warm_up": 2,
+        "baseline": None,
+        "peak_seconds": PEAK_S,
+    },
+)
+latency = Comparison(
+    f"one call at a time, {_WHOLE}",
+    _measure_latency,
+    {**_CALL_OPTIONS, "documents": 10, "calls": 20, "warm_up": 5},
+)
+_LOOKS = f"of random lengths, after which ours is looked at again; first after {_FIRST_LOOK} (default: 20000)"
+memory = Comparison(
+    "resident memory of an engine's process in MiB, interpreter and libraries included",
+    _measure_memory,
+    {"data": None, "documents": {"default": 20_000, "help": _LOOKS}},
+)
+startup = Comparison(
+    "a fresh process to its first scores: total is interpreter, import, load and a first call; files are cached",
+    _measure_startup,
+    {"documents": 10, "rounds": {"default": 7, "help": "processes of each engine (default: %(default)s)"}},
+)

@@ -36,13 +36,7 @@ _ESTIMATES_S = {"small": 95.0, "base": 95.0, "large": 140.0}
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What runs in one go, and leaves one JSON file.
-
-    Attributes:
-        name: Of the file too.
-        estimate_s: A guess of its time on an H100.
-        measure: Does it.
-    """
+    """What runs in one go, and leaves one JSON file of its name; with a guess of its time on an H100."""
 
     name: str
     estimate_s: float

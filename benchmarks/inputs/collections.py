@@ -64,10 +64,7 @@ class Collection:
 
 
 def read_collection(source: Path) -> Collection:
-    """The judged queries of a folder or of a data set of ir_datasets, in their order.
-
-    Args:
-        source: A folder, or an id such as "beir/scifact/test", which "ir_datasets:" may stand before.
+    """The judged queries of a folder or of a data set of ir_datasets, in their order; its id may follow "ir_datasets:".
 
     Raises:
         InputError: If files are missing or are not what their names say, or a data set cannot be had.
@@ -81,11 +78,7 @@ def read_collection(source: Path) -> Collection:
 
 
 def read_candidates(source: Path) -> tuple[str, tuple[Candidates, ...]]:
-    """Queries with their candidates, judged or not, and the name of the data.
-
-    Args:
-        source: A file in the form of bm25-top100.json, or what `read_collection` takes and raises.
-    """
+    """Name and queries, judged or not, of a file in the form of bm25-top100.json, or of what `read_collection` takes."""
     if not source.is_file():
         collection = read_collection(source)
         return collection.name, collection.candidates

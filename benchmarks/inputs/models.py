@@ -46,7 +46,6 @@ class BenchmarkModel:
     """A checkpoint that every engine can load.
 
     Attributes:
-        key: Short name, a file name's part.
         name: In tables.
         folder: The checkpoint.
         weights: Where its weights come from.
@@ -56,7 +55,6 @@ class BenchmarkModel:
         scratch: Where engines keep what they make of it.
     """
 
-    key: str
     name: str
     folder: Path
     weights: str
@@ -98,16 +96,10 @@ def title_of(name: str) -> str:
 
 
 def open_model(name: str, *, bench: Path, test_data: Path, write: Draw = write_random_checkpoint) -> BenchmarkModel:
-    """A model by its short name, made if it is drawn and not there yet, or a checkpoint folder.
+    """One of `MODELS`, made by ``write`` if it is drawn and not there yet, or a checkpoint folder, else InputError.
 
-    Args:
-        name: One of `MODELS`, or a folder.
-        bench: Where drawn checkpoints and what engines make of checkpoints are kept between runs.
-        test_data: Has the real checkpoint; drawn ones take its vocabularies, or make theirs up where it has none.
-        write: Draws a checkpoint.
-
-    Raises:
-        InputError: If there is neither.
+    Drawn checkpoints and what engines make of checkpoints are kept in ``bench`` between runs. The test data has the
+    real checkpoint; drawn ones take its vocabularies, or make theirs up where it has none.
     """
     kept = bench / "models"
     key, title, trained, weights = name, "", True, "published"
@@ -135,7 +127,7 @@ def open_model(name: str, *, bench: Path, test_data: Path, write: Draw = write_r
     source = read_model_folder(folder)
     config = read_config(complete_config(source.config, open_weights(source.folder)))
     scratch = kept / key / "engines"  # a conversion knows what it was made from
-    return BenchmarkModel(key, title, folder, weights, vocabulary, trained, config, scratch)
+    return BenchmarkModel(title, folder, weights, vocabulary, trained, config, scratch)
 
 
 def drawn_folder(shape: RegisteredModel, folder: Path, test_data: Path) -> Path:

@@ -71,12 +71,8 @@ def draw_parameter(name: str, shape: Sequence[int], rng: np.random.Generator) ->
 def write_random_checkpoint(folder: Path, model: RegisteredModel, test_data: Path) -> None:
     """A checkpoint as its authors would publish it: config.json, model.safetensors and the tokenizer's files.
 
-    The logits of sample texts spread by `SPREAD`, so that their errors mean something.
-
-    Args:
-        folder: Must not exist; it appears when it is complete.
-        model: The shape: BERT or ELECTRA, with an embedding as wide as the layers.
-        test_data: Where the vocabulary is looked for; it is made up where it is not there.
+    The shape is of BERT or ELECTRA, with an embedding as wide as the layers. The logits of sample texts spread by
+    `SPREAD`, so that their errors mean something. The folder, which must not exist, appears when it is complete.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -175,10 +171,7 @@ def find_vocabulary(size: int, test_data: Path) -> Path | None:
 def write_tokenizer(folder: Path, size: int, published: Path | None) -> None:
     """A lower-casing BERT's vocab.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
-    Args:
-        folder: Gets them.
-        size: Entries of the vocabulary; those that nothing is left for are ``[unusedN]``.
-        published: A vocabulary, of which the first entries are taken; None to make one up.
+    Of a published vocabulary the first entries are taken; for None one is made up, with ``[unusedN]`` up to its size.
     """
     entries = published.read_text(encoding="utf-8").split("\n")[:size] if published else _make_up_vocabulary()
     entries += [f"[unused{i}]" for i in range(size - len(entries))]

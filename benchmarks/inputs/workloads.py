@@ -33,7 +33,7 @@ class Workload:
     Attributes:
         name: Of the data.
         warm_up: Calls before the first that counts.
-        rounds: The timed calls, round by round.
+        rounds: The timed calls.
         tokenizing: Per round the calls that are only tokenized, of at most 1,000 documents each.
         reused: Whether texts return, since there were too few.
         collection: The judged queries, where each timed call is one of them with all of its candidates; else None.

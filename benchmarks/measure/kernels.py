@@ -99,7 +99,7 @@ def _kernels(model: GpuModel, folder: Path) -> dict[str, object]:
             raise RuntimeError(absent[FUSED])
         return peers[0].forms["model"](work)()
 
-    acts = {
+    acts: dict[str, Callable[[], Floats]] = {
         WITH_FLASH: partial(ours, open_graph),
         WITHOUT_FLASH: partial(ours, partial(open_otherwise, kernels=_NO_FLASH)),
         PADDED_PEER: peer,

@@ -93,13 +93,9 @@ def open_fleet(
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A round.
+    """A round: its number, which chooses the order of systems and sizes, and load -> system -> what was found.
 
-    Attributes:
-        number: From 0; chooses the order of systems and of sizes.
-        unit_s: How long a load lasts; some take two or four such units.
-        unavailable: Gets why a system or a load gave nothing.
-        found: Load -> system -> figures.
+    A load lasts for one or two times ``unit_s``; ``unavailable`` gets why a system or a load gave nothing.
     """
 
     number: int

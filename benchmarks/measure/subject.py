@@ -36,11 +36,9 @@ Group = tuple[str, int, int | None]  # as `Callers`, with the way in place of th
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a load gave.
+    """Figures of the first group's answers, and ``batch_ms``, the mean time of a batch meanwhile (None of a peer).
 
-    Attributes:
-        figures: Of the first group's answers, and ``batch_ms``, the mean time of a batch meanwhile (None of a peer).
-        failure: The first of what its requests failed with.
+    ``failure`` is the first of what its requests failed with.
     """
 
     figures: dict[str, float | None]

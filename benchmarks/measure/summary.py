@@ -20,8 +20,8 @@ class Summary:
     """One engine's figures.
 
     Attributes:
-        docs_per_s: Documents per second, round by round.
-        ratio: Its documents per second over the baseline's in the same round.
+        docs_per_s: Over the rounds.
+        ratio: Of that to the baseline's in the same round.
         tokenize_ms: Of a call, its tokenizing alone; None where that cannot be had alone.
         model_ms: Of a call, the rest: the time of the same engine with encoded documents where that was measured,
             else the total less the tokenizing; None where neither is known.
@@ -106,8 +106,8 @@ def summarize(
         summaries[key] = Summary(
             docs_per_s=spread(n / s for n, s in zip(documents, seconds, strict=True)),
             ratio=spread(their / our for our, their in zip(seconds, theirs, strict=True)),
-            tokenize_ms=_rounded(tokenize_ms),
-            model_ms=_rounded(model_ms),
+            tokenize_ms=None if tokenize_ms is None else round(tokenize_ms, 3),
+            model_ms=None if model_ms is None else round(model_ms, 3),
             gflops=round(gflops, 2),
             share_of_peak=None if peak is None else round(gflops / peak, 4),
             agreement=compare_scores(expected, scores),
@@ -124,7 +124,3 @@ def _quality(workload: Workload, scores: Sequence[Floats]) -> Quality | None:
     calls = tuple(call for timed in workload.rounds for call in timed)
     qrels = {call.query_id: judged.qrels[call.query_id] for call in calls}
     return measure_scores(replace(judged, candidates=calls, qrels=qrels), scores)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

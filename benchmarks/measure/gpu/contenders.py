@@ -41,14 +41,9 @@ _NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64))
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Pairs of one call.
+    """Pairs of one call, joined, and where there are texts the distinct queries, the documents and their token ids.
 
-    Attributes:
-        joined: All of them as token ids, in their order.
-        queries: The distinct queries; none where there are no texts.
-        documents: One for each pair.
-        query_index: int [pairs].
-        tokens: The documents' token ids.
+    There is a document for each pair; ``query_index`` is int [pairs].
     """
 
     joined: PackedPairs
@@ -68,12 +63,9 @@ Forms = Mapping[Form, Callable[[Work], Call]]
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """An engine with a model, ready to score.
+    """An engine with a model, ready to score, its name in results, and what runs.
 
-    Attributes:
-        name: In results.
-        forms: What it can begin with -> makes a call of some work. What that needs beforehand is not timed.
-        facts: What runs.
+    Its forms are what it can begin with -> makes a call of some work. What that needs beforehand is not timed.
     """
 
     name: str

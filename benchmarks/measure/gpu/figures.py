@@ -49,13 +49,9 @@ _LATENCY_WARM_UP, _LATENCY_LIMIT_S = 5, 6.0
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """How much is scored.
+    """How much is scored: documents of a call, rounds of such calls that count, and pairs compared with float32.
 
-    Attributes:
-        documents: Of a call whose speed is taken.
-        rounds: Such calls that count, of each contender; one more warms up.
-        proof: Pairs that are compared with float32.
-        latency_calls: Per size of a call how many count.
+    Of calls whose latency is taken, size -> how many count.
     """
 
     documents: int

@@ -54,13 +54,10 @@ _REHEARSED_HEADS, _REHEARSED_HEAD_SIZE = 2, 16
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where things run and lie.
+    """Where things run and lie: drawn checkpoints in ``bench``, trained ones and judged queries in the test data.
 
-    Attributes:
-        rehearse: Whether tiny models run on the CPU, by the same code but for the packed graph's attention.
-        bench: What is kept between runs: drawn checkpoints.
-        test_data: Has the trained checkpoint, vocabularies and judged queries, as far as it has them.
-        graphs: Whether CUDA graphs are captured.
+    A rehearsal runs tiny models on the CPU, by the same code but for the packed graph's attention. ``graphs`` says
+    whether CUDA graphs are captured.
     """
 
     rehearse: bool
