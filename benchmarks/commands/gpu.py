@@ -18,7 +18,7 @@ from benchmarks.inputs.workloads import TREC_DL19
 from benchmarks.measure.gpu.contenders import Keep
 from benchmarks.measure.gpu.models import MODELS, QUALITY_MODEL, Place, trained_checkpoint
 from benchmarks.options import add_options, find_test_data
-from benchmarks.reporting.gpu_tables import markdown_report, read_part, short_tables
+from benchmarks.reporting.gpu import markdown_report, read_part, short_tables
 from benchmarks.reporting.result import RESULTS, describe_machine, describe_run, shorten_reason, write_result
 from crossrank import InputError
 from crossrank._machine.device import check_device

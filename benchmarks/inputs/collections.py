@@ -78,7 +78,7 @@ def read_collection(source: Path) -> Collection:
 
 
 def read_candidates(source: Path) -> tuple[str, tuple[Candidates, ...]]:
-    """Name and queries, judged or not, of a file in the form of bm25-top100.json, or of what `read_collection` takes."""
+    """The name and queries, judged or not, of a file like bm25-top100.json, or of what `read_collection` takes."""
     if not source.is_file():
         collection = read_collection(source)
         return collection.name, collection.candidates

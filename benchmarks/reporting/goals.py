@@ -1,11 +1,10 @@
 """Goals: what crossrank is meant to reach, and whether figures at hand say that it does; one table for all.
 
-Three lists: beside other engines on a CPU, from the suite's results; with many callers, from the rounds of a run; on
-one H100, from the parts of a GPU run. A goal compares figures that were taken in turns, with one exception: long calls
-beside short ones.
+Two lists: beside other engines, from the suite's results; and with many callers, from the rounds of a run. `gpu` has
+those on one H100. A goal compares figures that were taken in turns, with one exception: long calls beside short ones.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,12 +13,9 @@ from typing import Any, Generic, TypeVar
 from benchmarks.engines.registry import ENGINES, Kind
 from benchmarks.inputs.models import title_of
 from benchmarks.measure import rounds
-from benchmarks.measure.gpu.contenders import Form
-from benchmarks.measure.gpu.models import MODELS
 from benchmarks.measure.rounds import Found
 from benchmarks.measure.turns import Spread, spread
 
-from .gpu_figures import Sections, latency, quality_loss, ratio, speed
 from .result import Result, Results
 from .tables import number
 
@@ -312,36 +308,3 @@ def load_goals(model: str, int8_model: str, peer: str, deadline_ms: float) -> li
         late = _less_one_batch(load)
         add(claim, 0.1, lambda found, late=late: late(found) / deadline_ms - 1, at_most=True, share=True)  # type: ignore[misc]
     return goals
-
-
-# --- On one H100, from the parts of a GPU run.
-
-_LEAST_RATIO = {"small": 3.0, "base": 2.0, "large": 2.0}
-_FAST: tuple[tuple[str, Form, float], ...] = (
-    ("minilm-l6", "encoded", 80_000),
-    ("minilm-l6", "texts", 40_000),
-    ("tinybert-l2", "encoded", 300_000),
-    ("tinybert-l2", "texts", 60_000),
-    ("bert-base", "encoded", 15_000),
-    ("electra-base", "encoded", 15_000),
-    ("bert-large", "encoded", 4_500),
-)
-
-
-def _p50(sections: Sections) -> float | None:
-    found = latency(sections, "minilm-l6", 100, "encoded")
-    return found and found[0]
-
-
-def _gpu_goals() -> Iterator[Goal[Sections]]:
-    for key, shape in MODELS.items():
-        claim = f"{shape.name}, texts, docs/s to sentence-transformers fp16"
-        yield Goal(claim, _LEAST_RATIO[shape.size], partial(ratio, key=key))
-    for key, form, wanted in _FAST:
-        what = "encoded documents" if form == "encoded" else form
-        yield Goal(f"{MODELS[key].name}, {what}, docs/s", wanted, partial(speed, key=key, form=form))
-    yield Goal("MiniLM-L6, encoded documents, p50 of 100 in ms", 4, _p50, at_most=True)
-    yield Goal("MiniLM-L12, TREC DL 2019, nDCG@10 lost by fp16", 0.001, quality_loss, at_most=True)
-
-
-GPU_GOALS = tuple(_gpu_goals())

@@ -1,10 +1,10 @@
 """Tables: aligned on a terminal or in Markdown, and the parts of the documents that the report writes."""
 
-import itertools
-import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from benchmarks.measure.turns import Spread
+from crossrank._progress import Progress
 
 Rows = Sequence[Sequence[str]]
 
@@ -60,18 +60,5 @@ def spread_cells(values: Spread | None, form: str) -> list[str]:
 
 
 def progress(total: int, unit: str) -> Callable[[], None]:
-    """A function to call after each of ``total`` steps; it counts them on standard error where that is a terminal.
-
-    Args:
-        total: Steps in all; the line is cleared after the last.
-        unit: What is counted, in the plural.
-    """
-    done = itertools.count(1)
-
-    def tick() -> None:
-        count = next(done)
-        if sys.stderr.isatty():
-            line = f"{count}/{total} {unit}" if count < total else ""
-            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
-
-    return tick
+    """A function to call after each of so many steps, which counts them in a line on a terminal's standard error."""
+    return partial(Progress(total, unit).advance, 1)

@@ -55,9 +55,17 @@ from benchmarks.measure.gpu.tuning import captured_settings
 from benchmarks.measure.kernels import printed_output, read_kernels
 from benchmarks.measure.peaks import operations_per_pair
 from benchmarks.measure.turns import Floats
-from benchmarks.reporting.goals import GPU_GOALS
-from benchmarks.reporting.gpu_figures import latency, ours, quality_loss, ratio, share_of_peak, speed
-from benchmarks.reporting.gpu_tables import markdown_report, short_tables
+from benchmarks.reporting.gpu import (
+    GPU_GOALS,
+    latency,
+    markdown_report,
+    ours,
+    quality_loss,
+    ratio,
+    share_of_peak,
+    short_tables,
+    speed,
+)
 from crossrank import InputError
 from crossrank._device.cuda.batches import choose_bucket, make_buckets, plan_packed_batches, shape_of
 from crossrank._device.cuda.graph import DeviceGraph

@@ -1,7 +1,8 @@
-"""The results of a GPU run as tables: on the terminal, and as Markdown of what was measured, never of a rehearsal."""
+"""The results of a GPU run: figures looked up in its parts, goals, and tables on the terminal and in Markdown."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from benchmarks.measure.gpu.contenders import (
     BASELINES,
     FORMS,
     FUSED,
+    GRAPHS,
     KERNELS,
+    OURS,
     PACKED,
     PADDED,
     PEERS,
@@ -20,12 +23,12 @@ from benchmarks.measure.gpu.contenders import (
 from benchmarks.measure.gpu.models import MODELS
 from crossrank import InputError
 
-from .goals import GPU_GOALS, goals_table
-from .gpu_figures import Sections, fastest, latency, ours, ratio, share_of_peak, speed, worst_error
+from .goals import Goal, goals_table
 from .result import look_up
 from .tables import format_table, markdown_table, number, shown
 
 Parts = Mapping[str, Mapping[str, Any]]
+Sections = Mapping[str, Mapping[str, Any]]  # part -> its sections
 Rows = list[Sequence[str]]
 
 _WORKS = ("throughput", "throughput-128", "throughput-512")
@@ -40,6 +43,119 @@ def read_part(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and content.get("benchmark") == "gpu" else None
+
+
+# Figures
+
+
+def ours(sections: Sections, key: str) -> str:
+    """Who stands for crossrank: with CUDA graphs, as it runs by itself, and without where none could be captured."""
+    return GRAPHS if look_up(sections, f"model-{key}", "contenders", GRAPHS) is not None else PACKED
+
+
+def fastest(
+    sections: Sections, key: str, form: Form, names: Sequence[str], work: str = "throughput"
+) -> tuple[float, str] | None:
+    """The most documents per second of some contenders, and whose.
+
+    One that gave logits that are no numbers does not count.
+    """
+    table = look_up(sections, f"model-{key}", work, form, "contenders")
+    figures = {name: look_up(table, name) for name in names}
+    kept = [(f["docs_per_s"]["median"], name) for name, f in figures.items() if f is not None and not f["not_finite"]]
+    return max(kept, default=None)
+
+
+def speed(
+    sections: Sections, key: str, form: Form, names: Sequence[str] | None = None, work: str = "throughput"
+) -> float | None:
+    """The most documents per second of some contenders, by default ours."""
+    found = fastest(sections, key, form, names or [ours(sections, key)], work)
+    return found and found[0]
+
+
+def ratio(
+    sections: Sections, key: str, form: Form = "texts", names: Sequence[str] = BASELINES, work: str = "throughput"
+) -> float | None:
+    """Ours over the fastest of some, by default sentence-transformers in float16, in the same turns."""
+    found, theirs = speed(sections, key, form, work=work), speed(sections, key, form, names, work)
+    return round(found / theirs, 2) if found and theirs else None
+
+
+def latency(
+    sections: Sections, key: str, documents: int, form: Form, names: Sequence[str] | None = None
+) -> tuple[float, float] | None:
+    """p50 and p99 in ms of whom of some, by default ours, has the lowest p50."""
+    table = look_up(sections, f"model-{key}", "latency", str(documents), "contenders")
+    figures = [look_up(table, f"{name}: {form}") for name in names or [ours(sections, key)]]
+    return min(((f["p50_ms"], f["p99_ms"]) for f in figures if f is not None and not f["not_finite"]), default=None)
+
+
+def share_of_peak(sections: Sections, key: str, work: str = "throughput") -> float | None:
+    """Our operations per second over the machine's own large products in float16."""
+    peak = look_up(sections, "facts", "matmul", "tflops")
+    operations = look_up(sections, f"model-{key}", work, "operations_per_pair")
+    found = speed(sections, key, FORMS[0], work=work)
+    return round(found * operations / (peak * 1e12), 4) if peak and operations and found else None
+
+
+def quality_loss(sections: Sections) -> float | None:
+    """What nDCG@10 of float16 lacks; of trained weights alone, and of outputs that are all numbers."""
+    agreement = look_up(sections, "quality", "agreement")
+    if agreement is None or not agreement["trained"] or agreement["not_finite"]:
+        return None
+    loss: float = agreement["ndcg_at_10_loss"]
+    return loss
+
+
+def worst_error(sections: Sections, key: str) -> tuple[float, float, int] | None:
+    """Of our packed forms against float32: largest |Δlogit|, lowest tau, logits that are no numbers."""
+    table = look_up(sections, f"model-{key}", "correctness") or {}
+    forms = [look_up(table, f"{name}: {form}") for name in OURS for form in FORMS]
+    rows = [row for row in forms if row is not None and "max_abs" in row]
+    if not rows:
+        return None
+    return (
+        max(row["max_abs"] for row in rows),
+        min(row["kendall_tau"] for row in rows),
+        max(row["nan_count"] for row in rows),
+    )
+
+
+# Goals
+
+_LEAST_RATIO = {"small": 3.0, "base": 2.0, "large": 2.0}
+_FAST: tuple[tuple[str, Form, float], ...] = (
+    ("minilm-l6", "encoded", 80_000),
+    ("minilm-l6", "texts", 40_000),
+    ("tinybert-l2", "encoded", 300_000),
+    ("tinybert-l2", "texts", 60_000),
+    ("bert-base", "encoded", 15_000),
+    ("electra-base", "encoded", 15_000),
+    ("bert-large", "encoded", 4_500),
+)
+
+
+def _p50(sections: Sections) -> float | None:
+    found = latency(sections, "minilm-l6", 100, "encoded")
+    return found and found[0]
+
+
+def _gpu_goals() -> Iterator[Goal[Sections]]:
+    for key, shape in MODELS.items():
+        claim = f"{shape.name}, texts, docs/s to sentence-transformers fp16"
+        yield Goal(claim, _LEAST_RATIO[shape.size], partial(ratio, key=key))
+    for key, form, wanted in _FAST:
+        what = "encoded documents" if form == "encoded" else form
+        yield Goal(f"{MODELS[key].name}, {what}, docs/s", wanted, partial(speed, key=key, form=form))
+    yield Goal("MiniLM-L6, encoded documents, p50 of 100 in ms", 4, _p50, at_most=True)
+    yield Goal("MiniLM-L12, TREC DL 2019, nDCG@10 lost by fp16", 0.001, quality_loss, at_most=True)
+
+
+GPU_GOALS = tuple(_gpu_goals())
+
+
+# Tables
 
 
 def _model_rows(sections: Sections) -> Rows:
