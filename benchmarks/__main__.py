@@ -42,7 +42,7 @@ class Command(Protocol):
         """Declare the command's options."""
 
     def run(self, options: argparse.Namespace) -> None:
-        """Measure and print."""
+        """Measure and print; CrossrankError and WorkerError are failures whose message says enough."""
 
 
 def parse(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:

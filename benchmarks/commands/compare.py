@@ -25,16 +25,10 @@ from benchmarks.reporting.tables import Rows, format_table, progress, shown, spr
 
 @dataclass(slots=True)
 class Measured:
-    """What a command found.
+    """What a command found: engine key -> why it has no figures, or its worker, which may have ended, and its figures.
 
-    Attributes:
-        unavailable: Engine key -> why it has no figures.
-        workers: Engine key -> its worker, which may have ended.
-        figures: Engine key -> its figures, as JSON has them.
-        more: What else the result says.
-        heading: What was measured, in words.
-        note: What the table says, in words.
-        rows: The table, below its headings.
+    The figures and what else the result says are as JSON has them. Heading and note say in words what was measured and
+    what is in the table.
     """
 
     unavailable: dict[str, str]
@@ -67,12 +61,7 @@ class Comparison:
         add_options(parser, *(name.replace("_", "-") for name in self.options), **changes)
 
     def run(self, options: argparse.Namespace) -> None:
-        """Measure, print the table and write the result.
-
-        Raises:
-            InputError: If there is no such model or data, or the result could not be written.
-            WorkerError: If none of the engines could be measured.
-        """
+        """Measure, print the table and write the result."""
         machine = describe_machine()
         check_output(options)
         model = open_benchmark_model(options, options.model)

@@ -192,13 +192,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run every part that is not done, and print the tables of all that are.
-
-    Raises:
-        InputError: If the options are not what they can be.
-        DeviceError: If the installed onnxruntime has no CUDA provider.
-        WorkerError: If a part failed; the others have run then.
-    """
+    """Run every part that is not done, and print the tables of all that are."""
     place = Place(options.rehearse, options.bench, find_test_data(), graphs=not options.no_graphs)
     folder = options.output or (options.bench / _REHEARSAL / "results" if options.rehearse else RESULTS / "gpu")
     if options.report:

@@ -48,11 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Score the collection with each model and precision, and print the figures.
-
-    Raises:
-        InputError: If something cannot be read or written.
-    """
+    """Score the collection with each model and precision, and print the figures."""
     machine, collection = describe_machine(), open_collection(options)
     _check_outputs(options)
     given = _read_runs(options, collection)

@@ -16,11 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the tables and write them and the plot into this checkout.
-
-    Raises:
-        InputError: If a result cannot be read, there is no throughput of a main model, or a README has no place.
-        MissingDependencyError: If matplotlib is not installed; nothing is written then.
-    """
+    """Print the tables and write them and the plot into this checkout."""
     results = read_results(options.results, ignored=lambda line: print(line, file=sys.stderr))
     print("\n".join(write_report(results, ROOT)))

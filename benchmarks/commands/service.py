@@ -43,12 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Put load on the systems in turns, print the tables and write the result.
-
-    Raises:
-        InputError: If there is no such model, or the result could not be written.
-        WorkerError: If crossrank could not be measured.
-    """
+    """Put load on the systems in turns, print the tables and write the result."""
     begin, machine, peer = time.monotonic(), describe_machine(), ENGINES[options.peer]
     check_output(options)
     wanted = _ROUNDS if not options.quick else 1

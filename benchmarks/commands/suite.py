@@ -186,12 +186,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run every cell that is not done yet.
-
-    Raises:
-        InputError: If the results have no folder.
-        WorkerError: If a cell failed; the others have run then.
-    """
+    """Run every cell that is not done yet."""
     if not options.results.is_dir():
         raise InputError(f"--results {options.results}: there is no such folder; make it first")
     test_data = find_test_data()

@@ -55,13 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, *, draw: Callable[..., bytes] = draw_tradeoff) -> None:
     """Rank every query with every system in turns, print the table, and write the result and the plot.
 
-    Args:
-        options: Of the command.
-        draw: Draws the plot.
-
-    Raises:
-        InputError: If something cannot be read or written.
-        MissingDependencyError: If the plot needs matplotlib, which is not installed; the result is written then.
+    Where matplotlib, which the plot needs, is not installed, the result is written before the error.
     """
     machine, collection = describe_machine(), open_collection(options)
     if not options.model and not options.cascade:
