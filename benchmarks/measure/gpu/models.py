@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.inputs.models import CHECKPOINTS, SHAPES, drawn_folder
 from benchmarks.inputs.random_checkpoint import write_random_checkpoint
-from crossrank._machine.cpu import ThreadCount, resolve_threads
+from crossrank._machine.cpu import resolve_threads
 from crossrank._machine.device import Device
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._graphs.graph import Model, save_model
@@ -71,9 +71,9 @@ class Place:
         return Device("cpu" if self.rehearse else "cuda")
 
     @property
-    def threads(self) -> ThreadCount:
+    def threads(self) -> int:
         """Of what runs on the CPU."""
-        return resolve_threads(None)
+        return resolve_threads(None).count
 
 
 @dataclass(frozen=True, slots=True)

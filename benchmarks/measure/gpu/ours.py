@@ -35,7 +35,7 @@ def settings_of(model: GpuModel) -> PackedSettings:
 def open_packed(model: GpuModel, path: Path, settings: PackedSettings) -> tuple[Scorer, PackedSession]:
     """A model's packed graph, not warmed up."""
     checkpoint, place = model.checkpoint, model.place
-    session = load_graph(path, checkpoint.inputs, place.device, place.threads.count, packed=True)
+    session = load_graph(path, checkpoint.inputs, place.device, place.threads, packed=True)
     assert isinstance(session, PackedSession)
     session.settings = settings
     schedulers = Schedulers(lambda: Scheduler(session))
@@ -95,7 +95,7 @@ def open_otherwise(
 
 
 def joined_call(session: PackedSession, work: Work) -> Call:
-    """A call that begins with joined pairs, batched as `Runner` does it."""
+    """A call that begins with joined pairs, batched as `CrossEncoder` does it."""
     batches = plan_packed_batches(work.joined.lengths, max_tokens=session.max_tokens)
     counts = [len(index) for index in batches]
     return batched(work.joined, batches, lambda some: some, lambda joined: session.submit([*joined], counts)())
@@ -105,7 +105,7 @@ def padded_contender(model: GpuModel, folder: Path) -> Contender:
     """The graph for any runtime, in padded batches of like length."""
     checkpoint = model.checkpoint
     path = write_graph(model, "padded", folder)
-    session = Session(path, checkpoint.inputs, model.place.device, model.place.threads.count)
+    session = Session(path, checkpoint.inputs, model.place.device, model.place.threads)
     tokenizer, limit = checkpoint.tokenizer, checkpoint.inputs.max_length
 
     def joined(work: Work) -> Call:
