@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 
 from benchmarks.engines.registry import ENGINES
-from benchmarks.measure.rounds import OVERHEAD, UNITS, Found, Round, Spreads, open_fleet, pool_of, spreads
+from benchmarks.measure.rounds import UNITS, Found, Round, Spreads, open_fleet, pool_of, spreads
 from benchmarks.measure.subject import DEADLINE_MS
 from benchmarks.options import add_options, check_output, open_benchmark_model
 from benchmarks.reporting.goals import goals_table, load_goals
@@ -107,7 +107,7 @@ def format_loads(loads: Spreads) -> str:
     columns = ("", "system", "docs/s", "min", "max", "ours to it", "min", "max", "p50 ms", "p95 ms", "p99 ms")
     rows: list[tuple[str, ...]] = [(*columns, "rejected", "unanswered")]
     for load, systems in loads.items():
-        for system, figures in systems.items() if load != OVERHEAD else ():
+        for system, figures in systems.items():
             medians = {name: figure.median for name, figure in figures.items()}
             rows.append(
                 (

@@ -9,10 +9,10 @@ from functools import partial
 from benchmarks.engines.registry import ENGINES, EngineSpec, EngineUnavailable, WorkerError
 from benchmarks.inputs.models import BenchmarkModel
 
-from .subject import BOUNDED, DEADLINE, DIRECT, LOCKED, ROOMY, SHARED, Group, Measured, Subject
+from .subject import BOUNDED, DEADLINE, LOCKED, ROOMY, SHARED, Group, Measured, Subject
 from .turns import Spread, Turns, spread
 
-UNITS = 46  # of time in a round: 16 + 5 closed, 17 open, 3 beside, 4 deadlines, 1 overhead
+UNITS = 45  # of time in a round: 16 + 5 closed, 17 open, 3 beside, 4 deadlines
 
 # Systems and loads, by name.
 OURS, _LOCK = "crossrank", "crossrank under a lock"
@@ -20,7 +20,6 @@ ONE_LARGE, SIXTEEN = "1 caller x 1,000", "16 callers x 10"
 MIX = "1-1,000"
 ALONE, BESIDE = "10, alone", "10, beside 2 callers x 1,000"
 IDLE, LOADED = "deadline, idle", "deadline, beside 16 callers x 10"
-OVERHEAD = "scheduler"
 TIMES = (0.1, 0.5, 1, 2, 3)  # of capacity
 
 _CALLERS = (1, 4, 16, 64)
@@ -129,8 +128,6 @@ class Round:
         }
         for load, (groups, units) in loads.items():
             self._turns(load, alone, partial(self._ask, groups=groups, units=units))
-        how = {"way": SHARED, "to": DIRECT, "documents": 10}
-        self._turns(OVERHEAD, alone, lambda it: it.subject.load("overhead", seconds=self.unit_s, **how))
 
     def _closed(
         self, load: str, systems: Mapping[str, System], callers: int, documents: int | None, units: int = 1

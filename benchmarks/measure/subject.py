@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from threading import Lock
 from typing import Any
 
@@ -16,14 +15,12 @@ from benchmarks.engines.registry import EngineSpec, EngineUnavailable
 from benchmarks.engines.worker import EngineProcess
 from benchmarks.inputs.models import BenchmarkModel
 from crossrank import CrossEncoder
-from crossrank._proof import Subject as ProofSubject
 
 from .load import Answers, Callers, Score, Texts, arrivals, closed_loop, open_loop
-from .turns import Turns
 
 # The ways to call a model: threads share it, a lock around it, shared with a bounded queue, the same with room for
 # large requests, with a deadline, and without the scheduler. A peer is shared.
-SHARED, LOCKED, BOUNDED, ROOMY, DEADLINE, DIRECT = "shared", "locked", "bounded", "roomy", "deadline", "direct"
+SHARED, LOCKED, BOUNDED, ROOMY, DEADLINE = "shared", "locked", "bounded", "roomy", "deadline"
 
 DEADLINE_MS = 50
 _QUEUE_S = {BOUNDED: 0.15, ROOMY: 0.75}  # of full load may wait; 1,000 documents must fit beside others
@@ -107,7 +104,6 @@ class _Opened:
             LOCKED: locked,
             **{way: queued.score for way, queued in bounded.items()},
             DEADLINE: lambda query, documents: model.rank(query, documents, deadline_ms=DEADLINE_MS),
-            DIRECT: _without_scheduler(model),
         }
         info = model.info()
         bounds = (
@@ -150,32 +146,7 @@ class _Opened:
         planned = arrivals(docs_per_s, documents, seconds=seconds, seed=seed)
         return self._measured(lambda: open_loop(self.ways[way], planned, self.texts, seconds=seconds, callers=callers))
 
-    def overhead(self, way: str, to: str, documents: int, seconds: float) -> dict[str, object]:
-        """How much longer a lone call takes one way than the other, as a share."""
-        turns, stop = Turns([way, to]), time.perf_counter() + seconds
-        ratios: list[float] = []
-        while not ratios or time.perf_counter() < stop:
-            query, chosen = self.texts.take(documents)
-            self.ways[to](query, chosen)  # so that both find the same words known
-
-            def seconds_of(name: str, query: str = query, chosen: list[str] = chosen) -> float:
-                start = time.perf_counter()
-                self.ways[name](query, chosen)
-                return time.perf_counter() - start
-
-            took = turns.each(seconds_of)
-            ratios.append(took[way] / took[to])
-        return asdict(Measured({"overhead": round(median(ratios) - 1, 4)}, ""))
-
-
-def _without_scheduler(model: CrossEncoder) -> Score:
-    """The model's graph called by itself, as a proof calls it."""
-    opened = model._model
-    inputs, labels = opened.manifest.inputs, opened.manifest.head.labels
-    direct = ProofSubject(opened.tokenizer, opened.backend, inputs.max_length, labels)
-    return lambda query, documents: direct.logits([(query, document) for document in documents])
-
 
 if __name__ == "__main__":
     opened = _Opened()
-    answer({name: getattr(opened, name) for name in ("open", "closed", "arriving", "overhead")})
+    answer({name: getattr(opened, name) for name in ("open", "closed", "arriving")})

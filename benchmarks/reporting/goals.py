@@ -299,8 +299,6 @@ def load_goals(model: str, int8_model: str, peer: str, deadline_ms: float) -> li
         add(f"goodput at 3x capacity to peak, requests of {size}", 0.95, _over(_at(most), peak), share=True)
         tail = _over(_at(most, "p99_ms"), _at(full, "p99_ms"))
         add(f"p99 of accepted at 3x capacity to p99 at 1x, requests of {size}", 2, tail, at_most=True)
-    overhead = _at(rounds.OVERHEAD, "overhead")
-    add("scheduler overhead of a lone caller x 10", 0.05, overhead, at_most=True, share=True)
     beside = _over(_less_one_batch(rounds.BESIDE), alone)
     add("p99 of 10 beside 2 callers x 1,000, less one batch, to p99 alone", 3, beside, at_most=True)
     for state, load in (("idle", rounds.IDLE), ("loaded", rounds.LOADED)):

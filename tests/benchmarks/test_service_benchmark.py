@@ -13,7 +13,7 @@ from benchmarks.__main__ import main
 from benchmarks.commands.service import format_loads
 from benchmarks.engines.registry import ENGINES, EngineSpec
 from benchmarks.measure.load import Callers, Texts, arrivals, closed_loop, open_loop
-from benchmarks.measure.rounds import OURS, OVERHEAD, Found, spreads
+from benchmarks.measure.rounds import OURS, Found, spreads
 from benchmarks.measure.turns import Spread
 from benchmarks.reporting.goals import Checked, Reached, goals_table, load_goals
 from benchmarks.reporting.tables import markdown_table
@@ -108,7 +108,6 @@ def test_goals_are_medians_of_the_rounds_ratios_and_less_one_batch_where_it_says
             "10, alone": {OURS: {"p99_ms": 10.0}},
             "10, beside 2 callers x 1,000": {OURS: {"p99_ms": 32.0, "batch_ms": 4.0}},
             "deadline, idle": {OURS: {"p99_ms": 56.0, "batch_ms": 2.0}},
-            "scheduler": {OURS: {"overhead": 0.05}},
         }
 
     rounds = [one(800, 100), one(950, 200), one(1000, 250)]
@@ -126,7 +125,6 @@ def test_goals_are_medians_of_the_rounds_ratios_and_less_one_batch_where_it_says
     assert shown("p99 of 10 beside")[1:] == ["2.8", "2.8", "2.8", "met"]
     assert shown("overrun at p99 of rank(deadline_ms=50), idle")[1:] == ["8.0%", "8.0%", "8.0%", "met"]
     assert shown("overrun at p99 of rank(deadline_ms=50), loaded")[-1] == "not measured"
-    assert shown("scheduler overhead")[-1] == "met"
 
 
 def test_ratios_are_of_the_same_round() -> None:
@@ -162,7 +160,7 @@ def test_a_quick_run_shows_every_load_and_target_and_names_what_it_could_not_mea
         figures["docs_per_s"]["median"] > 0
         for load, found in loads.items()
         for figures in found.values()
-        if load != OVERHEAD and not load.startswith("deadline")  # which may leave no time for a document
+        if not load.startswith("deadline")  # which may leave no time for a document
     )
     assert loads["arriving, 3 x capacity, 1-1,000"]["fake in a thread pool"]["unanswered"]["median"] >= 0
     measured = {entry["claim"]: entry["met"] is not None for entry in result["targets"]}
