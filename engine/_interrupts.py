@@ -1,12 +1,14 @@
 """Exceptions that are not ours: what a signal handler, or another thread, raises into the lines that run just then."""
 
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import pairwise
 from threading import current_thread, main_thread
 from types import FrameType, TracebackType
+from typing import TypeVar
 
-from ._errors import CrossrankError
+E = TypeVar("E", bound=BaseException)
 
 # What libraries raise without a word.
 _WORDLESS = (AssertionError, EOFError, NotImplementedError, StopIteration)
@@ -40,24 +42,35 @@ def thrown_in(error: BaseException) -> bool:
     return (not error.args and not isinstance(error, _WORDLESS)) or raised_by_handler(error)
 
 
-@contextmanager
-def thrown_through() -> Iterator[None]:
-    """Let out as it is what was thrown into a block, where the block took it for the failure of what it did."""
-    try:
-        yield
-    except CrossrankError as error:
-        if error.__cause__ is not None and thrown_in(error.__cause__):
-            raise error.__cause__ from error.__cause__.__cause__
-        raise
+def not_thrown_in(*kinds: type[E]) -> tuple[type[E], ...]:
+    """What an ``except`` is for: exceptions of these kinds, but for one that was thrown in, which goes by.
+
+    ``except not_thrown_in(OSError):`` does not take a handler's TimeoutError for a file that is not there.
+    """
+    error = sys.exc_info()[1]  # Python asks while it handles it
+    return () if error is not None and thrown_in(error) else kinds
 
 
 def raised_by_handler(error: BaseException) -> bool:
-    """Whether an exception that left a function of the user's came out of a signal handler, of those installed now."""
+    """Whether an exception that left a function of the user's came out of a signal handler.
+
+    That is one of those installed now, or a function that was given the frame that it interrupted, as all of them are.
+    """
     if current_thread() is not main_thread():
         return False
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
     codes = {getattr(handler, "__code__", None) for handler in handlers}
-    return any(frame.f_code in codes for frame in _frames(error.__traceback__))
+    frames = list(_frames(error.__traceback__))
+    return any(frame.f_code in codes for frame in frames) or any(
+        given is interrupted for interrupted, frame in pairwise(frames) for given in _arguments(frame)
+    )
+
+
+def _arguments(frame: FrameType) -> Iterator[object]:
+    """What the frame of a function has in the places of its arguments, those of ``*arguments`` too."""
+    for name in frame.f_code.co_varnames[: frame.f_code.co_argcount + 1]:
+        value = frame.f_locals.get(name)
+        yield from value if type(value) is tuple else (value,)
 
 
 def _root(module: str) -> str:

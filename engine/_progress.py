@@ -6,6 +6,8 @@ from collections import deque
 from threading import Lock
 from typing import TextIO
 
+from ._interrupts import not_thrown_in
+
 _REDRAW_S = 0.1
 _WAIT_S = 1.0  # for another thread to draw; longer than that it was interrupted there
 
@@ -64,15 +66,7 @@ class Progress:
         end = "\n" if self._done >= self._total else ""
         line = f"\r{self._done}/{self._total} {self._unit}, {rate:.0f}/s\x1b[K{end}"
         try:
-            self._write(line)
-        except Exception as error:
-            try:
-                self._write(line)
-            except type(error):  # it is the stream's own, and not what a signal handler raised meanwhile
-                self._show = False
-            else:
-                raise
-
-    def _write(self, line: str) -> None:
-        self._stream.write(line)
-        self._stream.flush()
+            self._stream.write(line)
+            self._stream.flush()
+        except not_thrown_in(Exception):  # the stream's, whatever it is
+            self._show = False

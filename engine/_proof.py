@@ -17,7 +17,7 @@ from ._artifact.parity import Parity, compare_logits
 from ._device.backend import Backend
 from ._device.open import graph_file, load_graph, read_artifact
 from ._errors import ArtifactError, CrossrankError, DeviceError, InputError, ProofError, join_problems
-from ._interrupts import thrown_through
+from ._interrupts import not_thrown_in
 from ._json import has_entry, read_json_object
 from ._machine.cpu import available_threads
 from ._machine.device import Device
@@ -96,7 +96,7 @@ def read_proof(folder: Path) -> Proof:
         if logits.ndim != 2 or len(logits) != len(pairs) or not pairs:
             raise ValueError(f"{len(pairs)} pairs and logits of shape {logits.shape}")
         return Proof(str(data["reference"]), pairs, logits)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except not_thrown_in(OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: not a proof: {error!r}; export the model again") from error
 
 
@@ -120,7 +120,6 @@ def measure_parity(proof: Proof, subject: Subject, precision: str, *, graph: str
     )
 
 
-@thrown_through()
 def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
     """Check an artifact's hashes and prove every graph that can run here.
 

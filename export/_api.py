@@ -14,7 +14,6 @@ from crossrank._artifact.locate import cache_root
 from crossrank._artifact.manifest import MANIFEST_NAME, Manifest, read_manifest
 from crossrank._device.open import open_model
 from crossrank._errors import ArtifactError, CrossrankError, InputError, MissingDependencyError
-from crossrank._interrupts import thrown_through
 from crossrank._machine.cpu import available_threads
 from crossrank._machine.device import Device
 from crossrank._machine.onnxruntime import ort, require_runtime
@@ -32,7 +31,6 @@ logger = logging.getLogger(__name__)
 _AS_ASKED = "as asked at export"
 
 
-@thrown_through()
 def export_model(
     name_or_folder: str | Path,
     output: str | Path | None = None,

@@ -30,9 +30,9 @@ LAYERS = (
     {"_device"},
     {"_artifact"},
     {"_text", "_machine"},
-    {"_interrupts", "_json", "_numbers", "_options", "_progress"},
+    {"_json", "_numbers", "_options", "_progress"},
     {"_errors"},
-    {"_printable"},
+    {"_interrupts", "_printable"},
 )
 EXPORT_LAYERS = (
     {"_cli"},

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossrank._errors import InputError
+from crossrank._interrupts import not_thrown_in
 
 Floats = NDArray[np.float32]
 ActivationFunction: TypeAlias = Callable[[Floats], Floats]
@@ -169,7 +170,7 @@ def apply_activation(activation: ActivationFunction, logits: Floats) -> Floats:
     """
     try:
         result = activation(logits.copy())  # a function that works in place may fail half-way, and is asked again
-    except (TypeError, AttributeError):
+    except not_thrown_in(TypeError, AttributeError):
         if sys.modules.get("torch") is None or isinstance(activation, TorchActivation):
             raise
         result = TorchActivation(activation)(logits)

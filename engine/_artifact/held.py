@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from crossrank._errors import ArtifactError, CrossrankError
+from crossrank._interrupts import not_thrown_in
 from crossrank._printable import printable
 
 from .manifest import MANIFEST_NAME, Manifest, holds
@@ -43,7 +44,7 @@ class HeldFolder:
         """Whether it still is the folder at its place, and was there all the time."""
         try:
             return self._now(self.place) == self._stamp
-        except OSError:
+        except not_thrown_in(OSError):
             return False
 
     def named(self, error: CrossrankError) -> CrossrankError:
@@ -136,7 +137,7 @@ class ModelFile:
         with ExitStack() as stack:
             try:
                 held = stack.enter_context(hold(self._folder))
-            except OSError as error:
+            except not_thrown_in(OSError) as error:
                 raise self._gone(error) from error
             self._check(held)
             try:
@@ -159,7 +160,7 @@ class ModelFile:
                 record is not None and holds(held.path / name, record)
                 for name, record in zip(self._names, self._records, strict=True)
             )
-        except OSError as error:
+        except not_thrown_in(OSError) as error:
             raise self._gone(error) from error
         if not same:
             raise ArtifactError(f"{self.path} was replaced since the model was loaded; load the model again")

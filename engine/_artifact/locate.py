@@ -13,7 +13,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from crossrank._errors import InputError, MissingDependencyError, ModelNotFoundError
-from crossrank._interrupts import thrown_through
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry
 from crossrank._machine.device import Device
 from crossrank._options import switch
@@ -35,7 +35,6 @@ def lasting_name(name_or_folder: str | Path) -> str | Path:
     return path.absolute() if path.exists() else name_or_folder
 
 
-@thrown_through()
 def locate_model(
     name_or_folder: str | Path,
     *,
@@ -114,7 +113,7 @@ def cache_root(cache_folder: Path | None) -> Path:
         return Path(home)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossrank"
-    except RuntimeError as error:
+    except not_thrown_in(RuntimeError) as error:
         raise InputError(
             "this user has no home folder to keep models in: set CROSSRANK_HOME or pass cache_folder"
         ) from error

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from crossrank._errors import ArtifactError, InputError, join_problems
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import parse_dataclass, read_json_object
 from crossrank._machine.device import Device
 from crossrank._numbers import whole_number
@@ -232,7 +233,7 @@ def read_manifest(folder: Path, *, files: bool = True) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         data = read_json_object(path)
-    except (OSError, ValueError) as error:
+    except not_thrown_in(OSError, ValueError) as error:
         raise ArtifactError(f"{path}: {error}; {EXPORT_AGAIN}") from error
     found = data.get("format")
     if isinstance(found, int) and found > FORMAT:
@@ -301,7 +302,7 @@ def _size(path: Path) -> int | None:
     """The size of a regular file, None if there is none."""
     try:
         found = path.stat()
-    except (OSError, ValueError):  # ValueError: of characters that no file's name has
+    except not_thrown_in(OSError, ValueError):  # ValueError: of characters that no file's name has
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossrank._errors import ArtifactError
+from crossrank._interrupts import not_thrown_in
 
 from .manifest import hash_file
 
@@ -58,7 +59,7 @@ def read_graph_files(path: Path) -> GraphFiles:
             places = {place for tensor in _tensors(data, model, "model") for place in _locations(data, tensor)}
             if not inputs:
                 raise ValueError("no inputs")
-    except (OSError, ValueError, IndexError, RecursionError) as error:
+    except not_thrown_in(OSError, ValueError, IndexError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as an ONNX file ({error}): download or export it again") from error
     return GraphFiles(inputs, (path, *(path.parent / place for place in sorted(places))))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossrank._errors import InputError
+from crossrank._interrupts import not_thrown_in
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -63,7 +64,7 @@ def _take_lock(target: Path, *, wait: bool) -> "BaseFileLock | None":
         lock.acquire()
     except Timeout:
         return None
-    except OSError as error:
+    except not_thrown_in(OSError) as error:
         if error.errno in _WITHOUT_LOCKS:
             raise InputError(
                 f"{target} cannot be written: the file system of {target.parent} has no locks ({error.strerror}), and "
@@ -78,7 +79,7 @@ def is_locked(target: Path) -> bool:
     """Whether an artifact's lock is seen to be held. No file is made or changed, and reading it suffices."""
     try:
         descriptor = os.open(lock_file(target), os.O_RDONLY | _NO_LINKS)
-    except OSError:
+    except not_thrown_in(OSError):
         return False
     from filelock import lock_descriptor, unlock_descriptor
 
@@ -86,7 +87,7 @@ def is_locked(target: Path) -> bool:
         if not lock_descriptor(descriptor, blocking=False):
             return True
         unlock_descriptor(descriptor)  # closing it is not enough where a forked child has it open too
-    except OSError:  # a file system without locks, where nothing is exported
+    except not_thrown_in(OSError):  # a file system without locks, where nothing is exported
         pass
     finally:
         os.close(descriptor)

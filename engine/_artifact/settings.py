@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from crossrank._errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, join_problems
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry, read_json, read_json_object
 from crossrank._text.tokenizer import PairTokenizer
 
@@ -61,7 +62,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
     def read(path: Path) -> dict[str, Any]:
         try:
             return read_json_object(path) if has_entry(path) else {}
-        except (OSError, ValueError) as error:
+        except not_thrown_in(OSError, ValueError) as error:
             damaged.append(f"{path.name}: {error}")
             return {}
 
@@ -92,7 +93,7 @@ def lone_adapter_message(folder: Path) -> str | None:
         return None
     try:
         base = read_json_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-    except (OSError, ValueError):
+    except not_thrown_in(OSError, ValueError):
         base = None
     return (
         f"{ADAPTER_CONFIG} says that its weights are an adapter, without those of the base model "
@@ -131,7 +132,7 @@ def transformer_folder(folder: Path) -> Path:
             raise TypeError(f"this is {type(modules).__name__}")
         types = [str(module["type"]).rpartition(".")[2] for module in modules]
         places = [PurePosixPath(module["path"]) for module in modules]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except not_thrown_in(OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: a list of modules with type and path is expected: {error!s:.200}") from error
     for place in map(str, places):
         if PurePosixPath(place).is_absolute() or ".." in place.split("/") or "\\" in place or len(place) > 200:

@@ -12,6 +12,7 @@ from crossrank._artifact.activation import Activation
 from crossrank._artifact.tokenizer_file import TokenizerFile
 from crossrank._device.open import OpenModel
 from crossrank._errors import ArtifactError
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import read_json_object
 
 from .call import Calls
@@ -213,7 +214,7 @@ class ModelAttributes(KnownAttributes):
         with self._model.config_file.opened() as place:
             try:
                 return ModelConfig(read_json_object(place), self.num_labels)
-            except (OSError, ValueError) as error:
+            except not_thrown_in(OSError, ValueError) as error:
                 raise ArtifactError(f"{place}: {error}; download or export the model again") from error
 
     @property

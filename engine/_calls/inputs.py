@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossrank._errors import InputError
-from crossrank._interrupts import thrown_in
+from crossrank._interrupts import not_thrown_in
 from crossrank._text.encoded import EncodedDocument, EncodedDocuments
 
 
@@ -111,9 +111,7 @@ def _values(holder: Any) -> NDArray[Any] | None:
     if hasattr(holder, "__array__"):
         try:
             return np.asarray(holder, dtype=object)
-        except Exception as error:  # whatever its library raises, as for what lies on a GPU
-            if thrown_in(error):
-                raise
+        except not_thrown_in(Exception) as error:  # whatever its library raises, as for what lies on a GPU
             raise InputError(
                 f"numpy cannot read the values of a {type(holder).__name__} ({error}): pass a list"
             ) from error

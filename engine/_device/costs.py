@@ -20,6 +20,7 @@ import numpy as np
 from crossrank._artifact.held import ModelFile
 from crossrank._artifact.locate import cache_root
 from crossrank._errors import CrossrankError, InputError, join_problems
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import parse_dataclass, read_json_object
 from crossrank._machine.cpu import processor_name, read_cpuinfo
 from crossrank._machine.device import Device
@@ -212,7 +213,7 @@ def load_costs(path: Path) -> Costs | None:
     """The costs kept at a place; None if there are none that can be used, whatever the reason."""
     try:
         data = read_json_object(path)
-    except (OSError, ValueError) as error:
+    except not_thrown_in(OSError, ValueError) as error:
         logger.debug("no costs: %s: %s", path, error)
         return None
     reasons = [] if data.get("format") == _FORMAT else [f"format {data.get('format')!r:.60}, not {_FORMAT}"]
@@ -240,7 +241,7 @@ def save_costs(path: Path, costs: Costs) -> None:
             work.replace(path)
         finally:
             work.unlink(missing_ok=True)
-    except OSError as error:
+    except not_thrown_in(OSError) as error:
         logger.debug("costs are not kept: %s", error)
 
 

@@ -30,7 +30,7 @@ from crossrank._errors import (
     DeviceError,
     InputError,
 )
-from crossrank._interrupts import thrown_in, thrown_through
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry
 from crossrank._machine.cpu import ThreadCount
 from crossrank._machine.device import Device
@@ -76,7 +76,6 @@ class OpenModel:
     config_file: ModelFile
 
 
-@thrown_through()
 def open_model(
     place: Path, asked: Device | None, precision: str, threads: ThreadCount, cache_folder: Path | None = None
 ) -> OpenModel:
@@ -107,8 +106,8 @@ def open_model(
         last = time.monotonic() > until
         try:
             model = _open_once(folder, name, asked, precision, threads, last=last)
-        except OSError as error:
-            if isinstance(error, CrossrankError) or thrown_in(error):  # such as a TimeoutError
+        except not_thrown_in(OSError) as error:
+            if isinstance(error, CrossrankError):
                 raise
             model, failures = None, failures + 1
             if failures == _TRIES:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from crossrank._errors import DeviceError
+from crossrank._interrupts import not_thrown_in
 
 from .gpu import Gpu, GpuFacts, read_gpu_facts
 from .onnxruntime import INSTALL_HINT
@@ -205,6 +206,6 @@ def _load(name: str, folders: list[Path]) -> Any:
     for path in [*(str(folder / name) for folder in folders), name]:
         try:
             return ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-        except OSError:
+        except not_thrown_in(OSError):
             continue
     return None

@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+from crossrank._interrupts import not_thrown_in
+
 _STAT = Path("/proc/stat")
 _IDLE = (3, 4)  # of a core's counts: idle, and idle while a disk works
 _COUNTED = 8  # the two behind them, of guests, are in the first two as well
@@ -49,7 +51,7 @@ class Neighbours:
         try:
             rows = [line.split() for line in self._stat.read_text(encoding="ascii").splitlines()]
             counts = [[int(count) for count in row[1 : 1 + _COUNTED]] for row in rows if row and row[0] in names]
-        except (OSError, ValueError):
+        except not_thrown_in(OSError, ValueError):
             return None
         if not counts:
             return None

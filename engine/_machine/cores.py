@@ -14,6 +14,8 @@ from math import inf
 from pathlib import Path
 from threading import Lock
 
+from crossrank._interrupts import not_thrown_in
+
 # Which core a thread runs on: field 39 (proc(5)), counted from behind the name, field 2, which may hold blanks.
 _STAT, _CORE_FIELD = Path("/proc/thread-self/stat"), 39 - 3
 
@@ -88,5 +90,5 @@ def current_core() -> int | None:
     """The core that this thread runs on, where the system says so."""
     try:
         return int(_STAT.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[_CORE_FIELD])
-    except (OSError, ValueError, IndexError):
+    except not_thrown_in(OSError, ValueError, IndexError):
         return None

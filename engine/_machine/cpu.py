@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossrank._interrupts import thrown_in
+from crossrank._interrupts import not_thrown_in
 from crossrank._numbers import whole_number
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -21,9 +21,7 @@ def read_cpuinfo(path: Path = _CPUINFO) -> dict[str, str]:
     """The first processor's fields, empty where the system does not tell."""
     try:
         first, _, _ = path.read_text(encoding="utf-8").partition("\n\n")
-    except OSError as error:
-        if thrown_in(error):
-            raise
+    except not_thrown_in(OSError):
         return {}
     lines = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in lines}
@@ -71,7 +69,7 @@ def cgroup_cpu_limit(root: Path = _CGROUP_ROOT, membership: Path = Path("/proc/s
     limits = []
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
-    except OSError:
+    except not_thrown_in(OSError):
         return None
     for line in lines:
         hierarchy, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -89,7 +87,7 @@ def cgroup_cpu_limit(root: Path = _CGROUP_ROOT, membership: Path = Path("/proc/s
             try:
                 fields = " ".join((folder / name).read_text(encoding="ascii") for name in files).split()
                 limits.append(int(fields[0]) / int(fields[1]))
-            except (OSError, ValueError, IndexError, ZeroDivisionError):
+            except not_thrown_in(OSError, ValueError, IndexError, ZeroDivisionError):
                 continue  # no file at this level, or "max": no limit here
     return min((limit for limit in limits if limit > 0), default=None)
 

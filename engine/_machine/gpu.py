@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crossrank._interrupts import not_thrown_in
+
 from .onnxruntime import ort
 
 
@@ -118,7 +120,7 @@ def _provider_names(library: str) -> bool:
     try:
         with (Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so").open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).find(library.encode()) >= 0
-    except OSError:
+    except not_thrown_in(OSError):
         return True
 
 
@@ -126,5 +128,5 @@ def _load(name: str) -> Any:
     """A library as the loader finds it, or None."""
     try:
         return ctypes.CDLL(name)
-    except OSError:
+    except not_thrown_in(OSError):
         return None

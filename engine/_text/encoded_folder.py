@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossrank._errors import ArtifactError, InputError, join_problems
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import check_regular, parse_dataclass, read_json_object
 
 from .identity import TokenizerIdentity
@@ -100,7 +101,7 @@ def read_encoded(folder: Path) -> tuple[Tokens, TokenizerIdentity]:
         raise InputError(f"{folder} is no folder of encoded documents: it has no {_ABOUT}")
     try:
         data = read_json_object(path)
-    except (OSError, ValueError) as error:
+    except not_thrown_in(OSError, ValueError) as error:
         raise ArtifactError(f"{path}: {error}; encode the texts again") from error
     found = data.get("format")
     if isinstance(found, int) and found > _FORMAT:
@@ -130,7 +131,7 @@ def _map(path: Path, count: int, problems: list[str]) -> NDArray[Any] | None:
     try:
         check_regular(path)
         mapped = np.lib.format.open_memmap(path, mode="r")  # never unpickles; a file that is cut off is a ValueError
-    except (OSError, ValueError) as error:
+    except not_thrown_in(OSError, ValueError) as error:
         problems.append(f"{name} is missing or cut off: {error}")
         return None
     if mapped.dtype != dtype or mapped.shape != (count,):
@@ -193,7 +194,7 @@ def _swap_in(new: Path, target: Path, old: Path) -> None:
 def _writing(target: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except not_thrown_in(OSError) as error:
         raise InputError(
             f"{target} cannot be written: {error.strerror or error}; make room or choose another folder"
         ) from error

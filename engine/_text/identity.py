@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crossrank._errors import ArtifactError
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import read_json_object
 
 # Parts of a tokenizer.json that change no id here: the first three are switched off or unused, the last is the file's.
@@ -46,7 +47,7 @@ def hash_tokenizer(path: Path) -> str:
     """
     try:
         content = read_json_object(path)
-    except (OSError, ValueError) as error:
+    except not_thrown_in(OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read again: {error}; load the model anew") from error
     known = {key: value for key, value in content.items() if key not in _WITHOUT_EFFECT}
     canonical = json.dumps(known, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from crossrank._errors import CheckpointError, join_problems
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry, read_json_object
 
 # In the order in which transformers adds them.
@@ -154,7 +155,7 @@ def _merge_files(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str, A
 def _read_optional(path: Path) -> dict[str, Any]:
     try:
         return read_json_object(path) if has_entry(path) else {}
-    except (OSError, ValueError) as error:
+    except not_thrown_in(OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 

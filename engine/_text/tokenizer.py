@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from crossrank._errors import CheckpointError, InputError
-from crossrank._interrupts import thrown_in
+from crossrank._interrupts import not_thrown_in, thrown_in
 from crossrank._json import read_file
 from crossrank._numbers import whole_number
 
@@ -91,7 +91,7 @@ def _describe(place: object, what: str, error: BaseException) -> str:
 def _read_tokenizer(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_buffer(read_file(path))
-    except OSError as error:
+    except not_thrown_in(OSError) as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     kind, unknown = type(tokenizer.model).__name__, getattr(tokenizer.model, "unk_token", None)
     if kind in ("WordPiece", "WordLevel") and tokenizer.model.token_to_id(unknown) is None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from crossrank._artifact.settings import count_labels, describe_padding
 from crossrank._errors import CheckpointError, join_problems
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import parse_dataclass
 from crossrank.export._graphs.encoder import (
     Attention,
@@ -61,7 +62,7 @@ class Tensors:
             return absent
         try:
             value = read_floats(self._tensors[name])
-        except ValueError as error:
+        except not_thrown_in(ValueError) as error:
             self._problems.append(f"{name} {error}")
             return absent
         if value.shape != shape:

@@ -6,6 +6,7 @@ from typing import Any
 
 from crossrank._artifact.settings import count_labels
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
+from crossrank._interrupts import not_thrown_in
 from crossrank.export._graphs.encoder import EncoderConfig
 from crossrank.export._read.tensors import ReadTensor, read_floats
 
@@ -49,7 +50,7 @@ def complete_config(config: Mapping[str, Any], tensors: Mapping[str, ReadTensor]
         return completed
     try:
         (labels, _) = read_floats(tensors[head]).shape
-    except ValueError as error:
+    except not_thrown_in(ValueError) as error:
         raise CheckpointError(f"{head}: no matrix of numbers: {error}") from error
     if counted is None and labels != DEFAULT_LABELS:  # those transformers leaves out
         completed["num_labels"] = labels

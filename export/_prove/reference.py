@@ -18,6 +18,7 @@ from tokenizers import Encoding, Tokenizer
 
 from crossrank._artifact.settings import ADAPTER_CONFIG, ModelFolder
 from crossrank._errors import CheckpointError
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry
 from crossrank.export._read.adapter import load_adapted
 
@@ -67,7 +68,7 @@ def reference_logits(
             logits = transformers_logits(source, tokenizer, pairs, max_length=max_length, token_types=token_types)
         except CheckpointError:
             raise
-        except Exception as error:  # what transformers and torch raise has no common base
+        except not_thrown_in(Exception) as error:  # what transformers and torch raise has no common base
             raise CheckpointError(
                 f"{source.folder}: transformers cannot score with it: {type(error).__name__}: {error!s:.300}"
             ) from error

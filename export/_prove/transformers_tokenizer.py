@@ -17,7 +17,7 @@ from tokenizers import Encoding, Tokenizer
 from crossrank._artifact.settings import ModelFolder
 from crossrank._artifact.tokenizer_class import default_prefix_space, normalizer_settings, written_by_5
 from crossrank._errors import CheckpointError
-from crossrank._interrupts import thrown_in
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import read_json_object
 from crossrank.export._read.tokenizers.wordpiece import conversion_command
 
@@ -60,9 +60,7 @@ def compare_tokenizer(
         )
         queries, documents = (list(texts) for texts in zip(*pairs, strict=True))
         batch = theirs(queries, documents, truncation="longest_first", max_length=max_length, padding=False)
-    except Exception as error:  # what transformers and tokenizers raise has no common base
-        if thrown_in(error):
-            raise
+    except not_thrown_in(Exception) as error:  # what transformers and tokenizers raise has no common base
         logger.warning(
             "%s: transformers %s cannot read its tokenizer, which is not held against it therefore: %s: %.200s",
             *(source.root, version, type(error).__name__, error),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from crossrank._artifact.settings import ADAPTER_CONFIG, merge_advice
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry, read_json_object
 
 from .tensors import ReadTensor, open_tensor_file, open_tensors, read_floats
@@ -108,7 +109,7 @@ class _Options:
 def _read_options(folder: Path) -> _Options:
     try:
         config = read_json_object(folder / ADAPTER_CONFIG)
-    except (OSError, ValueError) as error:
+    except not_thrown_in(OSError, ValueError) as error:
         raise CheckpointError(f"{ADAPTER_CONFIG}: {error}") from error
     refused = []
     if (kind := config.get("peft_type")) != "LORA":
@@ -134,7 +135,7 @@ def _read_options(folder: Path) -> _Options:
             if not _PATTERN.fullmatch(key):
                 raise ValueError("a module's name, or a pattern without repetitions, is expected")
             patterns.append((re.compile(rf"(.*\.)?({key})$"), alphas[key]))
-        except (re.error, ValueError) as error:
+        except not_thrown_in(re.error, ValueError) as error:
             problems.append(f"alpha_pattern {key!r:.60}: {error}")
     if problems:
         raise CheckpointError(join_problems(ADAPTER_CONFIG, problems))

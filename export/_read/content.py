@@ -21,7 +21,7 @@ from pathlib import Path
 
 from crossrank._artifact.settings import WEIGHT_FILES, transformer_folder
 from crossrank._errors import ModelError
-from crossrank._interrupts import thrown_in
+from crossrank._interrupts import not_thrown_in
 
 WHOLE_BYTES = 256 * 1024 * 1024
 _BLOCK_BYTES = 4096
@@ -89,7 +89,7 @@ def read_known(record: Path) -> dict[str, tuple[Stamp, str]]:
     try:
         files = json.loads(record.read_text(encoding="utf-8"))["files"]
         return {str(name): (tuple(map(int, stamp)), str(digest)) for name, (stamp, digest) in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except not_thrown_in(OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
@@ -110,7 +110,7 @@ def write_known(record: Path, folder: Path, key: str, stamps: Mapping[str, Stamp
         record.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps({"folder": str(folder), "key": key, "files": files}), encoding="utf-8")
         partial.replace(record)
-    except OSError:  # a cache that others filled, to be read only
+    except not_thrown_in(OSError):  # a cache that others filled, to be read only
         with suppress(OSError):
             partial.unlink()
 
@@ -135,9 +135,7 @@ def _hash(path: Path, whole_bytes: int) -> str:
                 file.seek(start)
                 digest.update(file.read(end - start))
             return f"sampled-{digest.hexdigest()}"
-    except OSError as error:  # which reading it will say
-        if thrown_in(error):
-            raise
+    except not_thrown_in(OSError) as error:  # which reading it will say
         return f"unreadable-{error.errno}"
 
 
@@ -175,7 +173,7 @@ def _tensors(path: Path, size: int) -> list[tuple[int, int]] | None:
             header = json.loads(file.read(begin - 8))
         parts = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
         spans = sorted((begin + int(first), begin + int(last)) for first, last in parts)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except not_thrown_in(ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if any(not begin <= first <= last <= size for first, last in spans):
         return None

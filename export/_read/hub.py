@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 
 from crossrank._artifact.manifest import MANIFEST_NAME
 from crossrank._errors import ModelNotFoundError
-from crossrank._interrupts import thrown_in
+from crossrank._interrupts import not_thrown_in
 from crossrank.models import find_model, nearest_names
 
 from .source import HOLDS_GRAPHS, IS_ARTIFACT
@@ -77,9 +77,8 @@ def _refuse_ready(name: str, folder: Path, *, offline: bool, token: str | bool |
     if not offline and silence(name) is None:
         try:
             files = HfApi(token=token).list_repo_files(name, revision=folder.name)
-        except Exception as error:  # as above; what there is of it is here
-            if thrown_in(error):
-                raise
+        except not_thrown_in(Exception):  # as above; what there is of it is here
+            pass
     kind = IS_ARTIFACT if MANIFEST_NAME in files else HOLDS_GRAPHS
     if kind == IS_ARTIFACT or any(file.endswith(".onnx") for file in files):
         raise ModelNotFoundError(f"{name} {kind}: CrossEncoder({name!r}) and crossrank -m {name} take it as it is")
@@ -102,7 +101,7 @@ def download(
                 name, revision=revision, allow_patterns=patterns, local_files_only=offline or bool(quiet), token=token
             )
         )
-    except Exception as error:  # network, HTTP, cache and disk errors share no base
+    except not_thrown_in(Exception) as error:  # network, HTTP, cache and disk errors share no base
         at = f" at revision {revision}" if revision else ""
         absent = isinstance(error, LocalEntryNotFoundError)
         if absent and (offline or quiet):
@@ -178,7 +177,7 @@ def _cached_revisions(name: str, revision: str | None) -> list[str]:
             for path in sorted((root / "refs").rglob("*"))
             if path.is_file()
         }
-    except (OSError, ValueError):
+    except not_thrown_in(OSError, ValueError):
         return []
     commits.discard(refs.get(revision or "main", revision or ""))
     named = [f"{ref} ({commit})" for ref, commit in refs.items() if commit in commits]
@@ -193,7 +192,7 @@ def _as_folder(name: str, start: str, advice: str) -> tuple[str, str]:
     parent = Path(name).parent
     try:
         beside = sorted(path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError:
+    except not_thrown_in(OSError):
         return start, f"{advice}; if a folder is meant: there is no {os.path.abspath(name)}"
     held = f"{parent} holds {', '.join(beside[:_SHOWN])}{', ...' if len(beside) > _SHOWN else ''}" if beside else ""
     missing = f"there is no folder {os.path.abspath(name)}{f' ({held})' if held else ''}"

@@ -15,7 +15,7 @@ from crossrank._artifact.manifest import MANIFEST_NAME, Manifest, Variant, choos
 from crossrank._artifact.onnx_file import read_graph_files
 from crossrank._artifact.settings import WEIGHT_FILES, transformer_folder
 from crossrank._errors import ArtifactError, ModelNotFoundError
-from crossrank._interrupts import thrown_in
+from crossrank._interrupts import not_thrown_in
 from crossrank._machine.device import Device
 
 from .hub import SETTINGS, download, silence
@@ -54,9 +54,7 @@ def find_graphs(
     if not (local_files_only or constants.HF_HUB_OFFLINE) and silence(name) is None:
         try:
             files = HfApi(token=token).list_repo_files(name, revision=revision)
-        except Exception as error:  # a private repository, or none; who looks for a checkpoint there says which
-            if thrown_in(error):
-                raise
+        except not_thrown_in(Exception):  # a private repository, or none; who looks for a checkpoint there says which
             return None
         return _download(name, revision, [PurePosixPath(file) for file in files], devices, precision, token)
     if cached is not None and is_artifact:

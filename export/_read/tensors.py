@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from crossrank._artifact.settings import WEIGHT_FILES, lone_adapter_message
 from crossrank._errors import CheckpointError, MissingDependencyError
-from crossrank._interrupts import thrown_in
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import check_regular, has_entry, read_json_object
 
 ReadTensor: TypeAlias = Callable[[], NDArray[Any]]
@@ -69,7 +69,7 @@ def open_tensor_file(path: Path) -> dict[str, ReadTensor]:
         return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pytorch(path)
     except MissingDependencyError:
         raise
-    except Exception as error:  # what the readers of untrusted files raise has no common base
+    except not_thrown_in(Exception) as error:  # what the readers of untrusted files raise has no common base
         raise CheckpointError(
             f"{path.name}: weights cannot be read: {type(error).__name__}: {error!s:.300}; download it again"
         ) from error
@@ -78,7 +78,7 @@ def open_tensor_file(path: Path) -> dict[str, ReadTensor]:
 def _shards(index: Path) -> list[Path]:
     try:
         names = sorted({str(name) for name in read_json_object(index)["weight_map"].values()})
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except not_thrown_in(OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{index.name}: no index of weights: {error!r:.200}") from error
     outside = [name for name in names if Path(name).name != name or "\\" in name or len(name) > 200]
     if outside:
@@ -156,9 +156,7 @@ def read_floats(read: ReadTensor) -> NDArray[np.float32]:
     """
     try:
         value = read()
-    except Exception as error:  # a type that numpy does not have, a sparse tensor
-        if thrown_in(error):
-            raise
+    except not_thrown_in(Exception) as error:  # a type that numpy does not have, a sparse tensor
         raise ValueError(f"cannot be read: {type(error).__name__}: {error!s:.100}") from error
     if value.dtype not in ("float32", "float16", "bfloat16", "float64"):
         raise ValueError(f"is {value.dtype}; float32, float16, bfloat16 or float64 expected")

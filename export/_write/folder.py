@@ -22,6 +22,7 @@ from crossrank._artifact.place import (
     work_area,
 )
 from crossrank._errors import InputError
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry, read_json_object
 from crossrank.export._report import Report, stage
 
@@ -68,7 +69,7 @@ def locked(target: Path, report: Report | None = None, *, check: bool = False) -
             yield
         finally:
             lock.release()
-    except OSError as error:
+    except not_thrown_in(OSError) as error:
         if not _is_of_writing(error, target):
             raise
         raise InputError(_unwritable(target, error)) from error
@@ -112,7 +113,7 @@ def _others(target: Path) -> list[str]:
     """The files of an artifact folder that no export wrote there."""
     try:
         ours = {MANIFEST_NAME, *read_json_object(target / MANIFEST_NAME)["files"]}
-    except (OSError, ValueError, KeyError, TypeError):  # damaged; what may be ours passes for ours
+    except not_thrown_in(OSError, ValueError, KeyError, TypeError):  # damaged; what may be ours passes for ours
         return sorted(path.name for path in target.iterdir() if path.name not in _OURS)
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
     return sorted(name for name in found - ours if not name.startswith(f"{ENGINES}/"))
@@ -155,7 +156,7 @@ def link_engines(source: Path, folder: Path) -> None:
 def _link(source: str | Path, target: str | Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a file system without hard links
+    except not_thrown_in(OSError):  # a file system without hard links
         shutil.copy2(source, target)
 
 
@@ -213,7 +214,7 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # there a sync wants the right to write
     try:
         os.fsync(descriptor)
-    except OSError as error:  # a disk that fails says so here
+    except not_thrown_in(OSError) as error:  # a disk that fails says so here
         error.filename = str(path)
         raise
     finally:

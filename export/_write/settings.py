@@ -5,6 +5,7 @@ from pathlib import Path
 
 from crossrank._artifact.settings import ModelFolder
 from crossrank._errors import CheckpointError
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry, read_file, read_json
 from crossrank._text.tokenizer import PairTokenizer
 
@@ -59,7 +60,7 @@ def write_settings(source: ModelFolder, folder: Path) -> None:
 def _copy(path: Path, folder: Path) -> None:
     try:
         content = read_file(path)
-    except (OSError, ValueError) as error:
+    except not_thrown_in(OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     (folder / path.name).write_bytes(content)
 

@@ -1,6 +1,7 @@
 """Real signals: storms of alarms beside neighbours, calls that a handler makes, and exceptions that others catch."""
 
 import ctypes
+import io
 import random
 import signal
 import sys
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -384,7 +386,9 @@ class Broken:
         pass
 
 
-@pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("I/O operation on closed file"), RuntimeError("gone")])
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(32, "Broken pipe"), ValueError("I/O operation on closed file"), RuntimeError("gone")]
+)
 def test_a_call_does_not_fail_for_a_stream_that_cannot_show_its_progress(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -396,11 +400,75 @@ def test_a_call_does_not_fail_for_a_stream_that_cannot_show_its_progress(
     assert stream.text == ""  # it was given up
 
 
-def test_what_a_handler_raises_while_progress_is_drawn_is_not_the_streams(folder: Path) -> None:
-    stream = Broken(TimeoutError("time is up"), 1)
-    progress = Progress(2, "documents", show=True, stream=stream)  # type: ignore[arg-type]
-    with pytest.raises(TimeoutError, match="time is up"):
-        progress.advance(2)
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_stream_that_fails_but_once_fails_no_call(folder: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """As a terminal that does not block says now and then that it is busy."""
+    model, _ = open_model(folder, 1)
+    monkeypatch.setattr(sys, "stderr", Broken(BlockingIOError(11, "Resource temporarily unavailable"), times))
+    assert len(model.rank(QUERY, MINE, show_progress_bar=True)) == len(MINE)
+
+
+class Interrupted(io.StringIO):
+    """A terminal that an alarm comes to while it is written to."""
+
+    def write(self, text: str) -> int:
+        signal.raise_signal(signal.SIGALRM)
+        return super().write(text)
+
+
+def raise_this(error: Exception, number: int, frame: FrameType | None) -> None:
+    raise error
+
+
+def function_that_raises(error: Exception) -> Callable[[int, FrameType | None], None]:
+    def handle(number: int, frame: FrameType | None) -> None:
+        del number, frame  # as some linters want what is of no use
+        raise error
+
+    return handle
+
+
+class Limit:
+    """As packages for time limits have their handlers: methods, and those that put back what was there before."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        raise self.error
+
+    def handle_once(self, *given: object) -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        raise self.error
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", [TimeoutError, ValueError, Exception])
+@pytest.mark.parametrize(
+    "handler",
+    [
+        function_that_raises,
+        lambda error: partial(raise_this, error),
+        lambda error: Limit(error).handle,
+        lambda error: Limit(error).handle_once,
+        Limit,
+    ],
+    ids=["function", "partial", "method", "once", "object"],
+)
+def test_what_a_handler_raises_while_progress_is_drawn_is_not_the_streams(
+    handler: Callable[[Exception], Any], kind: type[Exception]
+) -> None:
+    progress, before = Progress(2, "documents", show=True, stream=Interrupted()), signal.getsignal(signal.SIGALRM)
+    error = kind("time is up")
+    signal.signal(signal.SIGALRM, handler(error))
+    try:
+        with pytest.raises(kind) as caught:
+            progress.advance(2)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert caught.value is error
     progress.finish()
 
 

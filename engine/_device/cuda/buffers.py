@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from crossrank._artifact.manifest import Inputs
 from crossrank._device.inputs import packed_positions
+from crossrank._interrupts import not_thrown_in
 from crossrank._machine.guard import Guard
 from crossrank._machine.onnxruntime import ort
 from crossrank._text.pairs import PackedPairs
@@ -142,7 +143,7 @@ def _cuda_runtime() -> Any:
     try:
         loaded = re.search(r"/\S*libcudart\.so[.\d]*", Path("/proc/self/maps").read_text(encoding="utf-8"))
         return ctypes.CDLL(loaded[0]) if loaded else None
-    except OSError:
+    except not_thrown_in(OSError):
         return None
 
 

@@ -34,6 +34,7 @@ from crossrank._artifact.manifest import Inputs
 from crossrank._device.out_of_memory import is_out_of_memory, run_halved
 from crossrank._device.session import check_process, open_graph
 from crossrank._errors import CrossrankError
+from crossrank._interrupts import not_thrown_in
 from crossrank._machine.device import Device
 from crossrank._machine.guard import Guard
 from crossrank._machine.pool import Pool
@@ -268,7 +269,7 @@ class PackedSession:
             with self._pool.still():
                 made = [self._graph.capture(shape, 1 + i) for i, shape in enumerate(shapes)]
             self._buckets = dict(zip(shapes, made, strict=True))
-        except Exception as error:  # whatever it is, all shapes run without
+        except not_thrown_in(Exception) as error:  # whatever it is, all shapes run without
             failed = str(error)
         if failed:  # behind the handler: its traceback keeps the first graph, and the device may not hold two
             logger.warning("device %s: no CUDA graphs, small batches take longer: %s", self.device, failed)

@@ -24,6 +24,7 @@ from pathlib import Path
 from crossrank._artifact.locate import cache_root
 from crossrank._artifact.manifest import hash_file
 from crossrank._errors import InputError
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import read_json_object
 from crossrank._machine.advice import TensorrtFacts
 from crossrank._printable import printable
@@ -134,7 +135,7 @@ def writable_place(places: Sequence[Path]) -> Path:
             place.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=place):
                 return place
-        except OSError as error:
+        except not_thrown_in(OSError) as error:
             problems.append(f"{place} ({error.strerror or error})")
     raise InputError(
         f"TensorRT engines cannot be kept in {' or '.join(problems)}: make one of them writable, or set CROSSRANK_HOME"
@@ -183,7 +184,7 @@ def new_engine(place: Path, key: EngineKey) -> Iterator[tuple[Path, Callable[[],
         work.chmod(0o755)  # mkdtemp's is for its user alone
         try:
             work.rename(place / key.folder)
-        except OSError as error:  # another process was faster; its engine is as good
+        except not_thrown_in(OSError) as error:  # another process was faster; its engine is as good
             logger.info("%s is there already: %s", printable(place / key.folder), error)
 
     try:
@@ -201,7 +202,7 @@ def _is_whole(folder: Path, key: EngineKey) -> bool:
             and any(name.endswith(".engine") for name in files)
             and record.get("files") == {name: hash_file(folder / name) for name in files}
         )
-    except (OSError, ValueError):
+    except not_thrown_in(OSError, ValueError):
         return False
 
 

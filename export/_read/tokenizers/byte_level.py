@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from crossrank._artifact.tokenizer_class import ROBERTA_TOKENS
 from crossrank._errors import CheckpointError, UnsupportedModelError
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import read_json_object, read_text
 from crossrank._text.special_tokens import add_special_tokens, read_special_tokens
 
@@ -60,7 +61,7 @@ def _read_model(folder: Path) -> models.BPE:
         lines = read_text(folder / "merges.txt").split("\n")[1:-1]
         merges = dict.fromkeys((left, right) for left, right in map(str.split, lines))  # of equal ones the first counts
         return models.BPE(vocabulary, list(merges), continuing_subword_prefix="", end_of_word_suffix="")
-    except Exception as error:  # the binding raises bare Exception for merges that the vocabulary does not hold
+    except not_thrown_in(Exception) as error:  # of the binding, for merges that the vocabulary does not hold
         raise CheckpointError(
             f"{folder}: an id for each token in vocab.json and two tokens a line in merges.txt are expected: {error}"
         ) from error

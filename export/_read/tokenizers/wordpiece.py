@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from crossrank._artifact.tokenizer_class import WORDPIECE_TOKENS, tokenizer_kind
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
+from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry, read_json_object, read_text
 from crossrank._text.special_tokens import add_special_tokens, read_special_tokens
 
@@ -81,7 +82,7 @@ def kind_in_folder(folder: Path, settings: Mapping[str, Any], *, default: str) -
     path = folder / "config.json"
     try:
         config = read_json_object(path) if has_entry(path) else {}
-    except (OSError, ValueError) as error:
+    except not_thrown_in(OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return tokenizer_kind(settings, config) or default
 
@@ -90,7 +91,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
     """One token a line, its number is the id; of equal lines the last counts, and the others' ids stay empty."""
     try:
         text = read_text(path)
-    except (OSError, ValueError) as error:
+    except not_thrown_in(OSError, ValueError) as error:
         raise CheckpointError(f"{path}: one token a line in UTF-8 is expected: {error}") from error
     if text.startswith("\ufeff"):
         raise CheckpointError(
