@@ -1,7 +1,7 @@
 """A folder in Hugging Face's layout: what it says of its model, whatever holds the weights."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +16,7 @@ from .manifest import Head, Inputs
 from .tokenizer_class import COUNT_FROM_PADDING
 
 # The files that hold weights, alone or listed by an index, in the order in which they are taken.
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+SAFETENSORS, PYTORCH = WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 ADAPTER_CONFIG = "adapter_config.json"
 
 
@@ -82,9 +82,14 @@ def read_model_folder(folder: Path) -> ModelFolder:
     return result
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether a folder holds weights, in any of the forms that the exporter knows."""
-    return any(has_entry(folder / f"{name}{end}") for name in WEIGHT_FILES for end in ("", ".index.json"))
+def has_weights(folder: Path, kinds: Sequence[str] = WEIGHT_FILES) -> bool:
+    """Whether a folder holds weights, in any of these forms of `WEIGHT_FILES`."""
+    return any(has_entry(folder / name) for name in weight_names(kinds))
+
+
+def weight_names(kinds: Sequence[str] = WEIGHT_FILES) -> list[str]:
+    """The files by which weights are known: one of each form, and the index of its shards."""
+    return [f"{kind}{end}" for kind in kinds for end in ("", ".index.json")]
 
 
 def lone_adapter_message(folder: Path) -> str | None:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from crossrank._artifact.settings import WEIGHT_FILES, transformer_folder
+from crossrank._artifact.settings import PYTORCH, SAFETENSORS, has_weights, transformer_folder
 from crossrank._errors import ModelError
 from crossrank._interrupts import not_thrown_in
 
@@ -42,7 +42,7 @@ Stamp = tuple[int, ...]
 def stamp_files(folder: Path) -> dict[str, Stamp]:
     """The files of a folder that an export may read, by their path inside it.
 
-    ONNX files are none, nor PyTorch's weights beside safetensors.
+    ONNX files are none, nor PyTorch's weights beside the same model's in safetensors.
     """
     try:
         places = {folder, transformer_folder(folder)}
@@ -54,10 +54,10 @@ def stamp_files(folder: Path) -> dict[str, Stamp]:
         # Refused when the checkpoint is read, so they must not go by unseen.
         templates = (place / "additional_chat_templates").glob("*.jinja")
         found |= {f"{path.parent.name}/{path.name}": path for path in templates if _counts(path)}
-        lazy = any(name.endswith(".safetensors") for name in found)
-        stem = WEIGHT_FILES[1].removesuffix(".bin")
+        unread = has_weights(place, [SAFETENSORS])
+        stem = PYTORCH.removesuffix(".bin")
         for name, path in found.items():
-            if not (lazy and name.startswith(stem) and name.endswith(".bin")):
+            if not (unread and name.startswith(stem) and name.endswith(".bin")):
                 stamps[path.relative_to(folder).as_posix()] = _stamp(path)
     return dict(sorted(stamps.items()))
 

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from crossrank._artifact.foreign import describe_variants, is_foreign
 from crossrank._artifact.manifest import MANIFEST_NAME, Manifest, Variant, choose_variant, graph_files, read_manifest
 from crossrank._artifact.onnx_file import read_graph_files
-from crossrank._artifact.settings import WEIGHT_FILES, transformer_folder
+from crossrank._artifact.settings import transformer_folder, weight_names
 from crossrank._errors import ArtifactError, ModelNotFoundError
 from crossrank._interrupts import not_thrown_in
 from crossrank._machine.device import Device
@@ -86,8 +86,7 @@ def _download(
         needed = _needed(manifest, devices, precision)
         get(folder.name, map(escape, [*(manifest.files.keys() - graphs), *needed]))
         return folder
-    weights = {f"{weights}{end}" for weights in WEIGHT_FILES for end in ("", ".index.json")}
-    if all(file.suffix != ".onnx" for file in files) or any(file.name in weights for file in files):
+    if all(file.suffix != ".onnx" for file in files) or any(file.name in weight_names() for file in files):
         return None
     folder = get(revision, SETTINGS)
     inner = PurePosixPath(transformer_folder(folder).relative_to(folder).as_posix())

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from crossrank._artifact.settings import WEIGHT_FILES, lone_adapter_message
+from crossrank._artifact.settings import WEIGHT_FILES, has_weights, lone_adapter_message
 from crossrank._errors import CheckpointError, MissingDependencyError
 from crossrank._interrupts import not_thrown_in
 from crossrank._json import check_regular, has_entry, read_json_object
@@ -46,8 +46,7 @@ def open_tensors(folder: Path) -> dict[str, ReadTensor]:
         MissingDependencyError: If only PyTorch files are there and torch is not installed.
     """
     for kind in WEIGHT_FILES:
-        single, index = folder / kind, folder / f"{kind}.index.json"
-        if has_entry(single) or has_entry(index):
+        if has_weights(folder, [kind]):
             break
     else:
         raise CheckpointError(
@@ -56,7 +55,7 @@ def open_tensors(folder: Path) -> dict[str, ReadTensor]:
             f"them: AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     tensors: dict[str, ReadTensor] = {}
-    for path in [single] if has_entry(single) else _shards(index):
+    for path in [folder / kind] if has_entry(folder / kind) else _shards(folder, kind):
         tensors |= open_tensor_file(path)
     return {_today(name): read for name, read in tensors.items()}
 
@@ -75,7 +74,8 @@ def open_tensor_file(path: Path) -> dict[str, ReadTensor]:
         ) from error
 
 
-def _shards(index: Path) -> list[Path]:
+def _shards(folder: Path, kind: str) -> list[Path]:
+    index = folder / f"{kind}.index.json"
     try:
         names = sorted({str(name) for name in read_json_object(index)["weight_map"].values()})
     except not_thrown_in(OSError, ValueError, KeyError, AttributeError) as error:
@@ -83,10 +83,13 @@ def _shards(index: Path) -> list[Path]:
     outside = [name for name in names if Path(name).name != name or "\\" in name or len(name) > 200]
     if outside:
         raise CheckpointError(f"{index.name}: {outside[0]!r:.80} is no file of this folder")
-    absent = [name for name in names if not (index.parent / name).is_file()]
+    other = [name for name in names if Path(name).suffix != Path(kind).suffix]  # whose content would go by unseen
+    if other:
+        raise CheckpointError(f"{index.name}: {other[0]!r:.80} is no {Path(kind).suffix} file")
+    absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise CheckpointError(f"{index.name}: {', '.join(absent[:5])} {'is' if len(absent) == 1 else 'are'} missing")
-    return [index.parent / name for name in names]
+    return [folder / name for name in names]
 
 
 def _open_safetensors(path: Path) -> dict[str, ReadTensor]:

@@ -295,6 +295,15 @@ def test_pytorch_shard_that_is_absent_is_named(checkpoint: Path) -> None:
     assert "pytorch_model-00002-of-00002.bin is missing" in message_of(checkpoint, CheckpointError)
 
 
+@pytest.mark.parametrize("shard", ["pytorch_model-00001-of-00001.bin", "weights.pt"])
+def test_index_of_safetensors_that_names_files_of_other_kinds_is_refused(checkpoint: Path, shard: str) -> None:
+    """Retrained ones would not be seen."""
+    (checkpoint / "model.safetensors").rename(checkpoint / shard)
+    write_json(checkpoint / "model.safetensors.index.json", {"weight_map": {"classifier.weight": shard}})
+    message = f"model.safetensors.index.json: '{shard}' is no .safetensors file"
+    assert message in message_of(checkpoint, CheckpointError)
+
+
 class _Attack:
     def __init__(self, proof: Path) -> None:
         self.proof = proof

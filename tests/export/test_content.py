@@ -124,6 +124,41 @@ def test_pytorch_weights_count_where_there_are_no_others(checkpoint: Path) -> No
     assert key_of(checkpoint) != before
 
 
+@pytest.mark.parametrize("beside", ["adapter_model.safetensors", "model-00001-of-00002.safetensors"])
+def test_pytorch_weights_count_beside_safetensors_that_are_not_the_models(checkpoint: Path, beside: str) -> None:
+    """Such as an adapter's, or shards whose index was left behind."""
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    (checkpoint / beside).write_bytes(b"something")
+    before = key_of(checkpoint)
+    (checkpoint / "pytorch_model.bin").write_bytes(b"others")
+    assert key_of(checkpoint) != before
+
+
+def test_base_model_that_was_retrained_beside_its_adapter_is_exported_anew(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSRANK_HOME", str(tmp_path / "cache"))
+    tensors, rng = read_tensors(checkpoint), np.random.default_rng(0)
+    (checkpoint / "model.safetensors").unlink()
+    layer = "bert.encoder.layer.0.attention.self.query"
+    width = tensors[f"{layer}.weight"].shape[0]
+    adapter = {"lora_A": rng.standard_normal((2, width)), "lora_B": rng.standard_normal((width, 2))}
+    save_file(
+        {f"base_model.model.{layer}.{name}.weight": part.astype(np.float32) for name, part in adapter.items()},
+        checkpoint / "adapter_model.safetensors",
+    )
+    options = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["query"]}
+    (checkpoint / "adapter_config.json").write_text(json.dumps(options), encoding="utf-8")
+
+    def logits_of(base: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        torch.save({name: torch.from_numpy(value) for name, value in base.items()}, checkpoint / "pytorch_model.bin")
+        return CrossEncoder(checkpoint, device="cpu", precision="fp32").predict(PAIRS, activation_fn="identity")
+
+    before = logits_of(tensors)
+    retrained = tensors | {"classifier.bias": tensors["classifier.bias"] + np.float32(5)}
+    np.testing.assert_allclose(logits_of(retrained), before + 5, atol=2e-5)
+
+
 def test_name_of_any_length_has_a_place_in_the_cache(tmp_path: Path) -> None:
     folder = tmp_path / ("長" * 80)
     folder.mkdir()
