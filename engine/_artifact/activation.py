@@ -4,6 +4,7 @@ The rule is sentence-transformers': the caller's argument, else what the checkpo
 names, else Sigmoid for one label and Identity for more. The names are torch's.
 """
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ ACTIVATIONS: dict[str, ActivationFunction] = {
     "LogSoftmax": log_softmax,
 }
 _KNOWN = ", ".join(ACTIVATIONS)
+# The path of a module's class, by its own file or not.
+_TORCHS = re.compile(r"torch\.nn\.(?:modules\.(?:\w+\.)?)?(\w+)", re.ASCII)
 _OF_EACH_LOGIT = (identity, sigmoid, tanh, relu, log_sigmoid)
 _OVER_LABELS = (softmax, log_softmax)
 # Functions by the names that torch and scipy give them.
@@ -113,10 +116,13 @@ class TorchActivation:
         return result.detach().cpu().float().numpy() if isinstance(result, torch.Tensor) else result
 
 
-def _canonical_name(name: str) -> str | None:
-    """``torch.nn.modules.activation.Sigmoid``, ``Sigmoid`` or ``sigmoid`` -> ``Sigmoid``."""
-    last = name.rpartition(".")[2].lower()
-    return next((known for known in ACTIVATIONS if known.lower() == last), None)
+def _saved_name(path: object) -> str | None:
+    """``torch.nn.modules.activation.Sigmoid`` -> ``Sigmoid``; None of all but modules of torch that we have too.
+
+    sentence-transformers takes the default in place of what is not torch's, whatever its last word.
+    """
+    found = _TORCHS.fullmatch(path) if isinstance(path, str) else None
+    return found[1] if found and found[1] in ACTIVATIONS else None
 
 
 def default_activation(
@@ -150,7 +156,7 @@ def default_activation(
     for value, place in candidates:
         if value is None:
             continue
-        name = _canonical_name(value) if isinstance(value, str) else None
+        name = _saved_name(value)
         if name is not None:
             return name, place, None
         unknown = f"{value}"[:80]
@@ -233,7 +239,8 @@ def resolve_activation(activation: Activation) -> ActivationFunction:
         InputError: If the name is unknown or the value is not callable.
     """
     if isinstance(activation, str):
-        name = _canonical_name(activation)
+        last = activation.rpartition(".")[2].lower()
+        name = next((known for known in ACTIVATIONS if known.lower() == last), None)
         if name is None:
             raise InputError(f"activation_fn={activation!r}: a function, or one of {_KNOWN}")
         return ACTIVATIONS[name]

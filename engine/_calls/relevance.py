@@ -119,7 +119,7 @@ def read_meaning(head: Head, given: Activation | None, model: str) -> Meaning:
     except InputError as error:
         raise UnsupportedModelError(f"{model} names {head.activation} ({head.activation_origin}): {error}") from error
     if head.unknown_activation is not None:
-        text = f"{model} names the activation {head.unknown_activation!r}, which crossrank does not have ({known})"
+        text = f"{model} names the activation {head.unknown_activation!r}, none of torch's that crossrank has ({known})"
         # sentence-transformers runs these, and takes the default in place of any other.
         if head.unknown_activation.startswith("torch."):
             raise UnsupportedModelError(f"{text}: pass activation_fn=, such as the torch module itself")
