@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from ._artifact.locate import EMBEDDED_MODEL
+from ._artifact.origin import EMBEDDED_MODEL
 from ._calls.attributes import KnownAttributes, load_again
 from ._calls.call import Call, Calls, present
 from ._calls.deadline import Deadline

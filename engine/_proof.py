@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ._artifact.held import HeldFolder, hold
 from ._artifact.manifest import MANIFEST_NAME, PROOF_NAME, Manifest, hash_file, read_manifest
+from ._artifact.origin import repair
 from ._artifact.parity import Parity, compare_logits
 from ._device.backend import Backend
 from ._device.open import graph_file, load_graph, read_artifact
@@ -97,7 +98,7 @@ def read_proof(folder: Path) -> Proof:
             raise ValueError(f"{len(pairs)} pairs and logits of shape {logits.shape}")
         return Proof(str(data["reference"]), pairs, logits)
     except not_thrown_in(OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: not a proof: {error!r}; export the model again") from error
+        raise ArtifactError(f"{path}: not a proof: {error!r}; {repair(folder)}") from error
 
 
 def measure_parity(proof: Proof, subject: Subject, precision: str, *, graph: str = "graph") -> Parity:

@@ -9,7 +9,7 @@ crossrank's own exporter registers there), so that the engine itself knows no ex
 import hashlib
 import os
 from collections.abc import Callable
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 
 from crossrank._errors import InputError, MissingDependencyError, ModelNotFoundError
@@ -20,11 +20,7 @@ from crossrank._options import switch
 
 from .foreign import is_foreign
 from .manifest import MANIFEST_NAME
-
-EMBEDDED_NAME = "crossrank-mini-en"
-# The default model. A path and no name, so that nothing in the current folder can take its place; where the
-# manifest really lies, since an editable install holds links, and an artifact's files may not leave their folder.
-EMBEDDED_MODEL = (Path(str(resources.files("crossrank"))) / "models" / EMBEDDED_NAME / MANIFEST_NAME).resolve().parent
+from .origin import EMBEDDED_MODEL, EMBEDDED_NAME, INSTALL_AGAIN
 
 _GROUP = "crossrank.artifacts"
 
@@ -77,8 +73,7 @@ def locate_model(
         return place
     if place == embedded:
         raise ModelNotFoundError(
-            f"{place} is absent or empty: the embedded model is part of crossrank, install it again "
-            f"(pip install --force-reinstall crossrank; in a checkout, make install)"
+            f"{place} is absent or empty: the embedded model is part of crossrank: {INSTALL_AGAIN}"
         )
     if place.suffix == ".onnx" and not place.is_dir():
         if not place.is_file():

@@ -20,12 +20,12 @@ from crossrank._numbers import whole_number
 
 from .activation import ACTIVATIONS
 from .links import is_snapshot, leads_out
+from .origin import repair
 from .parity import BOUNDS, Parity
 
 FORMAT = 1
 MANIFEST_NAME = "crossrank.json"
 PROOF_NAME = "proof.json"
-EXPORT_AGAIN = "export the model again with force=True (in a shell export-model --force)"
 VARIANTS = ("cpu", "cuda", "portable")
 PRECISIONS = ("fp32", "fp16", "int8")
 EXPORTERS = ("native", "optimum")
@@ -234,7 +234,7 @@ def read_manifest(folder: Path, *, files: bool = True) -> Manifest:
     try:
         data = read_json_object(path)
     except not_thrown_in(OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: {error}; {EXPORT_AGAIN}") from error
+        raise ArtifactError(f"{path}: {error}; {repair(folder)}") from error
     found = data.get("format")
     if isinstance(found, int) and found > FORMAT:
         raise ArtifactError(
@@ -245,7 +245,7 @@ def read_manifest(folder: Path, *, files: bool = True) -> Manifest:
     if manifest is not None:
         problems = _value_problems(manifest) or (_file_problems(folder, manifest) if files else [])
     if manifest is None or problems:
-        raise ArtifactError(f"{join_problems(str(path), problems)}\nIt is damaged: {EXPORT_AGAIN}")
+        raise ArtifactError(f"{join_problems(str(path), problems)}\nIt is damaged: {repair(folder)}")
     return manifest
 
 
@@ -331,7 +331,12 @@ def graph_order(device: Device, precision: str) -> list[tuple[str, str]]:
 
 
 def choose_variant(
-    variants: Sequence[Variant], device: Device, precision: str, refused: Sequence[Refusal] = ()
+    variants: Sequence[Variant],
+    device: Device,
+    precision: str,
+    refused: Sequence[Refusal] = (),
+    *,
+    make: str | None = None,
 ) -> Variant:
     """The graph that suits a device and a precision best, by `graph_order`.
 
@@ -340,6 +345,7 @@ def choose_variant(
         device: Where it is to run.
         precision: "auto" or one of `PRECISIONS`.
         refused: What was made and not kept, for the message.
+        make: How to have another graph, for the message, as `make_graph` says it; None where that cannot be.
 
     Raises:
         InputError: If the precision is unknown.
@@ -350,11 +356,11 @@ def choose_variant(
     for target in order:
         if target in held:
             return held[target]
-    have = ", ".join(variant.name for variant in variants)
+    have = f"{', '.join(variant.name for variant in variants)}{' alone' if len(variants) == 1 else ''}"
     known = [str(refusal) for refusal in refused if refusal.target in order]
     why = f" ({'; '.join(known)}: refused when the model was exported)" if known else ""
+    advice = ["take that" if len(variants) == 1 else "take one of these", *([make] if make else [])]
     raise ArtifactError(
-        f"no graph for device {device} with precision {precision!r}{why}: there is {have}; "
-        "take one of these, make it with export_model(variants=, precisions=) (in a shell export-model --variants "
-        "--precision), or name the ONNX file itself"
+        f"no graph for device {device} with precision {precision!r}{why}: there is {have}; {', '.join(advice)}, or "
+        f"name the ONNX file itself"
     )

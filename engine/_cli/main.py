@@ -10,8 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
-from crossrank._artifact.locate import EMBEDDED_MODEL, EMBEDDED_NAME, cache_root, locate_model
+from crossrank._artifact.locate import cache_root, locate_model
 from crossrank._artifact.manifest import PRECISIONS
+from crossrank._artifact.origin import EMBEDDED_MODEL, EMBEDDED_NAME
 from crossrank._cross_encoder import CrossEncoder
 from crossrank._errors import CrossrankError, InputError
 from crossrank._options import folder_path

@@ -12,7 +12,6 @@ from crossrank._artifact.foreign import ForeignModel, files_beside, read_foreign
 from crossrank._artifact.held import HeldFolder, ModelFile, hold
 from crossrank._artifact.links import read_snapshot
 from crossrank._artifact.manifest import (
-    EXPORT_AGAIN,
     MANIFEST_NAME,
     PRECISIONS,
     Inputs,
@@ -23,6 +22,7 @@ from crossrank._artifact.manifest import (
     graph_files,
     read_manifest,
 )
+from crossrank._artifact.origin import make_graph, repair
 from crossrank._artifact.settings import describe_head
 from crossrank._errors import (
     ArtifactError,
@@ -151,7 +151,7 @@ def read_artifact(held: HeldFolder) -> tuple[Manifest, PairTokenizer]:
     if length < least:
         raise ArtifactError(
             f"{held.path / MANIFEST_NAME}: inputs.max_length is {length}, a pair takes {least} tokens and more; "
-            f"{EXPORT_AGAIN}"
+            f"{repair(held.path)}"
         )
     return manifest, tokenizer
 
@@ -184,7 +184,9 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
 
     def choose(device: Device) -> Variant:
         if name is None and variants[0].precision in PRECISIONS:
-            return choose_variant(variants, device, precision, () if manifest is None else manifest.refused)
+            if manifest is None:
+                return choose_variant(variants, device, precision)
+            return choose_variant(variants, device, precision, manifest.refused, make=make_graph(held.place))
         (named,) = variants  # whatever the device would like best
         if precision not in ("auto", named.precision):
             raise InputError(
@@ -206,7 +208,8 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
     assert manifest is not None, "an artifact has one"
     if backend.labels not in (None, manifest.head.labels):
         raise ArtifactError(
-            f"{backend.path} gives {backend.labels} labels, the manifest says {manifest.head.labels}: export it again"
+            f"{backend.path} gives {backend.labels} labels, the manifest says {manifest.head.labels}: "
+            f"{repair(held.path)}"
         )
     return OpenModel(held.place, manifest, tokenizer, variant, backend, threads, tokenizer_file, config_file)
 

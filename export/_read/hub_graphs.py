@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from crossrank._artifact.foreign import describe_variants, is_foreign
 from crossrank._artifact.manifest import MANIFEST_NAME, Manifest, Variant, choose_variant, graph_files, read_manifest
 from crossrank._artifact.onnx_file import read_graph_files
+from crossrank._artifact.origin import make_graph
 from crossrank._artifact.settings import transformer_folder, weight_names
 from crossrank._errors import ArtifactError, ModelNotFoundError
 from crossrank._interrupts import not_thrown_in
@@ -83,7 +84,7 @@ def _download(
         folder = get(revision, [MANIFEST_NAME])
         manifest = read_manifest(folder, files=False)
         graphs = {file for variant in manifest.variants for file in graph_files(manifest, variant)}
-        needed = _needed(manifest, devices, precision)
+        needed = _needed(folder, manifest, devices, precision)
         get(folder.name, map(escape, [*(manifest.files.keys() - graphs), *needed]))
         return folder
     if all(file.suffix != ".onnx" for file in files) or any(file.name in weight_names() for file in files):
@@ -113,24 +114,26 @@ def _absent(folder: Path, devices: Sequence[Device], precision: str) -> list[str
     """The files of an artifact that are needed and not there."""
     manifest = read_manifest(folder, files=False)
     graphs = {file for variant in manifest.variants for file in graph_files(manifest, variant)}
-    needed = [*(manifest.files.keys() - graphs), *_needed(manifest, devices, precision)]
+    needed = [*(manifest.files.keys() - graphs), *_needed(folder, manifest, devices, precision)]
     return sorted(file for file in needed if not (folder / file).exists())
 
 
-def _needed(manifest: Manifest, devices: Sequence[Device], precision: str) -> list[str]:
+def _needed(folder: Path, manifest: Manifest, devices: Sequence[Device], precision: str) -> list[str]:
     """The files of an artifact's graphs for these devices."""
-    variants = _choose(manifest.variants, devices, precision)
+    variants = _choose(manifest.variants, devices, precision, make_graph(folder))
     return [file for variant in variants for file in graph_files(manifest, variant)]
 
 
-def _choose(variants: Sequence[Variant], devices: Sequence[Device], precision: str) -> list[Variant]:
+def _choose(
+    variants: Sequence[Variant], devices: Sequence[Device], precision: str, make: str | None = None
+) -> list[Variant]:
     """The graph for each of the devices that there is one for, at least one."""
     if len(variants) == 1:  # opening it says whether it will do
         return list(variants)
     chosen = []
     for device in devices:
         try:
-            chosen.append(choose_variant(variants, device, precision))
+            chosen.append(choose_variant(variants, device, precision, make=make))
         except ArtifactError:
             if device is devices[-1] and not chosen:
                 raise

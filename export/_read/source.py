@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crossrank._artifact.foreign import is_foreign
-from crossrank._artifact.locate import EMBEDDED_NAME, folder_record, place_of
+from crossrank._artifact.locate import folder_record, place_of
 from crossrank._artifact.manifest import MANIFEST_NAME
+from crossrank._artifact.origin import EMBEDDED_NAME
 from crossrank._artifact.settings import has_weights, lone_adapter_message
 from crossrank._errors import CheckpointError, InputError, MissingDependencyError, ModelNotFoundError
 from crossrank._json import has_entry

@@ -51,7 +51,7 @@ from benchmarks.measure.summary import choose_baseline, summarize
 from benchmarks.measure.turns import Series, Spread, interleave
 from benchmarks.reporting.result import Result, git_commit, read_result, write_result
 from crossrank import InputError
-from crossrank._artifact.locate import EMBEDDED_MODEL
+from crossrank._artifact.origin import EMBEDDED_MODEL
 from crossrank._text.sample_texts import sample_texts
 from crossrank.export import export_model
 from crossrank.export._architectures.config import read_config

@@ -16,7 +16,7 @@ from benchmarks.measure.quality import mean_quality, measure_queries
 from benchmarks.measure.turns import Series, Spread
 from benchmarks.reporting.plots import Point, draw_tradeoff
 from crossrank import Cascade, CrossEncoder, MissingDependencyError
-from crossrank._artifact.locate import EMBEDDED_NAME
+from crossrank._artifact.origin import EMBEDDED_NAME
 from crossrank._text.sample_texts import sample_texts
 from tests.support.artifacts import make_artifact
 

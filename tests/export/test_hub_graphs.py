@@ -116,6 +116,25 @@ def test_artifact_that_is_cached_is_taken_without_asking_the_hub(
         assert load(tmp_path, closed_port(), **options) == first
 
 
+@pytest.mark.parametrize("file", ["crossrank.json", "tokenizer.json"])
+def test_damaged_artifact_says_how_to_download_it_again(artifact: Path, hub: Hub, tmp_path: Path, file: str) -> None:
+    hub.add(NAME, artifact)
+    first = load(tmp_path, hub.url)
+    blob = (Path(first["folder"]) / file).resolve()
+    blob.write_bytes(blob.read_bytes()[:1000])
+    repository = tmp_path / "hub" / "models--someone--ranker"
+    advice = f"remove {repository} and load the model by its hub id, which downloads it again"
+    assert load(tmp_path, hub.url)["error"].endswith(advice)
+    shutil.rmtree(repository)
+    assert load(tmp_path, hub.url) == first
+
+
+def test_precision_that_an_artifact_lacks_is_made_from_its_checkpoint(artifact: Path, hub: Hub, tmp_path: Path) -> None:
+    hub.add(NAME, artifact)
+    error = load(tmp_path, hub.url, precision="fp16")["error"]
+    assert "take one of these, export the checkpoint that it comes from with export_model(variants=, pre" in error
+
+
 def test_graph_that_is_not_cached_is_named_offline(artifact: Path, hub: Hub, tmp_path: Path) -> None:
     hub.add(NAME, artifact)
     load(tmp_path, hub.url)

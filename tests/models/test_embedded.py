@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from crossrank import ArtifactError, CrossEncoder, ModelNotFoundError
-from crossrank._artifact.locate import EMBEDDED_MODEL, EMBEDDED_NAME, locate_model
+from crossrank._artifact.locate import locate_model
 from crossrank._artifact.manifest import read_manifest
+from crossrank._artifact.origin import EMBEDDED_MODEL, EMBEDDED_NAME, repair
 from crossrank._cli.main import main
 from crossrank._machine.onnxruntime import ort
 from crossrank._proof import read_proof, verify_artifact
@@ -91,8 +92,12 @@ def test_no_folder_takes_the_place_of_the_default(tiny_namesake: Path, capsys: p
 def test_auto_is_int8_and_another_precision_names_what_there_is() -> None:
     info = CrossEncoder(device="cpu").info()
     assert (info.variant, info.precision, info.file) == ("cpu", "int8", "onnx/model_cpu_int8.onnx")
-    with pytest.raises(ArtifactError, match="there is cpu int8"):
+    with pytest.raises(ArtifactError, match=r"there is cpu int8 alone; take that, or name the ONNX file itself$"):
         CrossEncoder(precision="fp32")
+
+
+def test_a_damaged_one_comes_with_the_package_again() -> None:
+    assert repair(EMBEDDED_MODEL).startswith("install crossrank again (pip install --force-reinstall crossrank")
 
 
 def test_a_gpu_that_it_has_no_graph_for_is_no_reason_to_warn(
@@ -101,7 +106,7 @@ def test_a_gpu_that_it_has_no_graph_for_is_no_reason_to_warn(
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     assert CrossEncoder().info().device == "cpu"
     assert not caplog.records
-    with pytest.raises(ArtifactError, match=r"no graph for device cuda:0 .* there is cpu int8; take one of these"):
+    with pytest.raises(ArtifactError, match=r"no graph for device cuda:0 .* there is cpu int8 alone; take that"):
         CrossEncoder(device="cuda")
 
 
@@ -118,7 +123,7 @@ def test_no_name_at_all_is_still_refused() -> None:
 
 def test_an_installation_without_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelNotFoundError, match="the embedded model is part of crossrank, install it again"):
+    with pytest.raises(ModelNotFoundError, match="the embedded model is part of crossrank: install crossrank again"):
         locate_model(EMBEDDED_NAME, embedded=tmp_path / EMBEDDED_NAME)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
-from crossrank._artifact.locate import EMBEDDED_MODEL
+from crossrank._artifact.origin import EMBEDDED_MODEL
 from tests.support.tiny_models import BERT_TOKENS, write_json
 
 _LINEAR = {

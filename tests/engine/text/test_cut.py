@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from crossrank._artifact.locate import EMBEDDED_MODEL
+from crossrank._artifact.origin import EMBEDDED_MODEL
 from crossrank._text.safe_cuts import Cuts, find_cuts
 from tests.support.large_data import MINILM, MULTILINGUAL_BERT, XLM_ROBERTA, XQUAD, case, read_xquad
 from tests.support.random_texts import CONTROLS, EMOJI, MARKS, SCRIPTS, SPACES, SPECIAL, WORDS, random_text

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from crossrank import CheckpointError, InputError
-from crossrank._artifact.locate import EMBEDDED_MODEL
+from crossrank._artifact.origin import EMBEDDED_MODEL
 from crossrank._text.safe_cuts import find_words
 from crossrank._text.sample_texts import sample_texts
 from crossrank._text.tokenizer import PairTokenizer
