@@ -168,7 +168,7 @@ def _refused_settings(model: ModelFolder, *, has_modules: bool) -> list[str]:
     if side != "right":
         refused.append(f"tokenizer_config.json: truncation_side {side!r}; only right")
     prompt, prompts = (model.sentence_transformers.get(name) for name in ("default_prompt_name", "prompts"))
-    if prompt and (not isinstance(prompts, Mapping) or prompts.get(prompt) != ""):
+    if prompt and not (isinstance(prompt, str) and isinstance(prompts, Mapping) and prompts.get(prompt) == ""):
         refused.append(f"config_sentence_transformers.json: default_prompt_name is {prompt!r}; no prompts only")
     processing = model.transformer.get("processing_kwargs")
     if processing:
@@ -210,9 +210,12 @@ def describe_padding(config: Mapping[str, Any]) -> tuple[int, int]:
     """The id that fills a batch, and the position of the first token, as transformers has them for a config.json.
 
     Raises:
-        CheckpointError: If ``pad_token_id`` is no id.
+        CheckpointError: If ``model_type`` is no name, or ``pad_token_id`` no id.
     """
-    from_padding = config.get("model_type") in COUNT_FROM_PADDING
+    kind = config.get("model_type")
+    if kind is not None and not isinstance(kind, str):
+        raise CheckpointError(f"config.json: model_type is {kind!r:.60}; a name is expected")
+    from_padding = kind in COUNT_FROM_PADDING
     pad_id = config.get("pad_token_id")
     if pad_id is None:
         pad_id = int(from_padding)  # the default there; elsewhere a mask hides whatever fills a batch

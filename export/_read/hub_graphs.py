@@ -96,8 +96,8 @@ def _download(
     )
     for graph in _choose(variants, devices, precision):
         get(folder.name, [escape(graph.file)])
-        beside = {path.relative_to(folder).as_posix() for path in read_graph_files(folder / graph.file).files}
-        get(folder.name, [escape(str(file)) for file in files if str(file) in beside])
+        read = read_graph_files(folder / graph.file).files
+        get(folder.name, [escape(str(file)) for file in files if folder / file in read])
     return folder
 
 

@@ -169,8 +169,10 @@ def test_other_adapters_are_refused_by_name(
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"lora_alpha": "16"}, "'lora_alpha' is '16'; a number is expected"),
-        ({"alpha_pattern": {"query": True}}, "'query' is True; a number is expected"),
+        ({"lora_alpha": "16"}, "'lora_alpha' is '16'; a number of float32 is expected"),
+        ({"lora_alpha": 10**400}, "'lora_alpha' is 1000"),
+        ({"lora_alpha": -1e39}, "'lora_alpha' is -1e+39; a number of float32 is expected"),
+        ({"alpha_pattern": {"query": True}}, "'query' is True; a number of float32 is expected"),
         ({"alpha_pattern": {"(.*)*x": 4}}, "without repetitions, is expected"),
         ({"alpha_pattern": {"(query": 4}}, "alpha_pattern '(query'"),
         ({"alpha_pattern": [4]}, "alpha_pattern is [4]; numbers by modules are expected"),
@@ -208,6 +210,13 @@ def test_adapter_of_another_model_is_refused(
 ) -> None:
     change_adapter(adapted, lambda found: {n: v for n, v in (found | tensors).items() if v is not None})
     assert complaint in refused(adapted, CheckpointError, tmp_path)
+
+
+def test_adapter_with_a_head_of_a_type_that_numpy_lacks_is_refused(adapted: Path, tmp_path: Path) -> None:
+    path, head = adapted / "adapter_model.safetensors", "base_model.model.classifier.weight"
+    tensors = torch_files.load_file(path)
+    torch_files.save_file(tensors | {head: tensors[head].to(torch.float8_e4m3fn)}, path)
+    assert "classifier.weight cannot be read" in refused(adapted, CheckpointError, tmp_path)
 
 
 def test_adapter_without_its_file_is_refused(adapted: Path, tmp_path: Path) -> None:

@@ -247,6 +247,13 @@ def test_weights_outside_of_a_graph_come_with_it(
     assert "onnx/model_fp16.onnx" not in names(hub)
 
 
+@pytest.mark.parametrize("place", ["/etc/hostname", "../../weights.bin", "C:\\weights.bin", ""])
+def test_weights_that_a_graph_has_elsewhere_are_refused(foreign: Path, hub: Hub, tmp_path: Path, place: str) -> None:
+    put_weights_outside(foreign / "onnx" / "model.onnx", place)
+    hub.add(NAME, foreign)
+    assert load(tmp_path, hub.url)["error"].startswith("ArtifactError: ")
+
+
 def test_only_graph_of_a_repository_may_have_any_name(artifact: Path, hub: Hub, tmp_path: Path, expected: Any) -> None:
     folder = strip_artifact(artifact, tmp_path / "foreign")
     (folder / "onnx" / "model.onnx").rename(folder / "reranker[1].onnx")

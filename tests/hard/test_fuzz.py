@@ -12,6 +12,7 @@ import pytest
 from crossrank.export import export_model
 from tests.support.artifacts import make_artifact
 from tests.support.foreign_graphs import strip_artifact
+from tests.support.golden_checkpoints import AdapterCase
 from tests.support.stored_checkpoints import as_modules_with_a_folder, as_pytorch, sharded, with_vocabulary_alone
 from tests.support.tiny_models import make_checkpoint
 
@@ -51,19 +52,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
-def run(work: Path, kind: str, count: int, seed: int) -> dict[str, Any]:
+def run(work: Path, kind: str, *options: str) -> dict[str, Any]:
     """In a process of its own: a crash or the bound on memory must not take the tests with it."""
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.support.fuzz_folders",
-            str(work),
-            "--kind",
-            kind,
-            f"--count={count}",
-            f"--seed={seed}",
-        ],
+        [sys.executable, "-m", "tests.support.fuzz_folders", str(work), "--kind", kind, *options],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -76,7 +68,7 @@ def run(work: Path, kind: str, count: int, seed: int) -> dict[str, Any]:
     assert not report["failures"], "\n".join(report["failures"][:20])
     assert report["growth_mb"] < 500
     # Neither all refused nor all read: the injuries are of the kind that matters.
-    assert count * 0.02 < report["outcomes"]["read"] < count * 0.8
+    assert report["folders"] * 0.02 < report["outcomes"]["read"] < report["folders"] * 0.8
     return report
 
 
@@ -84,10 +76,24 @@ def run(work: Path, kind: str, count: int, seed: int) -> dict[str, Any]:
     ("kind", "count"), [("checkpoint", 300), ("manifest", 300), ("model", 100)], ids=["checkpoint", "manifest", "model"]
 )
 def test_damaged_folders_are_read_or_refused(kind: str, count: int, request: pytest.FixtureRequest) -> None:
-    run(request.getfixturevalue(FOLDERS[kind]), kind, count, seed=0)
+    run(request.getfixturevalue(FOLDERS[kind]), kind, f"--count={count}", "--seed=0")
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "model"])
+def test_odd_values_of_settings_are_read_or_refused(kind: str, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "bases" / "bert", "bert")
+    if kind == "model":
+        artifact = export_model(checkpoint, tmp_path / "made", variants=["portable"], precisions=["fp32"])
+        shutil.rmtree(checkpoint)
+        strip_artifact(artifact, checkpoint)
+    else:
+        for store in (with_vocabulary_alone, as_modules_with_a_folder):
+            store(Path(shutil.copytree(checkpoint, tmp_path / "bases" / store.__name__)))
+        AdapterCase().write_beside(checkpoint)
+    run(tmp_path, kind, "--sweep")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_ten_thousand_damaged_folders_are_read_or_refused(kind: str, request: pytest.FixtureRequest) -> None:
-    run(request.getfixturevalue(FOLDERS[kind]), kind, 10_000, seed=1)
+    run(request.getfixturevalue(FOLDERS[kind]), kind, "--count=10000", "--seed=1")

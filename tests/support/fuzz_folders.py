@@ -3,7 +3,8 @@
     python -m tests.support.fuzz_folders WORK_FOLDER --kind checkpoint --count 10000 --seed 1
 
 A "checkpoint" is read as an export reads it; of an artifact the "manifest" alone, or the whole "model", which then
-scores texts. Graphs are left as they are there: what onnxruntime makes of a damaged one is not ours.
+scores texts. Graphs are left as they are there: what onnxruntime makes of a damaged one is not ours. With --sweep each
+setting has each odd value in turn, where a count of them is damaged at random.
 
 Prints one line of JSON: how many were read, how many refused and by which error, the slowest, the growth
 in memory, and the failures with the number that repeats each.
@@ -22,7 +23,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,30 @@ _VALUES: tuple[Any, ...] = (
     {"content": 3}, [["a", "b"], 3], {"Regex": "(a*)*$"}, {"Regex": "("}, {"String": ""}, "9" * 5000,
     float("inf"), float("nan"),
 )  # fmt: skip
+# Of the files of settings, what is read there besides what they hold already.
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    "config.json": (
+        *("architectures", "hidden_act", "id2label", "label2id", "max_position_embeddings", "model_type", "num_labels"),
+        *("pad_token_id", "sbert_ce_default_activation_function", "sentence_transformers", "tokenizer_class"),
+    ),
+    "tokenizer_config.json": (
+        *("add_prefix_space", "added_tokens_decoder", "additional_special_tokens", "backend", "chat_template"),
+        *("cls_token", "do_lower_case", "extra_special_tokens", "mask_token", "max_len", "model_input_names"),
+        *("model_max_length", "split_special_tokens", "strip_accents", "tokenize_chinese_chars", "tokenizer_class"),
+        "truncation_side",
+    ),
+    "special_tokens_map.json": ("additional_special_tokens", "cls_token", "mask_token"),
+    "added_tokens.json": ("[NEW]",),
+    "config_sentence_transformers.json": ("activation_fn", "default_prompt_name", "prompts"),
+    "sentence_bert_config.json": (
+        *("do_lower_case", "max_seq_length", "modality_config", "processing_kwargs", "transformer_task"),
+    ),
+    "adapter_config.json": (
+        *("alpha_pattern", "base_model_name_or_path", "init_lora_weights", "lora_alpha", "peft_type", "r"),
+        *("use_dora", "use_rslora"),
+    ),
+}
+_ODD: tuple[Any, ...] = (None, [], {}, [{"a": 1}], {"a": [1]}, 10**400, 1e39, -1, "", float("nan"))
 _BYTES = (
     b"\x00",
     b"\xff",
@@ -168,12 +193,73 @@ READERS: dict[str, Callable[[Path], object]] = {
 }
 
 
+def odd_settings(folder: Path) -> Iterator[tuple[str, Path, str]]:
+    """Every setting of a folder with every odd value: what it is, the file, and the text to write there."""
+    for name, keys in _SETTINGS.items():
+        path = folder / name
+        if name == "adapter_config.json" and not path.exists():
+            continue  # an adapter's tensors are missing then, whatever it says
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for key in sorted({*settings, *keys}):
+            for value in _ODD:
+                yield f"{name} {key} {value!r:.20}", path, json.dumps(settings | {key: value})
+
+
+def sweep(bases: list[Path], read: Callable[[Path], object]) -> dict[str, Any]:
+    """Read folders with `odd_settings`, one at a time."""
+    report = _Report()
+    for base in bases:
+        for what, path, text in list(odd_settings(base)):
+            before = path.read_bytes() if path.exists() else None
+            path.write_text(text, encoding="utf-8")
+            report.read(read, base, f"{base.name} {what}")
+            if before is None:
+                path.unlink()
+            else:
+                path.write_bytes(before)
+    return report.summary()
+
+
 class _TooSlow(BaseException):
     """No Exception, so that nothing takes it for a damaged file."""
 
 
 def _too_slow(*_: object) -> None:
     raise _TooSlow(f"longer than {SECONDS} s")
+
+
+class _Report:
+    """What became of folders that were read."""
+
+    def __init__(self) -> None:
+        self._outcomes: Counter[str] = Counter()
+        self._failures: list[str] = []
+        self._slowest_s = 0.0
+        signal.signal(signal.SIGALRM, _too_slow)
+
+    def read(self, read: Callable[[Path], object], folder: Path, what: str) -> None:
+        begin = time.perf_counter()
+        signal.alarm(SECONDS)
+        try:
+            read(folder)
+            self._outcomes["read"] += 1
+        except CrossrankError as error:
+            self._outcomes[type(error).__name__] += 1
+            if "MemoryError" in str(error) or len(str(error)) > 100_000:
+                self._failures.append(f"{what}: {error!s:.200}")
+        except BaseException as error:  # a panic of a library in Rust is no Exception
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            self._failures.append(f"{what}: {type(error).__name__} at {at.filename}:{at.lineno}: {error!s:.200}")
+        signal.alarm(0)
+        self._slowest_s = max(self._slowest_s, time.perf_counter() - begin)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "folders": self._outcomes.total() + len(self._failures),
+            "outcomes": dict(self._outcomes),
+            "slowest_s": self._slowest_s,
+            "failures": self._failures,
+        }
 
 
 def fuzz(bases: list[Path], work: Path, read: Callable[[Path], object], count: int, seed: int) -> dict[str, Any]:
@@ -186,11 +272,7 @@ def fuzz(bases: list[Path], work: Path, read: Callable[[Path], object], count: i
         count: How many.
         seed: With the number of a folder it says what is done to it.
     """
-    outcomes: Counter[str] = Counter()
-    failures: list[str] = []
-    slowest = 0.0
-    folder = work / "model"
-    signal.signal(signal.SIGALRM, _too_slow)
+    report, folder = _Report(), work / "model"
     for number in range(count):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(bases[number % len(bases)], folder, symlinks=True)
@@ -199,21 +281,8 @@ def fuzz(bases: list[Path], work: Path, read: Callable[[Path], object], count: i
         if read is _score:
             with contextlib.suppress(ValueError, OSError, LookupError, TypeError, AttributeError):
                 forge_sizes(folder)
-        begin = time.perf_counter()
-        signal.alarm(SECONDS)
-        try:
-            read(folder)
-            outcomes["read"] += 1
-        except CrossrankError as error:
-            outcomes[type(error).__name__] += 1
-            if "MemoryError" in str(error) or len(str(error)) > 100_000:
-                failures.append(f"{number}: {error!s:.200}")
-        except BaseException as error:  # a panic of a library in Rust is no Exception
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            failures.append(f"{number}: {type(error).__name__} at {at.filename}:{at.lineno}: {error!s:.200}")
-        signal.alarm(0)
-        slowest = max(slowest, time.perf_counter() - begin)
-    return {"folders": count, "outcomes": dict(outcomes), "slowest_s": slowest, "failures": failures}
+        report.read(read, folder, str(number))
+    return report.summary()
 
 
 def main() -> None:
@@ -223,6 +292,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=list(READERS), default="checkpoint")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sweep", action="store_true", help="each setting with each odd value, in bases/")
     options = parser.parse_args()
     bases = sorted(path for path in (options.work / "bases").iterdir() if path.is_dir())
     logging.disable(logging.WARNING)  # what a config.json left out is not news here
@@ -233,7 +303,8 @@ def main() -> None:
         used = int(status.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    report = fuzz(bases, options.work, READERS[options.kind], options.count, options.seed)
+    read = READERS[options.kind]
+    report = sweep(bases, read) if options.sweep else fuzz(bases, options.work, read, options.count, options.seed)
     report["growth_mb"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     print(json.dumps(report))
     sys.exit(bool(report["failures"]))
