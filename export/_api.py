@@ -86,7 +86,7 @@ def export_model(
     choose_targets(variants, precisions, exporter)  # what can be refused is refused before anything is read
     source = describe_source(str(name_or_folder), revision, _root(cache_folder) if output is None else None)
     if source.folder is not None:
-        check_folder(source.folder, revision)
+        check_folder(source.folder)
 
     def order(maker: str) -> Order:
         return order_targets(variants, precisions, maker, also=[tensorrt_target(maker)] if tensorrt else [])
@@ -152,7 +152,7 @@ def ensure_artifact(
         if graphs is not None:
             return graphs
     if source.folder is not None:
-        check_folder(source.folder, revision)
+        check_folder(source.folder)
     exporter = "auto" if present is None else present.exporter
     asked = present is not None and present.inputs.max_length_origin == _AS_ASKED
     max_length = present.inputs.max_length if present is not None and asked else None

@@ -56,7 +56,7 @@ def locate_model(
         embedded: Where the embedded model lies.
 
     Raises:
-        InputError: If the name is empty, or nobody makes the graphs asked for.
+        InputError: If the name is empty, a revision of a folder or a file is asked for, or nobody makes the graphs.
         ModelNotFoundError: If there is no such model.
         ModelError: If it must be exported and cannot be.
         MissingDependencyError: If no exporter is installed.
@@ -69,6 +69,8 @@ def locate_model(
     place = Path(name_or_folder)
     if str(place) == EMBEDDED_NAME and not place.is_dir():
         place = embedded
+    if place.exists():
+        check_revision(place, revision)
     if place.is_dir() and (has_entry(place / MANIFEST_NAME) or is_foreign(place)):
         return place
     if place == embedded:
@@ -94,6 +96,13 @@ def locate_model(
         precision=precision,
         device=device,
     )
+
+
+def check_revision(place: Path, revision: str | None) -> None:
+    """Raise `InputError` if a revision of what lies on this machine is asked for."""
+    if revision is not None:
+        kind = "folder" if place.is_dir() else "file"
+        raise InputError(f"revision={revision!r}: {place} is a {kind}, which has no revisions; leave it out")
 
 
 def cache_root(cache_folder: Path | None) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crossrank._artifact.foreign import is_foreign
-from crossrank._artifact.locate import folder_record, place_of
+from crossrank._artifact.locate import check_revision, folder_record, place_of
 from crossrank._artifact.manifest import MANIFEST_NAME
 from crossrank._artifact.origin import EMBEDDED_NAME
 from crossrank._artifact.settings import has_weights, lone_adapter_message
@@ -59,7 +59,7 @@ def describe_source(name_or_folder: str, revision: str | None, cache: Path | Non
 
     Raises:
         ModelNotFoundError: If it is no folder, no registered name and no hub id.
-        InputError: If the revision is no text.
+        InputError: If the revision is no text, or one of a folder is asked for.
     """
     if revision is not None and not isinstance(revision, str):
         raise InputError(f"revision={revision!r:.60}: a branch, tag or commit of the hub, or None")
@@ -67,6 +67,7 @@ def describe_source(name_or_folder: str, revision: str | None, cache: Path | Non
     if folder.is_file():
         raise ModelNotFoundError(f"{name_or_folder} is a file; pass the folder that holds it")
     if name_or_folder and folder.is_dir():
+        check_revision(folder, revision)
         key, stamps = _folder_key(folder.resolve(), cache)
         return CheckpointSource(folder.resolve().name, folder, None, None, key, stamps)
     if name_or_folder == EMBEDDED_NAME:
@@ -104,13 +105,12 @@ def _where(folder: Path) -> str:
     return f" in {Path.cwd()}"
 
 
-def check_folder(folder: Path, revision: str | None) -> None:
+def check_folder(folder: Path) -> None:
     """Refuse what is no checkpoint at first sight, before packages are imported to read it.
 
     Raises:
         ModelNotFoundError: If the folder is an artifact or holds graphs alone, or no model.
         ModelError: If its modules.json is damaged or of another kind of model.
-        InputError: If a revision of a folder is asked for.
     """
     if has_entry(folder / MANIFEST_NAME) and not has_weights(folder):
         raise ModelNotFoundError(f"{folder} {IS_ARTIFACT}: CrossEncoder and crossrank take it as it is")
@@ -119,8 +119,6 @@ def check_folder(folder: Path, revision: str | None) -> None:
         raise ModelNotFoundError(f"{folder} holds no model: {reason}")
     if is_foreign(folder):
         raise ModelNotFoundError(f"{folder} {HOLDS_GRAPHS}: CrossEncoder and crossrank take it as it is")
-    if revision is not None:
-        raise InputError(f"revision={revision!r}: {folder} is a folder, which has no revisions")
 
 
 def fingerprint(source: CheckpointSource, max_length: int | None) -> str:

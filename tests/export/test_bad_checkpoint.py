@@ -533,6 +533,20 @@ def test_revision_of_a_folder_is_refused(checkpoint: Path, tmp_path: Path) -> No
         export_model(checkpoint, tmp_path / "out", revision="v1")
 
 
+def test_revision_of_a_folder_is_refused_however_often_it_was_loaded(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSRANK_HOME", str(tmp_path / "cache"))
+    artifact = CrossEncoder(checkpoint, device="cpu", precision="fp32").info().folder
+    foreign = foreign_folder(checkpoint, tmp_path / "foreign", precisions=["fp32"])
+    file = foreign / "onnx" / "model.onnx"
+    for place, kind in ((checkpoint, "folder"), (artifact, "folder"), (foreign, "folder"), (file, "file")):
+        with pytest.raises(InputError, match=rf"revision='v1': .* is a {kind}, which has no revisions; leave it out"):
+            CrossEncoder(place, device="cpu", revision="v1")
+    with pytest.raises(InputError, match=r"revision='v1': .*crossrank-mini-en is a folder, which has no revisions"):
+        CrossEncoder(revision="v1")
+
+
 def test_chat_template_that_comes_after_an_export_is_noticed(checkpoint: Path, tmp_path: Path) -> None:
     CrossEncoder(checkpoint, cache_folder=tmp_path / "cache", precision="fp32", device="cpu")
     set_template(checkpoint, "chat_template.jinja")
