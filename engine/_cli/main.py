@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
+from crossrank._artifact.cache import CachedArtifact, Removal, list_cache, prune_cache, remove_from_cache
 from crossrank._artifact.locate import cache_root, locate_model
 from crossrank._artifact.manifest import PRECISIONS
 from crossrank._artifact.origin import EMBEDDED_MODEL, EMBEDDED_NAME
@@ -20,7 +21,7 @@ from crossrank._printable import printable, printable_json, printable_line
 from crossrank._proof import verify_artifact
 
 from .bench import bench, format_speeds
-from .cache import CachedArtifact, Removal, format_cache, format_removals, list_cache, prune_cache, remove_from_cache
+from .cache import format_cache, format_removals
 from .tables import format_parity_table
 
 
@@ -158,7 +159,7 @@ def _add_cache_commands(cache: argparse.ArgumentParser) -> None:
         "remove", help="remove models from the cache; they are exported again when they are loaded"
     )
     remove.add_argument(
-        "names", nargs="+", metavar="NAME", help="a name that list shows, a hub id or a checkpoint folder"
+        "names", nargs="+", metavar="NAME", help="a name that list shows, a hub id or the path of a checkpoint folder"
     )
     prune = actions.add_parser(
         "prune",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,11 +17,12 @@ from typing import Any
 import pytest
 
 from crossrank import CrossEncoder, InputError
+from crossrank._artifact.cache import list_cache, prune_cache, remove_from_cache
 from crossrank._artifact.place import target_of, wait_for_lock, work_area
-from crossrank._cli.cache import list_cache, prune_cache, remove_from_cache
 from crossrank._cli.main import main
 from crossrank._proof import verify_artifact
 from crossrank.export import export_model
+from crossrank.export._read.content import write_known
 from tests.support.artifacts import edit_manifest
 from tests.support.checkpoint_files import read_tensors, write_tensors
 from tests.support.tiny_models import PAIRS, make_checkpoint
@@ -147,11 +149,11 @@ def test_damaged_artifact_is_shown_and_kept(root: Path) -> None:
 # What is removed by name.
 
 
-@pytest.mark.parametrize("how", ["name", "source", "folder", "path"])
+@pytest.mark.parametrize("how", ["name", "folder", "path"])
 def test_model_is_removed_by_its_name_or_its_folder(root: Path, checkpoint: Path, how: str) -> None:
     (name,) = artifacts(root)
     add_hub_model(root)
-    called = {"name": name, "source": "ranker", "folder": str(checkpoint), "path": f"{checkpoint}/../ranker"}[how]
+    called = {"name": name, "folder": str(checkpoint), "path": f"{checkpoint}/../ranker"}[how]
     (removal,) = remove_from_cache(root, [called])
     assert (removal.name, removal.problem) == (name, None)
     assert artifacts(root) == ["someone--other"]
@@ -160,23 +162,43 @@ def test_model_is_removed_by_its_name_or_its_folder(root: Path, checkpoint: Path
     assert len(artifacts(root)) == 2
 
 
+def test_model_of_another_folder_of_that_name_stays(
+    root: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where every training run has its folder ``ranker``."""
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other" / "ranker"))
+    change(other)
+    (first,) = artifacts(root)
+    export_model(other, **FP32)
+    monkeypatch.chdir(other.parent)
+    (removal,) = remove_from_cache(root, ["ranker"])
+    assert removal.name != first
+    assert artifacts(root) == [first]
+    monkeypatch.chdir(tmp_path)
+    message = f"ranker: the cache {root} has no artifact of it; it has {checkpoint} (crossrank cache list)"
+    with pytest.raises(InputError, match=re.escape(message)):
+        remove_from_cache(root, ["ranker"])
+
+
 def test_hub_model_is_removed_by_its_id_with_or_without_the_owner(root: Path) -> None:
     for called in ("someone/other", "other", "someone--other"):
         add_hub_model(root)
         assert [removal.name for removal in remove_from_cache(root, [called])] == ["someone--other"]
 
 
-def test_unknown_name_removes_nothing_and_says_what_there_is(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match="has no artifact of it; it has ranker"):
-        remove_from_cache(root, ["ranker", "no-such-model"])
+def test_unknown_name_removes_nothing_and_says_what_there_is(
+    root: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=f"has no artifact of it; it has {checkpoint} "):
+        remove_from_cache(root, [str(checkpoint), "no-such-model"])
     assert main(["cache", "remove", ""]) == 1
     assert "has no artifact of it" in capsys.readouterr().err
     assert len(artifacts(root)) == 1
 
 
-def test_rehearsal_removes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rehearsal_removes_nothing(root: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = everything(root)
-    assert main(["cache", "remove", "ranker", "--dry-run"]) == 0
+    assert main(["cache", "remove", str(checkpoint), "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("would remove local--ranker--")
     assert out.endswith(" MB would be freed\n")
@@ -186,7 +208,7 @@ def test_rehearsal_removes_nothing(root: Path, capsys: pytest.CaptureFixture[str
 def test_model_that_is_being_exported_is_left_and_said(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (name,) = artifacts(root)
     with being_exported(root / name):
-        assert main(["cache", "remove", "ranker"]) == 1
+        assert main(["cache", "remove", name]) == 1
         assert capsys.readouterr().out.splitlines()[0].endswith(": it is being exported")
         assert prune_cache(root) == []
     assert artifacts(root) == [name]
@@ -195,7 +217,7 @@ def test_model_that_is_being_exported_is_left_and_said(root: Path, capsys: pytes
 def test_loaded_model_goes_on_when_its_artifact_is_removed(root: Path, checkpoint: Path) -> None:
     model = CrossEncoder(checkpoint, device="cpu")
     before = model.predict(PAIRS[:3])
-    remove_from_cache(root, ["ranker"])
+    remove_from_cache(root, [str(checkpoint)])
     assert (model.predict(PAIRS[:3]) == before).all()
 
 
@@ -315,6 +337,32 @@ def test_prune_puts_back_what_a_killed_export_had_moved_aside(root: Path) -> Non
     assert removal.reason == f"left by an export that was killed; {name}, which it had moved aside, is put back"
     assert artifacts(root) == [name]
     verify_artifact(root / name)
+
+
+def test_cache_is_looked_at_while_others_write_records_and_remove_models(root: Path, checkpoint: Path) -> None:
+    (name,) = artifacts(root)
+    done, failures = threading.Event(), list[BaseException]()
+
+    def write() -> None:
+        try:
+            while not done.is_set():
+                write_known(root / "folders" / "0123abcd.json", checkpoint, "key", {}, {})
+                copy = Path(shutil.copytree(root / name, root / "someone--brief"))
+                (copy / "crossrank.json").unlink()
+                shutil.rmtree(copy)
+        except BaseException as error:
+            failures.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(300):
+            assert {artifact.name for artifact in list_cache(root)} >= {name}
+            prune_cache(root, dry_run=True)
+    finally:
+        done.set()
+        writer.join()
+    assert failures == []
 
 
 def test_prune_beside_an_export_leaves_a_whole_artifact(checkpoint: Path, root: Path) -> None:
