@@ -135,7 +135,9 @@ def ensure_artifact(
     gpu = [Device("cuda")] if Device("cuda").provider in ort.get_available_providers() else []
     devices = [*gpu, Device("cpu")] if device is None else [device]
     order = partial(order_for_model, precision, devices)
-    order("auto")  # what nobody makes is refused before anything is read
+    # What nobody makes is refused before anything is read; but a repository of the hub may have it ready.
+    if Path(name_or_folder).is_dir():
+        order("auto")
     source = describe_source(name_or_folder, revision, _root(cache_folder))
     cached = _cached(source, cache_folder)
     advise = partial(advise_model, precision)
@@ -151,6 +153,8 @@ def ensure_artifact(
         graphs = find_graphs(source, devices, precision, local_files_only=local_files_only, token=token)
         if graphs is not None:
             return graphs
+    if present is None:
+        order("auto")
     if source.folder is not None:
         check_folder(source.folder)
     exporter = "auto" if present is None else present.exporter

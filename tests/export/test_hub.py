@@ -23,9 +23,10 @@ import pytest
 from huggingface_hub import constants, get_session
 from numpy.typing import NDArray
 
-from crossrank import CrossEncoder, ModelNotFoundError
+from crossrank import CrossEncoder, InputError, ModelNotFoundError
 from crossrank._artifact.manifest import read_manifest
-from crossrank.export import export_model
+from crossrank._machine.device import Device
+from crossrank.export import ensure_artifact, export_model
 from crossrank.export._architectures.registry import architectures
 from crossrank.export._read.source import describe_source, fetch_checkpoint
 from crossrank.models import find_model
@@ -102,6 +103,28 @@ def test_cached_model_is_exported_by_its_name_and_equals_transformers(
     assert (source.name, source.revision) == ("someone/tiny-ranker", COMMIT)
     ours = logits_of(CrossEncoder(artifact, device="cpu"))
     np.testing.assert_allclose(ours, transformers_logits(checkpoint, PAIRS), rtol=0, atol=TOLERANCE)
+
+
+def test_graph_that_nobody_makes_is_taken_from_a_repository_that_has_it(
+    tiny: Path, hub_cache: Path, tmp_path: Path
+) -> None:
+    """As from a folder of it: an int8 graph for a GPU."""
+    folder = Path(shutil.copytree(tiny, tmp_path / "repository"))
+    (folder / "model.safetensors").unlink()
+    (folder / "model_quantized.onnx").touch()
+    lay_out(hub_cache, "someone/graphs", {COMMIT: folder}, {"main": COMMIT})
+    lay_out(hub_cache, "someone/weights", {COMMIT: tiny}, {"main": COMMIT})
+
+    def find(name: str) -> Path:
+        return ensure_artifact(
+            *(name,), cache_folder=tmp_path / "cache", revision=None, local_files_only=True, token=None,
+            precision="int8", device=Device("cuda"),
+        )  # fmt: skip
+
+    assert find("someone/graphs") == hub_cache / "models--someone--graphs" / "snapshots" / COMMIT
+    for other in ("someone/weights", "cross-encoder/ms-marco-TinyBERT-L2", str(tiny)):
+        with pytest.raises(InputError, match="precision='int8' on cuda:0: the native exporter makes no such graph"):
+            find(other)
 
 
 def test_registered_model_is_taken_at_its_pinned_commit_by_any_of_its_names(
