@@ -41,8 +41,9 @@ test-all: $(STAMP)-test ## Run the tests marked slow too.
 test-hub: $(STAMP)-test ## Compare published models with their scores (downloads 11 GB): make test-hub OPTIONS='-k TinyBERT'
 	@$(BIN)/python -m pytest tests/export/test_hub.py -m hub $(OPTIONS)
 
-test-frameworks: $(STAMP)-frameworks ## Run the examples and uses in LangChain, LlamaIndex, Haystack and more (installs 800 MB).
-	@CROSSRANK_TEST_FRAMEWORKS=1 $(BIN)/python -m pytest tests/docs/test_examples.py tests/engine/test_consumers.py
+test-frameworks: $(STAMP)-frameworks ## Run the examples and uses in LangChain, LlamaIndex, Haystack, pandas, gevent and more (installs 1 GB).
+	@CROSSRANK_TEST_FRAMEWORKS=1 $(BIN)/python -m pytest tests/docs/test_examples.py tests/docs/test_gevent.py \
+		tests/engine/test_consumers.py tests/engine/test_drop_in.py
 
 bench-env: $(STAMP)-install ## Make the environments of the benchmarks' other engines, in .bench (takes minutes).
 	@$(BIN)/python -m benchmarks.engines.environments

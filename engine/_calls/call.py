@@ -57,7 +57,7 @@ class Call(Generic[T]):
         pairs: What is to be scored.
         finish: Makes the result of what was found.
         batch_size: Most pairs of a batch, or None.
-        show_progress_bar: Draw progress on standard error; None for on a terminal only.
+        show_progress_bar: Draw progress on standard error; None for no.
         windows: How long documents are cut, or None for truncation.
         deadline: When it is to be answered, or None.
     """

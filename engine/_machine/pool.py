@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeAlias, TypeVar
 
-from crossrank._interrupts import thrown_in
+from crossrank._interrupts import not_thrown_in
 
 from .guard import Guard
 from .process import PerProcess
@@ -49,11 +49,9 @@ class Pool:
         """As `submit`; None where no thread can be had."""
         try:
             return self.submit(job)
-        except RuntimeError as error:
+        except not_thrown_in(RuntimeError) as error:
             if error.__context__ is not None:  # thrown into the start of a thread, which then released what it had not
                 raise error.__context__ from None
-            if thrown_in(error):
-                raise
             return None
 
 

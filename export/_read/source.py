@@ -166,7 +166,7 @@ def find_graphs(
     local_files_only: bool,
     token: str | bool | None,
 ) -> Path | None:
-    """The folder of a model of the hub that needs no export, None of any other; see `_hub_graphs.find_graphs`.
+    """The folder of a model of the hub that needs no export, None of any other; see `hub_graphs.find_graphs`.
 
     Raises:
         MissingDependencyError: If huggingface-hub is not installed.

@@ -152,7 +152,9 @@ def test_base_model_that_was_retrained_beside_its_adapter_is_exported_anew(
 
     def logits_of(base: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         torch.save({name: torch.from_numpy(value) for name, value in base.items()}, checkpoint / "pytorch_model.bin")
-        return CrossEncoder(checkpoint, device="cpu", precision="fp32").predict(PAIRS, activation_fn="identity")
+        model = CrossEncoder(checkpoint, device="cpu", precision="fp32")
+        logits: NDArray[np.float32] = model.predict(PAIRS, activation_fn="identity")
+        return logits
 
     before = logits_of(tensors)
     retrained = tensors | {"classifier.bias": tensors["classifier.bias"] + np.float32(5)}

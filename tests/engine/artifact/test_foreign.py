@@ -150,6 +150,19 @@ def test_a_quantized_graph_scores_as_plain_onnxruntime_does(folder: Path) -> Non
         np.testing.assert_allclose(ours, logits[:, 0], atol=1e-4)
 
 
+def test_scores_of_a_graph_that_was_quantized_elsewhere_depend_on_the_batch(folder: Path) -> None:
+    """As docs/migrating.md says; those of an artifact do not (tests/engine/calls/test_properties.py)."""
+    quantize_dynamic(folder / MODEL, folder / "onnx" / "model_quantized.onnx")
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model_quantized.onnx")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+
+    def logits(pairs: list[tuple[str, str]]) -> Any:
+        return session.run(["logits"], dict(tokenizer(pairs, padding=True, return_tensors="np")))[0]
+
+    pairs = [("the sea", "the sea is calm"), ("a knife", "bread is cut with a knife")]
+    assert abs(logits(pairs)[0] - logits(pairs[:1])[0]).max() > 1e-4
+
+
 def test_a_graph_in_fp16_scores_within_its_rounding(
     checkpoint: Path, tmp_path: Path, expected: NDArray[np.float32]
 ) -> None:
