@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from crossrank._text.special_tokens import SpecialDefaults
+from .special_tokens import SpecialDefaults
 
 # Of the models, those that count positions from their padding id plus one.
 COUNT_FROM_PADDING = frozenset({

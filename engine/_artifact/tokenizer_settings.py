@@ -16,10 +16,10 @@ import numpy as np
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
-from crossrank._text.special_tokens import read_special_tokens
 from crossrank._text.tokenizer import PairTokenizer
 
 from .settings import ModelFolder
+from .special_tokens import read_special_tokens, require_ids
 from .tokenizer_class import (
     default_prefix_space,
     normalizer_settings,
@@ -168,13 +168,8 @@ def _obey_tokens(
         # Flags of a token that both know are taken from added_tokens_decoder alone.
         if found is None or ("added_tokens_decoder" in settings and token.content in stated.ids and found != token):
             new.append(token)
-    unknown = [token.content for token in new if tokenizer.token_to_id(token.content) is None]
+    unknown = {token.content for token in new if tokenizer.token_to_id(token.content) is None}
     tokenizer.add_tokens(new)
-    problems = [
-        f"the added token {token!r:.60} is to have id {stated.ids[token]}, and gets {given} after tokenizer.json"
-        for token in unknown
-        if (given := tokenizer.token_to_id(token)) != stated.ids.get(token, given)
-    ]
-    if problems:
-        raise CheckpointError(join_problems(str(folder), problems))
+    ids = {token: stated.ids[token] for token in stated.ids if token in unknown}
+    require_ids(tokenizer, ids, folder, "tokenizer.json")
     return [f"{token.content!r:.60} is an added token by its class or tokenizer_config.json" for token in new]

@@ -11,12 +11,13 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from crossrank._artifact.special_tokens import read_special_tokens
 from crossrank._artifact.tokenizer_class import ROBERTA_TOKENS
 from crossrank._errors import CheckpointError, UnsupportedModelError
 from crossrank._interrupts import not_thrown_in
 from crossrank._json import read_json_object, read_text
-from crossrank._text.special_tokens import add_special_tokens, read_special_tokens
 
+from .special_tokens import add_special_tokens
 from .wordpiece import conversion_command, kind_in_folder
 
 

@@ -14,11 +14,13 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from crossrank._artifact.special_tokens import read_special_tokens
 from crossrank._artifact.tokenizer_class import WORDPIECE_TOKENS, tokenizer_kind
 from crossrank._errors import CheckpointError, UnsupportedModelError, join_problems
 from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry, read_json_object, read_text
-from crossrank._text.special_tokens import add_special_tokens, read_special_tokens
+
+from .special_tokens import add_special_tokens
 
 
 def build_wordpiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:

@@ -99,44 +99,25 @@ def read_special_tokens(folder: Path, settings: Mapping[str, Any], defaults: Spe
     )
 
 
-def add_special_tokens(
-    tokenizer: Tokenizer, tokens: SpecialTokens, folder: Path, vocabulary: str
-) -> dict[str, tuple[str, int]]:
-    """Add them to a tokenizer that has the checkpoint's vocabulary.
+def require_ids(tokenizer: Tokenizer, ids: Mapping[str, int], folder: Path, file: str) -> None:
+    """Refuse added tokens that did not get the ids which the files give them, and which the model knows.
 
     Args:
-        tokenizer: Gets the tokens.
-        tokens: Of the checkpoint.
+        tokenizer: Has the tokens.
+        ids: The id that is stated for each of them, by its text.
         folder: The checkpoint, for messages.
-        vocabulary: Its vocabulary file, for messages.
-
-    Returns:
-        Text and id of each special token by its name.
+        file: What they were added to, for messages.
 
     Raises:
-        CheckpointError: If special tokens are in neither the vocabulary nor the added tokens, or an added token would
-            not get the id that the files give it (transformers 4 numbers it anew; the model knows the other one).
+        CheckpointError: Naming all of them (transformers 4 numbers them anew).
     """
-    missing = [
-        f"{token} ({name})"
-        for name, token in tokens.named.items()
-        if tokenizer.token_to_id(token) is None and token not in tokens.ids
-    ]
-    if missing:
-        raise CheckpointError(
-            f"{folder}: {vocabulary} does not hold {', '.join(missing)}; all of {', '.join(tokens.named.values())} are "
-            f"expected there, unless tokenizer_config.json or special_tokens_map.json gives them other names"
-        )
-    tokenizer.add_tokens(list(tokens.added))
-    ids = tokenizer.get_vocab(with_added_tokens=True)
     problems = [
-        f"the added token {token!r:.60} is to have id {stated}, and gets {ids[token]} after {vocabulary}"
-        for token, stated in tokens.ids.items()
-        if ids[token] != stated
+        f"the added token {token!r:.60} is to have id {stated}, and gets {given} after {file}"
+        for token, stated in ids.items()
+        if (given := tokenizer.token_to_id(token)) != stated
     ]
     if problems:
         raise CheckpointError(join_problems(str(folder), problems))
-    return {name: (token, ids[token]) for name, token in tokens.named.items()}
 
 
 def _merge_files(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
