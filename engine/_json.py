@@ -1,4 +1,7 @@
-"""Untrusted files: regular ones of bounded size, JSON into dataclasses, all the problems of a file at once."""
+"""Untrusted files: regular ones of bounded size, JSON into dataclasses, all the problems of a file at once.
+
+And files of our own, which are written whole or not at all.
+"""
 
 import errno
 import io
@@ -10,6 +13,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from uuid import uuid4
 
 T = TypeVar("T")
 
@@ -54,6 +58,21 @@ def read_file(path: Path) -> bytes:
     if len(content) != size:
         raise ValueError(f"{len(content)} bytes can be read of {size}")  # it is being written, or none on a disk
     return content
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file in the place of what is there, whole or not at all, and the folder that it lies in.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    work = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        work.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        work.replace(path)
+    finally:
+        work.unlink(missing_ok=True)
 
 
 def _regular_size(status: os.stat_result) -> int:

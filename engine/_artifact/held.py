@@ -20,6 +20,7 @@ from .manifest import MANIFEST_NAME, Manifest, holds
 # Linux opens files of a folder by the folder's handle. Elsewhere a folder has but its path, which is looked at twice.
 _HANDLES = Path("/proc/self/fd")
 
+# Device, inode, size, time and time of change of a file.
 Stamp = tuple[int, ...]
 
 
@@ -174,10 +175,11 @@ class ModelFile:
         return [stamp(root / name) for name in self._names]
 
 
-def stamp(path: Path) -> Stamp:
+def stamp(path: Path, *, follow: bool = True) -> Stamp:
     """What another file in the place of this one would not have, nor this one with another content.
 
-    No program sets the time of change; a new link to the file, or a new owner, does change it.
+    No program sets the time of change; a new link to the file, or a new owner, does change it. Of a link it is that of
+    what it leads to, but with ``follow`` false.
     """
-    found = path.stat()
+    found = path.stat(follow_symlinks=follow)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -198,6 +198,11 @@ def graph_files(manifest: Manifest, variant: Variant) -> list[str]:
     return [name for name in (variant.file, f"{variant.file}_data") if name in manifest.files]
 
 
+def all_graph_files(manifest: Manifest) -> set[str]:
+    """The files of all of an artifact's graphs, which the hub's cache may hold a part of."""
+    return {name for variant in manifest.variants for name in graph_files(manifest, variant)}
+
+
 def hash_file(path: Path) -> str:
     """The sha256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
@@ -279,7 +284,7 @@ def _value_problems(manifest: Manifest) -> list[str]:
 
 def _file_problems(folder: Path, manifest: Manifest) -> list[str]:
     problems = []
-    graphs = {name for variant in manifest.variants for name in graph_files(manifest, variant)}
+    graphs = all_graph_files(manifest)
     for name, record in manifest.files.items():
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:

@@ -16,6 +16,7 @@ from crossrank._interrupts import not_thrown_in
 from crossrank._json import read_json_object
 
 from .call import Calls
+from .compatibility import NO_PROMPTS
 from .run import Scorer
 
 _TENSORS = "there is no torch module here, an ONNX graph runs: use score, rank and predict"
@@ -24,7 +25,6 @@ _DEVICE = "pass device= to CrossEncoder"
 _PRECISION = "pass precision= to CrossEncoder"
 _NOTHING = "leave it out: a CrossEncoder only scores"
 _SAVING = "copy info().folder, or write it elsewhere with crossrank.export.export_model(NAME, FOLDER)"
-_NO_PROMPTS = "prompts are not put before texts here: write the prompt into the query"
 _NO_POOL = "leave it out, and pool= too: threads share one model, a process that gets a pickle of it opens its own"
 
 # Attributes of sentence-transformers and torch, and what to use here.
@@ -35,7 +35,7 @@ _INSTEAD: dict[str, str] = {
     **dict.fromkeys(("half", "float", "double", "bfloat16", "dtype"), _PRECISION),
     **dict.fromkeys(("eval", "train", "training", "compile", "requires_grad_"), _NOTHING),
     **dict.fromkeys(("save", "save_pretrained", "save_to_hub", "push_to_hub"), _SAVING),
-    **dict.fromkeys(("prompts", "default_prompt_name"), _NO_PROMPTS),
+    **dict.fromkeys(("prompts", "default_prompt_name"), NO_PROMPTS),
     **dict.fromkeys(("start_multi_process_pool", "stop_multi_process_pool"), _NO_POOL),
     **dict.fromkeys(("fit", "old_fit"), "train with sentence-transformers, and name the folder that it saves here"),
     "evaluate": "call the evaluator with the model: evaluator(model)",

@@ -167,7 +167,7 @@ def _one_label(value: Any, own: Own | None) -> bool:
 
 
 _ALIAS = Rule(_anything)
-_NO_PROMPTS = "prompts are not put before texts here: write the prompt into the query"
+NO_PROMPTS = "prompts are not put before texts here: write the prompt into the query"
 _FOR_TRANSFORMERS = Rule(_loads_the_same)  # what to do is `_instead_of`'s to say
 # What people pass on to transformers that changes no score and nothing else here: no remote code is run.
 _HOW_IT_LOADS = frozenset({"low_cpu_mem_usage", "trust_remote_code"})
@@ -185,16 +185,16 @@ MODEL: dict[str, Rule] = {
         _FOR_TRANSFORMERS,
     ),
     "config_args": _FOR_TRANSFORMERS,
-    "prompts": Rule(_no_text, _NO_PROMPTS),
-    "default_prompt_name": Rule(_empty, _NO_PROMPTS),
+    "prompts": Rule(_no_text, NO_PROMPTS),
+    "default_prompt_name": Rule(_empty, NO_PROMPTS),
     "model_card_data": Rule(_empty, "nothing here writes a model card; leave it out"),
     "modules": Rule(_empty, "a model is loaded by its name or folder: save the modules with sentence-transformers"),
     "keep_in_fp32_modules": Rule(_empty, "pass precision='fp32' for all of the model"),
 }
 _CALL: dict[str, Rule] = {
     "activation_fct": _ALIAS,
-    "prompt": Rule(_empty, _NO_PROMPTS),
-    "prompt_name": Rule(_empty, _NO_PROMPTS),
+    "prompt": Rule(_empty, NO_PROMPTS),
+    "prompt_name": Rule(_empty, NO_PROMPTS),
     "device": Rule(_own_device, "a model runs where it was loaded: make one with CrossEncoder(..., device=...)"),
     "pool": Rule(_empty, "threads share one model; a process that gets a pickle of the model opens its own"),
     **dict.fromkeys(("chunk_size", "num_workers"), Rule(_anything)),

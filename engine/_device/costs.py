@@ -1,7 +1,6 @@
 """Costs of batches on this machine: measured once for a graph, by a process with work enough, and kept on disk."""
 
 import hashlib
-import json
 import logging
 import math
 import os
@@ -13,7 +12,6 @@ from functools import cache
 from itertools import combinations
 from pathlib import Path
 from threading import RLock
-from uuid import uuid4
 
 import numpy as np
 
@@ -21,7 +19,7 @@ from crossrank._artifact.held import ModelFile
 from crossrank._artifact.locate import cache_root
 from crossrank._errors import CrossrankError, InputError, join_problems
 from crossrank._interrupts import not_thrown_in
-from crossrank._json import parse_dataclass, read_json_object
+from crossrank._json import parse_dataclass, read_json_object, write_json
 from crossrank._machine.cpu import processor_name, read_cpuinfo
 from crossrank._machine.device import Device
 from crossrank._machine.onnxruntime import ort
@@ -232,15 +230,8 @@ def load_costs(path: Path) -> Costs | None:
 
 def save_costs(path: Path, costs: Costs) -> None:
     """Keep costs at a place, whole or not at all; where nothing can be written, they are measured again next time."""
-    text = json.dumps({"format": _FORMAT, **asdict(costs)}, indent=2) + "\n"
-    work = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            work.write_text(text, encoding="utf-8")
-            work.replace(path)
-        finally:
-            work.unlink(missing_ok=True)
+        write_json(path, {"format": _FORMAT, **asdict(costs)})
     except not_thrown_in(OSError) as error:
         logger.debug("costs are not kept: %s", error)
 

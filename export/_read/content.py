@@ -16,12 +16,13 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
+from crossrank._artifact.held import Stamp, stamp
 from crossrank._artifact.settings import PYTORCH, SAFETENSORS, has_weights, transformer_folder
 from crossrank._errors import ModelError
 from crossrank._interrupts import not_thrown_in
+from crossrank._json import write_json
 
 WHOLE_BYTES = 256 * 1024 * 1024
 _BLOCK_BYTES = 4096
@@ -34,9 +35,6 @@ _HEADER_BYTES = 100 * 1024 * 1024  # safetensors' own limit
 _SUFFIXES = (".json", ".txt", ".model", ".jinja", ".safetensors", ".bin")
 # A file that changed less long ago may change again without its times showing it.
 _SETTLED_S = 2.0
-
-# Device, inode, size, time and time of change of a file.
-Stamp = tuple[int, ...]
 
 
 def stamp_files(folder: Path) -> dict[str, Stamp]:
@@ -58,7 +56,7 @@ def stamp_files(folder: Path) -> dict[str, Stamp]:
         stem = PYTORCH.removesuffix(".bin")
         for name, path in found.items():
             if not (unread and name.startswith(stem) and name.endswith(".bin")):
-                stamps[path.relative_to(folder).as_posix()] = _stamp(path)
+                stamps[path.relative_to(folder).as_posix()] = stamp(path, follow=path.exists())
     return dict(sorted(stamps.items()))
 
 
@@ -105,23 +103,14 @@ def write_known(record: Path, folder: Path, key: str, stamps: Mapping[str, Stamp
     """
     keep = stamps if settled(stamps, time.time()) else {}
     files = {name: [stamp, hashes[name]] for name, stamp in keep.items()}
-    partial = record.with_name(f".{record.name}-{os.getpid()}-{time.monotonic_ns()}")
     try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps({"folder": str(folder), "key": key, "files": files}), encoding="utf-8")
-        partial.replace(record)
+        write_json(record, {"folder": str(folder), "key": key, "files": files})
     except not_thrown_in(OSError):  # a cache that others filled, to be read only
-        with suppress(OSError):
-            partial.unlink()
+        return
 
 
 def _counts(path: Path) -> bool:
     return path.is_file() or (path.is_symlink() and not path.exists())  # a link that leads nowhere is refused then
-
-
-def _stamp(path: Path) -> Stamp:
-    status = path.stat() if path.exists() else path.lstat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _hash(path: Path, whole_bytes: int) -> str:

@@ -11,7 +11,15 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
 from crossrank._artifact.foreign import describe_variants, is_foreign
-from crossrank._artifact.manifest import MANIFEST_NAME, Manifest, Variant, choose_variant, graph_files, read_manifest
+from crossrank._artifact.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    Variant,
+    all_graph_files,
+    choose_variant,
+    graph_files,
+    read_manifest,
+)
 from crossrank._artifact.onnx_file import read_graph_files
 from crossrank._artifact.origin import make_graph
 from crossrank._artifact.settings import transformer_folder, weight_names
@@ -83,9 +91,7 @@ def _download(
     if PurePosixPath(MANIFEST_NAME) in files:
         folder = get(revision, [MANIFEST_NAME])
         manifest = read_manifest(folder, files=False)
-        graphs = {file for variant in manifest.variants for file in graph_files(manifest, variant)}
-        needed = _needed(folder, manifest, devices, precision)
-        get(folder.name, map(escape, [*(manifest.files.keys() - graphs), *needed]))
+        get(folder.name, map(escape, _needed(folder, manifest, devices, precision)))
         return folder
     if all(file.suffix != ".onnx" for file in files) or any(file.name in weight_names() for file in files):
         return None
@@ -113,15 +119,15 @@ def _cached(name: str, revision: str | None) -> Path | None:
 def _absent(folder: Path, devices: Sequence[Device], precision: str) -> list[str]:
     """The files of an artifact that are needed and not there."""
     manifest = read_manifest(folder, files=False)
-    graphs = {file for variant in manifest.variants for file in graph_files(manifest, variant)}
-    needed = [*(manifest.files.keys() - graphs), *_needed(folder, manifest, devices, precision)]
+    needed = _needed(folder, manifest, devices, precision)
     return sorted(file for file in needed if not (folder / file).exists())
 
 
 def _needed(folder: Path, manifest: Manifest, devices: Sequence[Device], precision: str) -> list[str]:
-    """The files of an artifact's graphs for these devices."""
+    """The files of an artifact, of its graphs those for these devices."""
     variants = _choose(manifest.variants, devices, precision, make_graph(folder))
-    return [file for variant in variants for file in graph_files(manifest, variant)]
+    graphs = [file for variant in variants for file in graph_files(manifest, variant)]
+    return [*(manifest.files.keys() - all_graph_files(manifest)), *graphs]
 
 
 def _choose(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crossrank._artifact.foreign import is_foreign
+from crossrank._artifact.held import Stamp
 from crossrank._artifact.locate import check_revision, folder_record, place_of
 from crossrank._artifact.manifest import MANIFEST_NAME
 from crossrank._artifact.origin import EMBEDDED_NAME
@@ -17,7 +18,7 @@ from crossrank._json import has_entry
 from crossrank._machine.device import Device
 from crossrank.models import RegisteredModel, find_model, nearest_names
 
-from .content import Stamp, hash_files, read_known, stamp_files, write_known
+from .content import hash_files, read_known, stamp_files, write_known
 
 _DOWNLOADING = "downloading a model needs: pip install 'crossrank[export]'"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from crossrank import CheckpointError, CrossEncoder, UnsupportedModelError
+from crossrank._artifact.held import Stamp
 from crossrank.export import export_model
-from crossrank.export._read.content import Stamp, hash_files, read_known, settled, stamp_files
+from crossrank.export._read.content import hash_files, read_known, settled, stamp_files
 from crossrank.export._read.source import describe_source
 from tests.support.checkpoint_files import read_tensors, write_tensors
 from tests.support.references import reference
