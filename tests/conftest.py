@@ -5,6 +5,7 @@ repository adds cases (`tests.support.large_data`).
 """
 
 import importlib.util
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ def pytest_configure() -> None:
     """Stop where the installed package is not this checkout's: it would fail less clearly later."""
     hypothesis.settings.register_profile("crossrank", deadline=None)  # the machines are noisy
     hypothesis.settings.load_profile("crossrank")
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a shell's job in the background, for its children too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     spec = importlib.util.find_spec("crossrank")
     if spec is None or not spec.submodule_search_locations:
         raise pytest.UsageError("not installed: crossrank; run make install")
