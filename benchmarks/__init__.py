@@ -1,4 +1,4 @@
-"""What crossrank is measured with, beside others; ``python -m benchmarks``."""
+"""Benchmarks of crossrank beside other engines; ``python -m benchmarks``."""
 
 from pathlib import Path
 

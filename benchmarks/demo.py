@@ -1,4 +1,4 @@
-"""``make demo``: rank a few passages for a query with the embedded model or another one, readably."""
+"""The program of ``make demo``: ranks a few passages for a query with the embedded model or another one, readably."""
 
 import argparse
 import sys

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
 from ._artifact.activation import Activation, resolve_activation
+from ._artifact.choice import check_precision
 from ._artifact.locate import lasting_name, locate_model
-from ._artifact.manifest import check_precision
 from ._artifact.origin import EMBEDDED_MODEL
 from ._artifact.tokenizer_file import TokenizerFile
 from ._calls.attributes import ModelAttributes, ModelCardData, load_again

@@ -1,4 +1,4 @@
-"""Untrusted files: regular ones of bounded size, JSON into dataclasses, all the problems of a file at once.
+"""Untrusted files: regular ones of bounded size read whole, JSON into dataclasses, all the problems of a file at once.
 
 And files of our own, which are written whole or not at all.
 """

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from crossrank._artifact.manifest import PRECISIONS, VARIANTS, graph_order
+from crossrank._artifact.choice import graph_order
+from crossrank._artifact.manifest import PRECISIONS, VARIANTS
 from crossrank._errors import InputError
 from crossrank._machine.device import Device
 

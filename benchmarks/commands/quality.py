@@ -1,4 +1,4 @@
-"""How well artifacts rank judged queries, beside the first stage and other systems' runs, and what differs by luck."""
+"""``quality``: artifacts rank judged queries, beside other systems' runs, and what differs by luck."""
 
 import argparse
 import csv

@@ -1,1 +1,1 @@
-"""Who is measured: each engine in a process and an environment of its own."""
+"""The engines that are measured, each in a process and an environment of its own."""

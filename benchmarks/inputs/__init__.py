@@ -1,1 +1,1 @@
-"""What is measured on: models, texts, judged queries."""
+"""Inputs of measurements: models, texts, judged queries."""

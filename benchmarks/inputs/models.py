@@ -1,4 +1,4 @@
-"""What is measured, by short names: the nine shapes that crossrank must serve first, and a real checkpoint."""
+"""Models to measure, by short names: the nine shapes that crossrank must serve first, and a real checkpoint."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What is scored: calls of one query with its documents, cut into a warm-up and rounds that share no text.
+"""Workloads: calls of one query with its documents, cut into a warm-up and rounds that share no text.
 
 An engine may remember what it has seen, so a text that returns would measure its memory. Where the data is too small
 for that, texts return, and the workload says so.

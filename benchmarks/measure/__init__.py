@@ -1,1 +1,1 @@
-"""How it is measured: turns, rankings, cascades, load, and a GPU."""
+"""Measurements: turns, rankings, cascades, load, and a GPU."""

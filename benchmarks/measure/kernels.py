@@ -1,4 +1,4 @@
-"""Which attention kernel each node of a graph takes, as onnxruntime prints it.
+"""The attention kernel of each node of a graph, as onnxruntime prints it.
 
 With ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO=1 its CUDA provider prints a line for each run of a node, in colour, on the
 C++ standard output: AttentionKernelDebugInfo::Print in

@@ -1,4 +1,4 @@
-"""How much a machine can compute at most, and how much a model asks for."""
+"""Peaks: how much a machine can compute at most, and how much a model asks for."""
 
 import time
 

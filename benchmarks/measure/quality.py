@@ -1,4 +1,4 @@
-"""What scores are worth: measures of rankings, by ir-measures, what differs by luck, and how near to a reference."""
+"""Measures of rankings, by ir-measures, the luck in their differences, and the distance to a reference."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the times and scores of a run say of each engine; pure."""
+"""The summary of a run's times and scores for each engine; pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

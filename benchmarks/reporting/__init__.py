@@ -1,1 +1,1 @@
-"""What is said of it: results as JSON, goals, tables and plots."""
+"""Reports of measurements: results as JSON, goals, tables and plots."""

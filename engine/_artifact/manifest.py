@@ -1,4 +1,4 @@
-"""crossrank.json: what an artifact folder holds, where it came from, and how exact it is.
+"""The manifest, crossrank.json, read and written: what an artifact holds, where it came from, and how exact it is.
 
 An artifact is a folder that other tools read too: ``config.json``, ``tokenizer.json`` and
 ``onnx/model*.onnx``, plus this manifest and ``proof.json`` with the texts and reference logits that
@@ -8,14 +8,12 @@ its figures were taken on. Paths in a manifest stay inside the folder.
 import hashlib
 import json
 import stat
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from crossrank._errors import ArtifactError, InputError, join_problems
 from crossrank._interrupts import not_thrown_in
 from crossrank._json import parse_dataclass, read_json_object
-from crossrank._machine.device import Device
 from crossrank._numbers import whole_number
 
 from .activation import ACTIVATIONS
@@ -310,62 +308,3 @@ def _size(path: Path) -> int | None:
     except not_thrown_in(OSError, ValueError):  # ValueError: of characters that no file's name has
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def check_precision(precision: str) -> None:
-    """Raise `InputError` unless ``precision`` is "auto" or one that an artifact can have."""
-    if precision not in ("auto", *PRECISIONS):
-        raise InputError(f"precision={precision!r}: one of auto, {', '.join(PRECISIONS)}")
-
-
-def graph_order(device: Device, precision: str) -> list[tuple[str, str]]:
-    """The graphs, variant and precision, that suit a device and a precision, the best first.
-
-    "auto" is fp32 on a CPU (int8 where there is nothing else) and fp16 on a GPU (fp32 where there is nothing else).
-
-    Raises:
-        InputError: If the precision is unknown.
-
-    >>> graph_order(Device("cuda"), "auto")
-    [('cuda', 'fp16'), ('portable', 'fp16'), ('cuda', 'fp32'), ('portable', 'fp32')]
-    """
-    check_precision(precision)
-    order = ("fp32", "int8", "fp16") if device.kind == "cpu" else ("fp16", "fp32")
-    wanted = order if precision == "auto" else (precision,)
-    return [(kind, candidate) for candidate in wanted for kind in (device.kind, "portable")]
-
-
-def choose_variant(
-    variants: Sequence[Variant],
-    device: Device,
-    precision: str,
-    refused: Sequence[Refusal] = (),
-    *,
-    make: str | None = None,
-) -> Variant:
-    """The graph that suits a device and a precision best, by `graph_order`.
-
-    Args:
-        variants: What there is.
-        device: Where it is to run.
-        precision: "auto" or one of `PRECISIONS`.
-        refused: What was made and not kept, for the message.
-        make: How to have another graph, for the message, as `make_graph` says it; None where that cannot be.
-
-    Raises:
-        InputError: If the precision is unknown.
-        ArtifactError: If the artifact holds no such graph.
-    """
-    order = graph_order(device, precision)
-    held = {variant.target: variant for variant in reversed(variants)}
-    for target in order:
-        if target in held:
-            return held[target]
-    have = f"{', '.join(variant.name for variant in variants)}{' alone' if len(variants) == 1 else ''}"
-    known = [str(refusal) for refusal in refused if refusal.target in order]
-    why = f" ({'; '.join(known)}: refused when the model was exported)" if known else ""
-    advice = ["take that" if len(variants) == 1 else "take one of these", *([make] if make else [])]
-    raise ArtifactError(
-        f"no graph for device {device} with precision {precision!r}{why}: there is {have}; {', '.join(advice)}, or "
-        f"name the ONNX file itself"
-    )

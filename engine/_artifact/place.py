@@ -1,4 +1,4 @@
-"""The place of an artifact: its lock, the folder in the making beside it, and what a killed export left there."""
+"""An artifact in the making: its lock, the folder beside its place, and what a killed export left there."""
 
 import errno
 import os

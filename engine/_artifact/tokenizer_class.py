@@ -1,4 +1,4 @@
-"""What transformers' classes do with a model and its tokenizer, by name alone, since transformers is not needed here.
+"""Facts of transformers' classes, by name alone: segments, padding, special tokens.
 
 The same class name does not do the same in transformers 4 and 5. What counts is the version that wrote the tokenizer's
 files, since a model learned from what they gave there: 5 leaves its marks in tokenizer_config.json, everything else is

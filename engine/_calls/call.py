@@ -1,4 +1,4 @@
-"""A call: what it wants computed, and what it makes of the logits, whoever computes those."""
+"""The calls of a model: their options, checked, what is to be computed, and what is made of the logits."""
 
 import inspect
 import logging

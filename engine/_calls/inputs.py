@@ -1,4 +1,4 @@
-"""What callers pass as documents and pairs: lists, tables and arrays, one by one or as a whole. Bad input is named."""
+"""Readers of what callers pass as documents and pairs: lists, tables and arrays. Bad input is named."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence, Set

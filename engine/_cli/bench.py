@@ -16,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from crossrank._artifact.manifest import PRECISIONS, graph_order
+from crossrank._artifact.choice import graph_order
+from crossrank._artifact.manifest import PRECISIONS
 from crossrank._cross_encoder import CrossEncoder
 from crossrank._errors import ArtifactError, CrossrankError, InputError
 from crossrank._info import ModelInfo

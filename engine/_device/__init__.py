@@ -1,1 +1,1 @@
-"""One graph on one device: batches in, logits out."""
+"""Graphs on devices: batches in, logits out."""

@@ -1,4 +1,4 @@
-"""Batches: pairs of one length, or of similar ones and padded, cut by a budget of tokens. Pure functions."""
+"""Plans of batches: pairs of one length, or of similar ones and padded, cut by a budget of tokens. Pure functions."""
 
 from bisect import bisect_right
 from operator import itemgetter

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crossrank._artifact.choice import choose_variant
 from crossrank._artifact.foreign import ForeignModel, files_beside, read_foreign, settings_folder
 from crossrank._artifact.held import HeldFolder, ModelFile, hold
 from crossrank._artifact.links import read_snapshot
@@ -18,7 +19,6 @@ from crossrank._artifact.manifest import (
     Manifest,
     Source,
     Variant,
-    choose_variant,
     graph_files,
     read_manifest,
 )

@@ -1,4 +1,4 @@
-"""Out of memory on a GPU: the batch is halved once, and then there is a clear word."""
+"""Out of memory on a GPU: which errors say so, and the batch that is run in halves, or refused with a DeviceError."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""One graph on one device. The only module that talks to onnxruntime's sessions."""
+"""Sessions of onnxruntime: how every graph is opened, and the plain one, which runs a batch at a time."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""How busy others keep the cores that this process may use, while it measures something."""
+"""The share of the cores that others keep busy while something is measured."""
 
 import os
 import time

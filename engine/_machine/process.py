@@ -1,4 +1,4 @@
-"""What each process has one of its own of, since threads and held locks do not survive a fork."""
+"""Things of which each process has one of its own, since threads and held locks do not survive a fork."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""Whose failure the exception of a batch is, of the chunks that have pairs in it."""
+"""The chunks that a failed batch's exception belongs to."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,6 +1,8 @@
-"""The queue of chunks that wait or run: a pure state machine, without threads, clocks and tokenizers.
+"""The queue of chunks that wait or run, and the size of each batch cut from it: a pure state machine without threads.
 
 Order: `FairOrder` says whose turn it is.
+
+Size: a lane's share of what is open, up to the backend's budget; `Backend.plan` only orders a chunk's pairs before.
 
 Joining: a batch holds pairs of one length. Places that its own chunk leaves free go to other chunks' pairs of that
 length, unless those chunks are so much larger that the small one would run at their speed.

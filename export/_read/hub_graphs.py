@@ -10,16 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
+from crossrank._artifact.choice import choose_variant
 from crossrank._artifact.foreign import describe_variants, is_foreign
-from crossrank._artifact.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    Variant,
-    all_graph_files,
-    choose_variant,
-    graph_files,
-    read_manifest,
-)
+from crossrank._artifact.manifest import MANIFEST_NAME, Manifest, Variant, all_graph_files, graph_files, read_manifest
 from crossrank._artifact.onnx_file import read_graph_files
 from crossrank._artifact.origin import make_graph
 from crossrank._artifact.settings import transformer_folder, weight_names

@@ -1,4 +1,4 @@
-"""What adapters share: which figure of a model's output is a document's score, batches, and who says so."""
+"""Code that adapters share: the figure of a model's output that is a document's score, batches, versions."""
 
 import json
 from collections.abc import Callable, Sequence

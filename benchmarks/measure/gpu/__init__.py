@@ -1,1 +1,1 @@
-"""What is measured on a GPU: contenders and the parts of a run."""
+"""Measurements on a GPU: contenders and the parts of a run."""

@@ -1,4 +1,4 @@
-"""What is scored on a GPU, as texts, as tokens and joined; and who scores it, timed in turns.
+"""Contenders on a GPU, given texts, tokens or joined pairs, timed in turns.
 
 A call that is timed begins with what its form says and ends with logits in the host's memory, so that whatever a
 device still has to do is waited for. Every call gets other pairs.

@@ -1,4 +1,4 @@
-"""What others run on a GPU, as contenders: sentence-transformers, transformers without padding, onnxruntime fused.
+"""Contenders on a GPU of others: sentence-transformers, transformers without padding, onnxruntime fused.
 
 All of them start from the same checkpoint. torch and transformers are imported here alone; where they are absent, the
 peers are named as unavailable.

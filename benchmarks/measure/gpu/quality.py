@@ -1,4 +1,4 @@
-"""What float16 on a GPU does to the ranking of judged queries, through crossrank's public calls alone."""
+"""The loss of float16 on a GPU in the ranking of judged queries, through crossrank's public calls alone."""
 
 import tempfile
 from dataclasses import asdict

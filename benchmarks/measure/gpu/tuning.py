@@ -1,4 +1,4 @@
-"""What other settings than crossrank's own give: figures to set `GPU_SETTINGS` and the session's options by."""
+"""Figures of other settings than crossrank's own, to set `GPU_SETTINGS` and the session's options by."""
 
 import tempfile
 from collections.abc import Mapping

@@ -15,7 +15,8 @@ import onnxruntime
 import pytest
 
 from crossrank import ArtifactError, CrossEncoder, DeviceError, InputError, ModelNotFoundError
-from crossrank._artifact.manifest import Variant, choose_variant
+from crossrank._artifact.choice import choose_variant
+from crossrank._artifact.manifest import Variant
 from crossrank._machine.device import Device, parse_device
 from crossrank._progress import Progress
 from tests.support.artifacts import edit_manifest, make_artifact

@@ -23,8 +23,9 @@ import onnxruntime
 import pytest
 
 from crossrank import ArtifactError, CrossEncoder, DeviceError, InputError, ProofError
+from crossrank._artifact.choice import choose_variant
 from crossrank._artifact.held import ModelFile
-from crossrank._artifact.manifest import Variant, choose_variant, read_manifest
+from crossrank._artifact.manifest import Variant, read_manifest
 from crossrank._artifact.onnx_file import read_graph_files
 from crossrank._device.open import OpenModel
 from crossrank._device.session import open_graph
