@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ._artifact.origin import EMBEDDED_MODEL
-from ._calls.attributes import KnownAttributes, load_again
+from ._attributes import KnownAttributes, load_again
 from ._calls.call import Call, Calls, present
 from ._calls.deadline import Deadline
 from ._calls.run import Run

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypeAlias, TypedDict
 
+from ._attributes import KnownAttributes
 from ._calls.answers import check_top_k, kept_texts
-from ._calls.attributes import KnownAttributes
 from ._calls.call import one_query
 from ._cross_encoder import CrossEncoder
 from ._errors import InputError

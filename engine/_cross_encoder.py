@@ -11,7 +11,7 @@ from ._artifact.choice import check_precision
 from ._artifact.locate import lasting_name, locate_model
 from ._artifact.origin import EMBEDDED_MODEL
 from ._artifact.tokenizer_file import TokenizerFile
-from ._calls.attributes import ModelAttributes, ModelCardData, load_again
+from ._attributes import ModelAttributes, ModelCardData, load_again
 from ._calls.call import Call, Calls, PairInputs, present
 from ._calls.compatibility import (
     MODEL,

@@ -24,7 +24,7 @@ LAYERS = (
     {"_cli", *FRONT_ENDS},
     {"_async_cross_encoder", "_cascade", "_proof"},
     {"_cross_encoder"},
-    {"_info"},
+    {"_attributes", "_info"},
     {"_calls"},
     {"_schedule"},
     {"_device"},

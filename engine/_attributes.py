@@ -8,16 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from crossrank._artifact.activation import Activation
-from crossrank._artifact.tokenizer_file import TokenizerFile
-from crossrank._device.open import OpenModel
-from crossrank._errors import ArtifactError
-from crossrank._interrupts import not_thrown_in
-from crossrank._json import read_json_object
-
-from .call import Calls
-from .compatibility import NO_PROMPTS
-from .run import Scorer
+from ._artifact.activation import Activation
+from ._artifact.tokenizer_file import TokenizerFile
+from ._calls.call import Calls
+from ._calls.compatibility import NO_PROMPTS
+from ._calls.run import Scorer
+from ._device.open import OpenModel
+from ._errors import ArtifactError
+from ._interrupts import not_thrown_in
+from ._json import read_json_object
 
 _TENSORS = "there is no torch module here, an ONNX graph runs: use score, rank and predict"
 _TOKENIZER = "encode() tokenizes documents ahead; the tokenizer's file is tokenizer.json in info().folder"
