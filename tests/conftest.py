@@ -1,7 +1,7 @@
 """What every test may use: trained models, texts to rank with them, and a cache of its own.
 
 The trained model is the embedded one, which needs nothing beside the checkout. Test data that is no part of the
-repository adds cases (`tests.support.large_data`).
+repository adds cases (`tests.support.large_data`), a GPU or what poses as one runs others (`tests.support.rig`).
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests.support import large_data
+from tests.support import large_data, rig
 
 if TYPE_CHECKING:
     from tests.support.trained_models import Trained
@@ -43,10 +43,21 @@ def pytest_configure() -> None:
         raise pytest.UsageError(f"not installed: {', '.join(missing)}; run make install")
 
 
-def pytest_report_header() -> str:
-    """Whether the test data adds its cases."""
+def pytest_report_header() -> list[str]:
+    """Whether the test data adds its cases, and whether the GPU is none."""
     there = "" if large_data.FOLDER.is_dir() else " is absent, its cases are left out: set CROSSRANK_TEST_DATA"
-    return f"test data: {large_data.FOLDER}{there}"
+    return [f"test data: {large_data.FOLDER}{there}", *([f"GPU: {rig.describe()}"] if rig.EMULATED else [])]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU that is not there."""
+    if reason := rig.why_skipped(item):
+        pytest.skip(reason)
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Never count as passed on a GPU what ran on an emulation."""
+    return rig.status(report)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-FOLDER = Path(os.environ.get("CROSSRANK_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared").resolve()
+FOLDER = Path(os.environ.get("CROSSRANK_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared").resolve()
 
 MINILM = "models/ms-marco-MiniLM-L12-v2"
 MULTILINGUAL_BERT = "tokenizers/bert-base-multilingual-cased"
