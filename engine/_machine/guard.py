@@ -3,7 +3,7 @@
 Python runs signal handlers in the main thread between two instructions, and what they raise (a worker's time limit,
 Ctrl-C) lands there: also between taking a lock and the ``with`` that would release it, in Python 3.14 in as plain a
 ``with lock:`` as there is. So here the lock itself knows who holds it, and whoever leaves by an exception asks it.
-What was half done inside is for its users to mend: see `RequestQueue.torn`.
+What was half done inside is for its users to mend: see `ChunkQueue.torn`.
 """
 
 from collections.abc import Callable, Generator

@@ -7,5 +7,8 @@ from crossrank._schedule.scheduler import Scheduler
 from crossrank._text.tokenizer import PairTokenizer
 
 
-def scorer_of(tokenizer: PairTokenizer, backend: Backend, max_length: int, labels: int) -> Scorer:
-    return Scorer(tokenizer, backend, max_length, labels, Schedulers(lambda: Scheduler(backend)))
+def scorer_of(
+    tokenizer: PairTokenizer, backend: Backend, max_length: int, labels: int, *, max_queue_tokens: int | None = None
+) -> Scorer:
+    schedulers = Schedulers(lambda: Scheduler(backend, max_queue_tokens=max_queue_tokens))
+    return Scorer(tokenizer, backend, max_length, labels, schedulers)
