@@ -10,20 +10,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossrank._artifact.manifest import Inputs
 from crossrank._device.inputs import packed_positions
-from crossrank._interrupts import not_thrown_in
+from crossrank._errors import DeviceError
+from crossrank._interrupts import not_thrown_in, raised_by
 from crossrank._machine.guard import Guard
 from crossrank._machine.onnxruntime import ort
 from crossrank._text.pairs import PackedPairs
 from crossrank._text.tokens import gather_index
 
 from .batches import PackedShape
+
+T = TypeVar("T")
 
 _SMALLEST = 4096  # entries
 
@@ -93,7 +96,7 @@ class BufferPool:
             free = self._free.setdefault(size, [])
             return free.pop() if free else Slab(size, self._device, self._index)
 
-        return self._guard.hold(take)
+        return self._hold(take)
 
     def give_back(self, slab: Slab) -> None:
         """Hand in a slab that is no longer used."""
@@ -101,15 +104,28 @@ class BufferPool:
 
     def upload(self, slab: Slab) -> None:
         """Copy a slab's host side to the device."""
-        self._guard.hold(partial(slab.upload, slab.host))
+        self._hold(partial(slab.upload, slab.host))
 
     def rows(self, rows: int, width: int) -> Rows:
         """New rows, float32 [rows, width]."""
-        return self._guard.hold(partial(Rows, rows, width, self._device, self._index))
+        return self._hold(partial(Rows, rows, width, self._device, self._index))
 
     def fetch(self, rows: Rows) -> NDArray[np.float32]:
         """A copy of rows."""
-        return self._guard.hold(rows.fetch)
+        return self._hold(rows.fetch)
+
+    def _hold(self, step: Callable[[], T]) -> T:
+        """Do something on the device while no other thread does.
+
+        Raises:
+            DeviceError: If it fails there, for want of memory too.
+        """
+        try:
+            return self._guard.hold(step)
+        except Exception as error:  # the binding's exceptions share no base of their own
+            if not raised_by("onnxruntime", error):
+                raise
+            raise DeviceError(f"device {self._device}:{self._index}: inputs and outputs: {error}") from error
 
     @contextmanager
     def still(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ For who builds on this:
   needs another one of these.
 """
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -41,7 +42,7 @@ from crossrank._machine.pool import Pool
 from crossrank._text.pairs import PackedPairs
 
 from .batches import PackedShape, choose_bucket, fill_up, make_buckets, plan_packed_batches, sample_of, shape_of
-from .buffers import BufferPool, Rows, aligned, lay_out, pack
+from .buffers import BufferPool, Rows, Section, Slab, aligned, lay_out, pack
 from .graph import Bucket, DeviceGraph, OpenGraph
 
 logger = logging.getLogger(__name__)
@@ -113,9 +114,10 @@ class PackedSession:
         self._thread, guard = _device_thread(device, self._process)
         self._pool = BufferPool(device.kind, device.index, guard)
         self._open = partial(DeviceGraph, self._file, inputs, device, threads, self._pool, open_graph=open_graph)
-        self._graph = self._open()
+        opened = self._open()
+        self._graph: DeviceGraph | None = opened
         self._capturing = device.kind == "cuda" if capture is None else capture
-        self.provider, self.labels, self.input_names = self._graph.provider, self._graph.labels, self._graph.input_names
+        self.provider, self.labels, self.input_names = opened.provider, opened.labels, opened.input_names
         self._buckets: dict[PackedShape, Bucket] = {}
         # Those that are not done are what is in flight: no count of them that an exception could leave wrong.
         self._submitted: list[Future[Floats | None]] = []
@@ -161,10 +163,10 @@ class PackedSession:
             buckets = self._buckets
             chosen = choose_bucket(shape_of(batch.lengths), list(buckets))
             self._wait_for_room()
-            if chosen is not None:
+            if chosen is not None and chosen in buckets:
                 future = self._submit_to_bucket(batch, buckets[chosen])
             else:
-                rows = rows or self._pool.rows(starts[-1], self.labels)
+                rows = rows or self._rows(starts[-1])
                 future = self._submit_packed(batch, rows, start)
             self._submitted.append(future)
             waiting.append(future)
@@ -184,6 +186,15 @@ class PackedSession:
 
     def worked(self, seconds: float) -> None:
         """There is nothing to learn."""
+
+    def _rows(self, count: int) -> Rows | None:
+        """Rows for the logits of a call, or None where the device has no memory for them: batches get their own."""
+        try:
+            return self._pool.rows(count, self.labels)
+        except CrossrankError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
 
     def warm_up(self) -> None:
         """Pay ahead what first calls would: open the graph for capturing, capture each bucket, run a largest batch.
@@ -207,20 +218,20 @@ class PackedSession:
                 return
             wait(list(self._submitted), return_when=FIRST_COMPLETED)
 
-    def _submit_packed(self, batch: PackedPairs, rows: Rows, start: int) -> "Future[Floats | None]":
+    def _submit_packed(self, batch: PackedPairs, rows: Rows | None, start: int) -> "Future[Floats | None]":
+        """Have a batch run; its logits go to the call's rows, or come back where there was no memory for these."""
         shape = shape_of(batch.lengths)
         sections, size = lay_out(self.input_names, shape)
-        slab = self._pool.take(size)
         try:
-            pack(batch, shape.longest, self._inputs, sections, slab.host)
-            self._pool.upload(slab)
-        except BaseException:
-            self._pool.give_back(slab)
-            raise
+            slab = self._packed(batch, shape.longest, sections, size, upload=True)
+        except CrossrankError as error:
+            return self._thread.submit(partial(self._run_smaller, batch, error))
 
         def job() -> Floats | None:
             try:
-                self._graph.run_packed(slab, sections, rows, start, shape.pairs)
+                if rows is None:
+                    return self._here().run_alone(batch)
+                self._here().run_packed(slab, sections, rows, start, shape.pairs)
             except CrossrankError as error:
                 return self._run_smaller(batch, error)
             finally:
@@ -232,12 +243,14 @@ class PackedSession:
     def _submit_to_bucket(self, batch: PackedPairs, bucket: Bucket) -> "Future[Floats | None]":
         # Packed here, so that it overlaps; copied there, since a bucket has one place on the device.
         filled = fill_up(batch, bucket.shape, self._inputs.pad_id)
-        slab = self._pool.take(bucket.size)
-        pack(filled, bucket.shape.longest, self._inputs, bucket.sections, slab.host)
+        slab = self._packed(filled, bucket.shape.longest, bucket.sections, bucket.size, upload=False)
 
         def job() -> Floats | None:
             try:
-                return self._graph.run_bucket(bucket, slab.host[: bucket.size])[: len(batch.lengths)]
+                graph = self._here()
+                if self._buckets.get(bucket.shape) is not bucket:  # of a graph that is gone
+                    return graph.run_alone(batch)
+                return graph.run_bucket(bucket, slab.host[: bucket.size])[: len(batch.lengths)]
             except CrossrankError as error:
                 return self._run_smaller(batch, error)
             finally:
@@ -245,15 +258,31 @@ class PackedSession:
 
         return self._thread.submit(job)
 
+    def _packed(
+        self, batch: PackedPairs, longest: int, sections: Sequence[Section], size: int, *, upload: bool
+    ) -> Slab:
+        """A slab with a batch in it, given back by who takes it."""
+        slab = self._pool.take(size)
+        try:
+            pack(batch, longest, self._inputs, sections, slab.host)
+            if upload:
+                self._pool.upload(slab)
+        except BaseException:
+            self._pool.give_back(slab)
+            raise
+        return slab
+
     # What follows runs on the session's own thread.
 
     def _run_smaller(self, batch: PackedPairs, error: CrossrankError) -> Floats:
         if not is_out_of_memory(error):
             raise error
-        # So that the next calls need not fail first.
-        fewer = max(1, min(self.max_tokens, len(batch.ids)) // 2)
-        self.settings = replace(self.settings, max_tokens=fewer)
-        return run_halved(self._graph.run_alone, batch, error, str(self.device))
+        # So that the next calls need not fail first. Batches that were planned with this one will: no reason to halve
+        # the budget again.
+        fewer = max(1, len(batch.ids) // 2)
+        if fewer < self.max_tokens:
+            self.settings = replace(self.settings, max_tokens=fewer)
+        return run_halved(self._here().run_alone, batch, error, str(self.device))
 
     def _make_buckets(self) -> None:
         shapes = make_buckets(self.settings.bucket_tokens, self._inputs.max_length)
@@ -263,11 +292,11 @@ class PackedSession:
         try:
             if self._capturing:
                 self._reopen(capture=True)
-                # First what takes most memory: onnxruntime below 1.27 frees a buffer of its own when a larger batch
-                # comes (GetConstOnes of its Gemm), and graphs captured before would read what was freed.
-                self._graph.run_alone(self._largest())
+                # First what no batch has more tokens than: onnxruntime up to 1.30 frees a buffer of its own when more
+                # come (GetConstOnes of its Gemm), and graphs captured before would read what was freed.
+                self._here().run_alone(self._largest())
             with self._pool.still():
-                made = [self._graph.capture(shape, 1 + i) for i, shape in enumerate(shapes)]
+                made = [self._here().capture(shape, 1 + i) for i, shape in enumerate(shapes)]
             self._buckets = dict(zip(shapes, made, strict=True))
         except not_thrown_in(Exception) as error:  # whatever it is, all shapes run without
             failed = str(error)
@@ -277,14 +306,25 @@ class PackedSession:
 
     def _reopen(self, *, capture: bool) -> None:
         self._file.check()  # while there is still a graph
-        self.__dict__.pop("_graph", None)  # first, since the device may not hold two; absent where opening failed
+        self._buckets, self._graph = {}, None  # first, since the device may not hold two
+        gc.collect()  # tracebacks of errors keep what they passed, in cycles
         self._graph = self._open(capture=capture)
 
+    def _here(self) -> DeviceGraph:
+        """The graph; opened now where that has failed before.
+
+        Raises:
+            DeviceError: If it fails again.
+        """
+        if self._graph is None:
+            self._reopen(capture=False)
+        assert self._graph is not None, "it was opened"
+        return self._graph
+
     def _largest(self) -> PackedPairs:
-        """A batch of no meaning that takes as much memory as any."""
-        length = min(self._inputs.max_length, self.max_tokens)
-        pairs = max(1, self.max_tokens // length)
-        return sample_of(PackedShape(pairs * length, pairs, length))
+        """A batch of no meaning with as many tokens as any may have, in the longest pairs."""
+        length, tokens = self._inputs.max_length, max(self.max_tokens, self._inputs.max_length)
+        return sample_of(PackedShape(tokens, -(-tokens // length), length))
 
 
 @cache

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import crossrank._device.cuda.session
 from crossrank import ArtifactError, CrossEncoder, DeviceError
 from crossrank._calls.run import Scorer
+from crossrank._device.cuda import buffers
 from crossrank._device.cuda.session import CPU_SETTINGS, PackedSession, _device_thread
 from crossrank._device.gpu_options import NO_CAPTURE, provider_options, run_entries, session_entries
 from crossrank._device.open import load_graph
@@ -88,6 +90,7 @@ def test_buckets_are_used_once_they_are_warm_and_give_the_scores_of_a_plain_run(
     scorer.backend.warm_up()
     ran: list[Any] = []
     graph = session._graph
+    assert graph is not None
     run_bucket = graph.run_bucket
     graph.run_bucket = lambda bucket, values: ran.append(bucket.shape) or run_bucket(bucket, values)  # type: ignore[method-assign, func-returns-value]
     np.testing.assert_allclose(score(scorer, 3), before, atol=1e-6)
@@ -271,6 +274,120 @@ def test_where_a_half_does_not_fit_either_the_error_says_what_to_do(make_twin: M
     assert len(memory.failed) == (2 if pairs > 1 else 1)
     memory._most = 1000  # the session lives on
     assert session.run(joined(checkpoint, pairs)).shape == (pairs, 1)
+
+
+def test_batches_that_were_planned_together_halve_the_budget_once(make_twin: MakeTwin) -> None:
+    twin, checkpoint, _ = make_twin("bert")
+    batch = joined(checkpoint, 8)
+    expected = PackedSession(twin, checkpoint.inputs, CPU).run(batch)
+    session, (memory,) = small_session(twin, checkpoint, 48)
+    for logits in session.submit([batch] * 6, [8] * 6)():
+        np.testing.assert_allclose(logits, expected, atol=1e-6)
+    assert memory.failed == [96] * 6
+    assert session.max_tokens == 48
+
+
+@pytest.mark.parametrize("max_length", [48, 300, 512])
+def test_warming_up_runs_as_many_tokens_as_any_batch_may_have(make_twin: MakeTwin, max_length: int) -> None:
+    """A length that does not divide the budget leaves no room for more: captured graphs would read what is freed."""
+    twin, checkpoint, _ = make_twin("bert")
+    inputs = replace(checkpoint.inputs, max_length=min(max_length, checkpoint.inputs.max_length))
+    ran: list[int] = []
+
+    class Watched(SmallMemory):
+        def run_with_iobinding(self, binding: Any, options: Any) -> None:
+            ran.append(self.tokens)
+            super().run_with_iobinding(binding, options)
+
+    def opening(*args: Any, **options: Any) -> Any:
+        return Watched(open_graph(*args, **options), 10**9)
+
+    settings = replace(CPU_SETTINGS, max_tokens=1000, bucket_tokens=())
+    session = PackedSession(twin, inputs, CPU, settings=settings, open_graph=opening)
+    session.warm_up()
+    lengths = np.arange(1, 200, dtype=np.int32) % inputs.max_length + 1
+    assert max(ran) == 1000
+    assert max(int(lengths[index].sum()) for index in session.plan(lengths, None)) <= 1000
+
+
+def test_a_session_that_could_not_be_opened_again_says_so_and_opens_when_there_is_room(make_twin: MakeTwin) -> None:
+    twin, checkpoint, _ = make_twin("bert")
+    batch = joined(checkpoint, 8)
+    expected, full = PackedSession(twin, checkpoint.inputs, CPU).run(batch), False
+
+    def opening(*args: Any, **options: Any) -> Any:
+        if full:
+            raise DeviceError("device cuda: Failed to allocate memory")
+        return open_graph(*args, **options | {"capture": False})
+
+    session = PackedSession(twin, checkpoint.inputs, CPU, capture=True, open_graph=opening)
+    full = True
+    for call in (session.warm_up, lambda: session.run(batch)):
+        with pytest.raises(DeviceError, match="Failed to allocate memory"):
+            call()
+    full = False
+    np.testing.assert_allclose(session.run(batch), expected, atol=1e-6)
+
+
+class NoMemory(RuntimeError):
+    """As onnxruntime raises it."""
+
+    __module__ = "onnxruntime.capi"
+
+
+@pytest.mark.parametrize("what", ["Slab", "Rows"])
+def test_where_there_is_no_memory_for_inputs_or_outputs_the_batch_is_halved_or_refused_by_name(
+    make_twin: MakeTwin, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    twin, checkpoint, _ = make_twin("bert")
+    batch = joined(checkpoint, 8)
+    session, _ = small_session(twin, checkpoint, 10**9)
+    expected = PackedSession(twin, checkpoint.inputs, CPU).run(batch)
+    made, left = getattr(buffers, what), 1
+
+    def make(*args: Any) -> Any:
+        nonlocal left
+        if left:
+            left -= 1
+            raise NoMemory("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 9")
+        return made(*args)
+
+    monkeypatch.setattr(buffers, what, make)
+    np.testing.assert_allclose(session.run(batch), expected, atol=1e-6)
+    left = 100
+    session = small_session(twin, checkpoint, 10**9)[0]
+    with pytest.raises(DeviceError, match="out of memory"):
+        session.run(batch)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_slab_comes_back_whatever_packing_raises(
+    make_twin: MakeTwin, monkeypatch: pytest.MonkeyPatch, warm: bool
+) -> None:
+    """In a batch by itself, and in one that is brought to a captured shape."""
+    twin, checkpoint, _ = make_twin("bert")
+    batch, made = joined(checkpoint, 1), buffers.Slab
+    session, count = PackedSession(twin, checkpoint.inputs, CPU), 0
+
+    def make(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        return made(*args)
+
+    def fail(*args: Any) -> None:
+        raise MemoryError("packing")
+
+    if warm:
+        session.warm_up()
+    session.run(batch)
+    monkeypatch.setattr(buffers, "Slab", make)
+    with monkeypatch.context() as broken:
+        broken.setattr(crossrank._device.cuda.session, "pack", fail)
+        for _ in range(3):
+            with pytest.raises(MemoryError):
+                session.submit([batch], [1])
+    session.run(batch)
+    assert count == 0
 
 
 def test_a_graph_that_is_not_packed_is_refused_by_its_inputs(make_twin: MakeTwin, tmp_path: Path) -> None:
