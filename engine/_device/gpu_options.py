@@ -17,8 +17,9 @@ def provider_options(index: int, *, capture: bool = False) -> dict[str, str]:
         capture: Whether runs may be captured as CUDA graphs. Every node must then run on the GPU, and the provider
             keeps a captured graph for the thread that captured it alone.
     """
-    return {
-        "device_id": str(index),
+    # Of the first GPU, onnxruntime warns of it in each session.
+    device: dict[str, str] = {"device_id": str(index)} if index else {}
+    return device | {
         # The default doubles the arena each time, and so takes up to twice the memory that batches need.
         "arena_extend_strategy": "kSameAsRequested",
         # On by default, and it rounds the factors of float32 products to 10 bits: fp32 would not be what was proven.

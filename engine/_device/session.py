@@ -26,6 +26,7 @@ from crossrank._machine.process import PerProcess
 from crossrank._text.pairs import PackedPairs
 
 from .batches import EVEN_MAX_TOKENS, PADDED_MAX_TOKENS, plan_batches, plan_even_batches
+from .capture import capture_lock
 from .gpu_options import provider_options, session_entries
 from .inputs import choose_layout, choose_logits
 from .out_of_memory import is_out_of_memory, run_halved
@@ -130,7 +131,10 @@ class Session:
         """
         session, feed = self._by_process.get(os.getpid()) or self._session(), self._layout(batch)
         try:
-            results: list[NDArray[Any]] = session.run(names, feed)
+            if self.device.kind == "cpu":
+                results: list[NDArray[Any]] = session.run(names, feed)
+            else:
+                results = capture_lock().run(lambda: session.run(names, feed, quiet_run()))
         except Exception as error:  # the binding's exceptions share no base of their own
             if not raised_by("onnxruntime", error):
                 raise
@@ -188,7 +192,9 @@ def open_graph(
     provider, on_cpu = device.provider, device.kind == "cpu"
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; a provider that does not start is an error of ours below
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads if on_cpu else 1  # a GPU's would keep their cores' memory and do nothing
+    if not on_cpu:
+        options.enable_mem_pattern = False  # it keeps a block of memory for each shape that was run
     options.inter_op_num_threads = 1
     # Between calls the threads sleep; they would keep their cores busy for some 20 ms after each.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -201,7 +207,8 @@ def open_graph(
         for key, value in session_entries(all_on_device=packed).items():
             options.add_session_config_entry(key, value)
     try:
-        session = ort.InferenceSession(
+        create = partial(
+            ort.InferenceSession,
             path,
             sess_options=options,
             providers=[(provider, dict(own))],
@@ -210,6 +217,7 @@ def open_graph(
             disabled_optimizers=["SkipLayerNormFusion"] if on_cpu else [],
             enable_fallback=0,  # it would print to standard output and go on on the CPU
         )
+        session = create() if on_cpu else capture_lock().run(create)
     except Exception as error:  # the binding's exceptions share no base of their own
         if not raised_by("onnxruntime", error):
             raise
@@ -229,6 +237,14 @@ def open_graph(
     _keep_in_forks()
     _live.add(session)
     return session
+
+
+@cache
+def quiet_run() -> Any:
+    """Options of a run whose failure is an exception that is handled, with no line on standard error beside it."""
+    options = ort.RunOptions()
+    options.log_severity_level = 4  # what ends the process
+    return options
 
 
 def run_error(path: Path, device: Device, error: Exception) -> CrossrankError:

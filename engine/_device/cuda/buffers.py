@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossrank._artifact.manifest import Inputs
+from crossrank._device.capture import capture_lock
 from crossrank._device.inputs import packed_positions
 from crossrank._errors import DeviceError
 from crossrank._interrupts import not_thrown_in, raised_by
@@ -121,7 +122,7 @@ class BufferPool:
             DeviceError: If it fails there, for want of memory too.
         """
         try:
-            return self._guard.hold(step)
+            return capture_lock().run(partial(self._guard.hold, step))
         except Exception as error:  # the binding's exceptions share no base of their own
             if not raised_by("onnxruntime", error):
                 raise

@@ -161,6 +161,7 @@ class DeviceGraph:
         if self.device.kind == "cpu":
             return None
         options = ort.RunOptions()
+        options.log_severity_level = 4  # a failure is an exception, and no line on standard error beside it
         for key, value in run_entries(graph_id).items():
             options.add_run_config_entry(key, value)
         return options

@@ -6,8 +6,7 @@ device until their call asks for them.
 
 One thread, since the CUDA provider keeps captured graphs for the thread that captured them (PerThreadContext in
 onnxruntime/core/providers/cuda/cuda_execution_provider.h), and since two runs side by side gain nothing: each fills
-the GPU. Capturing fails if another thread of the process talks to CUDA meanwhile (cudaStreamCaptureModeGlobal in
-cuda_graph.cc), so copies wait for it, and all sessions on a device share its thread.
+the GPU. While one captures, all that talks to CUDA in the process waits (`_device.capture`).
 
 For who builds on this:
 
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 
 from crossrank._artifact.held import ModelFile
 from crossrank._artifact.manifest import Inputs
+from crossrank._device.capture import capture_lock
 from crossrank._device.out_of_memory import is_out_of_memory, run_halved
 from crossrank._device.session import check_process, open_graph
 from crossrank._errors import CrossrankError
@@ -225,7 +225,7 @@ class PackedSession:
         try:
             slab = self._packed(batch, shape.longest, sections, size, upload=True)
         except CrossrankError as error:
-            return self._thread.submit(partial(self._run_smaller, batch, error))
+            return self._on_device(partial(self._run_smaller, batch, error))
 
         def job() -> Floats | None:
             try:
@@ -238,7 +238,7 @@ class PackedSession:
                 self._pool.give_back(slab)
             return None
 
-        return self._thread.submit(job)
+        return self._on_device(job)
 
     def _submit_to_bucket(self, batch: PackedPairs, bucket: Bucket) -> "Future[Floats | None]":
         # Packed here, so that it overlaps; copied there, since a bucket has one place on the device.
@@ -256,7 +256,7 @@ class PackedSession:
             finally:
                 self._pool.give_back(slab)
 
-        return self._thread.submit(job)
+        return self._on_device(job)
 
     def _packed(
         self, batch: PackedPairs, longest: int, sections: Sequence[Section], size: int, *, upload: bool
@@ -271,6 +271,10 @@ class PackedSession:
             self._pool.give_back(slab)
             raise
         return slab
+
+    def _on_device(self, job: Callable[[], Floats | None]) -> "Future[Floats | None]":
+        """Do a job on the session's own thread, when nothing is captured."""
+        return self._thread.submit(partial(capture_lock().run, job))
 
     # What follows runs on the session's own thread.
 
@@ -295,8 +299,13 @@ class PackedSession:
                 # First what no batch has more tokens than: onnxruntime up to 1.30 frees a buffer of its own when more
                 # come (GetConstOnes of its Gemm), and graphs captured before would read what was freed.
                 self._here().run_alone(self._largest())
-            with self._pool.still():
-                made = [self._here().capture(shape, 1 + i) for i, shape in enumerate(shapes)]
+            graph = self._here()
+
+            def capture() -> list[Bucket]:
+                with self._pool.still():
+                    return [graph.capture(shape, 1 + i) for i, shape in enumerate(shapes)]
+
+            made = capture_lock().capture(capture) if self._capturing else capture()
             self._buckets = dict(zip(shapes, made, strict=True))
         except not_thrown_in(Exception) as error:  # whatever it is, all shapes run without
             failed = str(error)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from crossrank._artifact.held import ModelFile
 from crossrank._artifact.manifest import Inputs
+from crossrank._device.capture import capture_lock
 from crossrank._device.inputs import Feed
 from crossrank._device.session import Session, check_process, run_error
 from crossrank._errors import ArtifactError, CrossrankError, DeviceError
@@ -94,7 +95,7 @@ class TensorrtSession(Session):
         pairs = len(batch.lengths)
         profile, shape = choose_profile(Shape(pairs, int(batch.lengths.max())), self.profiles)
         feed = bring_to(self._layout(batch), shape, self._pad_id)
-        logits = self._guard.hold(lambda: self._engine(profile).run(feed))
+        logits = self._guard.hold(lambda: self._run_on(profile, feed))
         return (logits if logits.ndim == 2 else self._rows(logits, shape.pairs))[:pairs]
 
     def warm_up(self, *, each: Callable[[Profile, Callable[[], None]], None] | None = None) -> None:
@@ -111,12 +112,16 @@ class TensorrtSession(Session):
 
             def ready(profile: Profile = profile) -> None:
                 feed = self._layout(_sample(profile.most))
-                self._guard.hold(lambda: self._engine(profile).run(feed))
+                self._guard.hold(lambda: self._run_on(profile, feed))
 
             if each is None:
                 ready()
             else:
                 each(profile, ready)
+
+    def _run_on(self, profile: Profile, feed: Feed) -> NDArray[Any]:
+        engine = self._engine(profile)
+        return capture_lock().run(lambda: engine.run(feed))
 
     def _engine(self, profile: Profile) -> "_Engine":
         if profile not in self._engines:
@@ -128,7 +133,7 @@ class TensorrtSession(Session):
 
     def _captured(self, profile: Profile) -> "_Engine":
         try:
-            return self._capture(profile)
+            return capture_lock().capture(lambda: self._capture(profile))
         except Exception as error:
             if not isinstance(error, CrossrankError) and not raised_by("onnxruntime", error):
                 raise

@@ -421,6 +421,7 @@ def test_options_of_a_gpu_are_what_they_are_documented_to_be() -> None:
     assert options["arena_extend_strategy"] == "kSameAsRequested"
     assert (options["use_tf32"], options["enable_cuda_graph"]) == ("0", "1")
     assert provider_options(0)["enable_cuda_graph"] == "0"
+    assert "device_id" not in provider_options(0)  # of which onnxruntime warns, in each session
     assert session_entries(all_on_device=True) == {"session.disable_cpu_ep_fallback": "1"}
     assert session_entries(all_on_device=False) == {}
     assert run_entries(NO_CAPTURE) == {"gpu_graph_id": "-1"}
