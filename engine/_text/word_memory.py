@@ -1,8 +1,8 @@
 """The ids of words, remembered: most words of a text were in texts before it.
 
 For tokenizers whose texts consist of words that are tokenized by themselves (`safe_cuts.Words`). What stands between
-two spaces is looked up as it is; what is not known there is taken apart into words, of which most are known; the tokenizer
-gives the ids of the others, one by one.
+two spaces is looked up as it is; what is not known there is taken apart into words, of which most are known; the
+tokenizer gives the ids of the others, one by one.
 """
 
 from array import array
