@@ -183,8 +183,9 @@ def test_asyncio_calls_share_the_gpu_are_late_are_cancelled_and_leave_nothing(ar
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert_like(await model.score(QUERY, MANY[:30]), expected[:30])
+        assert eventually(lambda: model.stats().waiting_tokens == 0)  # what is late is tokenized to the next pause
         stats = model.stats()
-        assert (stats.late, stats.cancelled, stats.waiting_requests, stats.waiting_tokens) == (1, 1, 0, 0)
+        assert (stats.late, stats.cancelled, stats.waiting_requests) == (1, 1, 0)
         with pytest.raises(Closed):
             await model.score(QUERY, DOCUMENTS)
 
