@@ -28,6 +28,8 @@ import pytest
 EMULATED = bool(os.environ.get("FAKE_CUDART"))
 _MEMORY_MB = int(os.environ.get("FAKE_MEM_MB") or 138 * 1024)
 _OWN_LOG = EMULATED and not os.environ.get("FAKE_LOG")
+if EMULATED:  # about what a capture takes, so that what others do meanwhile falls into it
+    os.environ.setdefault("FAKE_CAPTURE_MS", "2")
 if _OWN_LOG:  # now, since the library reads it when it is loaded, by onnxruntime at the latest
     _folder = tempfile.TemporaryDirectory(prefix="emulated-cuda-")
     atexit.register(_folder.cleanup)

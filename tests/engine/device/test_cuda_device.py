@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
@@ -328,3 +329,29 @@ def test_nothing_is_called_that_ends_a_capture(model: CrossEncoder) -> None:
         model.warm_up()
     assert len([line for line in lines if "cudaStreamBeginCapture" in line]) == len(session_of(model).buckets)
     assert not [line for line in lines if "UNSAFE-IN-CAPTURE" in line or "INVALID" in line]
+
+
+@pytest.mark.emulation
+def test_a_model_that_is_captured_and_another_that_answers_do_not_disturb_each_other(
+    model: CrossEncoder, artifact: Path, tmp_path: Path
+) -> None:
+    """The other one runs a portable graph by itself, on its caller's thread."""
+    portable = export_model(artifact.parent / "checkpoint", tmp_path / "portable", variants=["portable"])
+    other = CrossEncoder(portable, device="cuda", activation_fn="identity")
+    other.score(QUERY, DOCUMENTS)
+    stop = threading.Event()
+
+    def serve() -> int:
+        answers = 0
+        while not stop.is_set():
+            answers += len(other.score(QUERY, DOCUMENTS))  # which raises, where it falls into a capture
+        return answers
+
+    with ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(serve)
+        try:
+            model.warm_up()
+        finally:
+            stop.set()
+        assert serving.result(60) > 0
+    assert session_of(model).buckets
