@@ -479,7 +479,11 @@ def test_alarms_that_come_again_and_again_lose_nothing(folder: Path) -> None:
     interrupted = 0
 
     def raise_time_limit() -> None:
-        raise TimeLimit("time is up")
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):
+            frame = frame.f_back
+        if frame is not None:  # else a line of this test would have to expect it
+            raise TimeLimit("time is up")
 
     def call() -> None:
         while not stop.is_set():
@@ -487,19 +491,19 @@ def test_alarms_that_come_again_and_again_lose_nothing(folder: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool, on_alarm(raise_time_limit):
         calls = [pool.submit(call) for _ in range(2)]
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
-            try:
+        try:
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                signal.setitimer(signal.ITIMER_REAL, 2e-4, 5e-5)
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, 2e-4, 5e-5)
                     model.score(QUERY, MINE)
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except TimeLimit:
-                interrupted += 1
-        stop.set()
+                except TimeLimit:
+                    interrupted += 1
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:
+            stop.set()
         for done in calls:
             done.result(WAIT_S)
     assert interrupted > 10
-    check_sound(model)
+    check_sound(model, by_the_next=True)
     np.testing.assert_array_equal(model.score(QUERY, MINE), mine)
