@@ -22,7 +22,7 @@ from crossrank.export import export_model
 from crossrank.export._exporters.native import read_native
 from tests.support.checkpoint_files import change_config, read_tensors, write_tensors
 from tests.support.golden_checkpoints import GOLDEN, PAIRS, TOKENIZERS
-from tests.support.references import reference
+from tests.support.references import needs_torch, reference
 from tests.support.tiny_models import make_checkpoint, write_json
 
 torch = reference("torch")
@@ -92,6 +92,7 @@ def trained_logits(folder: Path, name: str) -> NDArray[np.float32]:
     return np.array(rows, np.float32)
 
 
+@needs_torch
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_are_those_of_its_training(
     checkpoints: dict[str, Path],
@@ -228,6 +229,7 @@ def test_weight_beyond_float32_is_refused(plain: dict[str, Path], tmp_path: Path
         export_model(folder, tmp_path / "artifact", variants=["cpu"])
 
 
+@needs_torch
 @pytest.mark.parametrize("name", ["gelu_python", "gelu_fast", "gelu_pytorch_tanh", "swish"])
 def test_activation_by_another_name_scores_the_same(tmp_path: Path, name: str) -> None:
     folder = make_checkpoint(tmp_path / "checkpoint", "bert", hidden_act=name)

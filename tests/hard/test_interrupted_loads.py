@@ -15,6 +15,7 @@ from crossrank.export import export_model
 from crossrank.export._exporters.native import read_native
 from tests.hard.test_interrupts import PACKAGE
 from tests.support.artifacts import make_artifact
+from tests.support.references import needs_torch
 from tests.support.tiny_models import make_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms on this system")
@@ -94,6 +95,7 @@ def test_a_time_limit_comes_out_of_what_reads_a_checkpoint_and_gathers_its_fault
     interrupt_everywhere(lambda: read_native(folder, None, max_length=None), 23)
 
 
+@needs_torch
 @pytest.mark.parametrize("name", ["AutoTokenizer", "AutoModelForSequenceClassification"])
 def test_a_time_limit_that_comes_while_transformers_works_comes_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
