@@ -13,6 +13,7 @@ Nothing is imported here that needs the package: tests/conftest.py reads this fi
 
 import atexit
 import ctypes
+import gc
 import os
 import re
 import tempfile
@@ -74,7 +75,7 @@ def gpu_is_there() -> bool:
 @cache
 def _library() -> Any:
     library = ctypes.CDLL(os.environ["FAKE_CUDART"])
-    for name in ("fake_live", "fake_peak", "fake_allocations"):
+    for name in ("fake_live", "fake_allocations"):
         getattr(library, name).restype = ctypes.c_size_t
     library.fake_verbose(int(not _OWN_LOG))
     return library
@@ -85,20 +86,16 @@ def live_bytes() -> int:
     return int(_library().fake_live())
 
 
-def peak_bytes() -> int:
-    """The most that has been."""
-    return int(_library().fake_peak())
-
-
 def allocations() -> int:
     """How often device memory was allocated."""
     return int(_library().fake_allocations())
 
 
 @contextmanager
-def limited_memory(size_bytes: int) -> Iterator[None]:
-    """Inside, what would take more device memory than so much in all fails."""
-    _library().fake_limit(ctypes.c_size_t(size_bytes))
+def room_for(size_bytes: int) -> Iterator[None]:
+    """Inside, so much device memory is free beside what is allocated now, and no more."""
+    gc.collect()  # else models that are dropped already would make room later
+    _library().fake_limit(ctypes.c_size_t(live_bytes() + size_bytes))
     try:
         yield
     finally:
