@@ -314,8 +314,7 @@ def test_a_model_that_is_dropped_gives_its_memory_back(artifact: Path) -> None:
         assert eventually(lambda: session() is None)
     finally:
         gc.enable()
-    assert in_use > 32 << 20  # so much has the largest batch
-    assert rig.live_bytes() < in_use // 2
+    assert rig.live_bytes() < in_use // 2  # of the largest batch, the weights, and all captured shapes
 
 
 @pytest.mark.emulation
