@@ -108,8 +108,10 @@ def _graph(checkpoint: Checkpoint, target: Target, work: Path) -> Model:
             pairs = _join(checkpoint, "calibration", min(_CALIBRATION_LENGTH, checkpoint.inputs.max_length))
             extremes = calibrate(weights, config, checkpoint.inputs, pairs, work)
             return build_int8(weights, config, extremes, token_types=types)
-        case _:
+        case ("cpu", "fp32"):
             return build_cpu(weights, config, token_types=types)
+        case _:
+            raise AssertionError(f"no builder for {' '.join(target)}")
 
 
 def _join(checkpoint: Checkpoint, name: str, max_length: int) -> PairSource:
