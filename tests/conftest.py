@@ -44,15 +44,9 @@ def pytest_configure() -> None:
 
 
 def pytest_report_header() -> list[str]:
-    """Whether the test data adds its cases, and whether the GPU is none."""
+    """Whether the test data and a GPU add their cases."""
     there = "" if large_data.FOLDER.is_dir() else " is absent, its cases are left out: set CROSSRANK_TEST_DATA"
-    return [f"test data: {large_data.FOLDER}{there}", *([f"GPU: {rig.describe()}"] if rig.EMULATED else [])]
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a GPU that is not there."""
-    if reason := rig.why_skipped(item):
-        pytest.skip(reason)
+    return [f"test data: {large_data.FOLDER}{there}", f"GPU: {rig.describe()}"]
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
@@ -61,11 +55,11 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs test data that is absent."""
-    absent = [item for item in items if large_data.is_absent(item)]
+    """Leave out what needs test data or a GPU that is not there."""
+    absent = [item for item in items if large_data.is_absent(item) or rig.is_absent(item)]
     if absent:
         config.hook.pytest_deselected(items=absent)
-        items[:] = [item for item in items if not large_data.is_absent(item)]
+        items[:] = [item for item in items if item not in set(absent)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -40,17 +40,17 @@ _LAUNCH = re.compile(r"\] (?:KERNEL .* (\S+)|(cublas\w*Gemm\w*) .*\b(m=\d+) .*\b
 
 
 def describe() -> str:
-    """What the run's GPU is, where it is none of metal."""
-    return f"an emulation of CUDA as sm_{os.environ.get('FAKE_SM') or 90}"
+    """What the run's GPU is."""
+    if EMULATED:
+        return f"an emulation of CUDA as sm_{os.environ.get('FAKE_SM') or 90}"
+    return "there" if gpu_is_there() else "none, or no onnxruntime-gpu: its cases are left out"
 
 
-def why_skipped(item: pytest.Item) -> str | None:
-    """Why a test cannot run here: it is marked ``gpu``, or ``emulation`` too."""
+def is_absent(item: pytest.Item) -> bool:
+    """Whether a test cannot run here: it is marked ``gpu``, or ``emulation`` too."""
     if item.get_closest_marker("gpu") and not gpu_is_there():
-        return "no GPU, or no onnxruntime-gpu"
-    if item.get_closest_marker("emulation") and not EMULATED:
-        return "no emulation of CUDA"
-    return None
+        return True
+    return item.get_closest_marker("emulation") is not None and not EMULATED
 
 
 def status(report: pytest.TestReport) -> tuple[str, str, str] | None:
