@@ -35,14 +35,14 @@ _TOKENIZING_THREADS = 4
 
 def _awaited(
     method: Callable[Concatenate[Calls, P], Call[T]],
-) -> Callable[Concatenate["AsyncCrossEncoder", P], Coroutine[Any, Any, T]]:
-    """A method of `Calls` as one whose result is awaited."""
+) -> Callable[[Callable[..., None]], Callable[Concatenate["AsyncCrossEncoder", P], Coroutine[Any, Any, T]]]:
+    """Put in a name's place a method of `Calls` whose result is awaited."""
 
     async def run(self: "AsyncCrossEncoder", /, *args: P.args, **options: P.kwargs) -> T:
         return await self._run(method(self.model._calls, *args, **options))
 
     present(run, method, "AsyncCrossEncoder")
-    return run
+    return lambda name: run
 
 
 class AsyncCrossEncoder(KnownAttributes):
@@ -81,9 +81,17 @@ class AsyncCrossEncoder(KnownAttributes):
         count = self.model._model.threads.count + _TOKENIZING_THREADS
         self._pool = Pool(count, "crossrank-async")
 
-    score = _awaited(Calls.score)
-    rank = _awaited(Calls.rank)
-    predict = _awaited(Calls.predict)
+    @_awaited(Calls.score)
+    def score() -> None:
+        """As `Calls.score`."""
+
+    @_awaited(Calls.rank)
+    def rank() -> None:
+        """As `Calls.rank`."""
+
+    @_awaited(Calls.predict)
+    def predict() -> None:
+        """As `Calls.predict`."""
 
     def stats(self) -> Stats:
         """As `CrossEncoder.stats`; calls of threads that use the model are in it too."""

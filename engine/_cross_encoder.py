@@ -42,14 +42,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _run_at_once(method: Callable[Concatenate[Calls, P], Call[T]]) -> Callable[Concatenate["CrossEncoder", P], T]:
-    """A method of `Calls` as one that has the call run and gives its result."""
+def _run_at_once(
+    method: Callable[Concatenate[Calls, P], Call[T]],
+) -> Callable[[Callable[..., None]], Callable[Concatenate["CrossEncoder", P], T]]:
+    """Put in a name's place a method of `Calls` that has the call run and gives its result."""
 
     def run(self: "CrossEncoder", /, *args: P.args, **options: P.kwargs) -> T:
         return self._run(method(self._calls, *args, **options))
 
     present(run, method, "CrossEncoder")
-    return run
+    return lambda name: run
 
 
 class CrossEncoder(ModelAttributes):
@@ -172,9 +174,19 @@ class CrossEncoder(ModelAttributes):
             "on_call": on_call,
         }
 
-    score = _run_at_once(Calls.score)
-    rank = _run_at_once(Calls.rank)
-    predict = _run_at_once(Calls.predict)
+    # Functions and no assignments, of which type checkers know the types without guessing.
+
+    @_run_at_once(Calls.score)
+    def score() -> None:
+        """As `Calls.score`."""
+
+    @_run_at_once(Calls.rank)
+    def rank() -> None:
+        """As `Calls.rank`."""
+
+    @_run_at_once(Calls.predict)
+    def predict() -> None:
+        """As `Calls.predict`."""
 
     def encode(
         self, texts: Iterable[str], *, folder: str | Path | None = None, show_progress_bar: bool | None = None
