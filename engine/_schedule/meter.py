@@ -126,6 +126,7 @@ class Meter:
         self._guard, self._on_call = guard, on_call
         self._calls, self._batches = _OfCalls(dict.fromkeys(get_args(Ending), 0)), _OfBatches()
         self._reported_s = 0.0
+        self.open: set[int] = set()  # calls under way, of whatever thread or event loop
 
     def call(self, documents: int) -> "_Metered":
         """Count a call that runs inside the ``with``, and tell the user's hook when it has ended."""
@@ -201,6 +202,7 @@ class _Metered:
         self._meter, self._account, self._start = meter, Account(documents), time.perf_counter()
 
     def __enter__(self) -> Account:
+        self._meter.open.add(id(self))
         return self._account
 
     def __exit__(
@@ -221,4 +223,5 @@ class _Metered:
             seconds,
             account.tokenizing_s,
         )
+        self._meter.open.discard(id(self))
         self._meter.end(record, account.without_score)
