@@ -192,7 +192,7 @@ def open_graph(
     provider, on_cpu = device.provider, device.kind == "cpu"
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; a provider that does not start is an error of ours below
-    options.intra_op_num_threads = threads if on_cpu else 1  # a GPU's would keep their cores' memory and do nothing
+    options.intra_op_num_threads = threads if on_cpu else 1  # beside a GPU they would only idle
     if not on_cpu:
         options.enable_mem_pattern = False  # it keeps a block of memory for each shape that was run
     options.inter_op_num_threads = 1

@@ -120,13 +120,16 @@ class Meter:
     Args:
         guard: Held by who counts.
         on_call: The user's hook, or None.
+
+    Attributes:
+        open: The calls under way, of whatever thread or event loop.
     """
 
     def __init__(self, guard: Guard, on_call: OnCall | None = None) -> None:
         self._guard, self._on_call = guard, on_call
         self._calls, self._batches = _OfCalls(dict.fromkeys(get_args(Ending), 0)), _OfBatches()
         self._reported_s = 0.0
-        self.open: set[int] = set()  # calls under way, of whatever thread or event loop
+        self.open: set[int] = set()
 
     def call(self, documents: int) -> "_Metered":
         """Count a call that runs inside the ``with``, and tell the user's hook when it has ended."""
