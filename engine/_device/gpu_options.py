@@ -25,6 +25,8 @@ def provider_options(index: int, *, capture: bool = False) -> dict[str, str]:
         # On by default, and it rounds the factors of float32 products to 10 bits: fp32 would not be what was proven.
         "use_tf32": "0",
         "enable_cuda_graph": str(int(capture)),
+        # Up to 1.26 the statistics of SkipLayerNormalization are sums in float16 otherwise.
+        "enable_skip_layer_norm_strict_mode": "1",
         # The attention kernels that may be taken, bits of AttentionBackend (contrib_ops/cpu/bert/attention_common.h):
         # FlashAttention's (1), CUTLASS's memory-efficient ones (2), and unfused where neither fits (16). TensorRT's,
         # which onnxruntime prefers on sm_70 and sm_75, would sum and take the softmax in float16.

@@ -14,6 +14,7 @@ from crossrank._machine.device import Device
 from crossrank._text.pairs import PairSource
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._blueprint import Blueprint, Pairs
+from crossrank.export._graphs.fused import fuse
 from crossrank.export._graphs.graph import Model, save_model
 from crossrank.export._graphs.half import keep_in_float32
 from crossrank.export._graphs.int8 import build_int8, calibrate
@@ -79,13 +80,17 @@ def _build(checkpoint: Checkpoint, target: Target, path: Path) -> Path | None:
 
 def _build_packed(checkpoint: Checkpoint, path: Path) -> Path:
     """Write the graph of a GPU and its twin, with what overflows float16 on the proof's texts in float32."""
-    build = partial(build_cuda, checkpoint.weights, checkpoint.config, token_types=checkpoint.inputs.token_types)
+    types = checkpoint.inputs.token_types
+    build = partial(build_cuda, checkpoint.weights, checkpoint.config, token_types=types, fused=False)
     graph, twin, exact = build(), build(twin=True), build(twin=True, dtype=np.float32)
     measure = partial(_peaks, checkpoint, _join(checkpoint, "proof", checkpoint.inputs.max_length))
     kept = keep_in_float32(graph, twin, exact, path.with_name(f"watched_{path.name}"), measure)
     if kept:
         logger.warning("%s: %d nodes stay in float32, float16 would overflow", "cuda fp16", len(kept))
+    fuse(graph)
     save_model(graph, path)
+    del graph, exact  # the weights that are joined are copies, of one graph at a time
+    fuse(twin)
     beside = path.with_name(f"twin_{path.name}")
     save_model(twin, beside, limit_bytes=0)  # which is mapped, and not for long
     return beside

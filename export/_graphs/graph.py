@@ -52,13 +52,19 @@ class Model:
         stored = self.arrays.get(tensor.name)
         return numpy_helper.to_array(tensor) if stored is None else stored
 
+    def constant(self, name: str, value: NDArray[Any], dtype: np.dtype[Any]) -> str:
+        """A constant of a type that is added to it, large ones in any layout; the same name gives the same constant."""
+        if name not in {tensor.name for tensor in self.graph.initializer}:
+            _add_constant(self.graph, self.arrays, name, value, dtype)
+        return name
+
     def whole(self) -> onnx.ModelProto:
         """A copy with all values in it, for small models."""
         copy = onnx.ModelProto()
         copy.CopyFrom(self.proto)
         for tensor in copy.graph.initializer:
             if tensor.name in self.arrays:
-                tensor.raw_data = b"".join(map(bytes, _parts(self.arrays[tensor.name], _dtype(tensor))))
+                tensor.raw_data = b"".join(map(bytes, _parts(self.arrays[tensor.name], dtype_of(tensor))))
         return copy
 
 
@@ -115,12 +121,7 @@ class Graph:
     def _constant(self, name: str, value: NDArray[Any], dtype: np.dtype[Any]) -> str:
         if name not in self._names:
             self._names.add(name)
-            kind = helper.np_dtype_to_tensor_dtype(dtype)
-            tensor = self._graph.initializer.add(name=name, data_type=kind, dims=value.shape)
-            if value.size * dtype.itemsize > _LARGE_BYTES:
-                self._arrays[name] = value
-            else:
-                tensor.raw_data = b"".join(map(bytes, _parts(value, dtype)))
+            _add_constant(self._graph, self._arrays, name, value, dtype)
         return name
 
     def lookup(self, name: str, table: NDArray[np.float32], rows: str) -> str:
@@ -140,6 +141,17 @@ class Graph:
         if len(self._model.opset_import) == 1 and any(node.domain for node in self._graph.node):
             self._model.opset_import.add(domain="com.microsoft", version=1)
         return Model(self._model, self._arrays)
+
+
+def _add_constant(
+    graph: onnx.GraphProto, arrays: dict[str, NDArray[Any]], name: str, value: NDArray[Any], dtype: np.dtype[Any]
+) -> None:
+    kind = helper.np_dtype_to_tensor_dtype(dtype)
+    tensor = graph.initializer.add(name=name, data_type=kind, dims=value.shape)
+    if value.size * dtype.itemsize > _LARGE_BYTES:
+        arrays[name] = value
+    else:
+        tensor.raw_data = b"".join(map(bytes, _parts(value, dtype)))
 
 
 def save_model(model: Model, path: Path, *, limit_bytes: int = EXTERNAL_DATA_BYTES) -> list[Path]:
@@ -205,7 +217,7 @@ def _field(number: int, length: int) -> bytes:
 
 
 def _write_value(file: BinaryIO, value: NDArray[Any], tensor: onnx.TensorProto) -> None:
-    for part in _parts(value, _dtype(tensor)):
+    for part in _parts(value, dtype_of(tensor)):
         file.write(part.data)
 
 
@@ -221,10 +233,11 @@ def _parts(value: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[NDArray[np.uin
             yield np.ascontiguousarray(rows[i : i + step], dtype).reshape(-1).view(np.uint8)
 
 
-def _dtype(tensor: onnx.TensorProto) -> np.dtype[Any]:
+def dtype_of(tensor: onnx.TensorProto) -> np.dtype[Any]:
+    """The type of an initializer."""
     return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
 
 
 def _size(tensor: onnx.TensorProto) -> int:
     """The bytes of an initializer's value."""
-    return int(np.prod(tensor.dims, dtype=np.int64)) * _dtype(tensor).itemsize
+    return int(np.prod(tensor.dims, dtype=np.int64)) * dtype_of(tensor).itemsize

@@ -1,7 +1,8 @@
 """Graphs in float16 where it holds: nodes whose values would overflow it stay in float32.
 
 A CPU runs float16 graphs in float32, so that an overflow does not show in a proof there. What values reach is measured
-in float32 instead, on the proof's texts, and what comes near the largest float16 is not left to it.
+in float32 instead, on the proof's texts, and what comes near the largest float16 is not left to it. All of it on plain
+graphs, in which every value shows; `fused` operators come later.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ def keep_in_float32(graph: Model, twin: Model, exact: Model, path: Path, measure
     """Change a packed float16 graph and its twin where values come near the largest float16.
 
     Args:
-        graph: The graph for a GPU, changed in place.
+        graph: The graph for a GPU, plain; changed in place.
         twin: What differs from it in attention alone and runs on a CPU, changed in place.
         exact: The twin in float32.
         path: A file that is there for a while.

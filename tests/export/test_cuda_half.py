@@ -1,5 +1,6 @@
 """float16 where it holds: a feed-forward that overflows it stays in float32, and nothing else does."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from crossrank import UnsupportedModelError
 from crossrank._artifact.manifest import read_manifest
 from crossrank.export import export_model
 from crossrank.export._architectures.checkpoint import read_checkpoint
+from crossrank.export._graphs.fused import fuse
 from crossrank.export._graphs.graph import save_model
 from crossrank.export._graphs.half import LARGEST, keep_in_float32, widen
 from crossrank.export._graphs.layouts.cuda import build_cuda
@@ -44,7 +46,7 @@ def test_a_feed_forward_beyond_float16_is_exported_in_float32_and_holds_its_boun
     checkpoint = overflowing_checkpoint(tmp_path / "checkpoint", 2e4)
     artifact = export_model(checkpoint, tmp_path / "artifact", variants=["cuda"])
     graph = onnx.load(artifact / "onnx/model_cuda_fp16.onnx")
-    assert kept_nodes(graph) == ["MatMul", "Add", "LayerNormalization"]  # down, its bias, the norm behind
+    assert kept_nodes(graph) == ["MatMul", "SkipLayerNormalization"]  # down; its bias, the sum and the norm behind
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(graph), full_check=False)
     (variant,) = read_manifest(artifact).variants
     assert variant.parity is not None
@@ -62,11 +64,14 @@ def test_ordinary_models_stay_in_float16(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.parametrize("peak", [LARGEST * 1.01, np.nan, np.inf])
 @pytest.mark.parametrize("what", ["q", "head"])
 def test_whatever_is_large_is_neither_made_nor_taken_in_float16(tmp_path: Path, what: str, peak: float) -> None:
-    """Attention's queries, whose operator then runs in float32, and the head's; both graphs still run or type-check."""
+    """Attention's queries, whose operator then runs in float32, and the head's; both graphs still run or type-check.
+
+    Nothing is fused across a type: the other layer's queries, keys and values are joined, this one's are not.
+    """
     read = read_checkpoint(make_checkpoint(tmp_path, "bert"), max_length=None, relevant_label=None)
     types = read.inputs.token_types
-    graph, twin = (build_cuda(read.weights, read.config, token_types=types, twin=twin) for twin in (False, True))
-    exact = build_cuda(read.weights, read.config, token_types=types, twin=True, dtype=np.float32)
+    build = partial(build_cuda, read.weights, read.config, token_types=types, fused=False)
+    graph, twin, exact = build(), build(twin=True), build(twin=True, dtype=np.float32)
     adds = [node.output[0] for node in twin.graph.node if node.op_type == "Add"]
     biases = {"q": "layer.0.query.bias", "head": "head.classifier.bias"}
     (large,) = [node.output[0] for node in twin.graph.node if biases[what] in node.input]
@@ -83,6 +88,10 @@ def test_whatever_is_large_is_neither_made_nor_taken_in_float16(tmp_path: Path, 
     casts = {cast.output[0]: cast.attribute[0].i for cast in graph.graph.node if cast.op_type == "Cast"}
     assert [casts.get(name) for name in node.input if name in casts] == [TensorProto.FLOAT]
     assert not list(tmp_path.glob("watched.onnx*"))
+    for each in (graph, twin):
+        fuse(each)
+        joined = [tensor.name for tensor in each.graph.initializer if tensor.name.endswith("query.weight.joined")]
+        assert joined == [f"layer.{i}.query.weight.joined" for i in ([1] if what == "q" else [0, 1])]
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(graph.whole()), full_check=False)
     save_model(twin, tmp_path / "twin.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "twin.onnx", providers=["CPUExecutionProvider"])

@@ -30,9 +30,10 @@ STANDARD = {
     "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 PACKED = {
-    "Add", "Cast", "Gather", "LayerNormalization", "MatMul", "Mul", "Relu", "Shape", "Sigmoid", "Slice", "Tanh",
+    "Add", "Cast", "Gather", "LayerNormalization", "MatMul", "Mul", "Relu", "Reshape", "Shape", "Sigmoid", "Slice",
+    "Tanh",
 }  # fmt: skip
-CONTRIB = {"FastGelu", "Gelu", "PackedMultiHeadAttention"}
+FUSED = {"BiasGelu", "FastGelu", "SkipLayerNormalization"}
 
 
 def test_the_oldest_onnxruntime_is_the_one_that_is_allowed() -> None:
@@ -70,10 +71,13 @@ def test_opset_ir_and_operators_are_within_the_oldest_onnxruntimes(
         contrib = {node.op_type for node in graph.graph.node if node.domain}
         if name == "cuda":
             assert standard <= PACKED
-            assert contrib <= CONTRIB
+            assert contrib <= FUSED | {"PackedMultiHeadAttention"}
+        elif name == "twin":
+            assert standard <= STANDARD
+            assert contrib <= FUSED | {"MultiHeadAttention"}
         else:
             assert standard <= STANDARD | {"Attention"}
-            assert contrib <= {"FastGelu", "Gelu", "MultiHeadAttention"}
+            assert contrib <= {"FastGelu", "Gelu"}
 
 
 def test_no_value_of_the_packed_graph_but_a_size_is_computed_on_a_cpu(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import helper
 
 from crossrank.export._graphs.encoder import Attention, DistanceBias, EncoderConfig, EncoderWeights, write_encoder
+from crossrank.export._graphs.fused import fuse
 from crossrank.export._graphs.graph import FloatType, Graph, Model
 from crossrank.export._graphs.layers import Floats, Linear
 
@@ -22,12 +23,25 @@ def build_cuda(
     token_types: bool,
     dtype: FloatType = np.float16,
     twin: bool = False,
+    fused: bool = True,
 ) -> Model:
-    """The graph for onnxruntime's CUDA provider, or its CPU-runnable twin, which differs in attention alone."""
+    """The graph for onnxruntime's CUDA provider.
+
+    Args:
+        weights: The model.
+        config: Its sizes.
+        token_types: Whether there is an input for them.
+        dtype: Type of weights and activations.
+        twin: Whether it is the graph's CPU-runnable twin instead, which differs in attention alone.
+        fused: Whether in fused operators, or plain: each value of it, and `fuse` is for later.
+    """
     layout = (CudaTwin if twin else Cuda)(Graph(dtype), config, token_types=token_types)
     layers = (replace(layer, attention=pad_head_size(layer.attention, config)) for layer in weights.layers)
     write_encoder(layout, replace(weights, layers=tuple(layers)))
-    return layout.graph.model()
+    model = layout.graph.model()
+    if fused:
+        fuse(model)
+    return model
 
 
 class Cuda(Layout):
@@ -93,10 +107,11 @@ class Cuda(Layout):
     def fused(self, query: str, key: str, value: str, bias: str) -> str:
         """Onnxruntime's attention over packed tokens, CUDA only: [T, N*D] each -> [T, N*D].
 
-        One operator for every GPU, since it is fused on all of them with float16, q, k and v apart and heads of a
-        multiple of 8: from sm_80 on by FlashAttention's kernels for sequences of any lengths; elsewhere, and with a
-        bias, by CUTLASS's memory-efficient ones (from sm_53 on; with a bias where the longest pair counts in multiples
-        of 8). Both read the lengths on the device and sum in float32. The choice is in ComputeInternal of
+        One operator for every GPU, since it is one kernel on all of them with float16 and heads of a multiple of 8,
+        q, k and v apart or joined (`fuse` joins them, and one kernel more adds their biases and parts them): from sm_80
+        on by FlashAttention's kernels for sequences of any lengths; elsewhere, and with a bias, by CUTLASS's
+        memory-efficient ones (from sm_53 on; with a bias where the longest pair counts in multiples of 8). Both read
+        the lengths on the device and sum in float32. The choice is in ComputeInternal of
         https://github.com/microsoft/onnxruntime/blob/v1.24.4/onnxruntime/contrib_ops/cuda/bert/packed_multihead_attention.cc
         with flash::is_supported (flash_attention/flash_api.cc beside it), has_memory_efficient_attention
         (cutlass_fmha/memory_efficient_attention.h) and the engine's ``sdpa_kernel``, which leaves TensorRT's kernels

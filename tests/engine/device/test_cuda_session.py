@@ -420,6 +420,7 @@ def test_options_of_a_gpu_are_what_they_are_documented_to_be() -> None:
     assert options["device_id"] == "3"
     assert options["arena_extend_strategy"] == "kSameAsRequested"
     assert (options["use_tf32"], options["enable_cuda_graph"]) == ("0", "1")
+    assert options["enable_skip_layer_norm_strict_mode"] == "1"  # else its sums are in float16, up to 1.26
     assert provider_options(0)["enable_cuda_graph"] == "0"
     assert "device_id" not in provider_options(0)  # of which onnxruntime warns, in each session
     assert session_entries(all_on_device=True) == {"session.disable_cpu_ep_fallback": "1"}
