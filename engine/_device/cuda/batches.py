@@ -87,6 +87,15 @@ def plan_packed_batches(
     return batches
 
 
+def most_pairs(max_tokens: int) -> int:
+    """The most pairs that a batch of `plan_packed_batches` can have.
+
+    >>> most_pairs(32768)
+    8192
+    """
+    return max(1, _MOST_GRID_PER_TOKEN * max_tokens // _STEP)
+
+
 def make_buckets(token_steps: Sequence[int], longest: int) -> list[PackedShape]:
     """The shapes that small batches are brought to.
 

@@ -41,7 +41,7 @@ from crossrank._machine.guard import Guard
 from crossrank._machine.pool import Pool
 from crossrank._text.pairs import PackedPairs
 
-from .batches import PackedShape, choose_bucket, fill_up, make_buckets, plan_packed_batches, sample_of, shape_of
+from .batches import PackedShape, choose_bucket, fill_up, make_buckets, most_pairs, plan_packed_batches, sample_of, shape_of
 from .buffers import BufferPool, Rows, Section, Slab, aligned, lay_out, pack
 from .graph import Bucket, DeviceGraph, OpenGraph
 
@@ -197,7 +197,7 @@ class PackedSession:
             return None
 
     def warm_up(self) -> None:
-        """Pay ahead what first calls would: open the graph for capturing, capture each bucket, run a largest batch.
+        """Pay ahead what first calls would: open the graph for capturing, capture each bucket, run the largest batches.
 
         Calls that come meanwhile wait. Another time it captures nothing again.
 
@@ -206,7 +206,8 @@ class PackedSession:
         """
         check_process(self.device, self._process)
         self._thread.submit(self._make_buckets).result()
-        self.run(self._largest())
+        for batch in self._largest():
+            self.run(batch)
 
     def _wait_for_room(self) -> None:
         """Until fewer batches are in flight than may be; threads that come at once may each add one."""
@@ -296,9 +297,11 @@ class PackedSession:
         try:
             if self._capturing:
                 self._reopen(capture=True)
-                # First what no batch has more tokens than: onnxruntime up to 1.30 frees a buffer of its own when more
-                # come (GetConstOnes of its Gemm), and graphs captured before would read what was freed.
-                self._here().run_alone(self._largest())
+                # First what no batch has more tokens or pairs than: onnxruntime up to 1.30 frees a buffer of its own
+                # when more rows come (GetConstOnes of its Gemm, which is left for the head's rows, one for each pair,
+                # and for activations that are not fused), and graphs captured before would read what was freed.
+                for batch in self._largest():
+                    self._here().run_alone(batch)
             graph = self._here()
 
             def capture() -> list[Bucket]:
@@ -330,10 +333,11 @@ class PackedSession:
         assert self._graph is not None, "it was opened"
         return self._graph
 
-    def _largest(self) -> PackedPairs:
-        """A batch of no meaning with as many tokens as any may have, in the longest pairs."""
+    def _largest(self) -> list[PackedPairs]:
+        """Batches of no meaning: as many tokens as any may have in the longest pairs, and the most pairs."""
         length, tokens = self._inputs.max_length, max(self.max_tokens, self._inputs.max_length)
-        return sample_of(PackedShape(tokens, -(-tokens // length), length))
+        shapes = PackedShape(tokens, -(-tokens // length), length), PackedShape(tokens, most_pairs(self.max_tokens), 1)
+        return [sample_of(shape) for shape in shapes]
 
 
 @cache

@@ -203,7 +203,7 @@ class SmallMemory:
     """A session of onnxruntime's whose device holds so many tokens of a batch."""
 
     def __init__(self, session: Any, most: int) -> None:
-        self._session, self._most, self.tokens = session, most, 0
+        self._session, self._most, self.tokens, self.pairs = session, most, 0, 0
         self.failed: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -218,8 +218,9 @@ class SmallMemory:
                     memory.tokens = shape[0]
                 binding.bind_input(name, kind, index, dtype, shape, address)
 
-            def bind_output(self, *args: Any) -> None:
-                binding.bind_output(*args)
+            def bind_output(self, name: str, kind: str, index: int, dtype: Any, shape: Any, address: int) -> None:
+                memory.pairs = shape[0]
+                binding.bind_output(name, kind, index, dtype, shape, address)
 
         outer = Binding()
         outer.real = binding  # type: ignore[attr-defined]
@@ -288,26 +289,33 @@ def test_batches_that_were_planned_together_halve_the_budget_once(make_twin: Mak
 
 
 @pytest.mark.parametrize("max_length", [48, 300, 512])
-def test_warming_up_runs_as_many_tokens_as_any_batch_may_have(make_twin: MakeTwin, max_length: int) -> None:
-    """A length that does not divide the budget leaves no room for more: captured graphs would read what is freed."""
+def test_warming_up_runs_as_many_tokens_and_pairs_as_any_batch_may_have(make_twin: MakeTwin, max_length: int) -> None:
+    """Else captured graphs would read what is freed: of either, a buffer that grows frees what it was."""
     twin, checkpoint, _ = make_twin("bert")
     inputs = replace(checkpoint.inputs, max_length=min(max_length, checkpoint.inputs.max_length))
-    ran: list[int] = []
+    ran: list[tuple[int, int]] = []
 
     class Watched(SmallMemory):
         def run_with_iobinding(self, binding: Any, options: Any) -> None:
-            ran.append(self.tokens)
+            ran.append((self.tokens, self.pairs))
             super().run_with_iobinding(binding, options)
 
     def opening(*args: Any, **options: Any) -> Any:
-        return Watched(open_graph(*args, **options), 10**9)
+        return Watched(open_graph(*args, **options | {"capture": False}), 10**9)
 
-    settings = replace(CPU_SETTINGS, max_tokens=1000, bucket_tokens=())
-    session = PackedSession(twin, inputs, CPU, settings=settings, open_graph=opening)
+    settings = replace(CPU_SETTINGS, max_tokens=1000, bucket_tokens=(128, 960))
+    session = PackedSession(twin, inputs, CPU, settings=settings, capture=True, open_graph=opening)
     session.warm_up()
-    lengths = np.arange(1, 200, dtype=np.int32) % inputs.max_length + 1
-    assert max(ran) == 1000
-    assert max(int(lengths[index].sum()) for index in session.plan(lengths, None)) <= 1000
+    captured = [(shape.tokens, shape.pairs) for shape in session.buckets]
+    assert captured
+    ran = ran[: ran.index(captured[0])]  # before, since what is captured reads what is there then
+    tokens, pairs = map(max, zip(*ran, strict=True))
+    assert tokens == 1000
+    for longest in (1, 3, 8, 9, inputs.max_length):
+        lengths = np.arange(3000, dtype=np.int32) % longest + 1
+        for index in session.plan(lengths, None):
+            assert lengths[index].sum() <= tokens
+            assert len(index) <= pairs
 
 
 def test_a_session_that_could_not_be_opened_again_says_so_and_opens_when_there_is_room(make_twin: MakeTwin) -> None:
