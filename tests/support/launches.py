@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +21,15 @@ from tests.support import rig
 from tests.support.tiny_models import MAX_LENGTH, make_checkpoint
 
 
-def open_packed(folder: Path, architecture: str = "bert") -> PackedSession:
+def open_packed(folder: Path, architecture: str = "bert", **config: Any) -> PackedSession:
     """The packed graph of a tiny checkpoint, loaded on a GPU.
 
     Args:
         folder: Gets "checkpoint" and "artifact".
         architecture: Of `tests.support.tiny_models.ARCHITECTURES`.
+        config: Fields of its config.
     """
-    checkpoint = make_checkpoint(folder / "checkpoint", architecture)
+    checkpoint = make_checkpoint(folder / "checkpoint", architecture, **config)
     artifact = export_model(checkpoint, folder / "artifact", variants=["cuda"])
     inputs = read_checkpoint(checkpoint, max_length=None, relevant_label=None).inputs
     return PackedSession(artifact / "onnx" / "model_cuda_fp16.onnx", inputs, Device("cuda"))

@@ -41,7 +41,16 @@ from crossrank._machine.guard import Guard
 from crossrank._machine.pool import Pool
 from crossrank._text.pairs import PackedPairs
 
-from .batches import PackedShape, choose_bucket, fill_up, make_buckets, most_pairs, plan_packed_batches, sample_of, shape_of
+from .batches import (
+    PackedShape,
+    choose_bucket,
+    fill_up,
+    make_buckets,
+    most_pairs,
+    plan_packed_batches,
+    sample_of,
+    shape_of,
+)
 from .buffers import BufferPool, Rows, Section, Slab, aligned, lay_out, pack
 from .graph import Bucket, DeviceGraph, OpenGraph
 

@@ -24,7 +24,7 @@ from tests.support.callers import eventually
 from tests.support.rankings import scores_of
 from tests.support.tiny_models import MAX_LENGTH, PAIRS, make_checkpoint, transformers_logits
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("emulated_norms")]
 
 # The bound of float16, 0.02, times the standard deviation of the logits.
 TOLERANCE = 0.03

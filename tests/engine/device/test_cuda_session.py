@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
 import crossrank._device.cuda.session
+import crossrank._device.session
 from crossrank import ArtifactError, CrossEncoder, DeviceError
 from crossrank._calls.run import Scorer
 from crossrank._device.cuda import buffers
+from crossrank._device.cuda.graph import DeviceGraph
 from crossrank._device.cuda.session import CPU_SETTINGS, PackedSession, _device_thread
 from crossrank._device.gpu_options import NO_CAPTURE, provider_options, run_entries, session_entries
 from crossrank._device.open import load_graph
@@ -434,6 +437,27 @@ def test_options_of_a_gpu_are_what_they_are_documented_to_be() -> None:
     assert session_entries(all_on_device=True) == {"session.disable_cpu_ep_fallback": "1"}
     assert session_entries(all_on_device=False) == {}
     assert run_entries(NO_CAPTURE) == {"gpu_graph_id": "-1"}
+
+
+def test_a_gpus_session_has_no_threads_of_its_own_no_memory_of_each_shape_and_no_lines_to_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Opened(Exception):
+        pass
+
+    def opened(path: str, *, sess_options: Any, **more: Any) -> None:
+        raise Opened(sess_options)
+
+    monkeypatch.setattr(crossrank._device.session, "check_device", lambda device: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    with pytest.raises(Opened) as caught:
+        open_graph(str(tmp_path), Device("cuda"), 8, packed=True)
+    (options,) = caught.value.args
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+    assert not options.enable_mem_pattern
+    graph = object.__new__(DeviceGraph)
+    graph.device = Device("cuda")
+    assert graph._run_options(NO_CAPTURE).log_severity_level == 4  # a shortage that is handled is no error
 
 
 def test_warm_up_on_a_cpu_leaves_the_scores_as_they_are(tmp_path: Path) -> None:
