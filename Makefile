@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-all test-hub test-frameworks bench-env bench bench-full check docs clean
+.PHONY: help install demo test test-data test-all test-rig test-hub test-frameworks bench-env bench bench-full check docs clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -37,6 +37,9 @@ test-data: $(STAMP)-test ## Run the tests that need test data, which lies in CRO
 
 test-all: $(STAMP)-test ## Run the tests marked slow too.
 	@$(BIN)/python -m pytest -m 'not hub'
+
+test-rig: $(STAMP)-test ## Run the GPU's tests on an emulation of CUDA, made of test data (g++; downloads 750 MB): OPTIONS=--all
+	@$(BIN)/python -m tests.support.emulated $(OPTIONS)
 
 test-hub: $(STAMP)-test ## Compare published models with their scores (downloads 11 GB): make test-hub OPTIONS='-k TinyBERT'
 	@$(BIN)/python -m pytest tests/export/test_hub.py -m hub $(OPTIONS)

@@ -28,6 +28,7 @@ import numpy as np
 import pytest
 
 EMULATED = bool(os.environ.get("FAKE_CUDART"))
+ARCHITECTURE = int(os.environ.get("FAKE_SM") or 90)  # of an emulation
 _MEMORY_MB = int(os.environ.get("FAKE_MEM_MB") or 138 * 1024)
 _OWN_LOG = EMULATED and not os.environ.get("FAKE_LOG")
 if EMULATED:  # about what a capture takes, so that what others do meanwhile falls into it
@@ -43,7 +44,7 @@ _LAUNCH = re.compile(r"\] (?:KERNEL .* (\S+)|(cublas\w*Gemm\w*) .*\b(m=\d+) .*\b
 def describe() -> str:
     """What the run's GPU is."""
     if EMULATED:
-        return f"an emulation of CUDA as sm_{os.environ.get('FAKE_SM') or 90}"
+        return f"an emulation of CUDA as sm_{ARCHITECTURE}"
     return "there" if gpu_is_there() else "none, or no onnxruntime-gpu: its cases are left out"
 
 
@@ -71,6 +72,14 @@ def gpu_is_there() -> bool:
     import onnxruntime
 
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers() and driver.cuInit(0) == 0
+
+
+def onnxruntime_version() -> tuple[int, int]:
+    """Of which runs are, major and minor."""
+    import onnxruntime
+
+    major, minor = onnxruntime.__version__.split(".")[:2]
+    return int(major), int(minor)
 
 
 @cache
@@ -133,7 +142,7 @@ def knows_strict_norms() -> bool:
     graph = helper.make_graph([norm], "norm", values[:2], values[2:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("com.microsoft", 1)], ir_version=8)
     providers = [("CUDAExecutionProvider", {"enable_skip_layer_norm_strict_mode": "1"})]
-    (found,) = InferenceSession(model.SerializeToString(), providers=providers).run(None, dict(zip("xy", rows)))
+    (found,) = InferenceSession(model.SerializeToString(), providers=providers).run(None, {"x": rows[0], "y": rows[1]})
     total = rows.astype(np.float32).sum(0)
     expected = (total - total.mean(1, keepdims=True)) / total.std(1, keepdims=True)
     return bool(np.abs(found - expected).max() < 0.01)

@@ -1,4 +1,4 @@
-"""What went wrong on GPUs, on an emulation of CUDA, where memory is counted, bounded, and no number once it is freed."""
+"""What went wrong on GPUs, on an emulation of CUDA: memory is counted there, bounded, and no number once freed."""
 
 import gc
 import os
