@@ -1,8 +1,14 @@
 """The launches of one batch on a packed graph, by kernel, on an emulation of CUDA (`tests.support.rig`).
 
-python -m tests.support.launches [ARCHITECTURE] [TOKENS]     # of tests.support.tiny_models; bert, 32768
+python -m tests.support.launches [ARCHITECTURE] [--tokens N] [--config JSON]
+
+ARCHITECTURE is of tests.support.tiny_models, JSON fields of its config: MiniLM-L6 is {"hidden_size": 384,
+"num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}. Of the plain graph and the fused one,
+with what passes through memory for a document of 85 tokens (`traffic_bytes`).
 """
 
+import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -17,8 +23,12 @@ from crossrank._machine.device import Device
 from crossrank._text.pairs import PackedPairs
 from crossrank.export import export_model
 from crossrank.export._architectures.checkpoint import read_checkpoint
+from crossrank.export._graphs.graph import Model, save_model
+from crossrank.export._graphs.layouts.cuda import build_cuda
 from tests.support import rig
 from tests.support.tiny_models import MAX_LENGTH, make_checkpoint
+
+_DOCUMENT = 85  # tokens, as the published figures have them on average
 
 
 def open_packed(folder: Path, architecture: str = "bert", **config: Any) -> PackedSession:
@@ -55,16 +65,64 @@ def count_launches(session: PackedSession, batch: PackedPairs) -> Counter[str]:
     return readable
 
 
+def traffic_bytes(model: Model, tokens: int) -> int:
+    """What the kernels of a packed graph read and write of activations for one pair: counted, not measured.
+
+    Each value is read where it is used and written where it is made, as if no cache held it: weights, which all pairs
+    of a batch share, are not counted. A product with a bias behind it is one kernel that reads what another has filled
+    with the bias; joined queries, keys and values are parted by a kernel of their own.
+    """
+    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    sizes: dict[str, tuple[int, int]] = {}  # rows, width
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    total, products = 0, set[str]()
+    for node in model.graph.node:
+        operands = [sizes[name] for name in node.input if name in sizes]
+        rows, width = operands[0] if operands else (tokens, 0)
+        moved = sum(map(np.prod, operands))
+        match node.op_type:
+            case "MatMul":
+                width = weights[node.input[1]][1]
+                if uses[node.output[0]] == 1:
+                    products.add(node.output[0])
+            case "Gather":
+                table = weights.get(node.input[0])
+                rows, width = (tokens, table[1]) if table else (1, width)
+                moved = rows * width
+            case "PackedMultiHeadAttention" if len(operands) == 1:
+                width //= 3
+                moved = 3 * moved  # read, written in parts, read
+            case "Add" if node.input[0] in products and node.input[1] in weights:
+                moved = rows * width  # and what is filled is written as below
+            case "Slice" | "Shape":
+                continue
+        sizes[node.output[0]] = rows, width
+        if node.op_type != "Reshape":
+            total += moved + rows * width
+    return 2 * total
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("architecture", nargs="?", default="bert")
+    parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument("--config", type=json.loads, default={})
+    options = parser.parse_args()
     if not rig.EMULATED:
         sys.exit("there is no emulation of CUDA: FAKE_CUDART names none")
-    architecture = sys.argv[1] if len(sys.argv) > 1 else "bert"
-    tokens = sys.argv[2] if len(sys.argv) > 2 else "32768"
     with tempfile.TemporaryDirectory() as folder:
-        found = count_launches(open_packed(Path(folder), architecture), batch_of(int(tokens)))
-    print(f"{architecture}, {tokens} tokens: {found.total()} launches on {rig.describe()}")
-    for name, count in found.most_common():
-        print(f"{count:5}  {name:.110}")
+        checkpoint = make_checkpoint(Path(folder) / "checkpoint", options.architecture, **options.config)
+        read, path = read_checkpoint(checkpoint, max_length=None, relevant_label=None), Path(folder) / "packed.onnx"
+        for fused in (False, True):
+            model = build_cuda(read.weights, read.config, token_types=read.inputs.token_types, fused=fused)
+            save_model(model, path)
+            found = count_launches(PackedSession(path, read.inputs, Device("cuda")), batch_of(options.tokens))
+            print(
+                f"{'fused' if fused else 'plain'}: {found.total()} launches on {rig.describe()}, "
+                f"{traffic_bytes(model, _DOCUMENT) / 1e6:.1f} MB for {_DOCUMENT} tokens"
+            )
+            for name, count in found.most_common():
+                print(f"{count:5}  {name:.110}")
 
 
 if __name__ == "__main__":

@@ -451,7 +451,7 @@ def test_a_gpus_session_has_no_threads_of_its_own_no_memory_of_each_shape_and_no
     monkeypatch.setattr(crossrank._device.session, "check_device", lambda device: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
     with pytest.raises(Opened) as caught:
-        open_graph(str(tmp_path), Device("cuda"), 8, packed=True)
+        open_graph(tmp_path, Device("cuda"), 8, packed=True)
     (options,) = caught.value.args
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
     assert not options.enable_mem_pattern
