@@ -8,7 +8,6 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto
-from safetensors.numpy import load_file, save_file
 
 from crossrank import UnsupportedModelError
 from crossrank._artifact.manifest import read_manifest
@@ -18,6 +17,7 @@ from crossrank.export._graphs.fused import fuse
 from crossrank.export._graphs.graph import save_model
 from crossrank.export._graphs.half import LARGEST, keep_in_float32, widen
 from crossrank.export._graphs.layouts.cuda import build_cuda
+from tests.support.checkpoint_files import scale_tensors
 from tests.support.tiny_models import make_checkpoint
 
 _DOWN = "bert.encoder.layer.0.output.dense"
@@ -25,12 +25,7 @@ _DOWN = "bert.encoder.layer.0.output.dense"
 
 def overflowing_checkpoint(folder: Path, factor: float) -> Path:
     """A model whose first layer leaves float16, and whose layer norm brings it back."""
-    make_checkpoint(folder, "bert")
-    tensors = load_file(folder / "model.safetensors")
-    for part in ("weight", "bias"):
-        tensors[f"{_DOWN}.{part}"] = tensors[f"{_DOWN}.{part}"] * np.float32(factor)
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    return folder
+    return scale_tensors(make_checkpoint(folder, "bert"), _DOWN, factor)
 
 
 def kept_nodes(graph: onnx.ModelProto) -> list[str]:

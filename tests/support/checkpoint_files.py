@@ -26,6 +26,15 @@ def write_tensors(folder: Path, tensors: Tensors, **metadata: str) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", **metadata})
 
 
+def scale_tensors(folder: Path, name: str, factor: float) -> Path:
+    """Multiply a linear layer's weight and bias. Returns ``folder``."""
+    tensors = read_tensors(folder)
+    for part in (f"{name}.weight", f"{name}.bias"):
+        tensors[part] *= np.float32(factor)
+    write_tensors(folder, tensors)
+    return folder
+
+
 def files_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 

@@ -59,7 +59,8 @@ def run(version: str, sm: int, arguments: Sequence[str]) -> tuple[str, bool]:
     """One run of the tests, as a row of the table, and whether they passed."""
     report = BUILT / f"report-{version}-{sm}.xml"
     report.unlink(missing_ok=True)
-    command = [str(BUILT / f"run-{version}"), "-m", "pytest", "-q", "-m", "gpu and not slow", f"--junitxml={report}"]
+    reporting = ["-o", "junit_family=xunit1", f"--junitxml={report}"]  # the one that takes properties
+    command = [str(BUILT / f"run-{version}"), "-m", "pytest", "-q", "-m", "gpu and not slow", *reporting]
     more = {
         "FAKE_COMPUTE": "1",
         "FAKE_IMAGES": "1",

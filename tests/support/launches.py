@@ -39,8 +39,12 @@ def open_packed(folder: Path, architecture: str = "bert", **config: Any) -> Pack
         architecture: Of `tests.support.tiny_models.ARCHITECTURES`.
         config: Fields of its config.
     """
-    checkpoint = make_checkpoint(folder / "checkpoint", architecture, **config)
-    artifact = export_model(checkpoint, folder / "artifact", variants=["cuda"])
+    return open_exported(make_checkpoint(folder / "checkpoint", architecture, **config), folder / "artifact")
+
+
+def open_exported(checkpoint: Path, artifact: Path) -> PackedSession:
+    """The packed graph of a checkpoint, loaded on a GPU; ``artifact`` is a folder to be."""
+    export_model(checkpoint, artifact, variants=["cuda"])
     inputs = read_checkpoint(checkpoint, max_length=None, relevant_label=None).inputs
     return PackedSession(artifact / "onnx" / "model_cuda_fp16.onnx", inputs, Device("cuda"))
 

@@ -14,7 +14,8 @@ from crossrank._machine.device import Device
 from crossrank.export import export_model
 from crossrank.export._architectures.checkpoint import read_checkpoint
 from tests.support import rig
-from tests.support.launches import batch_of, count_launches, open_packed
+from tests.support.checkpoint_files import scale_tensors
+from tests.support.launches import batch_of, count_launches, open_exported, open_packed
 from tests.support.scorers import scorer_of
 from tests.support.tiny_models import MAX_LENGTH, PAIRS, make_checkpoint, transformers_logits
 
@@ -92,3 +93,11 @@ def test_norms_are_summed_in_float32(tmp_path: Path) -> None:
     assert len(names) == 1
     in_strict_mode = "cuApplyLayerNorm<__half, float, __half, false>" in names[0]
     assert in_strict_mode or rig.onnxruntime_version() >= (1, 27)
+
+
+def test_what_stays_in_float32_is_on_the_gpu_too(tmp_path: Path) -> None:
+    """A feed-forward that overflows float16, and its norm. Not run: an emulation may have no such kernels."""
+    folder = make_checkpoint(tmp_path / "checkpoint", "bert")
+    checkpoint = scale_tensors(folder, "bert.encoder.layer.0.output.dense", 2e4)
+    session = open_exported(checkpoint, tmp_path / "artifact")  # which fails if a node is left to the CPU
+    assert session.provider == "CUDAExecutionProvider"
