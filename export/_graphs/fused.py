@@ -21,7 +21,7 @@ Array = NDArray[Any]
 def fuse(model: Model) -> None:
     """Bring a packed graph, or its twin, to fused operators.
 
-    - The norm of a sum becomes SkipLayerNormalization, which takes a bias of one of the two too.
+    - The norm of a sum, of two of one shape, becomes SkipLayerNormalization, which takes a bias of one of them too.
     - A bias and GELU become BiasGelu, or FastGelu with a bias.
     - The products of an attention's queries, keys and values become one. The packed attention takes it as it is, and
       their biases; in the twin it is cut into the three again.
