@@ -34,7 +34,7 @@ _SPREAD_PAIRS = 24
 # outweighs the feed-forward layer, carry the text into the [CLS] row through 24 layers; else all texts would
 # score alike, and what tells them apart would be rounding.
 _GAINS = {
-    **dict.fromkeys(("query", "key", "q_lin", "k_lin", "attn.q", "attn.k"), 1.4),
+    **dict.fromkeys(("query", "key", "q_lin", "k_lin", "attn.q", "attn.k", "Wqkv"), 1.4),
     **{"attention": 1.0, "output.dense": 0.5, "lin2": 0.5},
 }
 
@@ -56,7 +56,7 @@ _NUMBERS = 2100  # counts and years
 def draw_parameter(name: str, shape: Sequence[int], rng: np.random.Generator) -> NDArray[np.float32]:
     """Random values for a parameter that transformers calls ``name``."""
     draw = rng.standard_normal(tuple(shape), np.float32)
-    if "layernorm" in name.lower().replace("_", ""):
+    if "layernorm" in name.lower().replace("_", "") or (len(shape) == 1 and "norm" in name):
         return draw * np.float32(0.2) + 1 if name.endswith("weight") else draw * np.float32(0.1)
     if name.endswith("bias"):
         return draw * np.float32(0.1)

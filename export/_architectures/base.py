@@ -1,7 +1,8 @@
 """A family of architectures: what its config.json and its tensors mean, and what it refuses."""
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -13,13 +14,14 @@ from crossrank._interrupts import not_thrown_in
 from crossrank._json import parse_dataclass
 from crossrank.export._graphs.encoder import (
     Attention,
+    Body,
     DistanceBias,
     Embeddings,
     EncoderConfig,
-    EncoderWeights,
     FeedForward,
     Head,
     Layer,
+    StepsHead,
 )
 from crossrank.export._graphs.layers import Floats, Linear, Norm
 from crossrank.export._read.tensors import ReadTensor, read_floats
@@ -74,14 +76,26 @@ class Tensors:
         """Whether there is any part of a linear layer of this name."""
         return f"{name}.weight" in self._tensors or f"{name}.bias" in self._tensors
 
-    def linear(self, label: str, name: str, inputs: int, outputs: int) -> Linear:
+    def linear(self, label: str, name: str, inputs: int, outputs: int, *, bias: bool = True) -> Linear:
         """A linear layer, ``label`` in graphs."""
         weight = self.tensor(f"{name}.weight", outputs, inputs)
-        return Linear(label, weight.T, self.tensor(f"{name}.bias", outputs))
+        return Linear(label, weight.T, self._bias(name, outputs, bias))
 
-    def norm(self, label: str, name: str, width: int) -> Norm:
+    def fused(
+        self, labels: Sequence[str], name: str, inputs: int, outputs: int, *, bias: bool = True
+    ) -> tuple[Linear, ...]:
+        """Linear layers of ``outputs`` each that are one in the weights, by their labels in graphs."""
+        count = len(labels)
+        weights = np.split(self.tensor(f"{name}.weight", count * outputs, inputs), count)
+        biases = np.split(self._bias(name, count * outputs, bias), count)
+        return tuple(Linear(label, w.T, b) for label, w, b in zip(labels, weights, biases, strict=True))
+
+    def norm(self, label: str, name: str, width: int, *, bias: bool = True) -> Norm:
         """A layer normalization, ``label`` in graphs."""
-        return Norm(label, self.tensor(f"{name}.weight", width), self.tensor(f"{name}.bias", width))
+        return Norm(label, self.tensor(f"{name}.weight", width), self._bias(name, width, bias))
+
+    def _bias(self, name: str, outputs: int, there: bool) -> Floats:
+        return self.tensor(f"{name}.bias", outputs) if there else np.zeros(outputs, np.float32)
 
     def numbers(self, stem: str, count: int) -> list[int]:
         """The layers that there are of ``count``, by the numbers behind ``stem`` in the names."""
@@ -150,16 +164,17 @@ class Family:
         }
         found: list[str] = []
         read = parse_dataclass(self.config, values, found)
-        problems += [f"{self.fields[name]} {rest}" for name, _, rest in (said.partition(" ") for said in found)]
+        for said in found:
+            name = re.match(r"\w+", said)[0]  # type: ignore[index]  # each begins with a field's name
+            problems.append(self.fields[name] + said.removeprefix(name))
         return None if read is None else replace(read, activation=ACTIVATIONS[read.activation])
 
-    def read_weights(self, tensors: Tensors, config: EncoderConfig, *, bare_projection: bool) -> EncoderWeights:
-        """The parts of a model of this config.
+    def read_body(self, tensors: Tensors, config: EncoderConfig) -> Body:
+        """The parts of a model of this config but for its head.
 
         Args:
             tensors: Of the checkpoint; gets to know what is wrong with them.
             config: From `read_config`.
-            bare_projection: Whether the head is its last layer alone, whatever the weights hold before it.
         """
         hidden, width, types = config.hidden, config.embedding or config.hidden, config.token_types
         held = tensors.numbers(self.layers, config.layers)
@@ -171,17 +186,25 @@ class Family:
             tensors.linear("embeddings.projection", "embeddings_project", width, hidden) if width != hidden else None,
         )
         bias = self.read_bias(tensors, config)
-        layers = tuple(self._read_layer(tensors, config, i, bias) for i in held)
+        return Body(embeddings, tuple(self._read_layer(tensors, config, i, bias) for i in held))
+
+    def read_head(self, tensors: Tensors, config: EncoderConfig, *, bare_projection: bool) -> Head | StepsHead:
+        """The head of a model of this config.
+
+        Args:
+            tensors: As `read_body`.
+            config: From `read_config`.
+            bare_projection: Whether the head is its last layer alone, whatever the weights hold before it.
+        """
         dense, activation, classifier = self.head
         bare = bare_projection or self.has_bare_head(tensors)
         if bare:
             logger.warning("the head is %s alone, without %s", classifier, dense)
-        head = Head(
-            None if bare else tensors.linear("head.dense", dense, hidden, hidden),
+        return Head(
+            None if bare else tensors.linear("head.dense", dense, config.hidden, config.hidden),
             activation,
-            tensors.linear("head.classifier", classifier, hidden, config.labels),
+            tensors.linear("head.classifier", classifier, config.hidden, config.labels),
         )
-        return EncoderWeights(embeddings, layers, head)
 
     def read_bias(self, tensors: Tensors, config: EncoderConfig) -> DistanceBias | None:
         """What the attention of every layer adds to its scores."""

@@ -53,7 +53,7 @@ def read_checkpoint(
         folder: Holds config.json, a tokenizer and weights, or a modules.json that says where they are.
         max_length: Most tokens of a pair, or None for all that model and tokenizer allow.
         relevant_label: For a known relevance model with several labels, the one that means "relevant".
-        bare_projection: As `Family.read_weights`.
+        bare_projection: As `Family.read_head`.
 
     Raises:
         ModelNotFoundError: If there is no config.json.
@@ -90,9 +90,9 @@ def read_checkpoint(
 def _read_weights(tensors: Mapping[str, ReadTensor], config: EncoderConfig, bare_projection: bool) -> EncoderWeights:
     family = architectures()[config.architecture]
     named = Tensors(tensors, family.prefix)
-    weights = family.read_weights(named, config, bare_projection=bare_projection)
+    body, head = family.read_body(named, config), family.read_head(named, config, bare_projection=bare_projection)
     named.check()
-    return weights
+    return EncoderWeights(body.embeddings, body.layers, head, body.norm)
 
 
 def plain_texts() -> list[str]:

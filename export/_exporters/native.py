@@ -14,6 +14,7 @@ from crossrank._machine.device import Device
 from crossrank._text.pairs import PairSource
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._blueprint import Blueprint, Pairs
+from crossrank.export._graphs.encoder import Head
 from crossrank.export._graphs.fused import fuse
 from crossrank.export._graphs.graph import Model, save_model
 from crossrank.export._graphs.half import keep_in_float32
@@ -67,7 +68,7 @@ def _reference(checkpoint: Checkpoint, pairs: Pairs, tokenizer: Path) -> tuple[s
         pairs,
         max_length=checkpoint.inputs.max_length,
         token_types=checkpoint.inputs.token_types,
-        bare_projection=checkpoint.weights.head.dense is None,
+        bare_projection=isinstance(checkpoint.weights.head, Head) and checkpoint.weights.head.dense is None,
     )
 
 

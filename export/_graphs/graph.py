@@ -4,7 +4,7 @@ Large weights stay the arrays that they are until a graph is written, one after 
 is ever held in memory as a whole.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -86,6 +86,8 @@ class Graph:
         self._names: set[str] = set()
         self._arrays: dict[str, NDArray[Any]] = {}
         self._made: dict[tuple[Any, ...], str] = {}
+        self._nodes = self._graph.node  # where nodes go: the graph's own, or those of a branch
+        self._in_branches, self._has_contrib = 0, False
 
     def input(self, name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> str:
         """Declare an input; names in ``shape`` are free dimensions."""
@@ -102,9 +104,43 @@ class Graph:
         """Append a node with one output, unless it is there already, and return the output's name."""
         node = op, inputs, domain, repr(attributes)
         if node not in self._made:
-            self._made[node] = name = f"{op}_{len(self._graph.node)}"
-            self._graph.node.append(helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes))
+            self._made[node] = name = self._new_name(op)
+            self._append(helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes))
         return self._made[node]
+
+    def _new_name(self, op: str) -> str:
+        return f"{op}_{len(self._graph.node) + self._in_branches}"
+
+    def _append(self, node: onnx.NodeProto) -> None:
+        self._in_branches += self._nodes is not self._graph.node
+        self._has_contrib |= bool(node.domain)
+        self._nodes.append(node)
+
+    def either(self, condition: str, *branches: Callable[[], Sequence[tuple[str, int]]]) -> list[str]:
+        """Append what one of two functions writes, the first where ``condition`` holds in a run, else the second.
+
+        Args:
+            condition: A bool of one element.
+            branches: Write nodes and give their outputs, each with its type and none of them from outside.
+
+        Returns:
+            The outputs of either.
+        """
+        outside, made, parts = self._nodes, dict(self._made), []
+        for branch in branches:
+            part = onnx.GraphProto(name=self._new_name("branch"))
+            self._nodes = part.node
+            outputs = branch()
+            part.output.extend(helper.make_tensor_value_info(name, kind, None) for name, kind in outputs)
+            self._nodes, self._made = outside, dict(made)
+            parts.append(part)
+        node = self._new_name("If")
+        names = [f"{node}.{i}" for i in range(len(parts[0].output))]
+        then_branch, else_branch = parts
+        self._append(
+            helper.make_node("If", [condition], names, name=node, then_branch=then_branch, else_branch=else_branch)
+        )
+        return names
 
     def contrib(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Append one of onnxruntime's own operators."""
@@ -138,7 +174,7 @@ class Graph:
 
     def model(self) -> Model:
         """The finished model."""
-        if len(self._model.opset_import) == 1 and any(node.domain for node in self._graph.node):
+        if len(self._model.opset_import) == 1 and self._has_contrib:
             self._model.opset_import.add(domain="com.microsoft", version=1)
         return Model(self._model, self._arrays)
 

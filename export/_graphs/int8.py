@@ -105,8 +105,9 @@ class Int8Dense:
             weight, scales = quantize(linear.weight, axis=0)
             weight_name = graph.constant(f"{linear.name}.int8", weight)
             scales_name = graph.constant(f"{linear.name}.scales", scales[0])
-            bias_name = graph.constant(f"{linear.name}.bias", linear.bias)
-            inputs = (quantized, weight_name, scale_name, scales_name, zero_name, "", bias_name)
+            inputs = [quantized, weight_name, scale_name, scales_name, zero_name]
+            if linear.bias.any():
+                inputs += ["", graph.constant(f"{linear.name}.bias", linear.bias)]
             return graph.contrib("MatMulIntegerToFloat", *inputs)
 
         return [product(linear) for linear in linears]

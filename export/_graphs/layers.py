@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """``x @ weight + bias``: weight float32 [in, out], bias float32 [out]."""
+    """``x @ weight + bias``: weight float32 [in, out], bias float32 [out], of zeros where there is none."""
 
     name: str
     weight: Floats
@@ -23,11 +23,12 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A layer normalization: scale and bias, float32 [width]."""
+    """A layer normalization: scale and bias, float32 [width]; its epsilon, None for the model's."""
 
     name: str
     scale: Floats
     bias: Floats
+    epsilon: float | None = None
 
 
 # How products are written, in float, in int8, or watched for calibration: given a graph, an input, what to apply to it
@@ -38,6 +39,8 @@ Dense: TypeAlias = Callable[[Graph, str, Sequence[Linear], str], list[str]]
 def dense(graph: Graph, hidden: str, linear: Linear) -> str:
     """``hidden @ weight + bias``."""
     product = graph.add("MatMul", hidden, graph.weight(f"{linear.name}.weight", linear.weight))
+    if not linear.bias.any():
+        return product
     return graph.add("Add", product, graph.weight(f"{linear.name}.bias", linear.bias))
 
 
@@ -46,17 +49,23 @@ def float_dense(graph: Graph, hidden: str, linears: Sequence[Linear], point: str
     return [dense(graph, hidden, linear) for linear in linears]
 
 
+# With their defaults, which are torch's.
+_OPERATORS = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "elu": "Elu", "leaky_relu": "LeakyRelu"}
+
+
 def activate(graph: Graph, hidden: str, name: str, *, contrib: bool) -> str:
-    """One of the values of `ACTIVATIONS`, or tanh.
+    """One of the values of `ACTIVATIONS`, or of a head alone.
 
     Args:
         graph: Where to write.
         hidden: The input.
-        name: gelu, gelu_new, relu, silu or tanh.
+        name: gelu, gelu_new, relu or silu; of a head also identity, tanh, sigmoid, elu or leaky_relu.
         contrib: Whether onnxruntime's own operators may be used.
     """
-    if name in ("relu", "tanh"):
-        return graph.add("Relu" if name == "relu" else "Tanh", hidden)
+    if name == "identity":
+        return hidden
+    if name in _OPERATORS:
+        return graph.add(_OPERATORS[name], hidden)
     if name == "silu":
         return graph.add("Mul", hidden, graph.add("Sigmoid", hidden))
     if contrib:

@@ -24,9 +24,9 @@ from crossrank.export._architectures.base import Family, Tensors
 from crossrank.export._architectures.registry import architectures
 from crossrank.export._graphs.encoder import (
     Attention,
+    Body,
     Embeddings,
     EncoderConfig,
-    EncoderWeights,
     FeedForward,
     Head,
     Layer,
@@ -143,8 +143,7 @@ class MadeUp(Family):
     def refused(self, config: Mapping[str, Any]) -> list[str]:
         return ["upside_down is set"] if config.get("upside_down") else []
 
-    def read_weights(self, tensors: Tensors, config: EncoderConfig, *, bare_projection: bool) -> EncoderWeights:
-        assert isinstance(config, MadeUpConfig)
+    def read_body(self, tensors: Tensors, config: EncoderConfig) -> Body:
         words = tensors.tensor("words.weight", config.vocabulary, HIDDEN)
         layers = []
         for i in tensors.numbers("layers.", config.layers):
@@ -156,16 +155,16 @@ class MadeUp(Family):
             first, second = (tensors.norm(f"layer.{i}.{name}", f"layers.{i}.{name}", HIDDEN) for name in ("n1", "n2"))
             attention = TurnedAttention(f"layer.{i}.attention", q, k, v, o, Window(WINDOWS[i % 2]))
             layers.append(PreNormLayer(attention, first, Gated(up, down, gate=gate), second))
-        return EncoderWeights(
-            Embeddings(words, None, None, tensors.norm("embeddings.norm", "norm", HIDDEN)),
-            tuple(layers),
-            PooledHead(
-                tensors.linear("dense", "dense", HIDDEN, HIDDEN),
-                "relu",
-                tensors.linear("classifier", "classifier", HIDDEN, config.labels),
-                norm=tensors.norm("final", "final", HIDDEN),
-                pooling=config.pooling,
-            ),
+        return Body(Embeddings(words, None, None, tensors.norm("embeddings.norm", "norm", HIDDEN)), tuple(layers))
+
+    def read_head(self, tensors: Tensors, config: EncoderConfig, *, bare_projection: bool) -> Head:
+        assert isinstance(config, MadeUpConfig)
+        return PooledHead(
+            tensors.linear("dense", "dense", HIDDEN, HIDDEN),
+            "relu",
+            tensors.linear("classifier", "classifier", HIDDEN, config.labels),
+            norm=tensors.norm("final", "final", HIDDEN),
+            pooling=config.pooling,
         )
 
 

@@ -7,7 +7,7 @@ far from uniform and the logits spread by `SPREAD`, else an absolute tolerance w
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import util
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +39,7 @@ __all__ = [
     "write_tokenizer",
 ]
 
-ARCHITECTURES = ("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet")
+ARCHITECTURES = ("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "modernbert")
 MAX_LENGTH = 48
 
 _TEXTS = (
@@ -96,6 +96,7 @@ class _Family:
     special: dict[str, str]
     # Position rows that no token uses: RoBERTa and MPNet count from their padding id plus one.
     offset: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)  # of tokenizer_config.json
 
 
 BERT_TOKENS = {
@@ -181,6 +182,26 @@ def _byte_bpe() -> Tokenizer:
     return tokenizer
 
 
+def _modernbert_bpe() -> Tokenizer:
+    """Byte-level BPE behind NFC, between BERT's special tokens, as ModernBERT has it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(_TEXTS, trainer)
+    plain = [name for name in BERT_TOKENS.values() if name != "[MASK]"]
+    tokenizer.add_special_tokens([*plain, AddedToken("[MASK]", lstrip=True, special=True)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer
+
+
 def _unigram(specials: Sequence[str], cls: int, sep: int) -> Tokenizer:
     """Unigram behind Metaspace as XLM-RoBERTa has it: the texts' words and letters with made-up scores."""
     splitter = pre_tokenizers.Sequence(
@@ -240,6 +261,14 @@ _FAMILIES = {
         _ROBERTA_TOKENS,
         2,
     ),
+    "modernbert": _Family(
+        "ModernBertConfig",
+        "ModernBertForSequenceClassification",
+        "PreTrainedTokenizerFast",
+        _modernbert_bpe,
+        BERT_TOKENS,
+        settings={"clean_up_tokenization_spaces": True, "model_input_names": ["input_ids", "attention_mask"]},
+    ),
 }
 
 
@@ -297,6 +326,7 @@ def write_tokenizer(folder: Path, architecture: str, *, max_length: int = MAX_LE
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": family.tokenizer, "model_max_length": max_length, **family.special}
+    settings |= family.settings
     write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "special_tokens_map.json", family.special)
     return tokenizer
@@ -305,6 +335,9 @@ def write_tokenizer(folder: Path, architecture: str, *, max_length: int = MAX_LE
 def _sizes(architecture: str) -> dict[str, Any]:
     if architecture == "distilbert":
         return {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    if architecture == "modernbert":  # tokens see 6 places far in the two middle layers
+        sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
+        return sizes | {"local_attention": 12}
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     return sizes | ({"embedding_size": 24} if architecture == "electra" else {})
 

@@ -11,6 +11,9 @@ _ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 def parameter_shapes(config: dict[str, Any], labels: int) -> Iterator[tuple[str, Shape]]:
     """The names and shapes of the parameters of a model with this config.json and so many labels."""
     kind = config["model_type"]
+    if kind == "modernbert":
+        yield from _modernbert(config, labels)
+        return
     head = list(_head(kind, config["dim" if kind == "distilbert" else "hidden_size"], labels))
     if kind in ("xlm-roberta", "camembert"):
         yield from head
@@ -18,6 +21,32 @@ def parameter_shapes(config: dict[str, Any], labels: int) -> Iterator[tuple[str,
     yield from ((f"{base}.{name}", shape) for name, shape in _encoder(kind, config))
     if kind not in ("xlm-roberta", "camembert"):
         yield from head
+
+
+def _modernbert(config: dict[str, Any], labels: int) -> Iterator[tuple[str, Shape]]:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+
+    def linear(name: str, outputs: int, inputs: int, setting: str) -> Iterator[tuple[str, Shape]]:
+        return (found for found in _linear(name, outputs, inputs) if config[setting] or not found[0].endswith("bias"))
+
+    def norm(name: str) -> Iterator[tuple[str, Shape]]:
+        return (found for found in _norm(name, hidden) if config["norm_bias"] or not found[0].endswith("bias"))
+
+    yield "model.embeddings.tok_embeddings.weight", (config["vocab_size"], hidden)
+    yield from norm("model.embeddings.norm")
+    for i in range(config["num_hidden_layers"]):
+        at = f"model.layers.{i}"
+        if i:
+            yield from norm(f"{at}.attn_norm")
+        yield from linear(f"{at}.attn.Wqkv", 3 * hidden, hidden, "attention_bias")
+        yield from linear(f"{at}.attn.Wo", hidden, hidden, "attention_bias")
+        yield from norm(f"{at}.mlp_norm")
+        yield from linear(f"{at}.mlp.Wi", 2 * inner, hidden, "mlp_bias")
+        yield from linear(f"{at}.mlp.Wo", hidden, inner, "mlp_bias")
+    yield from norm("model.final_norm")
+    yield from linear("head.dense", hidden, hidden, "classifier_bias")
+    yield from norm("head.norm")
+    yield from _linear("classifier", labels, hidden)
 
 
 def _linear(name: str, outputs: int, inputs: int) -> Iterator[tuple[str, Shape]]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from crossrank.export._graphs.encoder import Attention, DistanceBias, EncoderConfig
+from crossrank.export._graphs.encoder import Attention, DistanceBias, EncoderConfig, Rotary
 from crossrank.export._graphs.graph import Graph
 from crossrank.export._graphs.layers import Floats, Linear, Norm, activate, float_dense, normalize
 
@@ -47,14 +47,18 @@ class Layout(ABC):
         """The model's activation."""
         return activate(self.graph, hidden, self.config.activation, contrib=self.contrib)
 
-    def normalize(self, hidden: str, norm: Norm) -> str:
-        """LayerNormalization with the model's epsilon."""
-        return normalize(self.graph, hidden, norm, self.config.epsilon)
+    def normalize(self, hidden: str, norm: Norm | None) -> str:
+        """LayerNormalization; ``hidden`` as it is where there is none."""
+        if norm is None:
+            return hidden
+        return normalize(self.graph, hidden, norm, self.config.epsilon if norm.epsilon is None else norm.epsilon)
 
     def attention(self, hidden: str, attention: Attention) -> str:
-        """The context of the rows that are needed, where queries and keys are the projections as they are."""
+        """The context of the rows that are needed, with queries and keys as projected, or turned."""
         query, key, value = self.project(hidden, attention)
-        return self.attend(query, key, value, self.bias(attention.bias))
+        if attention.rotary is not None:
+            query, key = self.rotate(query, attention.rotary), self.rotate(key, attention.rotary)
+        return self.attend(query, key, value, self.bias(attention.bias), window=attention.window)
 
     def project(self, hidden: str, attention: Attention) -> list[str]:
         """Queries, keys and values of all tokens, [pairs, tokens, hidden] or packed."""
@@ -64,11 +68,37 @@ class Layout(ABC):
         """What `project` gives as [pairs, longest, width]; behind a pair's tokens may come anything finite."""
         return projected
 
+    def rotate(self, projected: str, rotary: Rotary) -> str:
+        """Queries or keys as `project` gives them, turned by their positions."""
+        graph, half = self.graph, len(rotary.frequencies)
+        cos, sin = self._rotary_rows(rotary)
+        parts = graph.add("Reshape", projected, graph.integers(0, 0, -1, 2 * half))  # [pairs, tokens, heads, head size]
+        last = graph.integers(3)
+        first = graph.add("Slice", parts, graph.integers(0), graph.integers(half), last)
+        second = graph.add("Slice", parts, graph.integers(half), graph.integers(2 * half), last)
+        turned = [
+            graph.add("Sub", graph.add("Mul", first, cos), graph.add("Mul", second, sin)),
+            graph.add("Add", graph.add("Mul", second, cos), graph.add("Mul", first, sin)),
+        ]
+        merged = graph.integers(0, 0, self.config.hidden)
+        return graph.add("Reshape", graph.add("Concat", *turned, axis=3), merged)
+
+    def _rotary_rows(self, rotary: Rotary) -> list[str]:
+        """Cosines and sines of all tokens, [tokens, 1, head size / 2]."""
+        tables = zip(("cos", "sin"), rotary.tables(self.config.positions), strict=True)
+        rows = [self.position_rows(f"{rotary.name}.{name}", table) for name, table in tables]
+        return [self.graph.add("Unsqueeze", row, self.graph.integers(1)) for row in rows]
+
     @abstractmethod
-    def attend(self, query: str, key: str, value: str, bias: str = "") -> str:
+    def attend(self, query: str, key: str, value: str, bias: str = "", *, window: int | None = None) -> str:
         """The context of the rows that are needed, by queries, keys and values of all tokens as `project` gives them.
 
-        ``bias`` is added to the scaled scores: [1 or pairs, 1 or heads, longest, longest], "" for none.
+        Args:
+            query: The queries.
+            key: The keys.
+            value: The values.
+            bias: Added to the scaled scores: [1 or pairs, 1 or heads, longest, longest], "" for none.
+            window: How far a token sees, None for all.
         """
 
     def needed_rows(self, hidden: str) -> str:
@@ -109,9 +139,13 @@ class Layout(ABC):
         graph, reach = self.graph, self.config.positions
         table = bias.by_distance(np.arange(-reach, reach + 1))  # [distances, heads]
         by_distance = graph.weight(bias.name, np.ascontiguousarray(table.T[None]))
+        rows = graph.add("Add", self.distances(), graph.integers(reach))
+        return graph.add("Gather", by_distance, rows, axis=2)
+
+    def distances(self) -> str:
+        """Key's position minus query's, int64 [longest, longest]."""
+        graph = self.graph
         zero, one = (graph.constant(f"int64_{i}", np.array(i)) for i in (0, 1))
         longest = graph.add("Squeeze", graph.add("Shape", "input_ids", start=1, end=2))
         keys = graph.add("Range", zero, longest, one)
-        queries = graph.add("Unsqueeze", keys, graph.integers(1))
-        rows = graph.add("Add", graph.add("Sub", keys, queries), graph.integers(reach))  # [longest, longest]
-        return graph.add("Gather", by_distance, rows, axis=2)
+        return graph.add("Sub", keys, graph.add("Unsqueeze", keys, graph.integers(1)))

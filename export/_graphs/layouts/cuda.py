@@ -8,7 +8,14 @@ from dataclasses import replace
 import numpy as np
 from onnx import helper
 
-from crossrank.export._graphs.encoder import Attention, DistanceBias, EncoderConfig, EncoderWeights, write_encoder
+from crossrank.export._graphs.encoder import (
+    Attention,
+    DistanceBias,
+    EncoderConfig,
+    EncoderWeights,
+    Rotary,
+    write_encoder,
+)
 from crossrank.export._graphs.fused import fuse
 from crossrank.export._graphs.graph import FloatType, Graph, Model
 from crossrank.export._graphs.layers import Floats, Linear
@@ -101,8 +108,42 @@ class Cuda(Layout):
         lengths = graph.add("Cast", self.lengths(), to=helper.np_dtype_to_tensor_dtype(graph.dtype))
         return graph.add("Div", total, graph.add("Unsqueeze", lengths, graph.integers(1)))
 
-    def attend(self, query: str, key: str, value: str, bias: str = "") -> str:  # [T, N*D] each
+    def rotate(self, projected: str, rotary: Rotary) -> str:
+        """By one operator, each token a batch of its own with its position: [T, N*D] -> [T, N*D]."""
+        graph = self.graph
+        tables = zip(("cos", "sin"), rotary.tables(self.config.positions), strict=True)
+        names = [graph.weight(f"{rotary.name}.{name}", table) for name, table in tables]
+        positions = graph.add("Unsqueeze", graph.add("Cast", "position_ids", to=7), graph.integers(0))  # [1, T]
+        row = graph.add("Unsqueeze", projected, graph.integers(0))  # [1, T, N*D]
+        turned = graph.contrib("RotaryEmbedding", row, positions, *names, is_packed_batching=1)
+        return graph.add("Squeeze", turned, graph.integers(0))
+
+    # [T, N*D] each
+    def attend(self, query: str, key: str, value: str, bias: str = "", *, window: int | None = None) -> str:
+        if window is not None:
+            unseen = self._unseen(window)
+            bias = self.graph.add("Add", bias, unseen) if bias else unseen
         return self.needed_rows(self.fused(query, key, value, bias))
+
+    def _unseen(self, window: int) -> str:
+        """What is added to scores of what is farther away, [1, 1, S, S]: by values on the GPU, as `distance_bias` says.
+
+        Computed in float32, in which places are exact.
+        """
+        graph = self.graph
+        most = np.arange(-(-self.config.positions // 8) * 8, dtype=np.float32)
+        places = graph.constant("places", most)
+        row = self._part(places, 0, graph.add("Shape", "token_offset", start=1, end=2))  # [S]
+        apart = graph.add("Abs", graph.add("Sub", row, graph.add("Unsqueeze", row, graph.integers(1))))
+        reach = graph.constant(f"window_{window}", np.array(-window, np.float32))
+        far = graph.add(
+            "Clip",
+            graph.add("Add", apart, reach),
+            *(graph.constant(f"float_{i}", np.array(i, np.float32)) for i in (0, 1)),
+        )
+        added = graph.add("Mul", far, graph.constant("unseen", np.array(-1e4, np.float32)))
+        typed = graph.add("Cast", added, to=helper.np_dtype_to_tensor_dtype(graph.dtype))
+        return graph.add("Unsqueeze", typed, graph.integers(0, 1))
 
     def fused(self, query: str, key: str, value: str, bias: str) -> str:
         """Onnxruntime's attention over packed tokens, CUDA only: [T, N*D] each -> [T, N*D].

@@ -34,7 +34,17 @@ class Portable(Layout):
         graph = self.graph
         return graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=9), graph.integers(1, 2))
 
-    def attend(self, query: str, key: str, value: str, bias: str = "") -> str:  # [B, S, N*D] each
+    def _seen(self, window: int | None) -> str:
+        """What each token sees: bool [B, 1, 1, S], or with a window [B, 1, S, S]."""
+        if window is None:
+            return self._valid
+        graph = self.graph
+        reach = graph.constant(f"int64_{window}", np.array(window))
+        near = graph.add("LessOrEqual", graph.add("Abs", self.distances()), reach)
+        return graph.add("And", self._valid, near)
+
+    # [B, S, N*D] each
+    def attend(self, query: str, key: str, value: str, bias: str = "", *, window: int | None = None) -> str:
         graph, config = self.graph, self.config
         split = graph.integers(0, 0, config.heads, config.head_size)
 
@@ -46,7 +56,7 @@ class Portable(Layout):
         if bias:
             scores = graph.add("Add", scores, bias)
         lowest = graph.constant("lowest", np.array(-65504 if graph.dtype == np.float16 else -3.4e38, graph.dtype))
-        shares = graph.add("Softmax", graph.add("Where", self._valid, scores, lowest), axis=-1)
+        shares = graph.add("Softmax", graph.add("Where", self._seen(window), scores, lowest), axis=-1)
         context = graph.add("MatMul", shares, heads(value, [0, 2, 1, 3]))
         merged = graph.add("Transpose", context, perm=[0, 2, 1, 3])  # [B, S, N, D]
         return graph.add("Reshape", merged, graph.integers(0, 0, config.hidden))
