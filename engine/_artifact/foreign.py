@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from crossrank._errors import CheckpointError, ModelNotFoundError, attempt, join_problems
+from crossrank._errors import CheckpointError, ModelNotFoundError, UnsupportedModelError, attempt, join_problems
 from crossrank._json import has_entry
 from crossrank._text.tokenizer import PairTokenizer
 
@@ -134,6 +134,11 @@ def read_foreign(folder: Path, file: Path | None) -> ForeignModel:
         UnsupportedModelError: For another kind of model, or a setting that would change scores.
     """
     source = read_model_folder(folder)
+    if source.modules:
+        raise UnsupportedModelError(
+            f"{folder}: the ONNX files of a model of several modules end before {source.modules[0].kind}; export its "
+            f"weights, of which modules.json tells: export-model {folder.name} (pip install 'crossrank[export]')"
+        )
     problems: list[str] = []
     files = _onnx_files(source.folder) if file is None else [file]
     variants = attempt(lambda: describe_variants(f.relative_to(source.root) for f in files), problems)

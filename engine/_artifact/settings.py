@@ -18,6 +18,17 @@ from .tokenizer_class import COUNT_FROM_PADDING
 # The files that hold weights, alone or listed by an index, in the order in which they are taken.
 SAFETENSORS, PYTORCH = WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 ADAPTER_CONFIG = "adapter_config.json"
+# What may be behind a Pooling in a head of modules. A Dropout does nothing but in training.
+HEAD_MODULES = ("Dense", "LayerNorm", "Dropout")
+_OF_SENTENCE_TRANSFORMERS = "sentence_transformers."
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """What a text runs through behind the transformer: its class's name, and its folder in the model's, as POSIX has it."""
+
+    kind: str
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,7 @@ class ModelFolder:
         tokenizer: tokenizer_config.json, or empty.
         sentence_transformers: config_sentence_transformers.json, or empty.
         transformer: sentence_bert_config.json, or empty.
+        modules: Those behind the transformer, whose own head they take the place of; empty for one with a head.
     """
 
     root: Path
@@ -40,6 +52,7 @@ class ModelFolder:
     tokenizer: dict[str, Any]
     sentence_transformers: dict[str, Any]
     transformer: dict[str, Any]
+    modules: tuple[Module, ...] = ()
 
 
 def read_model_folder(folder: Path) -> ModelFolder:
@@ -53,7 +66,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
         CheckpointError: For files that are damaged, all at once.
         UnsupportedModelError: For another kind of model or a setting that would change scores, all at once.
     """
-    inner = transformer_folder(folder)
+    inner, modules = _read_modules(folder)
     if not has_entry(inner / "config.json"):
         reason = lone_adapter_message(inner) or f"it has no {(inner / 'config.json').relative_to(folder)}"
         raise ModelNotFoundError(f"{folder} holds no model: {reason}")
@@ -73,6 +86,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
         read(inner / "tokenizer_config.json"),
         read(folder / "config_sentence_transformers.json"),
         read(inner / "sentence_bert_config.json"),
+        modules,
     )
     if damaged:
         raise CheckpointError(join_problems(str(inner), damaged))
@@ -121,47 +135,72 @@ def merge_advice(folder: Path) -> str:
 def transformer_folder(folder: Path) -> Path:
     """Where a model's transformer lies: where its modules.json says, else in ``folder`` itself.
 
-    sentence-transformers lists there what a text runs through. A cross-encoder as it is meant here is one
-    transformer with a classification head.
-
     Raises:
         CheckpointError: If modules.json is damaged.
         UnsupportedModelError: If it is of another kind of model.
     """
+    return _read_modules(folder)[0]
+
+
+def module_folders(folder: Path) -> list[Path]:
+    """The folders of a model's transformer and of the modules behind it; raises as `transformer_folder`."""
+    inner, modules = _read_modules(folder)
+    return [inner, *(folder / module.path for module in modules)]
+
+
+def _read_modules(folder: Path) -> tuple[Path, tuple[Module, ...]]:
+    """Where the transformer lies, and the modules behind it.
+
+    sentence-transformers lists in modules.json what a text runs through. A cross-encoder as it is meant here is one
+    transformer with a classification head, or with a head of modules that pool its tokens and end in a dense layer.
+    """
     path = folder / "modules.json"
     if not has_entry(path):
-        return folder
+        return folder, ()
     try:
         modules = read_json(path)
         if not isinstance(modules, list):
             raise TypeError(f"this is {type(modules).__name__}")
-        types = [str(module["type"]).rpartition(".")[2] for module in modules]
+        paths = [str(module["type"]) for module in modules]
+        types = [name.rpartition(".")[2] for name in paths]
         places = [PurePosixPath(module["path"]) for module in modules]
     except not_thrown_in(OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: a list of modules with type and path is expected: {error!s:.200}") from error
     for place in map(str, places):
         if PurePosixPath(place).is_absolute() or ".." in place.split("/") or "\\" in place or len(place) > 200:
             raise CheckpointError(f"{path}: {place!r:.80} is no folder inside this one")
-    if types == ["Transformer"]:
-        return folder / places[0]
+    behind = tuple(Module(kind, str(place)) for kind, place in list(zip(types, places, strict=True))[1:])
+    foreign = [name for name in paths if not name.startswith(_OF_SENTENCE_TRANSFORMERS)]
+    unknown = [kind for kind in dict.fromkeys(types[2:]) if kind not in HEAD_MODULES]
+    pooled = types[:2] == ["Transformer", "Pooling"] and "Dense" in types
+    if types == ["Transformer"] or (pooled and not foreign and not unknown):
+        return folder / places[0], behind
     if "LogitScore" in types:
         kind = "a causal language model scored by the logit of a token (LogitScore)"
-    elif "Pooling" in types and "Dense" in types:
-        kind = "a reranker of pooled token embeddings and a dense layer (Pooling, Dense)"
+    elif foreign and len(types) > 1:
+        kind = f"a chain with modules of other code ({', '.join(foreign)})"
+    elif pooled:
+        kind = f"a reranker of pooled token embeddings with {', '.join(unknown)}"
     elif "Pooling" in types:
         kind = "an embedding model (Pooling), which encodes queries and documents apart"
     else:
         kind = f"a chain of {', '.join(types) or 'no modules'}"
     raise UnsupportedModelError(
-        f"{path}: this is {kind}; supported is one Transformer with a sequence classification head"
+        f"{path}: this is {kind}; supported is one Transformer, with a sequence classification head or before Pooling "
+        f"and {', '.join(HEAD_MODULES)} that end in a Dense of scores"
     )
 
 
 def _refused_settings(model: ModelFolder, *, has_modules: bool) -> list[str]:
     refused = []
     task = model.transformer.get("transformer_task", "feature-extraction")
-    if has_modules and task != "sequence-classification":
-        refused.append(f"sentence_bert_config.json: transformer_task is {task!r}; only 'sequence-classification'")
+    fitting = "feature-extraction" if model.modules else "sequence-classification"
+    if has_modules and task != fitting:
+        behind = "before a Pooling" if model.modules else "without modules behind it"
+        refused.append(f"sentence_bert_config.json: transformer_task is {task!r}; only {fitting!r} {behind}")
+    given = model.transformer.get("module_output_name") or "token_embeddings"
+    if model.modules and given != "token_embeddings":
+        refused.append(f"sentence_bert_config.json: module_output_name is {given!r:.60}; only 'token_embeddings'")
     if model.transformer.get("do_lower_case"):
         refused.append("sentence_bert_config.json: do_lower_case is set; set it in the tokenizer instead")
     side = model.tokenizer.get("truncation_side", "right")

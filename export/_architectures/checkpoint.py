@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from crossrank._artifact.manifest import Head, Inputs
 from crossrank._artifact.settings import ModelFolder, describe_head, describe_inputs, read_model_folder
@@ -11,7 +12,7 @@ from crossrank._artifact.tokenizer_settings import limit_ids, open_tokenizer
 from crossrank._errors import CheckpointError, attempt, join_problems
 from crossrank._json import has_entry
 from crossrank._text.tokenizer import PairTokenizer
-from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights
+from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights, StepsHead
 from crossrank.export._read.adapter import open_weights
 from crossrank.export._read.tensors import ReadTensor
 from crossrank.export._read.texts import load_pairs
@@ -19,6 +20,7 @@ from crossrank.export._read.tokenizers.byte_level import build_byte_level
 from crossrank.export._read.tokenizers.wordpiece import build_wordpiece, missing_tokenizer_message
 
 from .base import Tensors
+from .chain import read_chain
 from .config import complete_config, read_config
 from .registry import architectures
 
@@ -67,9 +69,15 @@ def read_checkpoint(
     tensors = attempt(lambda: open_weights(source.folder, say=True), problems)
     completed = attempt(lambda: complete_config(source.config, tensors or {}), problems)
     config = None if completed is None else attempt(lambda: read_config(completed), problems)
+    chain = None
+    if source.modules and config is not None and completed is not None:
+        chain = attempt(lambda: read_chain(source, config.hidden), problems)
+        if chain is not None:
+            config = replace(config, labels=chain[1])
+            completed = _as_one_model(completed, source, chain[1])
     weights = None
-    if tensors is not None and config is not None:
-        weights = attempt(lambda: _read_weights(tensors, config, bare_projection), problems)
+    if tensors is not None and config is not None and (chain is not None or not source.modules):
+        weights = attempt(lambda: _read_weights(tensors, config, bare_projection, chain and chain[0]), problems)
     embeddings = None
     if tokenizer is not None and config is not None:
         embeddings = attempt(lambda: limit_ids(tokenizer, config.vocabulary, plain_texts), problems)
@@ -87,10 +95,21 @@ def read_checkpoint(
     )
 
 
-def _read_weights(tensors: Mapping[str, ReadTensor], config: EncoderConfig, bare_projection: bool) -> EncoderWeights:
+def _as_one_model(config: Mapping[str, Any], source: ModelFolder, labels: int) -> dict[str, Any]:
+    """The config.json of a transformer and the head behind it, as of a sequence classifier, which its graph is."""
+    one = {name: value for name, value in config.items() if name not in ("id2label", "label2id", "architectures")}
+    activation = source.sentence_transformers.get("activation_fn")
+    named = {"sentence_transformers": {"activation_fn": activation}} if activation is not None else {}
+    return one | {"num_labels": labels} | named
+
+
+def _read_weights(
+    tensors: Mapping[str, ReadTensor], config: EncoderConfig, bare_projection: bool, chain: StepsHead | None
+) -> EncoderWeights:
     family = architectures()[config.architecture]
     named = Tensors(tensors, family.prefix)
-    body, head = family.read_body(named, config), family.read_head(named, config, bare_projection=bare_projection)
+    body = family.read_body(named, config)
+    head = chain or family.read_head(named, config, bare_projection=bare_projection)
     named.check()
     return EncoderWeights(body.embeddings, body.layers, head, body.norm)
 

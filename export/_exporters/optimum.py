@@ -81,6 +81,9 @@ def read_optimum(folder: Path, registered: RegisteredModel | None, *, max_length
             'exporter="native" (in a shell --exporter native)'
         )
     source = read_model_folder(folder)
+    if source.modules:
+        behind = ", ".join(module.kind for module in source.modules)
+        raise UnsupportedModelError(f"{folder}: optimum does not trace the modules behind the transformer ({behind})")
     problems: list[str] = []
     tokenizer = attempt(lambda: read_tokenizer(source), problems)
     tensors = attempt(lambda: open_weights(source.folder, say=True), problems)

@@ -22,6 +22,7 @@ from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry
 from crossrank.export._read.adapter import load_adapted
 
+from .chain import chain_logits
 from .forward import PASSES
 from .transformers_tokenizer import compare_tokenizer
 
@@ -63,7 +64,9 @@ def reference_logits(
     Raises:
         CheckpointError: If transformers is there and fails, or its tokenizer gives other ids for no known reason.
     """
-    if not bare_projection and util.find_spec("transformers") and util.find_spec("torch"):
+    # An adapter goes into a sequence classifier, which a transformer before modules is not.
+    lone = bare_projection or bool(source.modules and has_entry(source.folder / ADAPTER_CONFIG))
+    if not lone and util.find_spec("transformers") and util.find_spec("torch"):
         try:
             logits = transformers_logits(source, tokenizer, pairs, max_length=max_length, token_types=token_types)
         except CheckpointError:
@@ -81,6 +84,7 @@ def reference_logits(
         max_length=max_length,
         token_types=token_types,
         bare_projection=bare_projection,
+        root=source.root if source.modules else None,
     )
 
 
@@ -152,7 +156,7 @@ def transformers_logits(
         CheckpointError: As `compare_tokenizer`.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
     from transformers.utils import logging
 
     encodings = _join(tokenizer, pairs, max_length)
@@ -165,7 +169,7 @@ def transformers_logits(
         if has_entry(source.folder / ADAPTER_CONFIG):
             model = load_adapted(source.folder, known)
         else:
-            model = AutoModelForSequenceClassification.from_pretrained(
+            model = (AutoModel if source.modules else AutoModelForSequenceClassification).from_pretrained(
                 source.folder,
                 config=known,
                 local_files_only=True,
@@ -182,7 +186,10 @@ def transformers_logits(
             inputs["token_type_ids"] = batch.types
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-            logits: Floats = model(**tensors, return_dict=True).logits.numpy()
+            given = model(**tensors, return_dict=True)
+        if source.modules:
+            return chain_logits(source.root, given.last_hidden_state.numpy(), batch.mask)
+        logits: Floats = given.logits.numpy()
         return logits
 
     return _in_batches(encodings, model.config.pad_token_id, token_types, score)
@@ -197,6 +204,7 @@ def numpy_logits(
     max_length: int,
     token_types: bool,
     bare_projection: bool = False,
+    root: Path | None = None,
 ) -> Floats:
     """Logits of a forward pass in numpy, float32 [pairs, labels].
 
@@ -208,9 +216,14 @@ def numpy_logits(
         max_length: Most tokens of a pair.
         token_types: Whether the tokenizer's segments reach the model.
         bare_projection: Whether the head is its last layer alone.
+        root: Where a modules.json names what is behind the transformer, None where it has a head.
     """
     model = PASSES[config["model_type"]](config, folder, bare_projection=bare_projection)
     encodings = _join(tokenizer, pairs, max_length)
-    return _in_batches(
-        encodings, model.pad_id, token_types, lambda batch: model.logits(batch.ids, batch.types, batch.mask)
-    )
+
+    def score(batch: _Batch) -> Floats:
+        if root is None:
+            return model.logits(batch.ids, batch.types, batch.mask)
+        return chain_logits(root, model.hidden(batch.ids, batch.types, batch.mask), batch.mask)
+
+    return _in_batches(encodings, model.pad_id, token_types, score)

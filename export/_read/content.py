@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from crossrank._artifact.held import Stamp, stamp
-from crossrank._artifact.settings import PYTORCH, SAFETENSORS, has_weights, transformer_folder
+from crossrank._artifact.settings import PYTORCH, SAFETENSORS, has_weights, module_folders
 from crossrank._errors import ModelError
 from crossrank._interrupts import not_thrown_in
 from crossrank._json import write_json
@@ -43,11 +43,11 @@ def stamp_files(folder: Path) -> dict[str, Stamp]:
     ONNX files are none, nor PyTorch's weights beside the same model's in safetensors.
     """
     try:
-        places = {folder, transformer_folder(folder)}
+        places = {folder, *module_folders(folder)}
     except ModelError:  # which reading it will say
         places = {folder}
     stamps = {}
-    for place in places:
+    for place in filter(Path.is_dir, places):
         found = {path.name: path for path in place.iterdir() if path.suffix in _SUFFIXES and _counts(path)}
         # Refused when the checkpoint is read, so they must not go by unseen.
         templates = (place / "additional_chat_templates").glob("*.jinja")

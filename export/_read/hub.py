@@ -30,15 +30,21 @@ SETTINGS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model"),
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),  # refused, not used
+    "[1-9]*_*/config.json",  # of modules behind a transformer
 )
 # What an export reads; nothing else is downloaded.
 _FILES = (
     *SETTINGS,
     *("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"),
-    *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
+    *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "[1-9]*_*/model.safetensors"),
 )
 # Of repositories without safetensors only: many hold the same weights in both forms.
-_TORCH_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+_TORCH_WEIGHTS = (
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "pytorch_model-*.bin",
+    "[1-9]*_*/pytorch_model.bin",
+)
 # How long the hub may take to answer at all. The hub library asks five times, for half a minute and more.
 _ANSWER_S = 4.0
 _SAID_S = 10.0  # for so long what was found holds

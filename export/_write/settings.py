@@ -46,11 +46,13 @@ def write_settings(source: ModelFolder, folder: Path) -> None:
         _copy(own, folder)
     else:
         _write_json(folder / own.name, source.config)
+    # Modules behind the transformer are in the graphs: the artifact is one model, with a head as others have it.
+    left_out = ("modules.json", "sentence_bert_config.json") if source.modules else ()
     for name in _BESIDE_CONFIG:
-        if has_entry(source.folder / name):
+        if name not in left_out and has_entry(source.folder / name):
             _copy(source.folder / name, folder)
     for name in _AT_THE_ROOT:
-        if has_entry(source.root / name):
+        if name not in left_out and has_entry(source.root / name):
             _copy(source.root / name, folder)
     if (folder / "modules.json").exists() and source.folder != source.root:
         modules = read_json(folder / "modules.json")
