@@ -25,7 +25,7 @@ _OF_SENTENCE_TRANSFORMERS = "sentence_transformers."
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """What a text runs through behind the transformer: its class's name, and its folder in the model's, as POSIX has it."""
+    """What a text runs through behind the transformer: its class's name, and its folder within the model's."""
 
     kind: str
     path: str
