@@ -91,20 +91,25 @@ class Cpu(Layout):
             )
         elif window is not None:
             assert not bias, "no family has both"
-            return self._merge(self._window(window).attend(query, key, value))
+            return self._window(window).attend(query, key, value)
         elif not bias and self.config.positions > _LONG:
-            return self._merge(self._attend_long(query, key, value))
-        return self._merge(self.attend_all(query, key, value, bias))
+            return self._attend_long(query, key, value)
+        return self.attend_all(query, key, value, bias)
 
     def attend_all(self, query: str, key: str, value: str, bias: str = "") -> str:
-        """Attention of queries [.., Q, H], keys and values [.., K, H]."""
+        """Attention of queries [.., Q, H], keys and values [.., K, H], rows in one dimension.
+
+        They are merged here and so in branches: of Attention as the output of one onnxruntime says in each run that its
+        shape is not what it expected.
+        """
         biases, heads = [bias] if bias else [], self.config.heads
-        return self.graph.add("Attention", query, key, value, *biases, q_num_heads=heads, kv_num_heads=heads)
+        context = self.graph.add("Attention", query, key, value, *biases, q_num_heads=heads, kv_num_heads=heads)
+        return self._merge(context)
 
     def _attend_long(self, query: str, key: str, value: str) -> str:
         def flash() -> list[tuple[str, int]]:
             context = self.graph.contrib("MultiHeadAttention", query, key, value, num_heads=self.config.heads)
-            return [(context, TensorProto.FLOAT)]
+            return [(self._merge(context), TensorProto.FLOAT)]
 
         def plain() -> list[tuple[str, int]]:
             return [(self.attend_all(query, key, value), TensorProto.FLOAT)]

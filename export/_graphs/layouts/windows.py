@@ -41,7 +41,7 @@ class Window:
             self._plan = self._graph.either(layout.longer_than(self._most), self._write_plan, self._no_plan)
 
     def attend(self, query: str, key: str, value: str) -> str:
-        """Attention in which tokens see what is near, [B, S, H] of three such."""
+        """Attention in which tokens see what is near, [B*S, H] of three [B, S, H]."""
         attend, most = self._layout.attend_all, self._most
 
         def all_near() -> list[tuple[str, int]]:
@@ -64,7 +64,7 @@ class Window:
 
     def _attend_in_blocks(self, query: str, key: str, value: str) -> str:
         graph = self._graph
-        of_queries, of_keys, mask, merged, places = self._plan
+        of_queries, of_keys, mask, by_pair, places = self._plan
 
         def cut(tokens: str, rows: str, length: int) -> str:  # [B, S, H] -> [B*n, length, H]
             taken = graph.add("Gather", tokens, rows, axis=1)
@@ -72,7 +72,8 @@ class Window:
 
         keys, values = (cut(tokens, of_keys, self._seen) for tokens in (key, value))
         context = self._layout.attend_all(cut(query, of_queries, self._block), keys, values, mask)
-        return graph.add("Gather", graph.add("Reshape", context, merged), places, axis=1)
+        kept = graph.add("Gather", graph.add("Reshape", context, by_pair), places, axis=1)
+        return graph.add("Reshape", kept, graph.integers(-1, self._layout.config.hidden))
 
     def _write_mask(self) -> str:
         """Float32 [1, 1, S, S], for at most so many tokens."""
@@ -118,14 +119,14 @@ class Window:
         added = graph.add("Where", near, graph.scalar(0.0), graph.scalar(_UNSEEN))  # [n, c, e]
         every = graph.add("Concat", pairs, blocks, graph.integers(c, e), axis=0)
         mask = graph.add("Reshape", graph.add("Expand", added, every), graph.integers(-1, 1, c, e))
-        merged = graph.add("Concat", pairs, graph.integers(-1, self._layout.config.hidden), axis=0)
+        by_pair = graph.add("Concat", pairs, graph.integers(-1, self._layout.config.hidden), axis=0)
         tokens = until(length)
         of_token = graph.add("Div", tokens, graph.integers(c))
         within = graph.add("Sub", tokens, graph.add("Gather", starts, of_token))
         places = graph.add("Add", graph.add("Mul", of_token, graph.integers(c)), within)
         whole = TensorProto.INT64
         kinds = (whole, whole, TensorProto.FLOAT, whole, whole)
-        return list(zip((of_queries, of_keys, mask, merged, places), kinds, strict=True))
+        return list(zip((of_queries, of_keys, mask, by_pair, places), kinds, strict=True))
 
     def _no_plan(self) -> list[tuple[str, int]]:
         """The same of no tokens."""
