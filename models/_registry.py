@@ -42,6 +42,9 @@ class RegisteredModel:
     licence: str
     docs_per_sec_v100: int | None = None
     docs_per_sec_v100_python: int | None = None
+    docs_per_sec_h100: int | None = None
+    docs_per_sec_cpu: int | None = None
+    ndcg10_mteb: float | None = None
     checked: tuple[str, ...]
     note: str | None = None
 
@@ -91,6 +94,9 @@ _OPTIONAL = {
     "bare_projection": _Rule("true (leave it out otherwise)", lambda value: value is True),
     "docs_per_sec_v100": _NUMBER,
     "docs_per_sec_v100_python": _NUMBER,
+    "docs_per_sec_h100": _NUMBER,
+    "docs_per_sec_cpu": _NUMBER,
+    "ndcg10_mteb": _Rule("a number between 0 and 1", lambda value: isinstance(value, float) and 0 < value < 1),
     "note": _TEXT,
 }
 _RULES = _REQUIRED | _OPTIONAL

@@ -69,20 +69,19 @@ def read_checkpoint(
     tensors = attempt(lambda: open_weights(source.folder, say=True), problems)
     completed = attempt(lambda: complete_config(source.config, tensors or {}), problems)
     config = None if completed is None else attempt(lambda: read_config(completed), problems)
-    chain = None
-    if source.modules and config is not None and completed is not None:
-        chain = attempt(lambda: read_chain(source, config.hidden), problems)
-        if chain is not None:
-            config = replace(config, labels=chain[1])
-            completed = _as_one_model(completed, source, chain[1])
+    head = None
+    if source.modules and config is not None:
+        head = attempt(lambda: read_chain(source, config.hidden), problems)
     weights = None
-    if tensors is not None and config is not None and (chain is not None or not source.modules):
-        weights = attempt(lambda: _read_weights(tensors, config, bare_projection, chain and chain[0]), problems)
+    if tensors is not None and config is not None and (head is not None or not source.modules):
+        weights = attempt(lambda: _read_weights(tensors, config, bare_projection, head and head[0]), problems)
     embeddings = None
     if tokenizer is not None and config is not None:
         embeddings = attempt(lambda: limit_ids(tokenizer, config.vocabulary, plain_texts), problems)
     if problems or tokenizer is None or completed is None or config is None or weights is None:
         raise CheckpointError(join_problems(str(folder), problems))
+    if head is not None:
+        config, completed = replace(config, labels=head[1]), _as_one_model(completed, source, head[1])
     described = replace(source, config=completed | {"max_position_embeddings": config.positions})
     types = config.token_types > 1 and gives_token_types(source.tokenizer, source.config)
     return Checkpoint(

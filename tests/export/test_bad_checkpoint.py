@@ -362,18 +362,6 @@ sys.exit(main(sys.argv[1:]))
 # sentence-transformers' folders that are something else.
 
 
-def test_pooled_reranker_is_refused_by_name(bert: Path, checkpoint: Path) -> None:
-    modules = sentence_transformers.sentence_transformer.modules
-    body = modules.Transformer(str(bert))
-    pooling = modules.Pooling(32)
-    dense = modules.Dense(32, 1, module_output_name="scores")
-    model = sentence_transformers.CrossEncoder(modules=[body, pooling, dense], device="cpu")
-    shutil.rmtree(checkpoint)
-    model.save_pretrained(str(checkpoint))
-    message = message_of(checkpoint, UnsupportedModelError)
-    assert "this is a reranker of pooled token embeddings and a dense layer (Pooling, Dense); supported is" in message
-
-
 def test_embedding_model_is_refused_by_name(bert: Path, checkpoint: Path) -> None:
     modules = sentence_transformers.sentence_transformer.modules
     model = sentence_transformers.SentenceTransformer(
@@ -395,6 +383,10 @@ def write_modules(folder: Path, *modules: tuple[str, str]) -> None:
     [
         ([("Transformer", ""), ("LogitScore", "1_LogitScore")], "a causal language model scored by the logit of a"),
         ([("Transformer", ""), ("Normalize", "1_Normalize")], "a chain of Transformer, Normalize"),
+        (
+            [("Transformer", ""), ("Pooling", "1"), ("Normalize", "2"), ("Dense", "3"), ("CNN", "4")],
+            "a reranker of pooled token embeddings with Normalize, CNN",
+        ),
         ([], "a chain of no modules"),
         ([("Transformer", "")], "transformer_task is 'feature-extraction'; only 'sequence-classification'"),
     ],

@@ -316,9 +316,11 @@ def test_what_changes_scores_beside_the_weights_is_downloaded(hub: Hub, tmp_path
     assert cached_files(fetch(tmp_path, hub.url, "someone/adapted")) == wanted
 
 
-def test_transformer_in_a_subfolder_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+def test_modules_in_subfolders_are_downloaded(hub: Hub, tmp_path: Path) -> None:
     wanted = {"modules.json", "0_Transformer/config.json", "0_Transformer/model.safetensors"}
-    for path in {*wanted, "0_Transformer/pytorch_model.bin", "1_Pooling/config.json"}:
+    wanted |= {f"{path}/config.json" for path in ("1_Pooling", "2_Dense", "3_LayerNorm", "10_Dense")}
+    wanted |= {f"{path}/model.safetensors" for path in ("2_Dense", "3_LayerNorm", "10_Dense")}
+    for path in {*wanted, "0_Transformer/pytorch_model.bin", "2_Dense/pytorch_model.bin", "1_Pooling/README.md"}:
         hub.files[f"someone/modules/{path}"] = b"{}"
     assert cached_files(fetch(tmp_path, hub.url, "someone/modules")) == wanted
 

@@ -9,7 +9,7 @@ https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/python/tools/tran
 import numpy as np
 from onnx import helper
 
-from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights
+from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights, Head
 from crossrank.export._graphs.graph import Graph, Model
 from crossrank.export._graphs.layers import Linear, Norm, activate, dense
 
@@ -36,7 +36,8 @@ def build_fused(weights: EncoderWeights, config: EncoderConfig, *, dtype: type[n
     def scale_and_bias(norm: Norm) -> tuple[str, str]:
         return graph.weight(f"{norm.name}.scale", norm.scale), graph.weight(f"{norm.name}.bias", norm.bias)
 
-    def skip(hidden: str, residual: str, norm: Norm, before: Linear) -> str:
+    def skip(hidden: str, residual: str, norm: Norm | None, before: Linear) -> str:
+        assert norm is not None, "BERT's layers have both"
         inputs = (hidden, residual, *scale_and_bias(norm), bias(before))
         return graph.contrib("SkipLayerNormalization", *inputs, epsilon=config.epsilon)
 
@@ -66,6 +67,7 @@ def build_fused(weights: EncoderWeights, config: EncoderConfig, *, dtype: type[n
         hidden = skip(product(inner, forward.down), hidden, layer.output_norm, forward.down)
     row = graph.add("Gather", hidden, graph.constant("first_row", np.array(0)), axis=1)
     head = weights.head
+    assert isinstance(head, Head), "both have this one"
     if head.dense is not None:
         row = activate(graph, dense(graph, row, head.dense), head.activation, contrib=True)
     graph.output(dense(graph, row, head.classifier), "logits", ["pairs", config.labels])
