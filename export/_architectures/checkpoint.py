@@ -80,16 +80,17 @@ def read_checkpoint(
         embeddings = attempt(lambda: limit_ids(tokenizer, config.vocabulary, plain_texts), problems)
     if problems or tokenizer is None or completed is None or config is None or weights is None:
         raise CheckpointError(join_problems(str(folder), problems))
+    labels, written = config.labels, completed
     if head is not None:
-        config, completed = replace(config, labels=head[1]), _as_one_model(completed, source, head[1])
-    described = replace(source, config=completed | {"max_position_embeddings": config.positions})
+        labels, written = head[1], _as_one_model(completed, source, head[1])
+    described = replace(source, config=written | {"max_position_embeddings": config.positions})
     types = config.token_types > 1 and gives_token_types(source.tokenizer, source.config)
     return Checkpoint(
-        replace(source, config=completed),
-        config,
+        replace(source, config=written),
+        replace(config, labels=labels),
         tokenizer,
         weights,
-        describe_head(source, config.labels, relevant_label),
+        describe_head(source, labels, relevant_label),
         describe_inputs(described, tokenizer, token_types=types, max_length=max_length, embeddings=embeddings),
     )
 

@@ -105,7 +105,7 @@ def write_chain(folder: Path, architecture: str, modules: Modules) -> Path:
     ]
     for i, (kind, config) in enumerate(modules, start=1):
         path, package = f"{i}_{kind}", f"sentence_transformers.{PACKAGES[kind]}"
-        entries.append({"idx": i, "name": str(i), "path": path, "type": f"{package}.{kind}"})  # type: ignore[dict-item]
+        entries.append({"idx": i, "name": str(i), "path": path, "type": f"{package}.{kind}"})
         (folder / path).mkdir()
         write_json(folder / path / "config.json", config)
         weights = dict(_weights(kind, config, rng))
@@ -164,8 +164,8 @@ def make_chain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     return make
 
 
-def predict(artifact: Path, precision: str = "fp32") -> Floats:
-    logits: Floats = CrossEncoder(artifact, precision=precision).predict(list(PAIRS), activation_fn="identity")
+def predict(artifact: Path) -> Floats:
+    logits: Floats = CrossEncoder(artifact, precision="fp32").predict(list(PAIRS), activation_fn="identity")
     return logits.reshape(len(PAIRS), -1)
 
 
