@@ -78,13 +78,11 @@ class _Fusion:
 
     def _attention(self, node: NodeProto) -> None:
         projected = [self._biased(name, swallow=True) for name in node.input[:3]]
-        biases = [bias for _, bias in projected if bias]
         products = self._products(product for product, _ in projected)
-        if products and len(biases) in (0, 3):
+        if products:
             node.input[0] = self._join(products, node)
             node.input[1] = node.input[2] = ""
-            if biases:
-                node.input[3] = self._joined(biases, np.concatenate)
+            node.input[3] = self._join_biases(products, [bias for _, bias in projected])
 
     def _attention_of_twin(self, node: NodeProto) -> None:
         unpacked = (self._unpacked(name) for name in node.input[:3])
@@ -124,6 +122,17 @@ class _Fusion:
             _node("Reshape", [product, self._integers(-1, heads, 3, size)], [joined]),
         ]
         return joined
+
+    def _join_biases(self, products: Sequence[NodeProto], biases: Sequence[str]) -> str:
+        """The biases of three products behind each other, zeros where one has none; "" where none has."""
+        given = [bias for bias in biases if bias]
+        width = self._weights[products[0].input[1]].dims[1]
+
+        def behind_each_other(values: Sequence[Array]) -> Array:
+            left = iter(values)
+            return np.concatenate([next(left) if bias else np.zeros(width, values[0].dtype) for bias in biases])
+
+        return self._joined(given, behind_each_other) if given else ""
 
     def _joined(self, names: Sequence[str], join: Callable[[Sequence[Array]], Array]) -> str:
         """One constant made of several; in the type that they are declared with, so that it takes no more memory."""

@@ -94,6 +94,29 @@ def test_a_layer_is_four_products_and_what_is_between_them_one_operator(
         assert bool(node.input[6]) == (architecture == "mpnet")
 
 
+@pytest.mark.parametrize("absent", [{"key"}, {"query", "value"}, {"query", "key", "value"}])
+def test_what_has_no_bias_joins_what_has_one(tmp_path: Path, absent: set[str]) -> None:
+    checkpoint = make_checkpoint(tmp_path, "bert")
+    read = read_checkpoint(checkpoint, max_length=None, relevant_label=None)
+    plain = build_cuda(read.weights, read.config, token_types=True, fused=False)
+    for made in list(plain.graph.node):  # as layouts write a product without one
+        if made.op_type == "Add" and any(made.input[1] == f"layer.0.{name}.bias" for name in absent):
+            product = next(node for node in plain.graph.node if node.output[0] == made.input[0])
+            product.output[0] = made.output[0]
+            plain.graph.node.remove(made)
+    fuse(plain)
+    constants = {tensor.name: plain.value(tensor) for tensor in plain.graph.initializer}
+    packed = next(node for node in plain.graph.node if node.op_type == "PackedMultiHeadAttention")
+    assert list(packed.input[1:3]) == ["", ""]
+    layer = read.weights.layers[0].attention
+    parts = {"query": layer.query.bias, "key": layer.key.bias, "value": layer.value.bias}
+    if len(absent) == 3:
+        assert packed.input[3] == ""
+        return
+    expected = np.concatenate([np.zeros_like(bias) if name in absent else bias for name, bias in parts.items()])
+    np.testing.assert_array_equal(constants[packed.input[3]], expected.astype(np.float16))
+
+
 def test_an_exported_graph_is_fused_and_holds_each_weight_once(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "bert")
     artifact = export_model(checkpoint, tmp_path / "artifact", variants=["cuda"])
