@@ -7,6 +7,7 @@ are pytest's, "tests" by default. What passes has run on no GPU.
 """
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,9 @@ def why_not() -> str:
     """What is missing here to build it, "" if nothing is."""
     if not (SOURCE / "make.sh").is_file():
         return f"there is no {SOURCE}: set CROSSRANK_TEST_DATA"
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) != ("Linux", "x86_64"):
+        return f"it is for Linux on x86-64, and this is {system} on {machine}"
     missing = [tool for tool in ("g++", "nm", "readelf") if shutil.which(tool) is None]
     return f"{', '.join(missing)} not found: install g++ 12 or newer, and binutils" if missing else ""
 
