@@ -246,7 +246,9 @@ class Run:
             return None
         start = time.perf_counter()
         if self._documents is None:
-            self._documents = self._read_documents()
+            self._documents = documents = self._read_documents()
+            if isinstance(documents, Tokens) and self._windows is None:
+                self._distinct = DistinctPairs(documents, self._query_index)
         if self._query_tokens is None:  # without a document they are checked all the same
             self._query_tokens = self._scorer.tokenizer.encode(self._queries, "query")
         if self._next == len(self._query_index):

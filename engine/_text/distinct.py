@@ -5,14 +5,32 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from .tokens import Tokens
+from .tokens import Tokens, gather_index
+
+# Where a document is sampled, in eighths of it, and what its samples, its length and its query are multiplied by: odd
+# numbers of 64 bits. That documents differ in a sample need not be, only that they mostly do.
+_EIGHTHS = np.arange(9)
+_FACTORS = np.random.default_rng(0).integers(-(2**62), 2**62, len(_EIGHTHS) + 2) | 1
+# Of fewer documents a digest of each is as quick.
+_LEAST_SAMPLED = 32
 
 
 class DistinctPairs:
-    """Remembers the pairs of one call, 16 bytes of each."""
+    """Remembers the pairs of one call.
 
-    def __init__(self) -> None:
-        self._rows: dict[tuple[int, bytes], int] = {}
+    Of a document whose ids stay where they are, nine are looked at; one that is like an earlier one in these is then
+    compared with it. Of others a digest of all ids is kept, 16 bytes.
+
+    Args:
+        documents: Those of the whole call, one per pair in the order in which they are asked for, if they stay as long
+            as this; else None.
+        query_index: int [pairs], the query of each pair of the whole call; looked at if ``documents`` stay.
+    """
+
+    def __init__(self, documents: Tokens | None = None, query_index: NDArray[np.intp] | None = None) -> None:
+        few = documents is None or len(documents.offsets) <= _LEAST_SAMPLED
+        self._documents, self._query_index = None if few else documents, query_index
+        self._rows: dict[int | tuple[int, bytes], int] = {}
         self._count = 0
 
     def find(
@@ -23,7 +41,7 @@ class DistinctPairs:
         Args:
             documents: One per pair.
             query_index: int [pairs], the query of each pair.
-            enough: Tokens of a document beyond so many do not matter.
+            enough: Tokens of a document beyond so many do not matter; the same number for all of the call.
 
         Returns:
             int [new], the new pairs; and int [pairs], counted over the whole call: the first pair that is the same.
@@ -32,16 +50,53 @@ class DistinctPairs:
         >>> DistinctPairs().find(documents, np.zeros(3, np.intp), 512)
         (array([0, 1]), array([0, 1, 0]))
         """
-        first, ids = self._count, np.ascontiguousarray(documents.ids).view(np.uint8).data
-        size = documents.ids.itemsize
-        offsets = (documents.offsets * size).tolist()
-        like, new = [], []
-        for i, query in enumerate(query_index.tolist()):
-            start = offsets[i]
-            document = ids[start : min(offsets[i + 1], start + enough * size)]
-            row = self._rows.setdefault((query, blake2b(document, digest_size=16).digest()), first + i)
-            like.append(row)
-            if row == first + i:
-                new.append(i)
-        self._count += len(like)
-        return np.array(new, np.intp), np.array(like, np.intp)
+        first, pairs = self._count, len(query_index)
+        self._count += pairs
+        keys = (_digests if self._documents is None else _samples)(documents, query_index, enough)
+        # In compiled code: a loop here would take half of the host's time for encoded documents.
+        like = np.fromiter(map(self._rows.setdefault, keys, range(first, self._count)), np.intp, pairs)
+        if self._documents is not None:
+            repeated = np.flatnonzero(like < np.arange(first, self._count))
+            others = repeated[~self._equal(self._documents, first + repeated, like[repeated], enough)]
+            if len(others):  # than what they resemble
+                keys = _digests(documents.take(others), query_index[others], enough)
+                like[others] = list(map(self._rows.setdefault, keys, (first + others).tolist()))
+        return np.flatnonzero(like == np.arange(first, self._count)), like
+
+    def _equal(
+        self, documents: Tokens, rows: NDArray[np.intp], others: NDArray[np.intp], enough: int
+    ) -> NDArray[np.bool_]:
+        """Whether pairs are the same as others, both counted over the call: bool [rows]."""
+        assert self._query_index is not None, "it comes with the documents"
+        counts = np.minimum(documents.lengths, enough).astype(np.int64)
+        same = (counts[rows] == counts[others]) & (self._query_index[rows] == self._query_index[others])
+        rows, others, counts = rows[same], others[same], counts[rows[same]]
+        index = [gather_index(documents.offsets[some], counts) for some in (rows, others)]
+        # Of each, the tokens that differ, counted from the first pair on.
+        differing = np.zeros(len(index[0]) + 1, np.int64)
+        np.cumsum(documents.ids[index[0]] != documents.ids[index[1]], out=differing[1:])
+        ends = np.cumsum(counts)
+        same[same] = differing[ends] == differing[ends - counts]
+        return same
+
+
+def _digests(documents: Tokens, query_index: NDArray[np.intp], enough: int) -> list[tuple[int, bytes]]:
+    """Of each pair its query and a digest of its document's ids."""
+    ids, size = np.ascontiguousarray(documents.ids).view(np.uint8).data, documents.ids.itemsize
+    starts = documents.offsets[:-1]
+    ends = np.minimum(documents.offsets[1:], starts + enough)
+    places = zip((starts * size).tolist(), (ends * size).tolist(), strict=True)
+    digests = [blake2b(ids[start:end], digest_size=16).digest() for start, end in places]
+    return list(zip(query_index.tolist(), digests, strict=True))
+
+
+def _samples(documents: Tokens, query_index: NDArray[np.intp], enough: int) -> list[int]:
+    """Of each pair a number that is the same for the same pairs, and mostly another one for others."""
+    counts = np.minimum(documents.lengths, enough).astype(np.int64)
+    places = (np.maximum(counts - 1, 0)[:, None] * _EIGHTHS >> 3) + documents.offsets[:-1, None]
+    sampled = np.zeros(places.shape, np.int64)
+    if len(documents.ids):
+        sampled = documents.ids[np.minimum(places, len(documents.ids) - 1)].astype(np.int64)
+        sampled[counts == 0] = 0  # what lies there is another document's
+    keys: list[int] = (sampled @ _FACTORS[2:] + counts * _FACTORS[0] + query_index * _FACTORS[1]).tolist()
+    return keys
