@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 # Documents planned together: enough to sort well, few enough that their arrays stay small.
 _CHUNK = 4096
 _LEAST_CHUNK = 64  # of documents that are read in many windows each
+# Texts that are tokenized before a device that works on its own gets them: it waits for the first of a call.
+_TEXTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,8 @@ class Run:
             return None
         texts = None
         if not isinstance(self._documents, Tokens):
+            if not self._scorer.backend.lanes:
+                most = min(most, _TEXTS)
             texts = self._documents[self._next : self._next + most]
             self._scheduler.reserve(self._scorer.estimate.at_least(texts, self._room))
         try:

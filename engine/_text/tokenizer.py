@@ -1,12 +1,12 @@
 """The tokenizer of a model: texts to token ids, and the pair's special tokens, read off the Rust tokenizer."""
 
+import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from crossrank._errors import CheckpointError, InputError
@@ -15,6 +15,7 @@ from crossrank._json import read_file
 from crossrank._numbers import whole_number
 
 from .pairs import PairTemplate
+from .race import Race
 from .safe_cuts import find_cuts, find_words
 from .tokens import Tokens
 from .word_memory import WordMemory
@@ -23,10 +24,14 @@ from .word_memory import WordMemory
 # goes there in parts, the first with the other texts, the others so many at a time and only as far as they are needed.
 _TEXTS_PER_CALL = 512
 _TEXTS_PER_PAUSE = 32
+# In a hurry, of the Rust tokenizer alone: enough for all of its threads.
+_TEXTS_PER_TURN = 128
 _PART_CHARACTERS = 4096
 _PARTS_PER_CALL = 8
 _ID_BYTES = np.dtype(np.int32).itemsize
 _LARGEST_ID = int(np.iinfo(np.int32).max)
+# Words to remember in a hurry: 32 MB of English.
+_MORE_WORDS = 131_072
 
 
 def read_template(tokenizer: Tokenizer) -> PairTemplate:
@@ -142,6 +147,8 @@ class PairTokenizer:
             place = source if isinstance(source, Path) else "tokenizer.json"
             raise CheckpointError(_describe(place, "not a tokenizer.json that tokenizers can read", error)) from error
         self._memory = None if words is None else WordMemory(words, self._tokenizer)
+        self._remembered = self._tokenize if self._memory is None else self._memory.encode
+        self._race: Race | None = None
 
     def save(self, path: Path) -> None:
         """Write it as a ``tokenizer.json``."""
@@ -164,6 +171,15 @@ class PairTokenizer:
     def limit_ids(self, rows: int) -> None:
         """Refuse from now on texts with ids that a table of so many embeddings does not hold."""
         self._rows = rows
+
+    def hurry(self) -> None:
+        """From now on remember eight times as many words, and take the Rust tokenizer's threads where that is quicker.
+
+        For models that compute sooner than texts are tokenized, and leave the cores idle.
+        """
+        if self._memory is not None:
+            self._memory.enlarge(_MORE_WORDS)
+            self._race = Race()
 
     def check_max_length(self, max_length: int) -> int:
         """The length as an int, if a pair's special tokens leave room in it.
@@ -203,37 +219,21 @@ class PairTokenizer:
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(f"{what} {first + index} is {type(text).__name__}, not str: {text!r:.80}")
-        ids: list[NDArray[np.int32]] = []
-        lengths = np.zeros(len(texts), np.int64)
-        # The memory is Python and keeps Python's lock; the Rust tokenizer gives it up.
-        size = _TEXTS_PER_CALL if pause is None or self._memory is None else _TEXTS_PER_PAUSE
-        for start in range(0, len(texts), size):
+        found: list[bytes] = []
+        race = self._race
+        while (start := len(found)) < len(texts):
             if start and pause is not None:
                 pause()
-            some = texts[start : start + size]
-            try:
-                rows = self._encode_some(some, enough, pause)
-            except (TypeError, UnicodeEncodeError) as error:  # TypeError: what the binding says of such a text
-                lone = (i for i, text in enumerate(some) if any("\ud800" <= letter <= "\udfff" for letter in text))
-                bad = next(lone, None)
-                if bad is None or thrown_in(error):
-                    raise
-                raise InputError(
-                    f"{what} {first + start + bad} holds a lone surrogate: {some[bad]!r:.80}; "
-                    f"text.encode('utf-8', 'replace').decode() puts a question mark in its place"
-                ) from error
-            except BaseException as error:
-                if not _is_damage(error):
-                    raise
-                where = f"{what} {first + start}" + (
-                    f" or one of the {len(some) - 1} after it" if len(some) > 1 else ""
-                )
-                raise CheckpointError(_describe("tokenizer.json", f"fails on {where}", error)) from error
-            lengths[start : start + len(rows)] = [len(row) // _ID_BYTES for row in rows]
-            ids.append(np.frombuffer(b"".join(rows), np.int32))
+            # The memory is Python and keeps Python's lock; the Rust tokenizer gives it up.
+            size = _TEXTS_PER_CALL if pause is None or self._memory is None else _TEXTS_PER_PAUSE
+            rust = race is not None and len(texts) - start >= _TEXTS_PER_TURN and race.rust_is_next()
+            some, begun = texts[start : start + (_TEXTS_PER_TURN if rust else size)], time.perf_counter()
+            found += self._encode_slice(some, enough, pause, rust=rust, what=what, first=first + start)
+            if race is not None:
+                race.learn(sum(map(len, some)), time.perf_counter() - begun, rust=rust)
         offsets = np.zeros(len(texts) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        tokens = Tokens(ids=np.concatenate(ids) if ids else np.zeros(0, np.int32), offsets=offsets)
+        np.cumsum(np.fromiter(map(len, found), np.int64, len(found)) // _ID_BYTES, out=offsets[1:])
+        tokens = Tokens(ids=np.frombuffer(b"".join(found), np.int32), offsets=offsets)
         if self._rows is not None:
             self.check_ids(tokens, what, first=first)
         return tokens
@@ -259,7 +259,41 @@ class PairTokenizer:
             f"embeddings for ids below {self._rows} alone: leave it out of the text"
         )
 
-    def _encode_some(self, texts: Sequence[str], enough: int | None, pause: Callable[[], None] | None) -> list[bytes]:
+    def _encode_slice(
+        self,
+        texts: Sequence[str],
+        enough: int | None,
+        pause: Callable[[], None] | None,
+        *,
+        rust: bool,
+        what: str,
+        first: int,
+    ) -> list[bytes]:
+        """As `_encode_some`, with what may go wrong said as `encode` says it."""
+        try:
+            return self._encode_some(texts, enough, pause, self._tokenize if rust else self._remembered)
+        except (TypeError, UnicodeEncodeError) as error:  # TypeError: what the binding says of such a text
+            lone = (i for i, text in enumerate(texts) if any("\ud800" <= letter <= "\udfff" for letter in text))
+            bad = next(lone, None)
+            if bad is None or thrown_in(error):
+                raise
+            raise InputError(
+                f"{what} {first + bad} holds a lone surrogate: {texts[bad]!r:.80}; "
+                f"text.encode('utf-8', 'replace').decode() puts a question mark in its place"
+            ) from error
+        except BaseException as error:
+            if not _is_damage(error):
+                raise
+            where = f"{what} {first}" + (f" or one of the {len(texts) - 1} after it" if len(texts) > 1 else "")
+            raise CheckpointError(_describe("tokenizer.json", f"fails on {where}", error)) from error
+
+    def _encode_some(
+        self,
+        texts: Sequence[str],
+        enough: int | None,
+        pause: Callable[[], None] | None,
+        encode: Callable[[Sequence[str]], list[bytes]],
+    ) -> list[bytes]:
         heads = list(texts)
         rests: dict[int, Iterator[str]] = {}
         if self._cuts is not None:
@@ -268,7 +302,6 @@ class PairTokenizer:
                     text.encode()  # what is left out could hold a lone surrogate too
                     rests[i] = self._cuts.parts(text, _PART_CHARACTERS)
                     heads[i] = next(rests[i])
-        encode = self._tokenize if self._memory is None else self._memory.encode
         rows = encode(heads)
         most = None if enough is None else enough * _ID_BYTES
         for i, rest in rests.items():

@@ -25,17 +25,25 @@ class WordMemory:
 
     There are two generations. A word that is met goes to the young one; when that is full, it takes the older one's
     place, and an empty one begins. So words in use stay. That is 4 MB for English text, and 12 MB at worst: 2 x 16,384
-    entries of at most 24 characters and 24 ids.
+    entries of at most 24 characters and 24 ids; as much more as there are more entries.
 
     Args:
         words: How texts come apart.
         tokenizer: The tokenizer of these words.
+
+    Attributes:
+        entries: Of a generation; the next one has as many.
     """
 
     def __init__(self, words: Words, tokenizer: Tokenizer) -> None:
         self._words = words
         self._tokenizer = tokenizer
-        self._young = _Generation(words, tokenizer, {})
+        self.entries = _ENTRIES
+        self._young = _Generation(words, tokenizer, {}, self.entries)
+
+    def enlarge(self, entries: int) -> None:
+        """Remember more from now on."""
+        self.entries = self._young.entries = entries
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text, exactly those that the tokenizer gives it."""
@@ -44,14 +52,14 @@ class WordMemory:
         for text in texts:
             # Of a subclass of str, `str.split` makes plain strings, unless it is empty.
             rows.append(b"".join(map(young.__getitem__, str.split(text, " "))) if text else b"")
-            if len(young) >= _ENTRIES:
+            if len(young) >= young.entries:
                 young = self._succeed(young)
         return rows
 
     def _succeed(self, young: "_Generation") -> "_Generation":
         """The generation after this one, unless another thread was first: then its."""
         if self._young is young:
-            self._young = _Generation(self._words, self._tokenizer, young)
+            self._young = _Generation(self._words, self._tokenizer, young, self.entries)
             young.older = {}  # or all the generations there ever were would stay
         return self._young
 
@@ -63,20 +71,21 @@ class _Generation(dict[str, Ids]):
 
     Attributes:
         older: Where to look first for what is not here.
+        entries: How many make it full.
     """
 
-    __slots__ = ("_fold", "_model", "_pattern", "_tokenizer", "older")
+    __slots__ = ("_fold", "_model", "_pattern", "_tokenizer", "entries", "older")
 
-    def __init__(self, words: Words, tokenizer: Tokenizer, older: dict[str, Ids]) -> None:
+    def __init__(self, words: Words, tokenizer: Tokenizer, older: dict[str, Ids], entries: int) -> None:
         self._pattern, self._fold = words.pattern, words.fold
         self._tokenizer, self._model = tokenizer, tokenizer.model
-        self.older = older
+        self.older, self.entries = older, entries
 
     def __missing__(self, piece: str) -> Ids:
         ids = self.older.get(piece)
         if ids is None:
             ids = self._find(piece)
-        if len(self) < _ENTRIES and len(piece) <= _LONGEST and len(ids) <= _LONGEST * 4:
+        if len(self) < self.entries and len(piece) <= _LONGEST and len(ids) <= _LONGEST * 4:
             self[piece] = ids
         return ids
 
