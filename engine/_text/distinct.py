@@ -57,11 +57,25 @@ class DistinctPairs:
         like = np.fromiter(map(self._rows.setdefault, keys, range(first, self._count)), np.intp, pairs)
         if self._documents is not None:
             repeated = np.flatnonzero(like < np.arange(first, self._count))
-            others = repeated[~self._equal(self._documents, first + repeated, like[repeated], enough)]
-            if len(others):  # than what they resemble
-                keys = _digests(documents.take(others), query_index[others], enough)
-                like[others] = list(map(self._rows.setdefault, keys, (first + others).tolist()))
+            if len(repeated):
+                self._part(documents, query_index, repeated, like, enough)
         return np.flatnonzero(like == np.arange(first, self._count)), like
+
+    def _part(
+        self,
+        documents: Tokens,
+        query_index: NDArray[np.intp],
+        repeated: NDArray[np.intp],
+        like: NDArray[np.intp],
+        enough: int,
+    ) -> None:
+        """Have pairs that only resemble an earlier one be like what they are the same as; ``like`` is changed."""
+        assert self._documents is not None, "they resemble others in what was sampled of these"
+        first = self._count - len(like)
+        others = repeated[~self._equal(self._documents, first + repeated, like[repeated], enough)]
+        if len(others):
+            keys = _digests(documents.take(others), query_index[others], enough)
+            like[others] = list(map(self._rows.setdefault, keys, (first + others).tolist()))
 
     def _equal(
         self, documents: Tokens, rows: NDArray[np.intp], others: NDArray[np.intp], enough: int
@@ -69,7 +83,9 @@ class DistinctPairs:
         """Whether pairs are the same as others, both counted over the call: bool [rows]."""
         assert self._query_index is not None, "it comes with the documents"
         counts = np.minimum(documents.lengths, enough).astype(np.int64)
-        same = (counts[rows] == counts[others]) & (self._query_index[rows] == self._query_index[others])
+        same: NDArray[np.bool_] = (counts[rows] == counts[others]) & (
+            self._query_index[rows] == self._query_index[others]
+        )
         rows, others, counts = rows[same], others[same], counts[rows[same]]
         index = [gather_index(documents.offsets[some], counts) for some in (rows, others)]
         # Of each, the tokens that differ, counted from the first pair on.

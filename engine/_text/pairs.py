@@ -145,23 +145,29 @@ class PairSource:
         # One source to gather from: prefix, middle, suffix, then all queries, then all documents.
         specials = np.array(sum(template.special_ids, ()), np.int32)
         self._ids = np.concatenate([specials, queries.ids, documents.ids])
-        self._types = np.full(len(self._ids), template.document_type, np.int32)
-        self._types[:first_query] = sum(template.special_types, ())
-        self._types[first_query:first_document] = template.query_type
         kept_query, kept_document = truncate_longest_first(
             queries.lengths[query_index], documents.lengths, max_length - first_query
         )
-        # [pairs, 5]: where each part starts in the source, and how many tokens of it are taken
-        self._part_starts = np.empty((len(query_index), 5), np.int64)
-        self._part_starts[:, ::2] = 0, prefix, prefix + middle
-        self._part_starts[:, 1] = first_query + queries.offsets[query_index]
-        self._part_starts[:, 3] = first_document + documents.offsets[:-1]
-        self._part_lengths = np.empty_like(self._part_starts)
-        self._part_lengths[:, ::2] = prefix, middle, suffix
-        self._part_lengths[:, 1], self._part_lengths[:, 3] = kept_query, kept_document
+        # [pairs, parts]: where each part starts in the source, and how many tokens of it are taken. A special token is
+        # a part by itself, so that a part is of one type.
+        query, document = prefix, prefix + 1 + middle
+        self._part_starts = np.empty((len(query_index), first_query + 2), np.int64)
+        self._part_starts[:, :query] = range(prefix)
+        self._part_starts[:, query] = first_query + queries.offsets[query_index]
+        self._part_starts[:, query + 1 : document] = range(prefix, prefix + middle)
+        self._part_starts[:, document] = first_document + documents.offsets[:-1]
+        self._part_starts[:, document + 1 :] = range(prefix + middle, first_query)
+        self._part_lengths = np.ones_like(self._part_starts)
+        self._part_lengths[:, query], self._part_lengths[:, document] = kept_query, kept_document
+        first, second, third = template.special_types
+        self._part_types = (*first, template.query_type, *second, template.document_type, *third)
         self.lengths: Int32 = kept_query + kept_document + np.int32(first_query)
 
     def batch(self, index: NDArray[np.intp]) -> PackedPairs:
         """Join the pairs at ``index``, in that order."""
-        gather = gather_index(self._part_starts[index].ravel(), self._part_lengths[index].ravel())
-        return PackedPairs(ids=self._ids[gather], types=self._types[gather], lengths=self.lengths[index])
+        counts = self._part_lengths[index]
+        types = np.empty(counts.shape, np.int32)
+        types[:] = self._part_types
+        counts = counts.ravel()
+        gather = gather_index(self._part_starts[index].ravel(), counts)
+        return PackedPairs(ids=self._ids[gather], types=np.repeat(types.ravel(), counts), lengths=self.lengths[index])

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 Int32 = NDArray[np.int32]
 
 
-def gather_index(starts: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
+def gather_index(starts: NDArray[Any], counts: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
     """Rising numbers: from each start as many as it counts; the index of a ragged gather.
 
     Args:
         starts: int [parts], where each part begins in what is gathered from.
         counts: int [parts], of the same type.
+        out: Where to write it, of that type, or None for a new array.
 
     Returns:
         Of that type, [sum of the counts].
@@ -25,8 +26,7 @@ def gather_index(starts: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
     """
     ends = np.cumsum(counts, dtype=counts.dtype)
     index = np.repeat(starts - ends + counts, counts)
-    index += np.arange(len(index), dtype=index.dtype)
-    return index
+    return np.add(index, np.arange(len(index), dtype=index.dtype), out=index if out is None else out)
 
 
 @dataclass(frozen=True)

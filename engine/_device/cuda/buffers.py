@@ -1,6 +1,7 @@
 """Memory of a device that inputs and outputs are bound to, and a batch's inputs packed into one array for one copy."""
 
 import ctypes
+import math
 import mmap
 import re
 import sys
@@ -208,7 +209,7 @@ def lay_out(names: Sequence[str], shape: PackedShape) -> tuple[list[Section], in
     for name in names:
         dimensions = _SIZES[name](shape)
         sections.append(Section(name, size, dimensions))
-        size = aligned(size + int(np.prod(dimensions)))
+        size = aligned(size + math.prod(dimensions))
     return sections, size
 
 
@@ -222,32 +223,38 @@ def pack(batch: PackedPairs, longest: int, inputs: Inputs, sections: Sequence[Se
         sections: Where each input lies, from `lay_out`.
         into: int32 [size], written in place.
     """
-    make: dict[str, Callable[[], Int32]] = {
-        "input_ids": lambda: batch.ids,
-        "token_type_ids": lambda: batch.types,
-        "position_ids": lambda: packed_positions(batch, inputs.pad_id, inputs.position_offset),
-        "token_offset": lambda: token_offsets(batch.lengths, longest),
-        "cumulative_sequence_length": lambda: np.append(np.int32(0), np.cumsum(batch.lengths, dtype=np.int32)),
-    }
     for section in sections:
-        values = make[section.name]()
-        into[section.start : section.start + len(values)] = values
+        place = into[section.start : section.start + math.prod(section.shape)]
+        match section.name:
+            case "input_ids":
+                place[:] = batch.ids
+            case "token_type_ids":
+                place[:] = batch.types
+            case "position_ids":
+                place[:] = packed_positions(batch, inputs.pad_id, inputs.position_offset)
+            case "token_offset":
+                write_token_offsets(batch.lengths, longest, place)
+            case "cumulative_sequence_length":
+                place[0] = 0
+                np.cumsum(batch.lengths, out=place[1:])
 
 
-def token_offsets(lengths: Int32, longest: int) -> Int32:
-    """Where tokens lie in a padded batch, then where its padding lies: the operator's ``token_offset``, flat.
+def write_token_offsets(lengths: Int32, longest: int, into: Int32) -> None:
+    """Write where tokens lie in a padded batch, then where its padding lies: the operator's ``token_offset``, flat.
 
     The fused kernels read its shape alone; the one that is not fused, which may run elsewhere, its content too.
 
     Args:
         lengths: int32 [pairs].
         longest: Tokens of a row of the padded batch.
+        into: int32 [pairs * longest].
 
-    Returns:
-        int32 [pairs * longest].
-
-    >>> token_offsets(np.array([1, 2], np.int32), 2).tolist()
+    >>> offsets = np.zeros(4, np.int32)
+    >>> write_token_offsets(np.array([1, 2], np.int32), 2, offsets)
+    >>> offsets.tolist()
     [0, 2, 3, 1]
     """
+    tokens = int(lengths.sum())
     rows = np.arange(len(lengths), dtype=np.int32) * np.int32(longest)
-    return np.concatenate([gather_index(rows, lengths), gather_index(rows + lengths, np.int32(longest) - lengths)])
+    gather_index(rows, lengths, into[:tokens])
+    gather_index(rows + lengths, np.int32(longest) - lengths, into[tokens:])

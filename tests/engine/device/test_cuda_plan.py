@@ -20,7 +20,7 @@ from crossrank._device.cuda.batches import (
     sample_of,
     shape_of,
 )
-from crossrank._device.cuda.buffers import ALIGNMENT, PACKED_INPUTS, lay_out, pack, token_offsets
+from crossrank._device.cuda.buffers import ALIGNMENT, PACKED_INPUTS, lay_out, pack, write_token_offsets
 from crossrank._device.cuda.session import GPU_SETTINGS
 from crossrank._device.inputs import choose_layout
 from crossrank._device.out_of_memory import halve, is_out_of_memory
@@ -134,7 +134,8 @@ def test_packed_inputs_are_those_that_the_graph_gets_elsewhere(lengths: Lengths,
 @given(lengths_of_pairs)
 def test_token_offsets_name_every_place_once(lengths: Lengths) -> None:
     longest = round_up(int(lengths.max()))
-    offsets = token_offsets(lengths, longest)
+    offsets = np.empty(len(lengths) * longest, np.int32)
+    write_token_offsets(lengths, longest, offsets)
     assert sorted(offsets.tolist()) == list(range(len(lengths) * longest))
     rows = offsets[: int(lengths.sum())] // longest
     np.testing.assert_array_equal(np.bincount(rows, minlength=len(lengths)), lengths)

@@ -48,7 +48,13 @@ def test_one_turn_that_was_interrupted_changes_nothing() -> None:
 
 @pytest.mark.parametrize("rust", [False, True])
 def test_ids_are_the_same_whoever_wins(rust: bool) -> None:
-    texts = [*sample_texts(300, kind="document", seed=0), *sum(SENTENCES.values(), ()), "", "word " * 3000, "[SEP] a\ud7ffb"]
+    texts = [
+        *sample_texts(300, kind="document", seed=0),
+        *sum(SENTENCES.values(), ()),
+        "",
+        "word " * 3000,
+        "[SEP] a\ud7ffb",
+    ]
     plain, hurried = PairTokenizer(TOKENIZER), PairTokenizer(TOKENIZER)
     hurried.hurry()
     assert hurried._race is not None
