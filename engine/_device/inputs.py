@@ -76,7 +76,7 @@ def packed_positions(batch: PackedPairs, pad_id: int, offset: int) -> NDArray[np
     it) takes position ``pad_id`` and is not counted.
     """
     if not offset:
-        return gather_index(np.zeros_like(batch.lengths), batch.lengths)
+        return gather_index(np.zeros(len(batch.lengths), np.int32), batch.lengths)
     counted = (batch.ids != pad_id).astype(np.int64)
     running = np.cumsum(counted)
     starts = np.cumsum(batch.lengths) - batch.lengths

@@ -170,4 +170,4 @@ class PairSource:
         types[:] = self._part_types
         counts = counts.ravel()
         gather = gather_index(self._part_starts[index].ravel(), counts)
-        return PackedPairs(ids=self._ids[gather], types=np.repeat(types.ravel(), counts), lengths=self.lengths[index])
+        return PackedPairs(ids=self._ids[gather], types=types.ravel().repeat(counts), lengths=self.lengths[index])

@@ -24,8 +24,9 @@ def gather_index(starts: NDArray[Any], counts: NDArray[Any], out: NDArray[Any] |
     >>> gather_index(np.array([0, 7]), np.array([3, 2])).tolist()
     [0, 1, 2, 7, 8]
     """
-    ends = np.cumsum(counts, dtype=counts.dtype)
-    index = np.repeat(starts - ends + counts, counts)
+    # Methods, not numpy's functions, which are Python around them: each batch comes here several times.
+    ends = counts.cumsum(dtype=counts.dtype)
+    index = (starts - ends + counts).repeat(counts)
     return np.add(index, np.arange(len(index), dtype=index.dtype), out=index if out is None else out)
 
 

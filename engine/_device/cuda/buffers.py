@@ -8,10 +8,9 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,12 +180,12 @@ _SIZES: dict[str, Callable[[PackedShape], tuple[int, ...]]] = {
 PACKED_INPUTS = frozenset(_SIZES)
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Where an input lies in the array: its first entry, and its shape."""
+class Section(NamedTuple):
+    """Where an input lies in the array: from its first entry to before ``stop``, and its shape."""
 
     name: str
     start: int
+    stop: int
     shape: tuple[int, ...]
 
 
@@ -208,8 +207,9 @@ def lay_out(names: Sequence[str], shape: PackedShape) -> tuple[list[Section], in
     sections, size = [], 0
     for name in names:
         dimensions = _SIZES[name](shape)
-        sections.append(Section(name, size, dimensions))
-        size = aligned(size + math.prod(dimensions))
+        stop = size + math.prod(dimensions)
+        sections.append(Section(name, size, stop, dimensions))
+        size = aligned(stop)
     return sections, size
 
 
@@ -224,7 +224,7 @@ def pack(batch: PackedPairs, longest: int, inputs: Inputs, sections: Sequence[Se
         into: int32 [size], written in place.
     """
     for section in sections:
-        place = into[section.start : section.start + math.prod(section.shape)]
+        place = into[section.start : section.stop]
         match section.name:
             case "input_ids":
                 place[:] = batch.ids
@@ -236,7 +236,7 @@ def pack(batch: PackedPairs, longest: int, inputs: Inputs, sections: Sequence[Se
                 write_token_offsets(batch.lengths, longest, place)
             case "cumulative_sequence_length":
                 place[0] = 0
-                np.cumsum(batch.lengths, out=place[1:])
+                batch.lengths.cumsum(out=place[1:])
 
 
 def write_token_offsets(lengths: Int32, longest: int, into: Int32) -> None:

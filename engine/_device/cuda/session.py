@@ -20,7 +20,7 @@ import gc
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -128,7 +128,7 @@ class PackedSession:
         self._capturing = device.kind == "cuda" if capture is None else capture
         self.provider, self.labels, self.input_names = opened.provider, opened.labels, opened.input_names
         self._buckets: dict[PackedShape, Bucket] = {}
-        # Those that are not done are what is in flight: no count of them that an exception could leave wrong.
+        # Those that are not done are in flight: no count of them that an exception could leave wrong.
         self._submitted: list[Future[Floats | None]] = []
 
     @property
@@ -170,13 +170,14 @@ class PackedSession:
         waiting: list[Future[Floats | None]] = []
         for batch, start in zip(batches, starts[:-1], strict=True):
             buckets = self._buckets
-            chosen = choose_bucket(shape_of(batch.lengths), list(buckets))
+            shape = shape_of(batch.lengths)
+            chosen = choose_bucket(shape, list(buckets))
             self._wait_for_room()
             if chosen is not None and chosen in buckets:
                 future = self._submit_to_bucket(batch, buckets[chosen])
             else:
                 rows = rows or self._rows(starts[-1])
-                future = self._submit_packed(batch, rows, start)
+                future = self._submit_packed(batch, shape, rows, start)
             self._submitted.append(future)
             waiting.append(future)
 
@@ -220,17 +221,18 @@ class PackedSession:
 
     def _wait_for_room(self) -> None:
         """Until fewer batches are in flight than may be; threads that come at once may each add one."""
-        while True:
-            for future in [future for future in list(self._submitted) if future.done()]:
-                with suppress(ValueError):  # another thread was faster
-                    self._submitted.remove(future)
-            if len(self._submitted) < self.settings.in_flight:
+        while submitted := list(self._submitted):
+            oldest = submitted[0]  # they end in their order, since one thread does them
+            if len(submitted) < self.settings.in_flight and not oldest.done():
                 return
-            wait(list(self._submitted), return_when=FIRST_COMPLETED)
+            oldest.exception()
+            with suppress(ValueError):  # another thread was faster
+                self._submitted.remove(oldest)
 
-    def _submit_packed(self, batch: PackedPairs, rows: Rows | None, start: int) -> "Future[Floats | None]":
+    def _submit_packed(
+        self, batch: PackedPairs, shape: PackedShape, rows: Rows | None, start: int
+    ) -> "Future[Floats | None]":
         """Have a batch run; its logits go to the call's rows, or come back where there was no memory for these."""
-        shape = shape_of(batch.lengths)
         sections, size = lay_out(self.input_names, shape)
         try:
             slab = self._packed(batch, shape.longest, sections, size, upload=True)
