@@ -29,6 +29,7 @@ COMMANDS = {
         "docs/s and latencies under many callers, beside a lock and peers' thread pools",
     ),
     "path": ("path", "modules that one call enters, switches between them, and Python calls"),
+    "host": ("host", "CPU time of a document beside a GPU, encoded and as text, where computing takes none"),
     "suite": ("suite", "all of these, each in a process of its own, to go on where an earlier run was stopped"),
     "gpu": ("gpu", "a GPU machine checked and timed in parts, beside peers; --rehearse needs none"),
     "report": ("report", "the tables, the plot and the goals in the documents, from the results"),

@@ -27,7 +27,9 @@ def gather_index(starts: NDArray[Any], counts: NDArray[Any], out: NDArray[Any] |
     # Methods, not numpy's functions, which are Python around them: each batch comes here several times.
     ends = counts.cumsum(dtype=counts.dtype)
     index = (starts - ends + counts).repeat(counts)
-    return np.add(index, np.arange(len(index), dtype=index.dtype), out=index if out is None else out)
+    out = index if out is None else out
+    np.add(index, np.arange(len(index), dtype=index.dtype), out=out)
+    return out
 
 
 @dataclass(frozen=True)
