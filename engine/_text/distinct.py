@@ -55,11 +55,11 @@ class DistinctPairs:
         keys = (_digests if self._documents is None else _samples)(documents, query_index, enough)
         # In compiled code: a loop here would take half of the host's time for encoded documents.
         like = np.fromiter(map(self._rows.setdefault, keys, range(first, self._count)), np.intp, pairs)
-        if self._documents is not None:
-            repeated = np.flatnonzero(like < np.arange(first, self._count))
-            if len(repeated):
-                self._part(documents, query_index, repeated, like, enough)
-        return np.flatnonzero(like == np.arange(first, self._count)), like
+        own = np.arange(first, self._count)
+        repeated = np.flatnonzero(like != own)
+        if self._documents is not None and len(repeated):
+            self._part(documents, query_index, repeated, like, enough)
+        return np.flatnonzero(like == own), like
 
     def _part(
         self,
@@ -108,11 +108,14 @@ def _digests(documents: Tokens, query_index: NDArray[np.intp], enough: int) -> l
 
 def _samples(documents: Tokens, query_index: NDArray[np.intp], enough: int) -> list[int]:
     """Of each pair a number that is the same for the same pairs, and mostly another one for others."""
-    counts = np.minimum(documents.lengths, enough).astype(np.int64)
-    places = (np.maximum(counts - 1, 0)[:, None] * _EIGHTHS >> 3) + documents.offsets[:-1, None]
-    sampled = np.zeros(places.shape, np.int64)
-    if len(documents.ids):
-        sampled = documents.ids[np.minimum(places, len(documents.ids) - 1)].astype(np.int64)
-        sampled[counts == 0] = 0  # what lies there is another document's
+    starts = documents.offsets[:-1]
+    counts = np.minimum(documents.offsets[1:] - starts, enough)
+    places = (counts - 1)[:, None] * _EIGHTHS >> 3
+    places += starts[:, None]
+    if counts.all():
+        sampled = documents.ids[places].astype(np.int64)
+    else:  # where nothing of a document lies, something of another one may
+        sampled = np.zeros(places.shape, np.int64)
+        sampled[counts > 0] = documents.ids[places[counts > 0]]
     keys: list[int] = (sampled @ _FACTORS[2:] + counts * _FACTORS[0] + query_index * _FACTORS[1]).tolist()
     return keys

@@ -123,10 +123,12 @@ class Words:
         pattern: Its matches are the words; what it passes over has no ids.
         fold: What the normalizer makes of a word of letters, of which the model alone then gives the ids; None for
             other words, and where one could hold an added token.
+        marks: Characters of ASCII that are words alone, wherever they stand.
     """
 
     pattern: re.Pattern[str]
     fold: Callable[[str], str | None]
+    marks: frozenset[str]
 
 
 def find_cuts(tokenizer: Tokenizer) -> Cuts | None:
@@ -178,7 +180,8 @@ def find_words(tokenizer: Tokenizer) -> Words | None:
             return None if not word.isalnum() else word.lower() if lower else word
         return normalize(word) if letters.fullmatch(word) else None
 
-    return Words(re.compile(f"[^{alone}{spaces}]+" + (f"|[{alone}]" if alone else "")), fold)
+    marks = frozenset(string.punctuation).difference(*contents)
+    return Words(re.compile(f"[^{alone}{spaces}]+" + (f"|[{alone}]" if alone else "")), fold, marks)
 
 
 def _added_contents(tokenizer: Tokenizer) -> list[str] | None:

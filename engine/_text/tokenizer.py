@@ -24,8 +24,8 @@ from .word_memory import WordMemory
 # goes there in parts, the first with the other texts, the others so many at a time and only as far as they are needed.
 _TEXTS_PER_CALL = 512
 _TEXTS_PER_PAUSE = 32
-# In a hurry, of the Rust tokenizer alone: enough for all of its threads.
-_TEXTS_PER_TURN = 128
+# In a hurry, when more words are remembered; and of the Rust tokenizer, enough for all of its threads.
+_HURRIED, _TEXTS_PER_TURN = 64, 128
 _PART_CHARACTERS = 4096
 _PARTS_PER_CALL = 8
 _ID_BYTES = np.dtype(np.int32).itemsize
@@ -226,10 +226,11 @@ class PairTokenizer:
                 pause()
             # The memory is Python and keeps Python's lock; the Rust tokenizer gives it up.
             size = _TEXTS_PER_CALL if pause is None or self._memory is None else _TEXTS_PER_PAUSE
+            size = size if race is None else _HURRIED
             rust = race is not None and len(texts) - start >= _TEXTS_PER_TURN and race.rust_is_next()
             some, begun = texts[start : start + (_TEXTS_PER_TURN if rust else size)], time.perf_counter()
             found += self._encode_slice(some, enough, pause, rust=rust, what=what, first=first + start)
-            if race is not None:
+            if race is not None and len(some) >= _HURRIED:  # what a few take says nothing of many
                 race.learn(sum(map(len, some)), time.perf_counter() - begun, rust=rust)
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, found), np.int64, len(found)) // _ID_BYTES, out=offsets[1:])

@@ -74,10 +74,10 @@ class _Generation(dict[str, Ids]):
         entries: How many make it full.
     """
 
-    __slots__ = ("_fold", "_model", "_pattern", "_tokenizer", "entries", "older")
+    __slots__ = ("_fold", "_marks", "_model", "_pattern", "_tokenizer", "entries", "older")
 
     def __init__(self, words: Words, tokenizer: Tokenizer, older: dict[str, Ids], entries: int) -> None:
-        self._pattern, self._fold = words.pattern, words.fold
+        self._pattern, self._fold, self._marks = words.pattern, words.fold, words.marks
         self._tokenizer, self._model = tokenizer, tokenizer.model
         self.older, self.entries = older, entries
 
@@ -90,6 +90,11 @@ class _Generation(dict[str, Ids]):
         return ids
 
     def _find(self, piece: str) -> Ids:
+        word, mark = piece[:-1], piece[-1:]
+        if (
+            mark in self._marks and word.isascii() and word.isalnum()
+        ):  # most of what is new, and sooner than by a pattern
+            return self[word] + self[mark]
         folded = self._fold(piece)
         if folded is not None:
             return array("i", [token.id for token in self._model.tokenize(folded)]).tobytes()

@@ -64,6 +64,17 @@ def test_ids_are_the_same_whoever_wins(rust: bool) -> None:
     np.testing.assert_array_equal(found.offsets, expected.offsets)
 
 
+def test_few_texts_have_no_say_and_many_do() -> None:
+    tokenizer = PairTokenizer(TOKENIZER)
+    tokenizer.hurry()
+    race = tokenizer._race
+    assert race is not None
+    tokenizer.encode(["a query"], "query")
+    assert (race.memory_s, race.rust_s) == (0, 0)
+    tokenizer.encode(sample_texts(200, kind="document", seed=0), "document")
+    assert min(race.memory_s, race.rust_s) > 0
+
+
 def test_a_text_that_is_refused_is_named_whoever_has_the_turn() -> None:
     tokenizer = PairTokenizer(TOKENIZER)
     tokenizer.hurry()
