@@ -55,7 +55,7 @@ class Stats:
         cancelled: Calls that their callers gave up.
         rejected: Calls that were not taken in, `Overloaded` or `Closed`.
         without_score: Documents for which the model gave NaN.
-        waiting_requests: Calls, or parts of 4,096 documents of them, that wait or run now.
+        waiting_requests: Calls, or parts of up to 4,096 documents of them, that wait or run now.
         waiting_tokens: Tokens that are in no batch yet, those expected of texts that are being tokenized among them.
         batches: Batches that have run.
         batch_fill: Of the places in them, in tokens, the share that was taken; 0 before the first one.

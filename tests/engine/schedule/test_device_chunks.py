@@ -125,14 +125,14 @@ def test_a_device_that_fails_fails_its_call_and_keeps_no_place(model: CrossEncod
     np.testing.assert_allclose(score(scorer), model.score(QUERY, DOCUMENTS), atol=ATOL)
 
 
-# The first chunk has 4,096 documents, and all of one are the same to the model: a pair of each is computed.
-TWO_CHUNKS = [DOCUMENTS[0]] * 4096 + [DOCUMENTS[1]]
+# The first chunk of texts has 1,024 documents, and all of one are the same to the model: a pair of each is computed.
+TWO_CHUNKS = [DOCUMENTS[0]] * 1024 + [DOCUMENTS[1]]
 
 
 def test_a_device_computes_a_chunk_while_the_next_one_is_read(model: CrossEncoder, device: Held) -> None:
     scores = score(scorer_on(device, model), TWO_CHUNKS)
     assert device.seen == ["submitted", "submitted", "waited for", "waited for"]
-    np.testing.assert_allclose(scores[4095:], model.score(QUERY, DOCUMENTS[:2]), atol=ATOL)
+    np.testing.assert_allclose(scores[1023:], model.score(QUERY, DOCUMENTS[:2]), atol=ATOL)
 
 
 def test_a_bounded_queue_has_one_chunk_of_a_call_at_a_time(model: CrossEncoder, device: Held) -> None:
