@@ -155,8 +155,6 @@ class CrossEncoder(ModelAttributes):
         length, self._max_length_origin = self._read_max_length(max_length)
         self._tokenizer_file = TokenizerFile(model.tokenizer_file, model.tokenizer, manifest.source.name)
         schedulers = Schedulers(partial(Scheduler, backend, max_queue_tokens=max_queue_tokens, on_call=on_call))
-        if not backend.lanes:  # a GPU's, for which texts are what takes the time
-            model.tokenizer.hurry()
         self._scorer = Scorer(model.tokenizer, backend, length, head.labels, schedulers)
         self._calls = Calls(meaning, name, backend.device)
         self._model_card_data = ModelCardData()

@@ -52,7 +52,6 @@ def open_without_graph() -> CrossEncoder:
     model: Any = CrossEncoder()
     backend, inputs = model._model.backend, model._model.manifest.inputs
     session = PackedSession(backend.path, inputs, Device("cpu"), settings=GPU_SETTINGS, open_graph=NoGraph)
-    model._scorer.tokenizer.hurry()
     model._scorer = replace(model._scorer, backend=session, schedulers=Schedulers(lambda: Scheduler(session)))
     found: CrossEncoder = model
     return found

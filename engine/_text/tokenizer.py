@@ -177,7 +177,7 @@ class PairTokenizer:
 
         For models that compute sooner than texts are tokenized, and leave the cores idle.
         """
-        if self._memory is not None:
+        if self._memory is not None and self._race is None:
             self._memory.enlarge(_MORE_WORDS)
             self._race = Race()
 

@@ -13,6 +13,7 @@ from types import FrameType
 import numpy as np
 import pytest
 
+from crossrank import CrossEncoder
 from crossrank._calls.run import Scorer
 from crossrank._device.cuda.session import PackedSession
 from crossrank._machine.device import Device
@@ -36,7 +37,6 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     twin = build_cuda(checkpoint.weights, checkpoint.config, token_types=types, dtype=np.float32, twin=True)
     save_model(twin, folder / "twin.onnx")
     session = PackedSession(folder / "twin.onnx", checkpoint.inputs, Device("cpu"))
-    checkpoint.tokenizer.hurry()
     return scorer_of(checkpoint.tokenizer, session, checkpoint.inputs.max_length, 1)
 
 
@@ -77,6 +77,13 @@ def score(scorer: Scorer, documents: Tokens | list[str], count: int, max_tokens:
     index = np.zeros(count, np.intp)
     scorer.logits(["a question"], some, index)
     return count_calls(lambda: scorer.logits(["a question"], some, index))
+
+
+def test_the_tokenizer_hurries_beside_a_device_that_works_on_its_own_and_on_a_cpu_it_does_not(scorer: Scorer) -> None:
+    race = scorer.tokenizer._race
+    assert race is not None
+    assert replace(scorer).tokenizer._race is race  # what it has learned stays
+    assert CrossEncoder()._scorer.tokenizer._race is None
 
 
 def test_an_encoded_document_costs_no_call(scorer: Scorer) -> None:
