@@ -24,7 +24,7 @@ STAMP := build/stamps/$(shell { cat pyproject.toml setup.cfg; echo $(PACKAGE_FIL
 help: ## Print the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
-install: $(STAMP)-install ## Install the package, editable, with [cpu,export] into .venv.
+install: $(STAMP)-install ## Install the package, editable, with [cpu,export,serve] into .venv.
 
 demo: $(STAMP)-install ## Rank passages for a query, with the embedded model or MODEL=<checkpoint or artifact folder>
 	@$(BIN)/python -m benchmarks.demo $(if $(strip $(MODEL)),"$$MODEL")
@@ -90,9 +90,9 @@ clean: ## Remove .venv, builds and caches.
 	@touch $@
 
 $(STAMP)-%: .venv/ready
-	@echo 'installing crossrank[cpu,export]$(if $(filter-out install,$*), and what the group $* needs)'
+	@echo 'installing crossrank[cpu,export,serve]$(if $(filter-out install,$*), and what the group $* needs)'
 	@mkdir -p build/stamps && find build/stamps -type f ! -name '$(notdir $(STAMP))-*' -delete
-	@$(PIP) install --no-build-isolation --editable '.[cpu,export]' $(if $(filter-out install,$*),--group $*)
+	@$(PIP) install --no-build-isolation --editable '.[cpu,export,serve]' $(if $(filter-out install,$*),--group $*)
 	@touch $@
 
 build/wheel/log: $(STAMP)-check $(PACKAGE_FILES) MANIFEST.in

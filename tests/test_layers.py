@@ -21,7 +21,8 @@ HEAVY = {"torch", "transformers", "sentence_transformers", "onnx", "safetensors"
 # Rooms and single modules, the highest first. Each imports from those below it and from itself.
 FRONT_ENDS = {"serve", "ray", "beam", "triton"}  # made of public names, each with an extra of its own
 LAYERS = (
-    {"_cli", *FRONT_ENDS},
+    {"_cli"},  # whose commands may be a front end's
+    FRONT_ENDS,
     {"_async_cross_encoder", "_cascade", "_proof"},
     {"_cross_encoder"},
     {"_attributes", "_info"},

@@ -39,6 +39,8 @@ class Ranking(list[RankedDocument]):
         complete: Whether that is all of them.
         reason: Why it is not, or None.
         truncated: ``corpus_id`` of the scored documents of which the model did not see all tokens, rising.
+        tokens: Of the pairs that were to be computed, those that a deadline left over among them; the same pair counts
+            once.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class Ranking(list[RankedDocument]):
         complete: bool = True,
         reason: str | None = None,
         truncated: tuple[int, ...] = (),
+        tokens: int = 0,
     ) -> None:
         super().__init__(entries)
         self.scored: int = scored
         self.complete: bool = complete
         self.reason: str | None = reason
         self.truncated: tuple[int, ...] = truncated
+        self.tokens: int = tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Found:
         logits: float32 [pairs, labels], of those documents alone.
         windows: int [scored], pairs of each; None for one each.
         truncated: int, of the scored documents those of which the model did not see all tokens.
+        tokens: Of the pairs that were read, each distinct one once.
     """
 
     documents: int
@@ -74,6 +79,7 @@ class Found:
     logits: Floats
     windows: Ints | None
     truncated: Ints
+    tokens: int
 
     @property
     def complete(self) -> bool:
@@ -96,7 +102,7 @@ def gather(chunks: Sequence[Chunk], documents: int, labels: int) -> Found:
     nothing = np.zeros(0, np.intp)
     chunks = list(chunks)
     if not chunks:
-        return Found(documents, nothing, np.zeros((0, labels), np.float32), None, nothing)
+        return Found(documents, nothing, np.zeros((0, labels), np.float32), None, nothing, 0)
     like = _joined(chunks, "like")
     there = _joined(chunks, "scored")[like]  # a copy, taken before logits are read
     cut = _joined(chunks, "cut")
@@ -107,7 +113,8 @@ def gather(chunks: Sequence[Chunk], documents: int, labels: int) -> Found:
         scored = np.logical_and.reduceat(there, np.cumsum(windows) - windows)
         rows, windows = like[np.repeat(scored, windows)], windows[scored]
     logits = _joined(chunks, "logits")[rows]
-    return Found(documents, np.flatnonzero(scored), logits, windows, np.flatnonzero(cut & scored))
+    tokens = sum(chunk.tokens for chunk in chunks)
+    return Found(documents, np.flatnonzero(scored), logits, windows, np.flatnonzero(cut & scored), tokens)
 
 
 def _joined(chunks: Sequence[Chunk], name: str) -> NDArray[Any]:
@@ -178,6 +185,7 @@ def rank_found(
         complete=found.complete,
         reason=None if found.complete else reason,
         truncated=tuple(found.truncated.tolist()),
+        tokens=found.tokens,
     )
     windows = [] if won is None else won[order].tolist()
     for i, score, window in zip_longest(ids, scores[order].tolist(), windows):

@@ -1,4 +1,4 @@
-"""``crossrank rank|info|bench|verify|cache``: parse, call the library, print."""
+"""``crossrank rank|info|bench|verify|cache|serve``: parse, call the library, print."""
 
 import argparse
 import io
@@ -147,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--json", action="store_true", help="print JSON")
     _add_cache_commands(commands.add_parser("cache", help="show and clean the cache of exported models"))
+    commands.add_parser("serve", help="serve models over HTTP to every rerank client (needs crossrank[serve])")
     return parser
 
 
@@ -297,6 +298,11 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["serve"]:
+        from crossrank.serve import main as serve  # of an extra, with options of its own
+
+        return serve(arguments[1:])
     options = _parse(arguments)
     if options.command == "cache":
         return _cache(options)

@@ -202,7 +202,16 @@ def test_rankings_are_lists_that_survive_a_pickle(model: CrossEncoder) -> None:
     again = pickle.loads(pickle.dumps(ranking))
     assert again == ranking
     assert vars(again) == vars(ranking)
-    assert (Ranking(), Ranking().complete, Ranking().scored) == ([], True, 0)
+    assert (Ranking(), Ranking().complete, Ranking().scored, Ranking().tokens) == ([], True, 0, 0)
+
+
+def test_rankings_tell_the_tokens_of_distinct_pairs(model: CrossEncoder) -> None:
+    special = 3
+    one, two = (len(model.encode([text]).tokens.ids) for text in DOCUMENTS[:2])
+    query = len(model.encode([QUERY]).tokens.ids)
+    assert model.rank(QUERY, [DOCUMENTS[0]]).tokens == one + query + special
+    assert model.rank(QUERY, DOCUMENTS[:2] * 3).tokens == one + two + 2 * (query + special)
+    assert model.rank(QUERY, []).tokens == 0
 
 
 @given(

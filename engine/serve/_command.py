@@ -1,0 +1,205 @@
+"""``crossrank serve``: sockets, signals and logs around the application."""
+
+import argparse
+import asyncio
+import json
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from crossrank import CrossEncoder, InputError
+
+from ._app import Limits, create_app
+from ._options import named_models, parse, read_keys
+
+_MOST_HEADER_BYTES = 65_536  # of a request, its first line among them
+_MOST_HEADERS = 100
+_HEADER_S = 10.0  # from the first byte of a connection, or from the end of its last request, to the end of the headers
+_KEEP_ALIVE_S = 75
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, with bounds for what comes before a body."""
+
+    _left = _MOST_HEADER_BYTES
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first headers, and no longer than that."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(_HEADER_S, self._end, b"408 Request Timeout")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless the connection was ended."""
+        if not self.transport.is_closing():
+            super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._left = _MOST_HEADER_BYTES
+        if self._timer is None:
+            self._timer = self.loop.call_later(_HEADER_S, self._end, b"408 Request Timeout")
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the path."""
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        super().on_header(name, value)
+        self._count(len(name) + len(value) + 4)
+
+    def on_headers_complete(self) -> None:
+        """The headers are there."""
+        self._stop()
+        if not self.transport.is_closing():
+            super().on_headers_complete()
+
+    def _count(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0 or len(self.headers) > _MOST_HEADERS:
+            self._end(b"431 Request Header Fields Too Large")
+
+    def _end(self, status: bytes) -> None:
+        self._stop()
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which says where it listens as soon as it does.
+
+    Args:
+        app: The application.
+        drain_seconds: How long requests under way may take when it is to end.
+    """
+
+    def __init__(self, app: Starlette, drain_seconds: int) -> None:
+        config = uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=drain_seconds,
+        )
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Warm up, then listen."""
+        await super().startup(sockets)
+        for listening in sockets or []:
+            host, port = listening.getsockname()[:2]
+            print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
+
+
+class _Formatter(logging.Formatter):
+    """A line of JSON for each record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= getattr(record, "facts", {})
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has its address and does not listen yet, so that nobody waits for a model to be loaded.
+
+    Raises:
+        InputError: If the address cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise InputError(f"--host {host} --port {port}: {error.strerror or error}") from None
+    return bound
+
+
+def _load(options: argparse.Namespace, models: Mapping[str, str]) -> dict[str, CrossEncoder]:
+    return {
+        name: CrossEncoder(
+            model,
+            precision=options.precision,
+            device=options.device,
+            threads=options.threads,
+            max_length=options.max_length,
+            max_queue_tokens=options.max_queue_tokens,
+        )
+        for name, model in models.items()
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``crossrank serve`` until SIGTERM or SIGINT.
+
+    Requests under way are answered then, for ``--drain-seconds`` at most; new connections are refused.
+
+    Args:
+        arguments: Those after ``serve``.
+
+    Raises:
+        CrossrankError: If an option, a key file, an address or a model is not what it can be.
+    """
+    options = parse(arguments)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it says nothing of requests that we do not
+    named, keys = named_models(options.models), read_keys(options.api_key_file) if options.api_key_file else []
+    bound = bind(options.host, options.port)
+    if not keys and not bound.getsockname()[0].startswith(("127.", "::1")):
+        logging.getLogger("crossrank.serve").warning("whoever reaches %s may use it: no --api-key-file", options.host)
+    models = _load(options, named)
+    app = create_app(
+        models,
+        api_keys=keys,
+        default_budget_ms=options.default_budget_ms,
+        default_chunks=options.default_chunks,
+        max_queue_tokens=options.max_queue_tokens,
+        limits=Limits(options.max_body_bytes, options.max_documents, options.max_request_tokens, options.body_seconds),
+        cors_origins=[origin.strip() for origin in (options.cors_origins or "").split(",") if origin.strip()],
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn raises again what has ended it, which is no failure
+    Server(app, options.drain_seconds).run([bound])
+    for model in models.values():
+        model.close(finish=False)
+    return 0
