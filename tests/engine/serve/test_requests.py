@@ -1,0 +1,324 @@
+"""Requests that are too large, have no key, name what they may not, or are nothing at all; and what is told of them."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("msgspec", reason="crossrank[serve] is not installed")
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from crossrank import CrossEncoder, InputError
+from crossrank.serve import Limits, create_app
+from tests.support.artifacts import make_artifact
+from tests.support.serving import DOCUMENTS, QUERY, raw, request_bytes, serving
+
+BODY = {"query": QUERY, "documents": DOCUMENTS}
+LIMITS = Limits(body_bytes=4_000, documents=20, tokens=900, body_seconds=0.5)
+KEYS = ("first-key", "second-key")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_artifact(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> CrossEncoder:
+    return CrossEncoder(folder, device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def client(model: CrossEncoder) -> Iterator[httpx.Client]:
+    with serving(create_app({"tiny": model}, limits=LIMITS)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def locked(model: CrossEncoder) -> Iterator[httpx.Client]:
+    with serving(create_app({"tiny": model}, api_keys=KEYS)) as client:
+        yield client
+
+
+def read(connection: Any) -> bytes:
+    found = b""
+    while part := connection.recv(65_536):
+        found += part
+    return found
+
+
+def test_a_body_that_says_that_it_is_too_large_is_refused_before_it_is_read(client: httpx.Client) -> None:
+    for path, key in (("/v1/rerank", "message"), ("/infinity/rerank", "error"), ("/v2/rerank", "message")):
+        with raw(client) as connection:
+            connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 4001\r\n\r\n".encode())
+            answer = connection.recv(65_536)  # of a body of which nothing was sent
+            assert answer.startswith(b"HTTP/1.1 413 ")
+            assert key in json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+def test_a_body_that_does_not_say_its_size_is_read_as_far_as_it_may_be(client: httpx.Client) -> None:
+    def parts() -> Iterator[bytes]:
+        yield b'{"query": "q", "documents": ["'
+        for _ in range(100):
+            yield b"word " * 100
+
+    answer = client.post("/v1/rerank", content=parts())
+    assert answer.status_code == 413
+
+
+def test_too_many_documents(client: httpx.Client) -> None:
+    for path, key in (("/v1/rerank", "documents"), ("/rerank", "texts")):
+        answer = client.post(path, json={"query": QUERY, key: ["a"] * 21})
+        assert (answer.status_code, "21 documents" in answer.text) == (413, True)
+        assert client.post(path, json={"query": QUERY, key: ["a"] * 20}).status_code == 200
+
+
+def test_too_many_tokens(client: httpx.Client, model: CrossEncoder) -> None:
+    length = model.info().max_length
+    text = "the sea " * length
+    many = client.post("/rerank", json={"query": "q", "texts": [text[:180]] * 19})  # bytes over 900, tokens under
+    assert many.status_code == 200, many.text
+    for count, status in ((900 // length, 200), (900 // length + 1, 413)):
+        body = {"query": "q", "documents": [text[: 4 * length]] * count}
+        assert client.post("/v1/rerank", json=body).status_code == status
+
+
+def test_half_a_body_is_answered_in_time_and_the_connection_is_closed(client: httpx.Client) -> None:
+    with raw(client) as connection:
+        connection.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert read(connection).startswith(b"HTTP/1.1 408 ")
+    assert client.post("/v1/rerank", json=BODY).status_code == 200
+
+
+def test_headers_have_bounds(client: httpx.Client) -> None:
+    for headers in ({"X-Large": "a" * 70_000}, {f"X-{i}": "a" for i in range(200)}):
+        with raw(client) as connection:
+            connection.sendall(request_bytes("/v1/rerank", BODY, **headers))
+            assert read(connection).startswith(b"HTTP/1.1 431 ")
+    with raw(client) as connection:
+        connection.sendall(b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_compressed_bodies_are_not_unpacked(client: httpx.Client) -> None:
+    answer = client.post("/v1/rerank", content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 3_000, 422),
+        (b'{"query": ' + b"[" * 3_000, 422),
+        (b'{"documents": ["a"]}', 422),
+        (b'{"query": 1, "documents": ["a"]}', 422),
+        (b'{"query": "q", "documents": "a"}', 422),
+        (b'{"query": "q", "documents": [null]}', 422),
+        (b'{"query": "q", "documents": [{}]}', 422),
+        (b'{"query": "q", "documents": [{"text": []}]}', 422),
+        (b'{"query": "q", "documents": ["\\ud800"]}', 400),
+        (b'{"query": "q", "documents": []}', 400),
+        (b'{"query": "q", "documents": ["a"], "model": "/etc/passwd"}', 404),
+        (b'{"query": "q", "documents": ["a"], "model": "owner/name"}', 404),
+        (b'{"query": "q", "documents": ["a"], "max_chunks_per_doc": 0}', 422),
+        (b'{"query": "", "documents": [""]}', 200),
+        (b'{"query": "q\\u0000", "documents": ["\\u0000"]}', 200),
+    ],
+)
+def test_bodies_that_mean_nothing_are_refused_and_the_rest_is_scored(
+    client: httpx.Client, content: bytes, status: int
+) -> None:
+    answer = client.post("/v1/rerank", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    if status != 200:
+        assert answer.json()["message"] == answer.json()["detail"] == answer.json()["error"]["message"] != ""
+
+
+def test_a_budget_that_is_none_is_refused(client: httpx.Client) -> None:
+    for budget in ("0", "-1", "nan", "inf", "soon", "1e300", ""):
+        answer = client.post("/v1/rerank", json=BODY, headers={"X-Rerank-Budget-Ms": budget})
+        assert (answer.status_code, "udget" in answer.text) == (422, True), budget
+
+
+def test_other_paths_and_methods_are_not_found(client: httpx.Client) -> None:
+    assert client.post("/v1/embeddings", json=BODY).status_code == 404
+    assert client.get("/v1/rerank").status_code == 405
+
+
+def test_a_key_is_needed_where_there_is_one(locked: httpx.Client) -> None:
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer"}, {"X-API-Key": "first-keys"}):
+        answer = locked.post("/v1/rerank", json=BODY, headers=headers)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert locked.post("/rerank", json={"query": QUERY, "texts": DOCUMENTS}, headers=headers).status_code == 401
+        for path in ("/info", "/metrics", "/v1/models"):
+            assert locked.get(path, headers=headers).status_code == 401
+    for key in KEYS:  # LlamaIndex sends its header as it was given, Elasticsearch another scheme
+        for header in (f"Bearer {key}", f"bearer {key}", f"ApiKey {key}", key):
+            assert locked.post("/v1/rerank", json=BODY, headers={"Authorization": header}).status_code == 200
+        assert locked.post("/v1/rerank", json=BODY, headers={"X-API-Key": key}).status_code == 200
+    for path in ("/health", "/ready", "/docs", "/openapi.json"):
+        assert locked.get(path).status_code == 200
+
+
+def test_tei_s_answer_without_a_key_is_empty_where_only_tei_speaks(locked: httpx.Client) -> None:
+    # On a shared path nobody has read the body yet: all readers' form.
+    assert "detail" in locked.post("/rerank", json={"query": QUERY, "texts": DOCUMENTS}).json()
+
+
+def test_keys_are_compared_in_constant_time(model: CrossEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+    import hmac
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    with serving(create_app({"tiny": model}, api_keys=KEYS)) as client:
+        client.post("/v1/rerank", json=BODY, headers={"Authorization": "Bearer first-key"})
+    assert compared == [(b"first-key", b"first-key"), (b"first-key", b"second-key")]
+
+
+@pytest.mark.parametrize("keys", [[""], [" "], ["clé"]])
+def test_keys_that_nobody_could_show_are_refused(model: CrossEncoder, keys: list[str]) -> None:
+    with pytest.raises(InputError, match="api_keys"):
+        create_app(model, api_keys=keys)
+
+
+def test_no_other_origin_may_call_unless_asked(model: CrossEncoder, client: httpx.Client) -> None:
+    headers = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    assert "access-control-allow-origin" not in client.post("/v1/rerank", json=BODY, headers=headers).headers
+    assert client.options("/v1/rerank", headers=headers).status_code == 405
+    with serving(create_app(model, cors_origins=["https://example.org"])) as open_client:
+        assert open_client.options("/v1/rerank", headers=headers).status_code == 200
+        answer = open_client.post("/v1/rerank", json=BODY, headers=headers)
+        assert answer.headers["access-control-allow-origin"] == "https://example.org"
+        other = open_client.options("/v1/rerank", headers=headers | {"Origin": "https://example.com"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+def test_models_are_those_configured(folder: Path, model: CrossEncoder) -> None:
+    with serving(create_app({"one": model, "two": folder})) as client:
+        listed = client.get("/v1/models").json()
+        assert [entry["id"] for entry in listed["data"]] == ["one", "two"]
+        for name in (None, "", "one"):
+            assert client.post("/v1/rerank", json={**BODY, "model": name}).json()["model"] == "one"
+        assert client.post("/v1/rerank", json={**BODY, "model": "two"}).json()["model"] == "two"
+        absent = client.post("/v2/rerank", json={**BODY, "model": "three"})
+        assert absent.status_code == 404
+        assert "there are: one, two" in absent.json()["message"]
+    model.score(QUERY, DOCUMENTS)  # its owner's: not closed
+
+
+def test_a_model_of_several_labels_of_which_none_is_relevant_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none is known to mean relevant"):
+        create_app(make_artifact(tmp_path, labels=3))
+
+
+def test_several_labels_give_a_probability(tmp_path: Path) -> None:
+    model = CrossEncoder(make_artifact(tmp_path, labels=3), device="cpu", threads=1, relevant_label=1)
+    expected = sorted(model.score(QUERY, DOCUMENTS).tolist(), reverse=True)
+    with serving(create_app(model)) as client:
+        results = client.post("/v1/rerank", json=BODY).json()["results"]
+    assert [result["relevance_score"] for result in results] == pytest.approx(expected, abs=1e-4)
+
+
+def test_liveness_asks_no_model_and_readiness_computes(folder: Path) -> None:
+    model = CrossEncoder(folder, device="cpu", threads=1)
+    with serving(create_app(model)) as client:
+        before = model.stats().batches
+        assert client.get("/health").json() == {"status": "ok"}
+        assert model.stats().batches == before
+        for path in ("/ready", "/v1/health/ready"):
+            assert client.get(path).json() == {"status": "ready"}
+        assert model.stats().batches == before + 2
+        model.close()
+        assert client.get("/health").status_code == client.get("/v1/health/live").status_code == 200
+        assert client.get("/ready").status_code == 503
+        assert client.post("/v1/rerank", json=BODY).status_code == 503
+        answer = client.post("/rerank", json={"query": QUERY, "texts": DOCUMENTS})
+        assert (answer.status_code, answer.json()["error_type"]) == (503, "Unhealthy")
+
+
+def test_tei_s_info(client: httpx.Client, model: CrossEncoder) -> None:
+    info = client.get("/info").json()
+    assert info["max_input_length"] == model.info().max_length
+    assert info["max_client_batch_size"] == 20
+    assert "reranker" in info["model_type"]
+    assert info["served_model_name"] == "tiny"
+
+
+def metrics(client: httpx.Client) -> dict[str, float]:
+    found = {}
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        for sample in family.samples:
+            labels = ",".join(value for name, value in sorted(sample.labels.items()) if name != "model")
+            found[f"{sample.name}[{labels}]"] = sample.value
+    return found
+
+
+def test_metrics_have_all_their_names_at_the_first_scrape(folder: Path) -> None:
+    with serving(create_app(CrossEncoder(folder, device="cpu", threads=1))) as client:
+        before = metrics(client)
+        client.post("/v1/rerank", json=BODY)
+        client.post("/v1/rerank", json={"query": QUERY})
+        after = metrics(client)
+    assert set(after) == set(before)
+    assert before["crossrank_http_requests_total[common,complete]"] == 0
+    assert after["crossrank_http_requests_total[common,complete]"] == 1
+    assert after["crossrank_http_requests_total[common,refused]"] == 1
+    assert after["crossrank_http_request_seconds_count[]"] == 1
+    assert after["crossrank_documents_total[]"] - before["crossrank_documents_total[]"] == 3
+    for name in ("tokens_total", "rejected_total", "cancelled_total", "late_total", "waiting_tokens", "batch_fill"):
+        assert f"crossrank_{name}[]" in before
+    assert 0 < after["crossrank_busy_ratio[]"] <= 1
+
+
+def test_the_request_s_id_comes_back_and_a_strange_one_does_not(client: httpx.Client) -> None:
+    for given, same in (("abc-1", True), ("a" * 200, False), ("tab\tin it", False)):
+        answer = client.post("/v1/rerank", json=BODY, headers={"X-Request-Id": given})
+        assert (answer.headers["x-request-id"] == given) == same
+        assert answer.json()["id"] == answer.headers["x-request-id"]
+        refused = client.post("/v2/rerank", json={}, headers={"X-Request-Id": given})
+        assert refused.json()["id"] == refused.headers["x-request-id"]
+
+
+def test_logs_have_ids_and_counts_and_no_text(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    secret = "the secret of the sea"
+    client.post("/v1/rerank", json={"query": secret, "documents": [secret] * 2}, headers={"X-Request-Id": "one"})
+    client.post("/v1/rerank", json={"query": secret, "documents": [{secret: secret}]}, headers={"X-Request-Id": "two"})
+    client.post("/v1/rerank", json={"query": secret, "documents": [secret], "model": secret})
+    facts = [record.facts for record in caplog.records if hasattr(record, "facts")]
+    assert [fact["request_id"] for fact in facts[:2]] == ["one", "two"]
+    assert (facts[0]["documents"], facts[0]["status"], facts[1]["status"]) == (2, 200, 422)
+    assert facts[0]["tokens"] > 0
+    assert secret not in "".join(str(vars(record)) for record in caplog.records)
+
+
+def test_the_openapi_document_names_every_path_and_resolves(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    for path in ("/rerank", "/v1/rerank", "/v2/rerank", "/v1/retrieval/{model}/reranking", "/score", "/metrics"):
+        assert path in document["paths"]
+    text = json.dumps(document)
+    for name in document["components"]["schemas"]:
+        assert f"#/components/schemas/{name}" in text
+    assert "http" not in json.dumps(document["paths"])
+    references = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert references <= set(document["components"]["schemas"])
+
+
+def test_pages_load_nothing_from_elsewhere(client: httpx.Client) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "//" not in page.text.replace("://", "").replace("// ", "")
+    assert "http" not in page.text
