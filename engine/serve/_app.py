@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from crossrank import CrossrankError, InputError, __version__
+from crossrank import InputError, __version__
 
 from ._dialects import PATHS, Dialect, choose
 from ._metrics import CONTENT_TYPE, Metrics
@@ -247,8 +247,9 @@ class _Service:
         try:
             for served in self._models.values():
                 await served.check()
-        except (CrossrankError, Problem) as error:
-            return _json({"status": "not ready", "reason": str(error)}, 503, {"Retry-After": "1"})
+        except Exception as error:  # whatever a model raises
+            logger.warning("not ready", exc_info=error)
+            return _json({"status": "not ready", "reason": type(error).__name__}, 503, {"Retry-After": "1"})
         return _json({"status": "ready"})
 
     async def info(self, request: Request) -> Response:
