@@ -1,0 +1,135 @@
+"""``crossrank serve``: options, environment, key files, signals, logs."""
+
+import json
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("msgspec", reason="crossrank[serve] is not installed")
+
+import httpx
+
+from crossrank import InputError
+from crossrank._cli.main import main
+from crossrank.serve._options import PREFIX, named_models, parse, parser, read_keys
+from tests.support.serving import DOCUMENTS, QUERY, process
+
+BODY = {"query": QUERY, "documents": DOCUMENTS}
+
+
+def test_every_option_is_an_environment_variable_and_in_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {
+        "host": "::1",
+        "api_key_file": Path("keys"),
+        "cors_origins": "https://example.org",
+        "device": "cpu",
+        "precision": "int8",
+    }
+    options = {name: values.get(name, 7) for name in vars(parser().parse_args([])) if name != "models"}
+    for name, value in options.items():
+        monkeypatch.setenv(PREFIX + name.upper(), str(value))
+    monkeypatch.setenv(PREFIX + "MODELS", "one two=three")
+    assert vars(parse([])) == {"models": ["one", "two=three"], **options}
+    assert (parse(["--port", "8"]).port, parse(["four"]).models) == (8, ["four"])
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    text = capsys.readouterr().out
+    for name in (*options, "models"):
+        assert f"${PREFIX}{name.upper()}" in text.replace("\n", "").replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--port", "x"], ["--port", "70000"], ["--max-documents", "0"], ["--drain-seconds", "-1"], ["--unknown"]],
+    ids=" ".join,
+)
+def test_wrong_options_end_with_status_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["serve", *arguments])
+    assert caught.value.code == 2
+
+
+def test_models_have_the_last_part_of_their_name_or_the_one_given(tmp_path: Path) -> None:
+    assert named_models([str(tmp_path), "a=owner/name", "owner/other"]) == {
+        tmp_path.name: str(tmp_path),
+        "a": "owner/name",
+        "other": "owner/other",
+    }
+    folder = tmp_path / "x=y"
+    folder.mkdir()
+    assert named_models([str(folder)]) == {"x=y": str(folder)}
+    with pytest.raises(InputError, match="two models are named 'name'"):
+        named_models(["a/name", "b/name"])
+    for text in ("=a", "a="):
+        with pytest.raises(InputError, match="NAME=MODEL"):
+            named_models([text])
+
+
+def test_key_files_have_a_key_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("one\n\n two \n")
+    assert read_keys(file) == ["one", "two"]
+    file.write_text("\n")
+    with pytest.raises(InputError, match="no key is in it"):
+        read_keys(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_keys(tmp_path / "absent")
+
+
+def test_what_is_wrong_ends_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 1
+    assert capsys.readouterr().err == f"error: --host 127.0.0.1 --port {port}: Address already in use\n"
+    assert main(["serve", "--port", "0", str(tmp_path / "absent")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_it_listens_on_loopback_logs_json_and_ends_well(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("a-key\n")
+    with process("mini=crossrank-mini-en", CROSSRANK_SERVE_API_KEY_FILE=str(keys)) as (running, url):
+        assert url.startswith("http://127.0.0.1:")
+        headers = {"Authorization": "Bearer a-key", "X-Request-Id": "mine"}
+        assert httpx.post(f"{url}/v1/rerank", json=BODY).status_code == 401
+        got = httpx.post(f"{url}/v1/rerank", json=BODY, headers=headers)
+        assert (got.json()["model"], got.json()["results"][0]["index"]) == ("mini", 2)
+        running.send_signal(signal.SIGTERM)
+        _, errors = running.communicate(timeout=30)
+        assert running.returncode == 0
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert [line["status"] for line in lines] == [401, 200]
+    assert lines[1]["request_id"] == "mine"
+    assert QUERY not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_lets_every_request_under_way_end(number: signal.Signals) -> None:
+    body = {"query": QUERY, "documents": [f"{i} people live in berlin " * 20 for i in range(100)]}
+    statuses: list[int] = []
+    with process("--threads", "1", "--drain-seconds", "30") as (running, url):
+        threads = [
+            threading.Thread(
+                target=lambda: statuses.append(httpx.post(f"{url}/v1/rerank", json=body, timeout=60).status_code)
+            )
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 30
+        while "crossrank_waiting_requests" in (text := httpx.get(f"{url}/metrics").text) and time.monotonic() < end:
+            if 'waiting_requests{model="crossrank-mini-en"} 3.0' in text:
+                break
+            time.sleep(0.01)
+        running.send_signal(number)
+        for thread in threads:
+            thread.join(60)
+        running.wait(30)
+        assert running.returncode == 0
+    assert statuses == [200] * 3
