@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-all test-rig test-hub test-frameworks bench-env bench bench-full check docs clean
+.PHONY: help install demo test test-data test-all test-rig test-hub test-frameworks test-clients bench-env bench bench-full check docs clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -47,6 +47,9 @@ test-hub: $(STAMP)-test ## Compare published models with their scores (downloads
 test-frameworks: $(STAMP)-frameworks ## Run the examples and uses in LangChain, LlamaIndex, Haystack, pandas, gevent and more (installs 1 GB).
 	@CROSSRANK_TEST_FRAMEWORKS=1 $(BIN)/python -m pytest tests/docs/test_examples.py tests/docs/test_gevent.py \
 		tests/engine/test_consumers.py tests/engine/test_drop_in.py
+
+test-clients: $(STAMP)-clients ## Have real clients of rerank services ask crossrank serve (installs 700 MB).
+	@CROSSRANK_TEST_CLIENTS=1 $(BIN)/python -m pytest tests/engine/serve/test_clients.py
 
 bench-env: $(STAMP)-install ## Make the environments of the benchmarks' other engines, in .bench (takes minutes).
 	@$(BIN)/python -m benchmarks.engines.environments
