@@ -1,7 +1,7 @@
 """Real clients, unmodified, from their own packages, against a server on loopback.
 
-Those that `make test` lacks are skipped there; `make test-clients` brings all. Some cannot be pointed at a URL, or are no
-packages: LangChain's JinaRerank, the plugins of Dify and RAGFlow, Open WebUI; `test_dialects` sends what they send.
+Those that `make test` lacks are skipped there; `make test-clients` brings all. Some cannot be pointed at a URL, or are
+no packages: LangChain's JinaRerank, the plugins of Dify and RAGFlow, Open WebUI; `test_dialects` sends what they send.
 """
 
 import importlib
@@ -123,14 +123,13 @@ def test_elasticsearch(url: str, logits: list[float]) -> None:
 
 
 def test_infinity_client(url: str, logits: list[float]) -> None:
-    package("infinity_client")
-    from infinity_client import Client
-    from infinity_client.api.default import rerank
-    from infinity_client.models import RerankInput
-
-    with Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}) as client:
+    infinity, models = package("infinity_client"), package("infinity_client.models")
+    rerank = package("infinity_client.api.default.rerank")
+    with infinity.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}) as client:
         for raw in (False, True):
-            body = RerankInput(query=QUERY, documents=DOCUMENTS, model=MODEL, raw_scores=raw, return_documents=True)
+            body = models.RerankInput(
+                query=QUERY, documents=DOCUMENTS, model=MODEL, raw_scores=raw, return_documents=True
+            )
             got: Any = rerank.sync(client=client, body=body)
             pairs = [(result.index, result.relevance_score) for result in got.results]
             assert right(pairs, logits, raw=raw)
@@ -160,11 +159,8 @@ def test_langchain_nvidia(url: str, logits: list[float]) -> None:
 
 
 def test_langchain_infinity(url: str, logits: list[float]) -> None:
-    package("infinity_client")
-    from infinity_client import Client
-
     infinity = package("langchain_community.document_compressors.infinity_rerank")
-    client = Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"})
+    client = package("infinity_client").Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"})
     assert right(found_by_langchain(infinity.InfinityRerank(client=client, model=MODEL, top_n=2)), logits)
 
 
