@@ -89,7 +89,7 @@ def create_app(
         raise InputError("api_keys: a key is a text of ASCII letters, and no empty one")
     limits = limits or Limits()
     served = load(models, max_queue_tokens, chunks=default_chunks, most_tokens=limits.tokens)
-    service = _Service(served, [key.strip().encode() for key in api_keys], default_budget_ms, limits)
+    service = Service(served, [key.strip().encode() for key in api_keys], default_budget_ms, limits)
     routes = [
         Route(path, partial(service.rerank, dialects=dialects), methods=["POST"]) for path, dialects in PATHS.items()
     ]
@@ -100,7 +100,7 @@ def create_app(
     routes += [
         Route("/info", service.info),
         Route("/v1/models", service.models),
-        Route("/metrics", service.metrics),
+        Route("/metrics", service.scrape),
         Route("/openapi.json", service.openapi),
         Route("/docs", partial(_page, name="docs.html")),
     ]
@@ -116,10 +116,12 @@ def create_app(
                 expose_headers=["X-Request-Id", "X-Rerank-Status", "X-Rerank-Scored"],
             )
         )
-    return Starlette(routes=routes, middleware=middleware, lifespan=service.lifespan)
+    app = Starlette(routes=routes, middleware=middleware, lifespan=service.lifespan)
+    app.state.service = service
+    return app
 
 
-class _Service:
+class Service:
     """What the paths answer with.
 
     Args:
@@ -127,13 +129,16 @@ class _Service:
         keys: That clients may show.
         budget_ms: For requests that bring none.
         limits: Of a request.
+
+    Attributes:
+        metrics: What was counted.
     """
 
     def __init__(
         self, models: Mapping[str, Served], keys: list[bytes], budget_ms: float | None, limits: Limits
     ) -> None:
-        self._models, self._keys, self._budget_ms, self._limits = models, keys, budget_ms, limits
-        self._metrics = Metrics(models)
+        self._models, self._keys, self.budget_ms, self.limits = models, keys, budget_ms, limits
+        self.metrics = Metrics(models)
         self._document = _encode(openapi()).replace(b"crossrank.serve._dialects.", b"")
 
     @contextlib.asynccontextmanager
@@ -151,21 +156,20 @@ class _Service:
         started, id, dialect = time.perf_counter(), _request_id(request), dialects[-1]
         answer: Answer | None = None
         try:
-            self._require_key(request)
+            self.require_key(request.headers)
             budget_ms = self._budget(request)
             body = await self._body(request)
             dialect = choose(dialects, body)
             wanted = dialect.decode(body)
-            served = self._model(request.path_params.get("model", wanted.model))
-            self._check(wanted)
-            work = served.answer(wanted, id=id, size=len(body), started=started, budget_ms=budget_ms)
+            name = request.path_params.get("model", wanted.model)
+            work = self.answer(wanted, name, id=id, size=len(body), started=started, budget_ms=budget_ms)
             answer = await _while_there(request, work)
             response = Response(_encode(dialect.write(wanted, answer)), media_type="application/json")
             response.headers.update(dialect.headers(answer) | _told(answer))
             outcome = "complete" if answer.complete else "partial"
         except Problem as problem:
             problem.id = id
-            response, outcome = _failure(dialect, problem), _outcome(problem)
+            response, outcome = _failure(dialect, problem), outcome_of(problem)
             if problem.__cause__ is not None:
                 logger.error("a model failed", exc_info=problem.__cause__, extra={"facts": {"request_id": id}})
         except _Gone:
@@ -176,15 +180,35 @@ class _Service:
             outcome = "failed"
         response.headers["X-Request-Id"] = id
         seconds = time.perf_counter() - started
-        self._metrics.count(dialect.name, outcome, seconds)
-        _log(id, dialect, outcome, response.status_code, answer, seconds)
+        self.metrics.count(dialect.name, outcome, seconds)
+        log(id, dialect.name, outcome, response.status_code, answer, seconds)
         return response
 
-    def _require_key(self, request: Request) -> None:
-        """Compare the key that a client shows with each there is, in the same time whatever it is."""
+    async def answer(self, wanted: Rerank, model: str | None, *, size: int, **facts: Any) -> Answer:
+        """Have a model answer a request.
+
+        Args:
+            wanted: What is asked.
+            model: Which model, by its name; None for the first.
+            size: Bytes of the request.
+            facts: As `Served.answer` takes them.
+
+        Raises:
+            Problem: If it is refused, or the model fails.
+        """
+        served = self._model(model)
+        self._check(wanted)
+        return await served.answer(wanted, size=size, **facts)
+
+    def require_key(self, headers: Mapping[str, str]) -> None:
+        """Compare the key that a client shows with each there is, in the same time whatever it is.
+
+        Raises:
+            Problem: If it is none of them.
+        """
         if not self._keys:
             return
-        shown = request.headers.get("x-api-key", "") or request.headers.get("authorization", "")
+        shown = headers.get("x-api-key", "") or headers.get("authorization", "")
         scheme, _, rest = shown.partition(" ")
         key = (rest if scheme.lower() in ("bearer", "apikey") else shown).strip().encode("latin-1", "replace")
         # Each is compared, whether or not one before it was the one.
@@ -194,14 +218,14 @@ class _Service:
     def _budget(self, request: Request) -> float | None:
         given = request.headers.get("x-rerank-budget-ms")
         if given is None:
-            return self._budget_ms
+            return self.budget_ms
         try:
             return _check_budget(float(given), partial(Problem, "invalid"))
         except ValueError:
             raise Problem("invalid", f"X-Rerank-Budget-Ms: {given!r:.60} is no number of milliseconds") from None
 
     async def _body(self, request: Request) -> bytes:
-        most = self._limits.body_bytes
+        most = self.limits.body_bytes
         too_large = Problem("too_large", f"the body has more than {most:,} bytes: send fewer documents in a request")
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > most:
@@ -210,14 +234,14 @@ class _Service:
             raise Problem("invalid", "Content-Encoding: bodies are read as they are, uncompressed")
         parts, size = [], 0
         try:
-            async with asyncio.timeout(self._limits.body_seconds):
+            async with asyncio.timeout(self.limits.body_seconds):
                 async for part in request.stream():
                     size += len(part)
                     if size > most:
                         raise too_large
                     parts.append(part)
         except TimeoutError:
-            raise Problem("timeout", f"the body did not come within {self._limits.body_seconds:g} s") from None
+            raise Problem("timeout", f"the body did not come within {self.limits.body_seconds:g} s") from None
         except ClientDisconnect:
             raise _Gone from None
         return b"".join(parts)
@@ -232,7 +256,7 @@ class _Service:
         raise Problem("no_model", f"no model is named {name!r:.100} here; there are: {names}")
 
     def _check(self, wanted: Rerank) -> None:
-        count, most = len(wanted.documents), self._limits.documents
+        count, most = len(wanted.documents), self.limits.documents
         if not count:
             raise Problem("empty", "there are no documents: one at least is needed")
         if count > most:
@@ -269,7 +293,7 @@ class _Service:
             "max_input_length": info.max_length,
             "max_batch_tokens": info.batch_tokens,
             "max_batch_requests": None,
-            "max_client_batch_size": self._limits.documents,
+            "max_client_batch_size": self.limits.documents,
             "auto_truncate": True,
             "tokenization_workers": info.threads,
             "version": __version__,
@@ -290,13 +314,13 @@ class _Service:
             },
         )
 
-    async def metrics(self, request: Request) -> Response:
+    async def scrape(self, request: Request) -> Response:
         """What was counted."""
         try:
-            self._require_key(request)
+            self.require_key(request.headers)
         except Problem as problem:
             return _json({"error": problem.message}, 401)
-        return Response(self._metrics.text(), media_type=CONTENT_TYPE)
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE)
 
     async def openapi(self, request: Request) -> Response:
         """The OpenAPI document; nothing in it is secret."""
@@ -304,7 +328,7 @@ class _Service:
 
     def _guarded(self, request: Request, tell: Callable[[], Any]) -> Response:
         try:
-            self._require_key(request)
+            self.require_key(request.headers)
         except Problem as problem:
             return _json({"error": problem.message}, 401)
         return _json(tell())
@@ -357,7 +381,8 @@ def _told(answer: Answer) -> dict[str, str]:
     return told
 
 
-def _outcome(problem: Problem) -> str:
+def outcome_of(problem: Problem) -> str:
+    """What became of a request, for metrics and logs."""
     if problem.kind in ("backend", "unhealthy"):
         return "failed"
     return "overloaded" if problem.kind == "overloaded" else "refused"
@@ -375,13 +400,13 @@ def _failure(dialect: Dialect[Any], problem: Problem) -> Response:
     return response
 
 
-def _log(id: str, dialect: Dialect[Any], outcome: str, status: int, answer: Answer | None, seconds: float) -> None:
+def log(id: str, dialect: str, outcome: str, status: int, answer: Answer | None, seconds: float) -> None:
     """One line of facts; nothing that a client wrote but its request's id."""
     if not logger.isEnabledFor(logging.INFO):
         return
     facts: dict[str, Any] = {
         "request_id": id,
-        "dialect": dialect.name,
+        "dialect": dialect,
         "outcome": outcome,
         "status": status,
         "ms": round(1000 * seconds, 2),

@@ -15,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from crossrank import CrossEncoder, InputError
+from crossrank import CrossEncoder, InputError, MissingDependencyError
 
 from ._app import Limits, create_app
 from ._options import named_models, parse, read_keys
@@ -93,9 +93,12 @@ class Server(uvicorn.Server):
     Args:
         app: The application.
         drain_seconds: How long requests under way may take when it is to end.
+        grpc: Host and port of the gRPC service too, or None for none.
     """
 
-    def __init__(self, app: Starlette, drain_seconds: int) -> None:
+    def __init__(self, app: Starlette, drain_seconds: int, grpc: tuple[str, int] | None = None) -> None:
+        self._grpc, self._service, self._drain_seconds = grpc, app.state.service, drain_seconds
+        self._grpc_server: Any = None
         config = uvicorn.Config(
             app,
             http=_Protocol,
@@ -113,9 +116,21 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Warm up, then listen."""
         await super().startup(sockets)
+        if self._grpc is not None:
+            from ._grpc import start
+
+            self._grpc_server, port = await start(self._service, *self._grpc)
+            print(f"listening on grpc://{self._grpc[0]}:{port}", file=sys.stderr, flush=True)
         for listening in sockets or []:
             host, port = listening.getsockname()[:2]
             print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more requests, and let those under way end."""
+        ends = [super().shutdown(sockets)]
+        if self._grpc_server is not None:
+            ends.append(self._grpc_server.stop(self._drain_seconds))
+        await asyncio.gather(*ends)
 
 
 class _Formatter(logging.Formatter):
@@ -153,6 +168,13 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def _require_grpc() -> None:
+    try:
+        from . import _grpc  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(f"--grpc-port needs {error.name}: pip install 'crossrank[serve,grpc]'") from error
+
+
 def _load(options: argparse.Namespace, models: Mapping[str, str]) -> dict[str, CrossEncoder]:
     return {
         name: CrossEncoder(
@@ -179,6 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         CrossrankError: If an option, a key file, an address or a model is not what it can be.
     """
     options = parse(arguments)
+    if options.grpc_port is not None:
+        _require_grpc()
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -199,7 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises again what has ended it, which is no failure
-    Server(app, options.drain_seconds).run([bound])
+    grpc = None if options.grpc_port is None else (options.host, options.grpc_port)
+    Server(app, options.drain_seconds, grpc).run([bound])
     for model in models.values():
         model.close(finish=False)
     return 0

@@ -57,7 +57,8 @@ class _Requests(Collector):
     """Requests by dialect and outcome, all from the start; the library's own counter also tells when each began."""
 
     def __init__(self) -> None:
-        self.counts = {(dialect.name, outcome): 0 for dialect in DIALECTS for outcome in OUTCOMES}
+        names = [*(dialect.name for dialect in DIALECTS), "tei_grpc"]
+        self.counts = {(name, outcome): 0 for name in names for outcome in OUTCOMES}
 
     def collect(self) -> Iterable[Metric]:
         """The counts until now."""

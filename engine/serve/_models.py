@@ -138,8 +138,8 @@ class Served:
         chunks = request.max_chunks or (None if request.max_tokens else self._chunks)
         documents: Sequence[str] | Sequence[EncodedDocument] = request.documents
         cut: set[int] = set()
-        # A text has no more tokens than bytes: most requests need no count ahead.
-        if request.max_tokens is not None or size > self._most_tokens:
+        # A text has no more tokens than bytes, and a budget bounds what is read: most requests need no count ahead.
+        if request.max_tokens is not None or (budget_ms is None and size > self._most_tokens):
             documents, cut = await asyncio.to_thread(self._encode, request, chunks)
         if request.max_tokens is not None and chunks is None:
             chunks = 1 + 4 * request.max_tokens // self.info.max_length  # parts hold a quarter and more of a pair

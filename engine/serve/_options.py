@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.option("--host", str, "127.0.0.1", "address to listen on; 0.0.0.0 is all of this machine's", "HOST")
     made.option("--port", int, 8080, "port to listen on; 0 takes a free one")
+    made.option("--grpc-port", int, None, "port of the gRPC service tei.v1.Rerank too (needs crossrank[grpc])")
     made.option("--api-key-file", Path, None, "file of the keys that clients may show, one a line", "FILE")
     made.option("--max-queue-tokens", int, 200_000, "tokens that may wait for a model; beyond it requests get 429")
     made.option("--default-budget-ms", float, None, "time for requests that bring no X-Rerank-Budget-Ms")
@@ -70,8 +71,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("max_queue_tokens", "default_chunks", "max_body_bytes", "max_documents", "max_request_tokens"):
         if getattr(options, name) < 1:
             made.error(f"--{name.replace('_', '-')} {getattr(options, name)}: 1 or more is needed")
-    if not 0 <= options.port <= 65_535:
-        made.error(f"--port {options.port}: 0 to 65535 is needed")
+    for name in ("port", "grpc_port"):
+        if not 0 <= (getattr(options, name) or 0) <= 65_535:
+            made.error(f"--{name.replace('_', '-')} {getattr(options, name)}: 0 to 65535 is needed")
     if options.drain_seconds < 0 or not options.body_seconds > 0:
         made.error("--drain-seconds and --body-seconds are times, no negative ones")
     return options

@@ -24,9 +24,9 @@ DOCUMENTS = ["Berlin is well known for its museums.", "Bread dough rises because
 
 
 @contextmanager
-def serving(app: Starlette, drain_seconds: int = 10) -> Iterator[httpx.Client]:
+def serving(app: Starlette, drain_seconds: int = 10, grpc: tuple[str, int] | None = None) -> Iterator[httpx.Client]:
     """A client of the application on a port of this process's."""
-    server, bound = Server(app, drain_seconds), bind("127.0.0.1", 0)
+    server, bound = Server(app, drain_seconds, grpc), bind("127.0.0.1", 0)
     port = bound.getsockname()[1]
     thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
     thread.start()
@@ -78,3 +78,12 @@ def request_bytes(path: str, body: Any, **headers: str) -> bytes:
     lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(data)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + data
+
+
+@contextmanager
+def serving_grpc(app: Starlette) -> Iterator[str]:
+    """The address of the application's gRPC service."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with serving(app, grpc=("127.0.0.1", port)):
+        yield f"127.0.0.1:{port}"

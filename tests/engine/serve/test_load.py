@@ -68,7 +68,8 @@ def test_a_budget_gives_the_best_ranking_within_it(folder: Path) -> None:
         assert answer.headers["x-rerank-status"] == "partial"
         assert 0 <= scored < of == 10_000
         results = answer.json()["results"]
-        assert [result["index"] for result in results[scored:]] == list(range(scored, of))
+        left = [result["index"] for result in results[scored:]]
+        assert left == sorted(left)
         assert {result["relevance_score"] for result in results[scored:]} == {0.0}
         assert any("are scored: " in warning for warning in answer.json()["meta"]["warnings"])
         assert took_ms < 1000  # a busy machine; alone some 70, reading 10,000 documents among them
