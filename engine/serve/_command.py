@@ -19,6 +19,9 @@ from crossrank import CrossEncoder, InputError, MissingDependencyError
 
 from ._app import Limits, create_app
 from ._options import named_models, parse, read_keys
+from ._workers import Peers, run_workers
+
+logger = logging.getLogger("crossrank.serve")
 
 _MOST_HEADER_BYTES = 65_536  # of a request, its first line among them
 _MOST_HEADERS = 100
@@ -94,9 +97,17 @@ class Server(uvicorn.Server):
         app: The application.
         drain_seconds: How long requests under way may take when it is to end.
         grpc: Host and port of the gRPC service too, or None for none.
+        peers: The other workers, or None for none.
     """
 
-    def __init__(self, app: Starlette, drain_seconds: int, grpc: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        drain_seconds: int,
+        grpc: tuple[str, int] | None = None,
+        peers: Peers | None = None,
+    ) -> None:
+        self._peers = peers
         self._grpc, self._service, self._drain_seconds = grpc, app.state.service, drain_seconds
         self._grpc_server: Any = None
         config = uvicorn.Config(
@@ -119,11 +130,17 @@ class Server(uvicorn.Server):
         if self._grpc is not None:
             from ._grpc import start
 
-            self._grpc_server, port = await start(self._service, *self._grpc)
+            self._grpc_server, port = await start(self._service, *self._grpc, shared=self._peers is not None)
             print(f"listening on grpc://{self._grpc[0]}:{port}", file=sys.stderr, flush=True)
         for listening in sockets or []:
             host, port = listening.getsockname()[:2]
             print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Tell the other workers once a second what was counted."""
+        if self._peers is not None and counter % 10 == 0:
+            self._peers.tell(self._service.metrics.own())
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more requests, and let those under way end."""
@@ -148,6 +165,14 @@ class _Formatter(logging.Formatter):
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True)
+
+
+def log_as_json() -> None:
+    """Have the process log lines of JSON to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it says nothing of requests that we do not
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -200,31 +225,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         CrossrankError: If an option, a key file, an address or a model is not what it can be.
     """
+    arguments = sys.argv[2:] if arguments is None else list(arguments)
     options = parse(arguments)
     if options.grpc_port is not None:
         _require_grpc()
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it says nothing of requests that we do not
-    named, keys = named_models(options.models), read_keys(options.api_key_file) if options.api_key_file else []
+    log_as_json()
+    named_models(options.models)
+    if not _keys(options) and not options.host.startswith(("127.", "::1", "localhost")):
+        logger.warning("whoever reaches %s may use it: there is no --api-key-file", options.host)
     bound = bind(options.host, options.port)
-    if not keys and not bound.getsockname()[0].startswith(("127.", "::1")):
-        logging.getLogger("crossrank.serve").warning("whoever reaches %s may use it: no --api-key-file", options.host)
-    models = _load(options, named)
+    if options.workers > 1:
+        return run_workers(options, arguments, bound)
+    return run(options, bound)
+
+
+def run(options: argparse.Namespace, bound: socket.socket, peers: Peers | None = None) -> int:
+    """Load the models, and serve them on a socket until a signal comes.
+
+    Args:
+        options: The command's.
+        bound: The socket.
+        peers: The other workers, or None for none.
+    """
+    models = _load(options, named_models(options.models))
     app = create_app(
         models,
-        api_keys=keys,
+        api_keys=_keys(options),
         default_budget_ms=options.default_budget_ms,
         default_chunks=options.default_chunks,
         max_queue_tokens=options.max_queue_tokens,
         limits=Limits(options.max_body_bytes, options.max_documents, options.max_request_tokens, options.body_seconds),
         cors_origins=[origin.strip() for origin in (options.cors_origins or "").split(",") if origin.strip()],
     )
+    app.state.service.metrics.peers = peers
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises again what has ended it, which is no failure
     grpc = None if options.grpc_port is None else (options.host, options.grpc_port)
-    Server(app, options.drain_seconds, grpc).run([bound])
+    Server(app, options.drain_seconds, grpc, peers).run([bound])
     for model in models.values():
         model.close(finish=False)
     return 0
+
+
+def _keys(options: argparse.Namespace) -> list[str]:
+    return [] if options.api_key_file is None else read_keys(options.api_key_file)

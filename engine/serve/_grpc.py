@@ -7,7 +7,7 @@ by reflection too, as Haystack's does.
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -15,9 +15,6 @@ from grpc_reflection.v1alpha import reflection
 
 from ._app import Service, log, outcome_of
 from ._request import Kind, Problem, Rerank
-
-if TYPE_CHECKING:
-    Context = grpc.aio.ServicerContext[Any, Any]
 
 _SERVICE = "tei.v1.Rerank"
 _DIALECT = "tei_grpc"
@@ -107,11 +104,11 @@ class _Servicer:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def rerank(self, request: Any, context: "Context") -> Any:
+    async def rerank(self, request: Any, context: Any) -> Any:
         """Rank the texts of one message."""
         return await self._answer(request, list(request.texts), request.ByteSize(), context)
 
-    async def rerank_stream(self, requests: AsyncIterator[Any], context: "Context") -> Any:
+    async def rerank_stream(self, requests: AsyncIterator[Any], context: Any) -> Any:
         """Rank texts that come a message each; the first one's query and options count, and the bounds at once."""
         first, texts, size = None, [], 0
         limits = self._service.limits
@@ -125,7 +122,7 @@ class _Servicer:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "there are no texts: one at least is needed")
         return await self._answer(first, texts, size, context)
 
-    async def _answer(self, request: Any, texts: list[str], size: int, context: "Context") -> Any:
+    async def _answer(self, request: Any, texts: list[str], size: int, context: Any) -> Any:
         started, id, answer = time.perf_counter(), uuid.uuid4().hex, None
         left_s = context.time_remaining()
         budget_ms = self._service.budget_ms if left_s is None else max(1.0, 1000 * left_s * (1 - _WAY_BACK))
@@ -147,7 +144,7 @@ class _Servicer:
         self._service.metrics.count(_DIALECT, outcome, seconds)
         log(id, _DIALECT, outcome, code.value[0], answer, seconds)
         if answer is None or told:
-            await context.abort(code, told)
+            return await context.abort(code, told)  # which raises
         status = (("x-rerank-status", outcome), ("x-rerank-scored", f"{answer.scored}/{answer.documents}"))
         context.set_trailing_metadata((*status, ("x-request-id", id)))
         ranks = [

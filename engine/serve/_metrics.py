@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from ._dialects import DIALECTS
 from ._models import Served
+from ._workers import Peers
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # What became of a request: answered, answered in part, or why not.
@@ -28,9 +29,13 @@ class Metrics:
 
     Args:
         models: By name.
+
+    Attributes:
+        peers: The other workers, or None for none.
     """
 
     def __init__(self, models: Mapping[str, Served]) -> None:
+        self.peers: Peers | None = None
         self._registry = CollectorRegistry()
         self._requests = _Requests()
         self._seconds = Histogram(
@@ -48,9 +53,13 @@ class Metrics:
         if outcome in ("complete", "partial"):
             self._seconds.observe(seconds)
 
-    def text(self) -> bytes:
-        """What /metrics answers."""
+    def own(self) -> bytes:
+        """What this process counted."""
         return generate_latest(self._registry)
+
+    def text(self) -> bytes:
+        """What /metrics answers: of all workers, where there are several."""
+        return self.own() if self.peers is None else self.peers.joined(self.own())
 
 
 class _Requests(Collector):

@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     made.option("--host", str, "127.0.0.1", "address to listen on; 0.0.0.0 is all of this machine's", "HOST")
     made.option("--port", int, 8080, "port to listen on; 0 takes a free one")
     made.option("--grpc-port", int, None, "port of the gRPC service tei.v1.Rerank too (needs crossrank[grpc])")
+    made.option("--workers", int, 1, "processes that share the port; each has a share of the cores and its own model")
     made.option("--api-key-file", Path, None, "file of the keys that clients may show, one a line", "FILE")
     made.option("--max-queue-tokens", int, 200_000, "tokens that may wait for a model; beyond it requests get 429")
     made.option("--default-budget-ms", float, None, "time for requests that bring no X-Rerank-Budget-Ms")
@@ -68,7 +69,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     made = parser()
     options = made.parse_args(arguments)
     options.models = options.models or os.environ.get(PREFIX + "MODELS", "").split() or [_EMBEDDED]
-    for name in ("max_queue_tokens", "default_chunks", "max_body_bytes", "max_documents", "max_request_tokens"):
+    for name in (
+        "max_queue_tokens",
+        "default_chunks",
+        "max_body_bytes",
+        "max_documents",
+        "max_request_tokens",
+        "workers",
+    ):
         if getattr(options, name) < 1:
             made.error(f"--{name.replace('_', '-')} {getattr(options, name)}: 1 or more is needed")
     for name in ("port", "grpc_port"):

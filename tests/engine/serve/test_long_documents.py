@@ -118,7 +118,7 @@ def test_relevant_spans_are_sentences_with_scores_in_code_points(client: httpx.C
 
 
 def test_spans_are_told_of_the_documents_in_the_answer(client: httpx.Client) -> None:
-    body = {"documents": [SHORT, ANSWER], "relevant_spans": {"mode": "enabled"}, "top_n": 1}
+    body: dict[str, Any] = {"documents": [SHORT, ANSWER], "relevant_spans": {"mode": "enabled"}, "top_n": 1}
     (result,) = ask(client, "/v2/rerank", **body).json()["results"]
     assert (result["index"], len(result["relevant_spans"])) == (1, 1)
 
