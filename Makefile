@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-all test-rig test-hub test-frameworks test-clients bench-env bench bench-full check docs clean
+.PHONY: help install demo demo-serve test test-data test-all test-rig test-hub test-frameworks test-clients bench-env bench bench-full check docs clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -28,6 +28,15 @@ install: $(STAMP)-install ## Install the package, editable, with [cpu,export,ser
 
 demo: $(STAMP)-install ## Rank passages for a query, with the embedded model or MODEL=<checkpoint or artifact folder>
 	@$(BIN)/python -m benchmarks.demo $(if $(strip $(MODEL)),"$$MODEL")
+
+demo-serve: PORT ?= 8080
+demo-serve: $(STAMP)-install ## Serve the embedded model, or MODEL=, on loopback and open its page: make demo-serve PORT=8081
+	@$(BIN)/crossrank serve --port $(PORT) $(if $(strip $(MODEL)),"$$MODEL") & server=$$!; trap 'kill $$server; wait' EXIT; \
+	until $(BIN)/python -c 'import urllib.request as u; u.urlopen("http://127.0.0.1:$(PORT)/ready")' 2>/dev/null; do \
+	    kill -0 $$server && sleep 0.2; done; \
+	echo "curl http://127.0.0.1:$(PORT)/v1/rerank -H 'Content-Type: application/json' -d" \
+	    "'{\"query\": \"how many people live in berlin\", \"documents\": [\"Berlin has museums.\", \"3.5 million live in Berlin.\"]}'"; \
+	$(BIN)/python -m webbrowser http://127.0.0.1:$(PORT)/ >/dev/null || true; wait $$server
 
 test: $(STAMP)-test ## Run the tests, except those marked slow or hub.
 	@$(BIN)/python -m pytest

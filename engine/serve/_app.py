@@ -103,6 +103,7 @@ def create_app(
         Route("/metrics", service.scrape),
         Route("/openapi.json", service.openapi),
         Route("/docs", partial(_page, name="docs.html")),
+        Route("/", partial(_page, name="page.html")),
     ]
     middleware = []
     if cors_origins:

@@ -35,6 +35,7 @@ _READ = {
     "/metrics": "metrics in Prometheus' form",
     "/openapi.json": "this document",
     "/docs": "this document as a page",
+    "/": "a page to try models with",
 }
 
 

@@ -316,8 +316,9 @@ def test_the_openapi_document_names_every_path_and_resolves(client: httpx.Client
     assert references <= set(document["components"]["schemas"])
 
 
-def test_pages_load_nothing_from_elsewhere(client: httpx.Client) -> None:
-    page = client.get("/docs")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_load_nothing_from_elsewhere(client: httpx.Client, path: str) -> None:
+    page = client.get(path)
     assert page.status_code == 200
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "//" not in page.text.replace("://", "").replace("// ", "")
