@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from .tokens import Tokens, gather_index
 
-# Where a document is sampled, in eighths of it, and what its samples, its length and its query are multiplied by: odd
-# numbers of 64 bits. That documents differ in a sample need not be, only that they mostly do.
+# Where a document is sampled, in eighths of it, and what its length, its query and its samples are multiplied by: odd
+# numbers of 64 bits, so that sums of different ones are mostly different.
 _EIGHTHS = np.arange(9)
 _FACTORS = np.random.default_rng(0).integers(-(2**62), 2**62, len(_EIGHTHS) + 2) | 1
 # Of fewer documents a digest of each is as quick.
@@ -69,8 +69,8 @@ class DistinctPairs:
         like: NDArray[np.intp],
         enough: int,
     ) -> None:
-        """Have pairs that only resemble an earlier one be like what they are the same as; ``like`` is changed."""
-        assert self._documents is not None, "they resemble others in what was sampled of these"
+        """Part pairs from an earlier one that they only resemble; ``like`` gets what they are the same as."""
+        assert self._documents is not None, "samples are of these"
         first = self._count - len(like)
         others = repeated[~self._equal(self._documents, first + repeated, like[repeated], enough)]
         if len(others):
@@ -82,12 +82,14 @@ class DistinctPairs:
     ) -> NDArray[np.bool_]:
         """Whether pairs are the same as others, both counted over the call: bool [rows]."""
         assert self._query_index is not None, "it comes with the documents"
-        counts = np.minimum(documents.lengths, enough).astype(np.int64)
-        same: NDArray[np.bool_] = (counts[rows] == counts[others]) & (
-            self._query_index[rows] == self._query_index[others]
+        starts = [documents.offsets[some] for some in (rows, others)]
+        counts, theirs = (
+            np.minimum(documents.offsets[some + 1] - start, enough)
+            for some, start in zip((rows, others), starts, strict=True)
         )
-        rows, others, counts = rows[same], others[same], counts[rows[same]]
-        index = [gather_index(documents.offsets[some], counts) for some in (rows, others)]
+        same: NDArray[np.bool_] = (counts == theirs) & (self._query_index[rows] == self._query_index[others])
+        counts = counts[same]
+        index = [gather_index(start[same], counts) for start in starts]
         # Of each, the tokens that differ, counted from the first pair on.
         differing = np.zeros(len(index[0]) + 1, np.int64)
         np.cumsum(documents.ids[index[0]] != documents.ids[index[1]], out=differing[1:])

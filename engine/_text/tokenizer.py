@@ -24,7 +24,7 @@ from .word_memory import WordMemory
 # goes there in parts, the first with the other texts, the others so many at a time and only as far as they are needed.
 _TEXTS_PER_CALL = 512
 _TEXTS_PER_PAUSE = 32
-# In a hurry, when more words are remembered; and of the Rust tokenizer, enough for all of its threads.
+# Texts of a turn in a hurry: by words remembered, and by the Rust tokenizer, enough for all of its threads.
 _HURRIED, _TEXTS_PER_TURN = 64, 128
 _PART_CHARACTERS = 4096
 _PARTS_PER_CALL = 8
