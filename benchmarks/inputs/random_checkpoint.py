@@ -35,7 +35,7 @@ _SPREAD_PAIRS = 24
 # score alike, and what tells them apart would be rounding.
 _GAINS = {
     **dict.fromkeys(("query", "key", "q_lin", "k_lin", "attn.q", "attn.k", "Wqkv"), 1.4),
-    **{"attention": 1.0, "output.dense": 0.5, "lin2": 0.5, "attn.Wo": 2.5, "mlp.Wo": 0.3},
+    **{"attention": 1.0, "output.dense": 0.5, "lin2": 0.5, "attn.Wo": 3.0, "mlp.Wo": 0.3},
 }
 
 _SPECIAL_TOKENS = {
