@@ -181,7 +181,7 @@ def build_and_score(
 
 
 @pytest.mark.parametrize("variant", BUILDERS)
-@pytest.mark.parametrize("architecture", ["bert", "mpnet"])
+@pytest.mark.parametrize("architecture", ["bert", "mpnet", "modernbert"])
 def test_head_size_that_is_no_multiple_of_8_equals_transformers(
     make_case: MakeCase, tmp_path: Path, architecture: str, variant: str
 ) -> None:

@@ -185,21 +185,28 @@ class CudaTwin(Cuda):
 def pad_head_size(attention: Attention, config: EncoderConfig) -> Attention:
     """Zero columns that bring each head to a multiple of 8, as CUDA's fused kernels need it.
 
-    Exact with the scale of the true head size: zeros add nothing to the scores or to the output.
+    Exact with the scale of the true head size: zeros add nothing to the scores or to the output. Where halves of a head
+    are turned together, each half gets its share of them.
     """
     n, d = config.heads, config.head_size
     padded = -(-d // 8) * 8
     if padded == d:
         return attention
+    rotary = attention.rotary
+    halves = 1 if rotary is None else 2
+    more = (0, (padded - d) // halves)
+    if rotary is not None:
+        rotary = replace(rotary, frequencies=np.pad(rotary.frequencies, more))
 
     def columns(linear: Linear) -> Linear:
-        weight = np.pad(linear.weight.reshape(-1, n, d), ((0, 0), (0, 0), (0, padded - d)))
-        bias = np.pad(linear.bias.reshape(n, d), ((0, 0), (0, padded - d)))
+        weight = np.pad(linear.weight.reshape(-1, n * halves, d // halves), ((0, 0), (0, 0), more))
+        bias = np.pad(linear.bias.reshape(n * halves, d // halves), ((0, 0), more))
         return replace(linear, weight=weight.reshape(len(weight), -1), bias=bias.ravel())
 
-    rows = np.pad(attention.output.weight.reshape(n, d, -1), ((0, 0), (0, padded - d), (0, 0)))
+    rows = np.pad(attention.output.weight.reshape(n * halves, d // halves, -1), ((0, 0), more, (0, 0)))
     return replace(
         attention,
+        rotary=rotary,
         query=columns(attention.query),
         key=columns(attention.key),
         value=columns(attention.value),
