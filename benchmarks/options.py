@@ -102,7 +102,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "S",
         "help": "of each measurement of the machine's peak, one a round (default: %(default)s)",
     },
-    "minutes": {"type": positive, "help": "begin nothing that would probably end later (default: no limit)"},
+    "minutes": {"type": float, "help": "begin nothing that would probably end later (default: no limit)"},
 }
 
 

@@ -1,13 +1,15 @@
 """A GPU machine checked and timed, in parts that go on where an earlier run was stopped; the goals come last.
 
-Each part is a process of its own, since a fault on a GPU ends it, and leaves a JSON file that says what was done.
+What measures is a process of its own, since a fault on a GPU ends it: one for each part, or one for all of a quick run,
+which has no time to start several. Each part leaves a JSON file that grows with what is done.
 """
 
 import argparse
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,9 @@ from benchmarks import ROOT
 from benchmarks.engines.registry import WorkerError, reason_of
 from benchmarks.inputs.workloads import TREC_DL19
 from benchmarks.measure.gpu.contenders import Keep
-from benchmarks.measure.gpu.models import MODELS, QUALITY_MODEL, Place, trained_checkpoint
+from benchmarks.measure.gpu.models import GOAL_MODELS, GPU_MODELS, Place, draw_models, size_of
 from benchmarks.options import add_options, find_test_data
-from benchmarks.reporting.gpu import markdown_report, read_part, short_tables
+from benchmarks.reporting.gpu import MODEL, PARITY, QUICK, read_part, short_tables
 from benchmarks.reporting.result import RESULTS, describe_machine, describe_run, shorten_reason, write_result
 from crossrank import InputError
 from crossrank._machine.device import check_device
@@ -29,52 +31,48 @@ from .jobs import run_command, run_jobs, say
 _REHEARSAL = "gpu-rehearsal"
 _LONGEST_S = 540.0  # of a part: some GPU services end a command after ten minutes
 _CODE = ("engine", "export", "models", "benchmarks")
-_MODEL = "model-"
-_WITHOUT_GRAPHS = ("facts", "kernels")  # capture none anyhow
-_ESTIMATES_S = {"small": 95.0, "base": 95.0, "large": 140.0}
+_ESTIMATES_S = {"small": 60.0, "base": 70.0, "large": 110.0}
+_QUICK_ESTIMATES_S = {"small": 40.0, "base": 50.0, "large": 50.0}  # their weights are drawn before
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What runs in one go, and leaves one JSON file of its name; with a guess of its time on an H100."""
+    """What leaves one JSON file of its name; with the models whose weights it needs, and a guess of its time."""
 
     name: str
     estimate_s: float
     measure: Callable[[Place, Keep], None]
+    models: tuple[str, ...] = ()
 
 
-def all_parts() -> list[Part]:
+def all_parts(*, quick: bool = False) -> list[Part]:
     """The parts by what is wanted first where time is short."""
-    models = [
-        Part(f"{_MODEL}{key}", _ESTIMATES_S[shape.size], _late("gpu.figures", "measure_model", key))
-        for key, shape in MODELS.items()
-    ]
-    return [
-        Part("facts", 25, _late("gpu.machine", "measure_facts")),
-        Part("tuning", 150, _late("gpu.tuning", "measure_tuning")),
-        *models[:2],
-        Part("kernels", 120, _late("kernels", "measure_kernels")),
-        Part("quality", 60, _late("gpu.quality", "measure_quality")),
-        *models[2:],
-    ]
+    facts = Part("facts", 15, _late("machine", "measure_facts"))
+    name, keys, guesses = (QUICK, GOAL_MODELS, _QUICK_ESTIMATES_S) if quick else (MODEL, GPU_MODELS, _ESTIMATES_S)
+    figures = partial(_late, "figures", "measure_model", quick=quick)
+    models = [Part(f"{name}{key}", guesses[size_of(key)], figures(key), (key,)) for key in keys]
+    if quick:
+        return [facts, *models]
+    parity = Part(PARITY, 120, _late("figures", "measure_parity"), GPU_MODELS)
+    return [facts, parity, *models[:2], Part("quality", 60, _late("quality", "measure_quality")), *models[2:]]
 
 
-def _late(module: str, name: str, *arguments: str) -> Callable[[Place, Keep], None]:
+def _late(module: str, name: str, *arguments: str, **options: bool) -> Callable[[Place, Keep], None]:
     """A function that is imported where it runs: not every machine has what all of them need."""
 
     def measure(place: Place, keep: Keep) -> None:
-        getattr(import_module(f"benchmarks.measure.{module}"), name)(*arguments, place, keep)
+        getattr(import_module(f"benchmarks.measure.gpu.{module}"), name)(*arguments, place, keep, **options)
 
     return measure
 
 
-def choose_parts(names: Sequence[str] | None) -> list[Part]:
+def choose_parts(names: Sequence[str] | None, *, quick: bool = False) -> list[Part]:
     """The parts of these names, in the order of `all_parts`; None for all.
 
     Raises:
         InputError: For a name that none has.
     """
-    parts = all_parts()
+    parts = all_parts(quick=quick)
     known = [part.name for part in parts]
     wrong = [name for name in names or () if name not in known]
     if wrong:
@@ -82,30 +80,11 @@ def choose_parts(names: Sequence[str] | None) -> list[Part]:
     return [part for part in parts if names is None or part.name in names]
 
 
-def missing_data(part: Part, place: Place) -> str | None:
-    """Why a part cannot run with the test data at hand, None if it can."""
-    if part.name != "quality":
-        return None
-    if not (place.test_data / "data" / TREC_DL19).is_dir():
-        return f"no judged queries {TREC_DL19} in the test data; set CROSSRANK_TEST_DATA"
-    if not place.rehearse and trained_checkpoint(QUALITY_MODEL, place.test_data) is None:
-        return "no trained checkpoint in the test data; set CROSSRANK_TEST_DATA"
-    return None
-
-
 def identify(part: Part, place: Place) -> dict[str, object]:
-    """All that a result must have been taken with to stand for a part: its code, its weights and its GPU."""
+    """What a result must have been taken with to stand for a part: its code and its GPU."""
     gpus = read_gpu_facts().gpus
-    model = QUALITY_MODEL if part.name == "quality" else part.name.removeprefix(_MODEL)
-    trained = trained_checkpoint(model, place.test_data)
-    return {
-        "part": part.name,
-        "rehearsal": place.rehearse,
-        "code": code_hash(ROOT),
-        "gpu": "CPU" if place.rehearse else gpus[place.device.index].name if gpus else "unknown",
-        "weights": "published" if trained and not place.rehearse else "random, seed 0",
-        "graphs": place.graphs or part.name in _WITHOUT_GRAPHS,
-    }
+    gpu = "CPU" if place.rehearse else gpus[place.device.index].name if gpus else "unknown"
+    return {"part": part.name, "rehearsal": place.rehearse, "code": code_hash(ROOT), "gpu": gpu}
 
 
 def code_hash(root: Path) -> str:
@@ -117,17 +96,10 @@ def code_hash(root: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def is_done(file: Path, identity: Mapping[str, object], *, keep: bool) -> bool:
-    """Whether a part's result is there, complete, and of what runs now, as `identify` says, or of any code (``keep``).
-
-    One with CUDA graphs stands for one without too.
-    """
+def is_done(part: Part, place: Place, file: Path) -> bool:
+    """Whether a part's result is there, complete, and of what runs now."""
     content = read_part(file)
-    if content is None or not content.get("complete"):
-        return False
-    found = content["identity"]
-    ignored = [*(["code"] if keep else []), *(["graphs"] if found.get("graphs") else [])]
-    return all(found.get(name) == value for name, value in identity.items() if name not in ignored)
+    return bool(content and content.get("complete") and content["identity"] == identify(part, place))
 
 
 def run_part(part: Part, place: Place, file: Path, options: argparse.Namespace) -> None:
@@ -157,7 +129,9 @@ def run_part(part: Part, place: Place, file: Path, options: argparse.Namespace) 
     def keep(name: str, content: object) -> None:
         sections[name] = content
         write()
+        say(f"  {part.name}: {name}, {result['seconds']} s")
 
+    write()  # of what ends without a word, there is a file that says that it began
     try:
         part.measure(place, keep)
         result["complete"] = True
@@ -171,7 +145,7 @@ def run_part(part: Part, place: Place, file: Path, options: argparse.Namespace) 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add = parser.add_argument
-    add("--parts", nargs="+", metavar="NAME", help="of facts, model-KEY, quality, kernels and tuning (default: all)")
+    add("--parts", nargs="+", metavar="NAME", help="of facts, parity, quality and model-KEY (default: all)")
     add(
         "--output",
         type=Path,
@@ -179,67 +153,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"where results are written, and found that need not be taken again (default: benchmarks/results/gpu, of "
         f"a rehearsal .bench/{_REHEARSAL}/results)",
     )
+    add(
+        "--quick", action="store_true", help="a first look in minutes: facts and quick-KEY, for the models of the goals"
+    )
     add("--again", action="store_true", help="take parts again that are done")
-    add("--keep", action="store_true", help="do not take again what was measured with other code")
-    add("--no-graphs", action="store_true", help="capture no CUDA graph: for a machine where that breaks the others")
     add("--rehearse", action="store_true", help="tiny models on the CPU provider: shows that it runs, measures nothing")
-    add("--report", action="store_true", help="measure nothing, print what was measured as Markdown")
     add("--commit", metavar="HASH", help="what results say of the code where the checkout came without its history")
     add("--here", action="store_true", help="run the parts in this process (a rehearsal does)")
-    add_options(
-        parser, "bench", "minutes", minutes={"help": "begin no part that would probably end later, and end one then"}
-    )
+    minutes = {"help": "begin no part that would probably end later, and end one then"}
+    add_options(parser, "bench", "minutes", minutes=minutes)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run every part that is not done, and print the tables of all that are."""
-    place = Place(options.rehearse, options.bench, find_test_data(), graphs=not options.no_graphs)
+    place = Place(options.rehearse, options.bench, find_test_data())
     folder = options.output or (options.bench / _REHEARSAL / "results" if options.rehearse else RESULTS / "gpu")
-    if options.report:
-        print(markdown_report(folder))
-        return
-    parts = choose_parts(options.parts)
+    parts = choose_parts(options.parts, quick=options.quick)
     check_device(place.device)
     folder.mkdir(parents=True, exist_ok=True)
-    if options.here and not options.rehearse:
-        for part in parts:
-            run_part(part, place, folder / f"{part.name}.json", options)
+    if options.here:
+        run_here(parts, place, folder, options)
         return
-    failed = run_parts(parts, place, folder, options)
-    print(short_tables(folder), flush=True)
-    if failed:
-        raise WorkerError(f"{', '.join(failed)} failed; what they did is in {folder}; run again for these")
-
-
-def run_parts(parts: Sequence[Part], place: Place, folder: Path, options: argparse.Namespace) -> list[str]:
-    """Run those parts that are not done; returns the names of those that failed."""
     todo = []
     for part in parts:
-        if reason := missing_data(part, place):
-            say(f"skipped: {part.name}: {reason}")
-        elif not options.again and is_done(folder / f"{part.name}.json", identify(part, place), keep=options.keep):
+        if part.name == "quality" and not (place.test_data / "data" / TREC_DL19).is_dir():
+            say(f"skipped: quality: no judged queries {TREC_DL19} in the test data; set CROSSRANK_TEST_DATA")
+        elif not options.again and is_done(part, place, folder / f"{part.name}.json"):
             say(f"done before: {part.name}")
         else:
             todo.append(part)
+    if place.rehearse:
+        run_here(todo, place, folder, options)
+    elif options.quick:
+        run_apart(todo, folder, options, None if options.minutes is None else 60 * options.minutes)
+    else:
 
-    def launch(part: Part, left_s: float | None) -> int:
-        if not place.rehearse:
-            return run_apart(part, folder, options, min(left_s or _LONGEST_S, _LONGEST_S))
+        def launch(part: Part, left_s: float | None) -> int:
+            return run_apart([part], folder, options, min(left_s or _LONGEST_S, _LONGEST_S))
+
+        run_jobs(todo, launch, minutes=options.minutes)
+    print(short_tables(folder), flush=True)
+    begun = {part.name: read_part(folder / f"{part.name}.json") for part in todo}
+    if failed := [name for name, content in begun.items() if content and not content["complete"]]:
+        raise WorkerError(f"{', '.join(failed)} failed; what they did is in {folder}; run again for these")
+
+
+def run_here(parts: Sequence[Part], place: Place, folder: Path, options: argparse.Namespace) -> None:
+    """Run parts in this process, after the weights that they need were drawn; one that fails leaves the others."""
+    begin = time.monotonic()
+    keys = dict.fromkeys(key for part in parts for key in part.models)
+    if len(keys) > 1 and not place.rehearse:
+        drawn = draw_models(list(keys), place)
+        say(f"weights after {time.monotonic() - begin:.0f} s: {', '.join(f'{key} {s}' for key, s in drawn.items())}")
+
+    def launch(part: Part, _: float | None) -> int:
         try:
             run_part(part, place, folder / f"{part.name}.json", options)
-        except Exception as error:  # one part that fails leaves the others to be measured
+        except Exception as error:
             say(f"{part.name}: {reason_of(error)}")
             return 1
         return 0
 
-    return list(run_jobs(todo, launch, minutes=None if place.rehearse else options.minutes).failed)
+    left = None if options.minutes is None else options.minutes - (time.monotonic() - begin) / 60
+    run_jobs(parts, launch, minutes=left)
 
 
-def run_apart(part: Part, folder: Path, options: argparse.Namespace, limit_s: float) -> int:
-    """Run a part in a process of its own; returns its exit status."""
-    arguments = ["--parts", part.name, "--here", "--output", str(folder.resolve()), "--bench", str(options.bench)]
+def run_apart(parts: Sequence[Part], folder: Path, options: argparse.Namespace, limit_s: float | None) -> int:
+    """Run parts in one process of their own, which ends at the limit; returns its exit status."""
+    arguments = ["--parts", *(part.name for part in parts), "--here", "--output", str(folder.resolve())]
+    arguments += ["--bench", str(options.bench)]
     if options.commit:
         arguments += ["--commit", options.commit]
-    if options.no_graphs:
-        arguments.append("--no-graphs")
+    if options.quick:
+        arguments += ["--quick", *(["--minutes", str(options.minutes)] if options.minutes is not None else [])]
     return run_command(["gpu", *arguments], limit_s=limit_s)

@@ -1,9 +1,12 @@
 """Jobs, each in a process of its own: run in their order, within minutes, and none stops the others."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -64,12 +67,24 @@ def run_jobs(todo: Sequence[J], launch: Callable[[J, float | None], int], *, min
 
 
 def run_command(arguments: Sequence[str], *, limit_s: float | None = None) -> int:
-    """Run ``python -m benchmarks`` with these arguments; returns its exit status."""
+    """Run ``python -m benchmarks`` with these arguments, as `run` does it; returns its exit status."""
+    return run([sys.executable, "-m", "benchmarks", *arguments], limit_s=limit_s)
+
+
+def run(command: Sequence[str], *, limit_s: float | None = None) -> int:
+    """Run a command; returns its exit status.
+
+    At the limit, or where this is interrupted, it ends, and the processes that it has started end with it.
+    """
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
-        command = [sys.executable, "-m", "benchmarks", *arguments]
-        return subprocess.run(command, cwd=ROOT, check=False, timeout=limit_s).returncode
+        return process.wait(limit_s)
     except subprocess.TimeoutExpired:
         return TIMED_OUT
+    finally:
+        with suppress(ProcessLookupError):  # of its session; nobody may be left
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def in_words(seconds: float) -> str:

@@ -18,4 +18,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the tables and write them and the plot into this checkout."""
     results = read_results(options.results, ignored=lambda line: print(line, file=sys.stderr))
-    print("\n".join(write_report(results, ROOT)))
+    print("\n".join(write_report(results, ROOT, gpu=options.results / "gpu")))

@@ -6,7 +6,7 @@ settle.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import ROOT
 from benchmarks.engines.registry import ENGINES, WorkerError
-from benchmarks.inputs.models import CHECKPOINTS, MODELS, find_registered
+from benchmarks.inputs.models import MODELS, find_registered
 from benchmarks.inputs.random_checkpoint import make_config
 from benchmarks.inputs.workloads import TREC_DL19
 from benchmarks.measure.peaks import operations_per_pair
@@ -54,7 +54,7 @@ _SAME_GRAPH = (
 _TOKENIZING_HIDDEN_S = 0.1  # of a document
 
 _THROUGHPUT_S, _LATENCY_S, _MEMORY_S = 20.0, 12.0, 30.0  # of one engine's timed calls
-_MOST_THROUGHPUT_CALLS = 5  # a round; with warm-up and what is only tokenized, 32 of 43 judged queries
+_MOST_THROUGHPUT_CALLS = 5  # a round; with warm-up, 27 of 43 judged queries
 _MOST_LATENCY_CALLS = 15
 _STARTUP_ROUNDS = 3
 _SMALL = 5  # models whose memory and startup are looked at: of larger ones it is the weights' size
@@ -190,13 +190,10 @@ def run(options: argparse.Namespace) -> None:
     if not options.results.is_dir():
         raise InputError(f"--results {options.results}: there is no such folder; make it first")
     test_data = find_test_data()
-    cells, skipped = split_by_data(full_cells() if options.full else main_cells(), test_data)
-    commit = git_commit(ROOT)
+    cells, commit = full_cells() if options.full else main_cells(), git_commit(ROOT)
     todo = [c for c in cells if not is_done(c, options.results / f"{c.name}.json", commit=commit, keep=options.keep)]
     total_s, done = sum(cell.estimate_s for cell in todo), len(cells) - len(todo)
     say(f"{len(todo)} cells to run, about {in_words(total_s)}; {done} are done")
-    for name in skipped:
-        say(f"skipped: {name}: its checkpoint is not in {test_data}; set CROSSRANK_TEST_DATA")
     judged = (test_data / "data" / TREC_DL19).is_dir()
     if not judged:
         say(f"no judged queries in {test_data}: texts are made up")
@@ -227,13 +224,6 @@ def is_done(cell: Cell, file: Path, *, commit: str, keep: bool) -> bool:
     if keep:
         return True
     return result.commit == commit and (not commit.endswith(_UNSURE) or file.stat().st_mtime > _newest_code())
-
-
-def split_by_data(cells: Iterable[Cell], test_data: Path) -> tuple[list[Cell], list[str]]:
-    """The cells that can run with the test data at hand, and the names of the others."""
-    absent = {model for model, (_, place) in CHECKPOINTS.items() if not (test_data / place).is_dir()}
-    all_cells = list(cells)
-    return [c for c in all_cells if c.model not in absent], [c.name for c in all_cells if c.model in absent]
 
 
 def arguments_of(cell: Cell, output: Path, *, judged: bool) -> list[str]:

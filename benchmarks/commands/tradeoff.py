@@ -8,10 +8,10 @@ from pathlib import Path
 from benchmarks.inputs.collections import Candidates, Collection, read_candidates
 from benchmarks.inputs.files import write_whole
 from benchmarks.inputs.models import split_name
-from benchmarks.measure.cascades import Choice, Timed, TradeOff, choose_depth, deal, held_out, ranking_scores, weigh
+from benchmarks.measure.cascades import Choice, TradeOff, choose_depth, deal, held_out, ranking_scores, weigh
 from benchmarks.measure.quality import HEADINGS, Quality, measure_first_stage
 from benchmarks.measure.systems import System, check_names, open_system
-from benchmarks.measure.turns import interleave
+from benchmarks.measure.turns import interleave, on_texts, timed
 from benchmarks.options import add_collection_options, add_options, check_output, open_collection, positive
 from benchmarks.reporting.plots import Point, draw_tradeoff
 from benchmarks.reporting.result import describe_evaluation, describe_machine, write_result
@@ -63,10 +63,12 @@ def run(options: argparse.Namespace, *, draw: Callable[..., bytes] = draw_tradeo
     check_output(options)
     data, choosing = _read_held_out(options, collection)
     (models, pair), cascades = _open_models(options), _open_cascades(options)
-    engines = {name: Timed(system.encoder.score) for name, system in models.items()}
-    engines |= {_name(depth): Timed(ranking_scores(cascade)) for depth, cascade in cascades.items()}
+    scorers = {name: on_texts(system.encoder.score) for name, system in models.items()}
+    scorers |= {_name(depth): on_texts(ranking_scores(cascade)) for depth, cascade in cascades.items()}
     workload = deal(collection, rounds=options.rounds, warm_up=options.warm_up)
-    series, _ = interleave(engines, workload, report=progress(len(collection.candidates), "queries of each system"))
+    engines = {name: timed(score) for name, score in scorers.items()}
+    tick = progress(len(collection.candidates), "queries of each system")
+    series, _ = interleave(engines, workload.warm_up, workload.rounds, report=tick)
     found, first_stage = weigh(series, workload), measure_first_stage(collection)
     choice = None
     if choosing:  # after the timing: a model may remember what it has read

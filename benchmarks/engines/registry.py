@@ -42,8 +42,6 @@ class Engine:
         versions: Package -> version.
         prepare: Query and documents -> what `score` takes, not timed; by default the documents themselves.
         read: That result -> one score per document, in their order; not timed.
-        tokenize: The tokenizing that `score` does, alone and as it does it, padding included; None where that is not
-            to be had.
     """
 
     score: Callable[[str, Any], Any]
@@ -51,7 +49,6 @@ class Engine:
     versions: dict[str, str]
     prepare: Callable[[str, list[str]], Any] = lambda query, documents: documents
     read: Callable[[Any], Iterable[float]] = lambda result: result
-    tokenize: Callable[[str, list[str]], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

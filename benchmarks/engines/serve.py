@@ -37,15 +37,5 @@ def _score(query: str, documents: list[str]) -> dict[str, object]:
     return {"scores": [float(score) for score in engine.read(result)], "seconds": seconds}
 
 
-def _tokenize(query: str, documents: list[str]) -> dict[str, object]:
-    (engine,) = _opened
-    if engine.tokenize is None:
-        return {"seconds": None}
-    engine.tokenize("", [])  # what a library does at the first of such calls is no tokenizing
-    start = time.perf_counter()
-    engine.tokenize(query, documents)
-    return {"seconds": time.perf_counter() - start}
-
-
 if __name__ == "__main__":
-    answer({"open": _open, "convert": _convert, "score": _score, "tokenize": _tokenize})
+    answer({"open": _open, "convert": _convert, "score": _score})

@@ -86,16 +86,12 @@ class Worker(EngineProcess):
 
     def score(self, query: str, documents: tuple[str, ...]) -> Call:
         """Make one call, when the threads of the worker before have gone to sleep."""
-        reply = self._call("score", query, documents)
+        time.sleep(_PAUSE_S)
+        reply = self.ask("score", {"query": query, "documents": documents})
         scores = np.array(reply["scores"], np.float32)
         if len(scores) != len(documents):
             raise WorkerError(f"{self.name}: {len(scores)} scores for {len(documents)} documents")
         return Call(scores, reply["seconds"])
-
-    def tokenize(self, query: str, documents: tuple[str, ...]) -> float | None:
-        """Seconds of the tokenizing that `score` does, alone; None where that is not to be had."""
-        seconds: float | None = self._call("tokenize", query, documents)["seconds"]
-        return seconds
 
     def memory(self) -> dict[str, float]:
         """``rss_mb`` now, and ``peak_rss_mb`` since the process started; in MiB."""
@@ -105,7 +101,3 @@ class Worker(EngineProcess):
             raise WorkerError(f"{self.name}: its memory cannot be read: {error}") from error
         kib = {key: float(rest.split()[0]) for key, _, rest in (line.partition(":") for line in lines) if "Vm" in key}
         return {"rss_mb": kib["VmRSS"] / 1024, "peak_rss_mb": kib["VmHWM"] / 1024}
-
-    def _call(self, request: str, query: str, documents: tuple[str, ...]) -> dict[str, Any]:
-        time.sleep(_PAUSE_S)
-        return self.ask(request, {"query": query, "documents": documents})

@@ -1,4 +1,4 @@
-"""Models to measure, by short names: the nine shapes that crossrank must serve first, and a real checkpoint."""
+"""Models to measure, by short names: the nine shapes that crossrank must serve first, and two more of the same kind."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -32,8 +32,11 @@ SHAPES = {
     "capreolus-electra-base": ("Capreolus ELECTRA-base", "Capreolus/electra-base-msmarco"),
     "bert-multilingual": ("BERT-base multilingual", "amberoad/bert-multilingual-passage-reranking-msmarco"),
 }
-# Short name -> the name in tables, and the folder in the test data, called as in the registry. Trained weights.
-CHECKPOINTS = {"minilm-l12": ("MiniLM-L12", "models/ms-marco-MiniLM-L12-v2")}
+# The same, and the folder in the test data that may have the trained weights, called as in the registry.
+CHECKPOINTS = {
+    "minilm-l6": ("MiniLM-L6", "models/ms-marco-MiniLM-L6-v2"),
+    "minilm-l12": ("MiniLM-L12", "models/ms-marco-MiniLM-L12-v2"),
+}
 
 MODELS = (*SHAPES, *CHECKPOINTS)
 _WITHOUT_VOCABULARY = "checkpoint-made-up-vocabulary"
@@ -95,16 +98,26 @@ def title_of(name: str) -> str:
     return (SHAPES | CHECKPOINTS)[name][0]
 
 
-def open_model(name: str, *, bench: Path, test_data: Path, write: Draw = write_random_checkpoint) -> BenchmarkModel:
-    """One of `MODELS`, made by ``write`` if it is drawn and not there yet, or a checkpoint folder, else InputError.
+def open_model(
+    name: str, *, bench: Path, test_data: Path, write: Draw = write_random_checkpoint, drawn: bool = False
+) -> BenchmarkModel:
+    """One of `MODELS`, or a checkpoint folder, else InputError.
 
-    Drawn checkpoints and what engines make of checkpoints are kept in ``bench`` between runs. The test data has the
-    real checkpoint; drawn ones take its vocabularies, or make theirs up where it has none.
+    Weights of `MODELS` are drawn by ``write``, once, unless the test data has them and ``drawn`` is not asked for.
+    Drawn checkpoints and what engines make of checkpoints are kept in ``bench`` between runs. Drawn ones take the
+    vocabularies of the test data, or make theirs up where it has none.
     """
     kept = bench / "models"
-    key, title, trained, weights = name, "", True, "published"
-    vocabulary = weights
-    if name in SHAPES:
+    key, trained = name, True
+    weights = vocabulary = "published"
+    trained_folder = test_data / CHECKPOINTS[name][1] if name in CHECKPOINTS else None
+    if name not in MODELS:
+        folder = Path(name).resolve()
+        key = title = folder.name
+        weights = vocabulary = "of the folder"
+    elif trained_folder and (trained_folder / "model.safetensors").is_file() and not drawn:
+        title, folder = title_of(name), trained_folder
+    else:
         title, shape, trained, weights = title_of(name), find_registered(name), False, "random, seed 0"
         folder = drawn_folder(shape, kept / name, test_data)
         vocabulary = "made up" if folder.name == _WITHOUT_VOCABULARY else "published"
@@ -112,17 +125,10 @@ def open_model(name: str, *, bench: Path, test_data: Path, write: Draw = write_r
             if sys.stderr.isatty():
                 print(f"drawing the weights of {title}: seconds, for large models minutes", file=sys.stderr)
             write(folder, shape, test_data)
-    elif name in CHECKPOINTS:
-        title, place = CHECKPOINTS[name]
-        folder = test_data / place
-    else:
-        folder = Path(name).resolve()
-        key = title = folder.name
-        weights = vocabulary = "of the folder"
     if not (folder / "config.json").is_file():
         raise InputError(
             f"--model {name}: no checkpoint folder {folder.name}; it is one of {', '.join(MODELS)} or a folder with "
-            f"config.json, tokenizer and weights (set CROSSRANK_TEST_DATA for those that come from the test data)"
+            "config.json, tokenizer and weights"
         )
     source = read_model_folder(folder)
     config = read_config(complete_config(source.config, open_weights(source.folder)))

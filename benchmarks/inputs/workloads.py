@@ -19,8 +19,6 @@ TREC_DL19 = "trec-dl19"
 Calls = tuple[Candidates, ...]
 
 _SEED = 0
-_TOKENIZED_SHARE = 8  # one call that is only tokenized for so many that are timed
-_MOST_TOKENIZED = 1000  # documents of such a call; its time counts per document
 _MOST_CALLS = 100  # of a round, where nobody says how many
 _SYNTHETIC_CALLS = 8
 _MOST_WORDS = 400  # of a document of random length: what 512 tokens hold, at least
@@ -34,7 +32,6 @@ class Workload:
         name: Of the data.
         warm_up: Calls before the first that counts.
         rounds: The timed calls.
-        tokenizing: Per round the calls that are only tokenized, of at most 1,000 documents each.
         reused: Whether texts return, since there were too few.
         collection: The judged queries, where each timed call is one of them with all of its candidates; else None.
     """
@@ -42,7 +39,6 @@ class Workload:
     name: str
     warm_up: Calls
     rounds: tuple[Calls, ...]
-    tokenizing: tuple[Calls, ...]
     reused: bool
     collection: Collection | None
 
@@ -67,21 +63,14 @@ def make_workload(
     """
     if collection is None:
         calls = calls or _SYNTHETIC_CALLS
-        tokenized = [min(documents, _MOST_TOKENIZED)] * _tokenized(calls)
-        sizes = [documents] * warm_up + ([documents] * calls + tokenized) * rounds
-        return _cut(SYNTHETIC, synthetic_calls(sizes), warm_up=warm_up, rounds=rounds, calls=calls)
+        found = synthetic_calls([documents] * (warm_up + rounds * calls))
+        return _cut(SYNTHETIC, found, warm_up=warm_up, rounds=rounds, calls=calls)
     found = judged_calls(collection, documents)
     if calls is None:
-        fits = [n for n in range(1, _MOST_CALLS + 1) if warm_up + rounds * (n + _tokenized(n)) <= len(found)]
-        calls = max(fits, default=1)
+        calls = max(1, min(_MOST_CALLS, (len(found) - warm_up) // rounds))
     whole = documents == max(len(entry.documents) for entry in collection.candidates)
     workload = _cut(collection.name, found, warm_up=warm_up, rounds=rounds, calls=calls)
     return replace(workload, collection=collection) if whole else workload
-
-
-def _tokenized(calls: int) -> int:
-    """Calls of a round that are only tokenized, beside so many timed ones."""
-    return max(1, calls // _TOKENIZED_SHARE)
 
 
 def synthetic_calls(sizes: Sequence[int]) -> list[Candidates]:
@@ -137,12 +126,7 @@ def _pooled(entries: Sequence[Candidates], documents: int) -> Iterator[Candidate
 
 def _cut(name: str, found: Sequence[Candidates], *, warm_up: int, rounds: int, calls: int) -> Workload:
     """Deal calls out in their order, from the start again where they do not suffice."""
-    needed = warm_up + rounds * (calls + _tokenized(calls))
     deal = cycle(found)
     first = tuple(islice(deal, warm_up))
-    timed, tokenizing = [], []
-    for _ in range(rounds):
-        timed.append(tuple(islice(deal, calls)))
-        some = islice(deal, _tokenized(calls))
-        tokenizing.append(tuple(call.cut(0, _MOST_TOKENIZED) for call in some))
-    return Workload(name, first, tuple(timed), tuple(tokenizing), needed > len(found), None)
+    timed = tuple(tuple(islice(deal, calls)) for _ in range(rounds))
+    return Workload(name, first, timed, warm_up + rounds * calls > len(found), None)

@@ -8,12 +8,10 @@ many of the big model's own ten best are among the cascade's ten best.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
-from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.engines.worker import Call
 from benchmarks.inputs.collections import Candidates, Collection
 from benchmarks.inputs.workloads import Workload, synthetic_calls
 from crossrank import Cascade
@@ -32,23 +30,6 @@ class TradeOff:
     query_ms: Spread
     ratio: Spread
     quality: Quality
-
-
-class Timed:
-    """A function from a query and its documents to scores, timed as `interleave` wants it."""
-
-    def __init__(self, score: Callable[[str, tuple[str, ...]], Floats]) -> None:
-        self._score = score
-
-    def score(self, query: str, documents: tuple[str, ...]) -> Call:
-        """Make one call."""
-        start = perf_counter()
-        scores = self._score(query, documents)
-        return Call(scores, perf_counter() - start)
-
-    def tokenize(self, query: str, documents: tuple[str, ...]) -> float | None:
-        """Not measured."""
-        return None
 
 
 def ranking_scores(cascade: Cascade) -> Callable[[str, tuple[str, ...]], Floats]:
@@ -72,7 +53,7 @@ def deal(collection: Collection, *, rounds: int, warm_up: int) -> Workload:
     dealt = [entries[i :: min(rounds, len(entries))] for i in range(min(rounds, len(entries)))]
     first = tuple(synthetic_calls([max(len(entry.documents) for entry in entries)] * warm_up))
     ranked = replace(collection, candidates=tuple(entry for timed in dealt for entry in timed))
-    return Workload(collection.name, first, tuple(dealt), (first[:1],) * len(dealt), False, ranked)
+    return Workload(collection.name, first, tuple(dealt), False, ranked)
 
 
 def weigh(series: Mapping[str, Series], workload: Workload) -> dict[str, TradeOff]:

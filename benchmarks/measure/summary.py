@@ -12,7 +12,6 @@ from .turns import Floats, Series, Spread, spread
 
 # Which of the peaks an engine's operations are compared with.
 _PEAK_OF = {"exact": "fp32", "approximate": "fp32", "int8": "int8"}
-_ENCODED = "-encoded"  # of the keys of engines that get documents as tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +21,6 @@ class Summary:
     Attributes:
         docs_per_s: Over the rounds.
         ratio: Of that to the baseline's in the same round.
-        tokenize_ms: Of a call, its tokenizing alone; None where that cannot be had alone.
-        model_ms: Of a call, the rest: the time of the same engine with encoded documents where that was measured,
-            else the total less the tokenizing; None where neither is known.
         gflops: Operations of the whole model per second, in units of 10^9.
         share_of_peak: Of what large matrix products reach in its precision; None where that was not measured.
         agreement: With the reference's scores.
@@ -33,8 +29,6 @@ class Summary:
 
     docs_per_s: Spread
     ratio: Spread
-    tokenize_ms: float | None
-    model_ms: float | None
     gflops: float
     share_of_peak: float | None
     agreement: Agreement
@@ -84,30 +78,17 @@ def summarize(
         trained: Whether the model's rankings say something.
     """
     documents = [sum(len(call.documents) for call in timed) for timed in workload.rounds]
-    documents_per_call = sum(documents) / sum(map(len, workload.rounds))
     theirs = series[baseline].round_seconds
     expected = series[reference].all_scores
-
-    def call_ms(key: str) -> float:
-        per_document = [s / n for s, n in zip(series[key].round_seconds, documents, strict=True)]
-        return median(per_document) * documents_per_call * 1e3
 
     summaries = {}
     for key, found in series.items():
         seconds, scores = found.round_seconds, found.all_scores
-        tokenize_ms = median(found.tokenize_s) * documents_per_call * 1e3 if found.tokenize_s else None
-        encoded = key if key.endswith(_ENCODED) else f"{key}{_ENCODED}"
-        if encoded in series:
-            model_ms: float | None = call_ms(encoded)
-        else:
-            model_ms = None if tokenize_ms is None else call_ms(key) - tokenize_ms
         gflops = median(n / s for n, s in zip(operations, seconds, strict=True)) / 1e9
         peak = peaks.get(_PEAK_OF.get(ENGINES[key].kind, ""))
         summaries[key] = Summary(
             docs_per_s=spread(n / s for n, s in zip(documents, seconds, strict=True)),
             ratio=spread(their / our for our, their in zip(seconds, theirs, strict=True)),
-            tokenize_ms=None if tokenize_ms is None else round(tokenize_ms, 3),
-            model_ms=None if model_ms is None else round(model_ms, 3),
             gflops=round(gflops, 2),
             share_of_peak=None if peak is None else round(gflops / peak, 4),
             agreement=compare_scores(expected, scores),

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from statistics import median
-from typing import Protocol, TypeVar
+from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from benchmarks.engines.registry import WorkerError, reason_of
 from benchmarks.engines.worker import Call
 from benchmarks.inputs.collections import Candidates
-from benchmarks.inputs.workloads import Workload
 
 Floats = NDArray[np.float32]
 T = TypeVar("T")
@@ -54,29 +54,17 @@ class Turns:
         return found
 
 
-class Timed(Protocol):
-    """Something that scores and says how long it took."""
-
-    def score(self, query: str, documents: tuple[str, ...]) -> Call:
-        """Make one call."""
-
-    def tokenize(self, query: str, documents: tuple[str, ...]) -> float | None:
-        """Seconds of the tokenizing of such a call, None where it cannot be had alone."""
-
-
 @dataclass(frozen=True, slots=True)
 class Series:
     """What one engine gave.
 
     Attributes:
         seconds: Per round, per call.
-        scores: Per round, per call, float32 [documents].
-        tokenize_s: Per round, of one document; empty where tokenizing cannot be had alone.
+        scores: Per round, per call, float32 [documents], or logits.
     """
 
     seconds: list[list[float]] = field(default_factory=list)
     scores: list[list[Floats]] = field(default_factory=list)
-    tokenize_s: list[float] = field(default_factory=list)
 
     @property
     def round_seconds(self) -> list[float]:
@@ -118,40 +106,52 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     return values | {"calls": len(seconds)}
 
 
+def on_texts(score: Callable[[str, tuple[str, ...]], T]) -> Callable[[Candidates], T]:
+    """What takes a query and its documents, as a function of a call."""
+    return lambda call: score(call.query, call.documents)
+
+
+def timed(score: Callable[[T], Floats]) -> Callable[[T], Call]:
+    """A function to scores that says how long it took."""
+
+    def call(given: T) -> Call:
+        start = perf_counter()
+        scores = score(given)
+        return Call(scores, perf_counter() - start)
+
+    return call
+
+
 def interleave(
-    engines: Mapping[str, Timed],
-    workload: Workload,
+    engines: Mapping[str, Callable[[T], Call]],
+    warm_up: Iterable[T],
+    rounds: Iterable[Sequence[T]],
     *,
     between: Callable[[], None] = lambda: None,
     report: Callable[[], None] = lambda: None,
+    catch: type[Exception] = WorkerError,
 ) -> tuple[dict[str, Series], dict[str, str]]:
     """Time engines call by call in turns.
 
-    ``between`` is called before each round, ``report`` after each timed call.
+    ``between`` is called before each round, ``report`` after each timed call. An engine that raises ``catch`` is left
+    out of what follows.
 
     Returns:
-        Name -> what that engine gave, and name -> why an engine failed, which is then left out.
+        Name -> what that engine gave, and name -> why an engine failed.
     """
-    turns, series = Turns(engines), {name: Series() for name in engines}
+    turns, series = Turns(engines, catch=catch), {name: Series() for name in engines}
 
-    def warm_up(call: Candidates, name: str) -> None:
-        engines[name].score(call.query, call.documents)
-        engines[name].tokenize(call.query, call.documents)
+    def warm(call: T, name: str) -> None:
+        engines[name](call)
 
-    def score(call: Candidates, name: str) -> None:
-        result = engines[name].score(call.query, call.documents)
+    def score(call: T, name: str) -> None:
+        result = engines[name](call)
         series[name].seconds[-1].append(result.seconds)
         series[name].scores[-1].append(result.scores)
 
-    def tokenize(calls: Sequence[Candidates], name: str) -> None:
-        seconds = [engines[name].tokenize(call.query, call.documents) for call in calls]
-        known = [value for value in seconds if value is not None]
-        if len(known) == len(calls):
-            series[name].tokenize_s.append(sum(known) / sum(len(call.documents) for call in calls))
-
-    for call in workload.warm_up:
-        turns.each(partial(warm_up, call))
-    for timed, tokenizing in zip(workload.rounds, workload.tokenizing, strict=True):
+    for call in warm_up:
+        turns.each(partial(warm, call))
+    for timed in rounds:
         if not turns.names:
             break
         between()
@@ -161,5 +161,4 @@ def interleave(
         for call in timed:
             turns.each(partial(score, call))
             report()
-        turns.each(partial(tokenize, tokenizing))
     return {name: series[name] for name in engines if name in turns.names}, turns.failed

@@ -7,6 +7,7 @@ from benchmarks.engines.registry import ENGINES
 from crossrank import InputError
 
 from .goals import GOALS, goals_table, is_ours
+from .gpu import gpu_section
 from .plots import Panel, draw
 from .result import Result, Results
 from .tables import markdown_table
@@ -19,15 +20,21 @@ _SMALL, _TRAINED = "tinybert-l2", "minilm-l12"
 _BASELINE = ENGINES["st-torch-fp32"].name
 # README's rows: ours, and the forms of the library that most people run.
 _USUAL = ("crossrank-fp32", "crossrank-int8", "st-torch-fp32", "st-torch-bf16", "st-onnx-qint8", "st-openvino")
+_NO_GPU = "**None of this has run on a GPU yet**, so there is no figure here."
 
 Column = tuple[str, Result, str, str]  # heading, result, path of the figure, its format
 
 
-def write_report(results: Results, root: Path) -> list[str]:
-    """Write the parts of README, the performance page and the benchmarks' README, and the plot; all or none.
+def write_report(results: Results, root: Path, *, gpu: Path) -> list[str]:
+    """Write the parts of README, of two pages and of the benchmarks' README, and the plot; all or none.
+
+    Args:
+        results: Of the suite.
+        root: Of the checkout.
+        gpu: The folder of a GPU's results, which may be absent.
 
     Returns:
-        The three parts.
+        The four parts.
 
     Raises:
         InputError: If there is no throughput of a main model, or no place for a part in the checkout.
@@ -40,6 +47,7 @@ def write_report(results: Results, root: Path) -> list[str]:
     parts = {
         root / "README.md": readme_section(results),
         root / "docs" / "performance.md": performance_section(results, f"../{_PLOT}"),
+        root / "docs" / "gpu.md": gpu_section(gpu) or _NO_GPU,
         root / "benchmarks" / "README.md": benchmarks_section(results),
     }
     texts = {path: replace_part(path, part) for path, part in parts.items()}

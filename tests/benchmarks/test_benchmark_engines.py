@@ -40,19 +40,11 @@ def test_worker_scores_in_its_own_process_and_times_the_score_alone(checkpoint: 
         assert call.scores.dtype == np.float32
         assert call.scores.tolist() == [0.5, 1.5]
         assert 0.05 <= call.seconds < 0.2, "preparing, which takes 0.2 s, is not in it"
-        seconds = worker.tokenize("q", DOCUMENTS)
-        assert seconds is not None
-        assert 0.05 <= seconds < 0.2
         assert worker.versions == {"fake": "1"}
         assert worker.facts == {"folder": "tiny", "threads": "3", "pools": "3 3 3", "made_by": ""}
         assert worker.opened_s >= worker.stages["import_s"] + worker.stages["load_s"] > 0
         memory = worker.memory()
         assert 1 < memory["rss_mb"] <= memory["peak_rss_mb"] < 1000
-
-
-def test_engine_that_cannot_tokenize_alone_gives_no_time(checkpoint: Path) -> None:
-    with open_fake(checkpoint, "no tokenizing alone") as worker:
-        assert worker.tokenize("q", DOCUMENTS) is None
 
 
 def test_what_a_library_prints_or_reads_does_not_reach_the_protocol(checkpoint: Path) -> None:
@@ -203,8 +195,6 @@ def check(key: str, tiny: tuple[Path, int]) -> None:
         assert call.seconds > 0
         assert worker.facts["precision"]
         assert worker.versions
-        tokenizing = worker.tokenize(query, documents)
-        assert (tokenizing is None) == (key == "infinity")
 
 
 @pytest.mark.parametrize(

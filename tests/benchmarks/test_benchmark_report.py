@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.__main__ import main, parse
 from benchmarks.commands.jobs import Outcome, run_jobs
-from benchmarks.commands.suite import Cell, arguments_of, full_cells, is_done, main_cells, split_by_data
+from benchmarks.commands.suite import Cell, arguments_of, full_cells, is_done, main_cells
 from benchmarks.engines.registry import ENGINES
 from benchmarks.inputs.models import MODELS
 from benchmarks.reporting import plots
@@ -84,7 +84,7 @@ def reached(folder: Path, words: str) -> tuple[float | None, str, str]:
     return (None, checked.state, "") if found is None else (round(found.value, 4), checked.state, found.of)
 
 
-DOCUMENTS = ("README.md", "docs/performance.md", "benchmarks/README.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/gpu.md", "benchmarks/README.md")
 
 
 @pytest.fixture
@@ -326,10 +326,11 @@ def test_readme_has_ours_beside_the_usual_ways_and_no_other_engine(measured: Pat
 def test_report_stays_the_same_when_it_is_written_again(measured: Path, checkout: Path) -> None:
     written = []
     for _ in range(2):
-        parts = write_report(results_of(measured), checkout)
+        parts = write_report(results_of(measured), checkout, gpu=measured / "gpu")
         written.append({path: path.read_bytes() for path in sorted(checkout.rglob("*.*"))})
     assert written[0] == written[1]
-    assert sorted(path.name for path in written[0]) == ["README.md", "README.md", "performance.md", "throughput.png"]
+    assert {path.name for path in written[0]} == {"README.md", "performance.md", "gpu.md", "throughput.png"}
+    assert "None of this has run on a GPU yet" in parts[2]
     text = (checkout / "README.md").read_text(encoding="utf-8")
     assert text == f"# Title\n\n{START}\n{parts[0]}\n{END}\n\nthe rest\n"
     assert "(../benchmarks/throughput.png)" in parts[1]
@@ -341,7 +342,7 @@ def test_place_of_the_report_must_be_there_once(measured: Path, checkout: Path, 
     readme.write_text(text, encoding="utf-8")
     before = (checkout / "README.md").read_bytes()
     with pytest.raises(InputError, match=r"one line <!-- benchmarks: start --> and after it one line"):
-        write_report(results_of(measured), checkout)
+        write_report(results_of(measured), checkout, gpu=measured / "gpu")
     assert (checkout / "README.md").read_bytes() == before
     assert not (checkout / "benchmarks" / "throughput.png").exists()
 
@@ -490,14 +491,6 @@ def test_result_without_one_of_the_engines_is_not_done(folder: Path) -> None:
     assert is_done(cell, file, commit="0123abc", keep=True)
     (folder / "old.json").write_text('{"benchmark": "latency"}', encoding="utf-8")
     assert not is_done(cell, folder / "old.json", commit="0123abc", keep=True)
-
-
-def test_cells_of_an_absent_checkpoint_are_left_out(tmp_path: Path) -> None:
-    can, cannot = split_by_data(main_cells(), tmp_path)
-    assert {cell.model for cell in can} == {"tinybert-l2", "bert-base"}
-    assert "throughput-minilm-l12-100" in cannot
-    (tmp_path / "models" / "ms-marco-MiniLM-L12-v2").mkdir(parents=True)
-    assert split_by_data(main_cells(), tmp_path) == (main_cells(), [])
 
 
 @pytest.mark.parametrize("cells", [main_cells, full_cells])

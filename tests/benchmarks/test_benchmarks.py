@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -213,60 +213,56 @@ class FakeEngine:
         self._name, self._log, self._seconds, self._fails_at = name, log, seconds, fails_at
         self._scores = np.array(scores, np.float32)
 
-    def score(self, query: str, documents: tuple[str, ...]) -> Call:
-        self._log.append(f"{self._name}:{query}")
+    def __call__(self, call: Candidates) -> Call:
+        self._log.append(f"{self._name}:{call.query}")
         if len([entry for entry in self._log if entry.startswith(self._name)]) >= self._fails_at:
             raise WorkerError("no scores today")
-        return Call(self._scores[: len(documents)], self._seconds)
-
-    def tokenize(self, query: str, documents: tuple[str, ...]) -> float | None:
-        return None if self._name == "A" else 0.5 * len(documents)
+        return Call(self._scores[: len(call.documents)], self._seconds)
 
 
 def workload_of(warm_up: str, *rounds: str, collection: Collection | None = None) -> Workload:
-    """Calls of two documents, one letter each; every round tokenizes a call "t"."""
-    timed = tuple(tuple(candidates_of(name, "ab") for name in names) for names in rounds)
-    first, tokenizing = (
-        tuple(candidates_of(name, "ab") for name in warm_up),
-        ((candidates_of("t", "ab"),),) * len(rounds),
-    )
-    return Workload("letters", first, timed, tokenizing, False, collection)
+    """Calls of two documents, one letter each."""
+    first, *timed = (tuple(candidates_of(name, "ab") for name in names) for names in (warm_up, *rounds))
+    return Workload("letters", first, tuple(timed), False, collection)
+
+
+def in_turns(
+    engines: Mapping[str, FakeEngine], workload: Workload, **how: Any
+) -> tuple[dict[str, Series], dict[str, str]]:
+    return interleave(engines, workload.warm_up, workload.rounds, **how)
 
 
 def test_engines_take_turns_call_by_call_and_none_always_begins() -> None:
     log: list[str] = []
     engines = {name: FakeEngine(name, log) for name in "AB"}
     between: list[int] = []
-    series, failed = interleave(engines, workload_of("w", "12", "3"), between=lambda: between.append(len(log)))
-    assert log == [f"{turn[0]}:query {turn[1]}" for turn in ("Aw", "Bw", "B1", "A1", "A2", "B2", "A3", "B3")]
+    series, failed = in_turns(engines, workload_of("w", "12", "3"), between=lambda: between.append(len(log)))
+    assert log == [f"{turn[0]}:query {turn[1]}" for turn in ("Aw", "Bw", "B1", "A1", "A2", "B2", "B3", "A3")]
     assert between == [2, 6]
     assert failed == {}
     assert series["A"].seconds == [[1, 1], [1]]  # the warm-up is not in it
     assert [len(scores) for scores in series["B"].scores] == [2, 1]
-    assert series["B"].tokenize_s == [0.5, 0.5]  # of a document
-    assert series["A"].tokenize_s == []
 
 
 def test_engine_that_fails_is_left_out_and_the_others_go_on() -> None:
     log: list[str] = []
     engines = {"A": FakeEngine("A", log), "B": FakeEngine("B", log, fails_at=2)}
-    series, failed = interleave(engines, workload_of("", "12", "3"))
+    series, failed = in_turns(engines, workload_of("", "12", "3"))
     assert failed == {"B": "no scores today"}
     assert list(series) == ["A"]
     assert series["A"].seconds == [[1, 1], [1]]
 
 
-def series_of(*rounds: float, scores: Sequence[float], tokenize_s: Sequence[float] = ()) -> Series:
+def series_of(*rounds: float, scores: Sequence[float]) -> Series:
     """A call of two documents per round."""
-    return Series([[s] for s in rounds], [[np.array(scores, np.float32)] for _ in rounds], list(tokenize_s))
+    return Series([[s] for s in rounds], [[np.array(scores, np.float32)] for _ in rounds])
 
 
-def test_summary_has_speed_ratio_parts_operations_agreement_and_quality() -> None:
+def test_summary_has_speed_ratio_operations_agreement_and_quality() -> None:
     collection = replace(collection_of(candidates_of("1", "ab")), qrels={"1": QRELS["1"], "2": QRELS["1"]})
     series = {
-        "st-torch-fp32": series_of(4, 2, scores=[2, 1], tokenize_s=[0.5, 0.25]),
+        "st-torch-fp32": series_of(4, 2, scores=[2, 1]),
         "crossrank-int8": series_of(1, 0.5, scores=[1.5, 1.75]),
-        "crossrank-int8-encoded": series_of(0.5, 0.25, scores=[1.5, 1.75]),
         "st-torch-bf16": series_of(2, 1, scores=[2, 1]),
     }
     found = summarize(
@@ -278,17 +274,14 @@ def test_summary_has_speed_ratio_parts_operations_agreement_and_quality() -> Non
         peaks={"fp32": 4.0, "int8": 16.0},
         trained=True,
     )
-    theirs, ours, encoded, bf16 = found.values()
+    theirs, ours, bf16 = found.values()
     assert theirs.docs_per_s == Spread(0.75, 0.5, 1)
     assert theirs.ratio == Spread(1, 1, 1)
     assert ours.docs_per_s == Spread(3, 2, 4)
     assert ours.ratio == Spread(4, 4, 4)
-    assert (theirs.tokenize_ms, theirs.model_ms) == (750, 2250)
-    assert (ours.tokenize_ms, ours.model_ms) == (None, 375), "the time of the engine with encoded documents"
-    assert encoded.model_ms == 375
     assert (theirs.gflops, theirs.share_of_peak) == (2, 0.5)
     assert (ours.gflops, ours.share_of_peak) == (8, 0.5)
-    assert (bf16.model_ms, bf16.share_of_peak) == (None, None)
+    assert bf16.share_of_peak is None
     assert theirs.agreement == Agreement(0, 0, 1)
     assert ours.agreement == Agreement(0.75, 0.625, -1)
     assert theirs.quality == measure({"1": ["a", "b"]}, {"1": QRELS["1"]}, relevant_grade=2)
@@ -363,10 +356,8 @@ def test_no_text_of_a_synthetic_workload_returns(documents: int, calls: int) -> 
     make = partial(make_workload, None, documents=documents, warm_up=1, rounds=2)
     workload = make(calls=calls)
     assert [len(timed) for timed in workload.rounds] == [calls, calls]
-    assert [len(tokenizing) for tokenizing in workload.tokenizing] == [max(1, calls // 8)] * 2
     assert {len(call.documents) for timed in workload.rounds for call in timed} == {documents}
-    assert {len(call.documents) for calls in workload.tokenizing for call in calls} == {min(documents, 1000)}
-    texts = texts_of(call for part in (workload.warm_up, *workload.rounds, *workload.tokenizing) for call in part)
+    texts = texts_of(call for part in (workload.warm_up, *workload.rounds) for call in part)
     assert max(texts.values()) == 1
     assert make(calls=calls) == workload
     assert (workload.reused, workload.collection) == (False, None)
@@ -402,20 +393,20 @@ def test_calls_larger_than_a_querys_candidates_pool_those_of_several() -> None:
 def test_judged_rounds_share_no_text_until_there_are_too_few() -> None:
     make = partial(make_workload, judged(12, 4), warm_up=2, rounds=2)
     whole = make(documents=4, calls=None)
-    assert [len(timed) for timed in whole.rounds] == [4, 4]  # 2 + 2 * (4 + 1) = 12
-    texts = texts_of(call for part in (whole.warm_up, *whole.rounds, *whole.tokenizing) for call in part)
+    assert [len(timed) for timed in whole.rounds] == [5, 5]  # 2 + 2 * 5 = 12
+    texts = texts_of(call for part in (whole.warm_up, *whole.rounds) for call in part)
     assert max(texts.values()) == 1
     assert whole.collection is not None
     assert whole.describe() == {
         "name": "tiny",
         "documents_per_call": 4,
-        "calls": 8,
-        "documents": 32,
+        "calls": 10,
+        "documents": 40,
         "texts_return": False,
     }
     reused = make(documents=4, calls=6)
     assert reused.reused
-    assert reused.rounds[1][-1].query_id == "2"
+    assert reused.rounds[1][-1].query_id == "1"
     assert make(documents=2, calls=None).collection is None, "a part of the candidates is no query's ranking"
 
 
@@ -624,7 +615,6 @@ def test_throughput_of_a_tiny_model_beside_others_and_those_that_cannot_run(
     ours = report["engines"]["crossrank fp32"]
     assert (ours["kind"], ours["precision"]) == ("exact", "fp32")
     assert (ours["max_abs_delta"], ours["kendall_tau"]) == (0, 1)
-    assert ours["tokenize_ms"] > 0
     assert ours["share_of_peak"] > 0
     assert set(ours["quality"]) == set(HEADINGS)
     theirs = report["engines"]["fake int8"]

@@ -57,5 +57,4 @@ def open(folder: Path, threads: int, *, behaviour: str = "") -> Engine:
         {"fake": "1"},
         prepare=prepare,
         read=lambda result: [number / 2 for number in result],
-        tokenize=None if behaviour == "no tokenizing alone" else lambda query, documents: time.sleep(0.05),
     )

@@ -66,9 +66,5 @@ def plain_engine(
     def score(query: str, documents: list[str]) -> object:
         return np.concatenate([logits(features(query, batch)) for batch in batches(documents)])
 
-    def tokenize(query: str, documents: list[str]) -> None:
-        for batch in batches(documents):
-            features(query, batch)
-
     facts |= {"batches": f"{BATCH} in the given order"}
-    return Engine(score, facts, packages, read=relevance, tokenize=tokenize)
+    return Engine(score, facts, packages, read=relevance)

@@ -56,11 +56,5 @@ def open(folder: Path, threads: int, *, precision: Literal["fp32", "int8"], enco
     }
     packages = versions("crossrank", "onnxruntime", "tokenizers", "numpy")
     if not encoded:
-        return Engine(model.score, facts, packages, tokenize=lambda q, d: (model.encode([q]), model.encode(d)))
-    return Engine(
-        model.score,
-        facts,
-        packages,
-        prepare=lambda query, documents: model.encode(documents),
-        tokenize=lambda query, documents: model.encode([query]),
-    )
+        return Engine(model.score, facts, packages)
+    return Engine(model.score, facts, packages, prepare=lambda query, documents: model.encode(documents))

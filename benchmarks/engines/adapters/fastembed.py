@@ -7,7 +7,7 @@ from fastembed.rerank.cross_encoder import TextCrossEncoder
 
 from benchmarks.engines.registry import Engine
 
-from ._scores import batches, labels_of, versions
+from ._scores import labels_of, versions
 
 _NAME = "local/model"
 _BATCH = 64  # rerank's default
@@ -26,11 +26,6 @@ def open(folder: Path, threads: int) -> Engine:
     TextCrossEncoder.add_custom_model(model=_NAME, sources=ModelSource(hf=_NAME), model_file=graph)
     encoder = TextCrossEncoder(_NAME, threads=threads, cuda=False, specific_model_path=str(folder))
 
-    def tokenize(query: str, documents: list[str]) -> None:
-        for batch in batches(documents, _BATCH):
-            encodings = encoder.model.tokenize([(query, document) for document in batch])
-            encoder.model._build_onnx_input(encodings)  # the arrays, which `score` makes of them too
-
     return Engine(
         lambda query, documents: list(encoder.rerank(query, documents)),
         {
@@ -40,5 +35,4 @@ def open(folder: Path, threads: int) -> Engine:
             "batches": f"{_BATCH} in the given order, its default",
         },
         versions("fastembed", "onnxruntime", "tokenizers"),
-        tokenize=tokenize,
     )

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import onnxruntime
 from flashrank import Ranker, RerankRequest
 from flashrank.Config import model_file_map
@@ -41,11 +40,6 @@ def open(folder: Path, threads: int) -> Engine:
         by_place = sorted(passages, key=lambda passage: int(passage["id"]))
         return from_probabilities([passage["score"] for passage in by_place])
 
-    def tokenize(query: str, documents: list[str]) -> None:
-        encodings = ranker.tokenizer.encode_batch([[query, document] for document in documents])
-        for ids in ("ids", "type_ids", "attention_mask"):  # the arrays, which `score` makes of them too
-            np.array([getattr(encoding, ids) for encoding in encodings])
-
     return Engine(
         score,
         {
@@ -57,5 +51,4 @@ def open(folder: Path, threads: int) -> Engine:
         },
         versions("flashrank", "onnxruntime", "tokenizers"),
         read=read,
-        tokenize=tokenize,
     )

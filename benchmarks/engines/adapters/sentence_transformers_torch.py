@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
 from transformers.utils import logging
 
 from benchmarks.engines.registry import Engine
 
-from ._scores import BATCH, batches, relevance, versions
+from ._scores import BATCH, relevance, versions
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -39,16 +38,9 @@ def engine(model: CrossEncoder, facts: dict[str, str], *packages: str) -> Engine
     def score(query: str, documents: list[str]) -> object:
         return model.predict([(query, document) for document in documents], show_progress_bar=False)
 
-    def tokenize(query: str, documents: list[str]) -> None:
-        # As predict does it: the longest texts first, and each batch padded to its longest pair.
-        order = np.argsort([-len(document) for document in documents])
-        for batch in batches([documents[i] for i in order]):
-            model.preprocess([(query, document) for document in batch])
-
     return Engine(
         score,
         {"runs_on": "cpu", "batches": f"{BATCH} of like length, its default"} | facts,
         versions("sentence-transformers", "transformers", "tokenizers", "torch", *packages),
         read=relevance,
-        tokenize=tokenize,
     )

@@ -1,18 +1,17 @@
-"""Contenders on a GPU, given texts, tokens or joined pairs, timed in turns.
+"""Contenders on a GPU, given texts, tokens or joined pairs.
 
 A call that is timed begins with what its form says and ends with logits in the host's memory, so that whatever a
 device still has to do is waited for. Every call gets other pairs.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measure.turns import Floats, Turns
+from benchmarks.measure.turns import Floats
 from crossrank._text.pairs import PackedPairs, PairSource
 from crossrank._text.sample_texts import sample_texts
 from crossrank._text.tokens import Tokens, gather_index
@@ -26,31 +25,28 @@ FORMS: tuple[Form, ...] = ("model", "encoded", "texts")
 # Told a section's name and content when it is done.
 Keep = Callable[[str, object], None]
 
-PACKED, GRAPHS, PADDED = "crossrank packed", "crossrank packed, CUDA graphs", "crossrank padded"
+PACKED, GRAPHS = "crossrank packed", "crossrank packed, CUDA graphs"
 OURS = (GRAPHS, PACKED)  # the first is what tables call crossrank; the second where no CUDA graph can be captured
 ST_DEFAULT, ST_LARGE = "sentence-transformers fp16, batch 32", "sentence-transformers fp16, batch 256"
-ST_BF16 = "sentence-transformers bf16, batch 256"
-VARLEN, FUSED = "transformers fp16, varlen attention", "onnxruntime fp16, fused and padded"
+FUSED = "onnxruntime fp16, fused and padded"
 BASELINES = (ST_DEFAULT, ST_LARGE)  # the faster of the two is what goals compare with
-PEERS = (*BASELINES, ST_BF16, VARLEN, FUSED)
-KERNELS = WITH_FLASH, WITHOUT_FLASH, PADDED_PEER = "packed", "packed without FlashAttention", "fused and padded"
+PEERS = (*BASELINES, FUSED)
 
 _DOCUMENTS_PER_QUERY = 100
-_NO_TOKENS = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Pairs of one call, joined, and where there are texts the distinct queries, the documents and their token ids.
+    """Pairs of one call, joined, with the distinct queries, a document for each pair and the documents' token ids.
 
-    There is a document for each pair; ``query_index`` is int [pairs].
+    ``query_index`` is int [pairs].
     """
 
     joined: PackedPairs
-    queries: Sequence[str] = ()
-    documents: Sequence[str] = ()
-    query_index: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
-    tokens: Tokens = _NO_TOKENS
+    queries: Sequence[str]
+    documents: Sequence[str]
+    query_index: NDArray[np.intp]
+    tokens: Tokens
 
     @property
     def size(self) -> int:
@@ -73,14 +69,6 @@ class Contender:
     facts: Mapping[str, str]
 
 
-@dataclass(slots=True)
-class Series:
-    """What a contender gave: seconds of each timed call, and how many logits of all its calls were no numbers."""
-
-    seconds: list[float] = field(default_factory=list)
-    not_finite: int = 0
-
-
 def make_works(checkpoint: Checkpoint, documents: int, count: int) -> list[Work]:
     """Made-up texts with MS MARCO's lengths for so many calls of so many documents; no text returns."""
     queries_each = -(-documents // _DOCUMENTS_PER_QUERY)
@@ -100,16 +88,6 @@ def text_work(checkpoint: Checkpoint, queries: Sequence[str], documents: Sequenc
     tokens = tokenizer.encode(documents, "document")
     source = PairSource(tokenizer.template, tokenizer.encode(queries, "query"), tokens, index, limit)
     return Work(source.batch(np.arange(len(documents))), queries, documents, index, tokens)
-
-
-def fixed_works(vocabulary: int, length: int, pairs: int, count: int) -> list[Work]:
-    """Random token ids in pairs of one length; there are no texts of them."""
-    rng = np.random.default_rng(length)
-    lengths = np.full(pairs, length, np.int32)
-    types = np.tile(np.arange(length) >= length // 8, pairs).astype(np.int32)
-    return [
-        Work(PackedPairs(rng.integers(0, vocabulary, pairs * length, np.int32), types, lengths)) for _ in range(count)
-    ]
 
 
 def select(joined: PackedPairs, index: NDArray[np.intp]) -> PackedPairs:
@@ -148,31 +126,3 @@ def batched(
     """A call that runs batches of joined pairs, which are prepared beforehand, and brings their logits in order."""
     prepared = [prepare(select(joined, index)) for index in batches]
     return lambda: in_order(batches, run(prepared))
-
-
-def take_turns(
-    calls: Mapping[str, Sequence[Call]], *, warm_up: int = 1, limit_s: float = float("inf"), least: int = 20
-) -> tuple[dict[str, Series], dict[str, str]]:
-    """Make the calls of several contenders in turns, as many of each: name -> calls; ``warm_up`` of them do not count.
-
-    No further turn begins after so many seconds and so many turns that count.
-
-    Returns:
-        Name -> what it gave, and name -> why it failed, which is then left out.
-    """
-    series = {name: Series() for name in calls}
-    turns, begin = Turns(calls, catch=Exception), time.perf_counter()  # what others' engines raise has no common base
-    for turn in range(max(map(len, calls.values()), default=0)):
-        if turn >= warm_up + least and time.perf_counter() - begin > limit_s:
-            break
-
-        def call(name: str, turn: int = turn) -> None:
-            start = time.perf_counter()
-            logits = calls[name][turn]()
-            took = time.perf_counter() - start
-            series[name].not_finite += int(np.count_nonzero(~np.isfinite(logits)))
-            if turn >= warm_up:
-                series[name].seconds.append(took)
-
-        turns.each(call)
-    return {name: series[name] for name in turns.names}, turns.failed

@@ -1,19 +1,20 @@
-"""One model on a GPU: how near every contender is to float32, documents per second, and latency."""
+"""Models on a GPU: how near crossrank is to float32, documents per second, and latency, beside peers."""
 
 import contextlib
 import gc
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.engines.worker import Call as Timing
 from benchmarks.measure.peaks import operations_per_pair
-from benchmarks.measure.turns import Turns, percentiles, spread
+from benchmarks.measure.turns import Floats, Series, Turns, interleave, percentiles, spread, timed
 from crossrank._artifact.parity import BOUNDS, compare_logits
 from crossrank.export._prove.reference import reference_logits
 from crossrank.export._read.texts import load_pairs
@@ -21,191 +22,205 @@ from crossrank.export._read.texts import load_pairs
 from .contenders import (
     BASELINES,
     FORMS,
+    FUSED,
     GRAPHS,
     OURS,
     PACKED,
-    PADDED,
+    PEERS,
     Call,
     Contender,
     Form,
     Keep,
-    Series,
     Work,
-    fixed_works,
     make_works,
-    take_turns,
     text_work,
 )
-from .models import GpuModel, Place, Size, open_gpu_model, write_graph
-from .ours import packed_contender, padded_contender
+from .kernels import printed_kernels, read_kernels
+from .models import GPU_MODELS, GpuModel, Place, Size, open_gpu_model, size_of, write_graph
+from .ours import packed_contender
 from .peers import open_peers
 
-_LENGTHS = (128, 512)  # tokens of every pair, beside texts of real lengths
-_CALL_SIZES = (10, 100, 1000)  # documents of a call whose latency is taken
-_LATENCY_MODELS = ("minilm-l6", "bert-base", "tinybert-l2", "minilm-l12", "bert-large")
-_ALONE = 8  # pairs that are scored alone too
-_LATENCY_WARM_UP, _LATENCY_LIMIT_S = 5, 6.0
+_PROOF_PAIRS, _ALONE = 64, 8  # that are compared with float32, of which so many are scored alone too
+_LATENCY_WARM_UP, _LATENCY_LEAST = 3, 20  # calls
 
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """How much is scored: documents of a call, rounds of such calls that count, and pairs compared with float32.
+    """How much is scored: documents of a call, and rounds of such calls that count.
 
-    Of calls whose latency is taken, size -> how many count.
+    Of calls whose latency is taken: documents -> how many count, in so many seconds.
     """
 
     documents: int
     rounds: int
-    proof: int
-    latency_calls: Mapping[int, int]
+    calls: Mapping[int, int]
+    latency_s: float
 
 
 # A call is long enough for the next texts to be tokenized while the GPU works, and short enough for all contenders.
-_DOCUMENTS: dict[Size, int] = {"small": 8192, "base": 4096, "large": 2048}
-_REHEARSED = Amounts(16, 1, 8, dict.fromkeys(_CALL_SIZES, 1))
+_CALLS = {10: 200, 100: 200, 1000: 60}
+_AMOUNTS: dict[Size, Amounts] = {
+    "small": Amounts(8192, 4, _CALLS, 6.0),
+    "base": Amounts(4096, 4, _CALLS, 6.0),
+    "large": Amounts(2048, 4, _CALLS, 6.0),
+}
+_QUICK: dict[Size, Amounts] = {
+    "small": Amounts(4096, 3, {10: 120, 100: 120, 1000: 20}, 2.5),
+    "base": Amounts(2048, 3, {10: 80, 100: 60, 1000: 20}, 2.5),
+    "large": Amounts(1024, 3, {10: 60, 100: 40, 1000: 20}, 2.5),
+}
+_REHEARSED = Amounts(16, 1, {10: 1, 100: 1, 1000: 1}, 0.0)
 
 
-def measure_model(key: str, place: Place, keep: Keep) -> None:
-    """Measure one of `MODELS`; ``keep`` is called with each section's name and content, when it is done.
+# Parity
+
+
+def measure_parity(place: Place, keep: Keep, keys: Iterable[str] = GPU_MODELS) -> None:
+    """Compare crossrank's logits with float32, model by model, and say which attention kernels were taken.
+
+    Raises:
+        RuntimeError: At the end, if ours failed or left the bounds of float16.
+    """
+    found = {}
+    for key in keys:
+        keep(key, row := compare_with_reference(open_gpu_model(key, place)))
+        found[key] = row["problems"]
+    if wrong := {key: why for key, why in found.items() if why}:
+        raise RuntimeError("; ".join(f"{key}: {', '.join(why)}" for key, why in wrong.items()))
+
+
+def compare_with_reference(model: GpuModel) -> dict[str, Any]:
+    """Our logits, plain and from captured graphs, and those of the fused peer, against float32 on the CPU.
+
+    Each in every form that it has, together and alone. The reference is transformers where that is installed.
+    """
+    pairs = _PROOF_PAIRS if not model.place.rehearse else _ALONE
+    queries, documents = zip(*load_pairs("proof")[:pairs], strict=True)
+    checkpoint = model.checkpoint
+    name, reference = reference_logits(
+        checkpoint.source,
+        checkpoint.source.folder / "tokenizer.json",
+        list(zip(queries, documents, strict=True)),
+        max_length=checkpoint.inputs.max_length,
+        token_types=checkpoint.inputs.token_types,
+        bare_projection=False,
+    )
+    together = text_work(checkpoint, queries, documents)
+    alone = [text_work(checkpoint, queries[i : i + 1], documents[i : i + 1]) for i in range(_ALONE)]
+    logits: dict[str, Floats] = {}
+
+    def compare(contender: Contender, form: Form) -> dict[str, object]:
+        make = contender.forms[form]
+        logits[f"{contender.name}: {form}"] = found = make(together)()
+        singles = np.concatenate([make(work)() for work in alone])
+        facts = {"name": name, "graph": "graph", "provider": contender.facts["provider"]}
+        parity = compare_logits(reference, found, singles, precision="fp16", **facts)
+        return asdict(parity) | {"problems": parity.problems(BOUNDS["fp16"])}
+
+    with tempfile.TemporaryDirectory() as work, printed_kernels() as printed:
+        contenders, failed = open_contenders(model, Path(work), [FUSED])
+        wanted = {f"{it.name}: {form}": (it, form) for it in contenders for form in it.forms}
+        turns = Turns(wanted, catch=Exception)
+        rows = turns.each(lambda name: compare(*wanted[name]))
+    problems = [f"{name}: {why}" for name, why in (failed | turns.failed).items()]
+    problems += [f"{name}: {why}" for name, row in rows.items() for why in row["problems"]]  # type: ignore[attr-defined]
+    both = [
+        [logits[f"{name}: {form}"] for name in OURS] for form in FORMS if all(f"{it}: {form}" in logits for it in OURS)
+    ]
+    return {
+        "weights": model.model.weights,
+        "rows": rows,
+        "captured_to_plain": max((float(np.abs(captured - plain).max()) for captured, plain in both), default=None),
+        "kernels": read_kernels(printed[0]),
+        "problems": [why for why in problems if why.startswith(OURS)],
+        "failed": failed | turns.failed,
+    }
+
+
+def open_contenders(model: GpuModel, folder: Path, peers: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
+    """Ours and some peers, and name -> why one cannot score the model; the folder gets graphs."""
+    packed = write_graph(model, "packed", folder)
+    turns = Turns((PACKED, GRAPHS), catch=Exception)
+    opened = turns.each(lambda name: packed_contender(model, packed, graphs=name == GRAPHS))
+    others, absent = open_peers(model, folder, peers)
+    return [*opened.values(), *others], turns.failed | absent
+
+
+# Speed
+
+
+def measure_model(key: str, place: Place, keep: Keep, *, quick: bool = False) -> None:
+    """Measure one of `GPU_MODELS`; ``keep`` gets each section as it grows. Quick is with fewer calls and peers.
 
     Raises:
         RuntimeError: At the end, if crossrank or sentence-transformers in float16 failed anywhere: what remains is no
             comparison.
     """
-    failures: dict[str, str] = {}
-
-    def kept(name: str, content: Mapping[str, Any]) -> None:
-        keep(name, content)
-        failures.update(find_failures(content))
-
+    amounts = _REHEARSED if place.rehearse else (_QUICK if quick else _AMOUNTS)[size_of(key)]
     with tempfile.TemporaryDirectory() as work:
         model = open_gpu_model(key, place)
-        sizes = model.checkpoint.config
-        weights = "published" if model.trained else "random, seed 0"
-        keep("model", {"name": model.shape.name, "size": model.shape.size, "weights": weights, "shape": asdict(sizes)})
-        contenders, unavailable = open_contenders(model, Path(work))
-        keep("unavailable", unavailable)
-        failures.update(unavailable)
+        keep("model", model.model.describe())
+        contenders, failed = open_contenders(model, Path(work), BASELINES if quick else PEERS)
+        keep("unavailable", dict(failed))
         keep("contenders", {contender.name: dict(contender.facts) for contender in contenders})
-        usual = Amounts(_DOCUMENTS[model.shape.size], 4, 64, {10: 200, 100: 200, 1000: 60})
-        amounts = _REHEARSED if place.rehearse else usual
-        kept("correctness", measure_correctness(model, contenders, amounts.proof))
         works = make_works(model.checkpoint, amounts.documents, 1 + amounts.rounds)
-        kept("throughput", measure_throughput(model, contenders, works))
-        for length in _LENGTHS:
-            pairs = max(2, amounts.documents * 64 // length)  # about as many tokens as the texts have, at 64 each
-            random = fixed_works(sizes.vocabulary, length, pairs, 1 + (amounts.rounds + 1) // 2)
-            kept(f"throughput-{length}", measure_throughput(model, contenders, random))
-        if key in _LATENCY_MODELS:
-            kept("latency", measure_latency(model, contenders, works, amounts))
-    main = (*(OURS if place.graphs else (PACKED,)), *BASELINES)
-    missing = [f"{name}: {why}" for name, why in failures.items() if name.partition(": ")[0] in main]
+        for measured in (
+            measure_throughput(model, contenders, works),
+            measure_latency(model, contenders, works, amounts),
+        ):
+            for section, content, why in measured:
+                keep(section, content)
+                failed |= why
+    missing = [f"{name}: {why}" for name, why in failed.items() if name.partition(": ")[0] in (*OURS, *BASELINES)]
     if missing:
         raise RuntimeError(f"main contenders failed, so this must be run again: {'; '.join(missing)}")
 
 
-def find_failures(section: Mapping[str, Any]) -> dict[str, str]:
-    """Who failed in a section, with a form behind a colon or without -> why.
-
-    >>> find_failures({"documents": 8, "texts": {"contenders": {}, "failed": {"a": "no memory"}}})
-    {'a': 'no memory'}
-    >>> find_failures({"a: texts": {"failed": "no memory"}, "b: texts": {"max_abs": 0.1}})
-    {'a: texts': 'no memory'}
-    """
-    found: dict[str, str] = {}
-    for name, row in section.items():
-        failed = row.get("failed") if isinstance(row, Mapping) else None
-        if failed:
-            found |= failed if isinstance(failed, Mapping) else {name: failed}
-    return found
+Section = tuple[str, dict[str, Any], dict[str, str]]  # its name, what it holds until now, who failed and why
 
 
-def open_contenders(model: GpuModel, folder: Path) -> tuple[list[Contender], dict[str, str]]:
-    """All who can score a model, ours first, and name -> why another one cannot; the folder gets graphs."""
-    packed = write_graph(model, "packed", folder)
-    makers: dict[str, Callable[[], Contender]] = {
-        PACKED: partial(packed_contender, model, packed, graphs=False),
-        GRAPHS: partial(packed_contender, model, packed, graphs=True),
-        PADDED: partial(padded_contender, model, folder),
-    }
-    turns = Turns([name for name in makers if name != GRAPHS or model.place.graphs], catch=Exception)
-    opened = turns.each(lambda name: makers[name]())
-    peers, absent = open_peers(model, folder)
-    return [*opened.values(), *peers], turns.failed | absent
-
-
-def measure_correctness(model: GpuModel, contenders: Sequence[Contender], pairs: int) -> Mapping[str, object]:
-    """Each contender's logits against float32 on the CPU, in every form that it has.
-
-    The reference is transformers where that is installed.
-    """
-    queries, documents = zip(*load_pairs("proof")[:pairs], strict=True)
-    source, inputs = model.checkpoint.source, model.checkpoint.inputs
-    reference_name, reference = reference_logits(
-        source,
-        source.folder / "tokenizer.json",
-        list(zip(queries, documents, strict=True)),
-        max_length=inputs.max_length,
-        token_types=inputs.token_types,
-        bare_projection=False,
-    )
-    together = text_work(model.checkpoint, queries, documents)
-    alone = [text_work(model.checkpoint, queries[i : i + 1], documents[i : i + 1]) for i in range(min(_ALONE, pairs))]
-    wanted = {f"{c.name}: {form}": (c, form) for c in contenders for form in c.forms}
-
-    def compare(name: str) -> dict[str, object]:
-        contender, form = wanted[name]
-        make = contender.forms[form]
-        logits, singles = make(together)(), np.concatenate([make(work)() for work in alone])
-        how = {"name": reference_name, "graph": "graph", "provider": contender.facts.get("provider", "torch")}
-        parity = compare_logits(reference, logits, singles, precision="fp16", **how)
-        return asdict(parity) | {"problems": parity.problems(BOUNDS["fp16"])}
-
-    turns = Turns(wanted, catch=Exception)
-    return turns.each(compare) | {name: {"failed": why} for name, why in turns.failed.items()}
-
-
-def measure_throughput(model: GpuModel, contenders: Sequence[Contender], works: Sequence[Work]) -> dict[str, object]:
+def measure_throughput(model: GpuModel, contenders: Sequence[Contender], works: Sequence[Work]) -> Iterator[Section]:
     """Documents per second of every contender in every form that it has, form by form.
 
-    The works are all of one size; the first warms up. Without texts only one form is taken.
+    The works are all of one size; the first warms up.
     """
     lengths = np.concatenate([work.joined.lengths for work in works[1:]])
     operations = float(operations_per_pair(model.checkpoint.config, lengths).mean())
-    result: dict[str, object] = {
+    result: dict[str, Any] = {
         "documents": works[0].size,
         "rounds": len(works) - 1,
         "mean_pair_tokens": round(float(lengths.mean()), 1),
         "operations_per_pair": operations,
     }
-    for form in FORMS if works[0].documents else FORMS[:1]:
-        series, failed = _timed({c.name: (c, form) for c in contenders if form in c.forms}, works)
+    for form in FORMS:
+        wanted = {it.name: (it, form) for it in contenders if form in it.forms}
+        series, failed = _in_turns(wanted, works, warm_up=1)
         figures = {name: _speed(found, works[0].size, operations) for name, found in series.items()}
         baseline = max((figures[name]["docs_per_s"]["median"] for name in BASELINES if name in figures), default=None)
         for figure in figures.values():
             figure["ratio"] = None if baseline is None else round(figure["docs_per_s"]["median"] / baseline, 2)
         result[form] = {"contenders": figures, "failed": failed}
-    return result
+        yield "throughput", result, failed
 
 
 def _speed(found: Series, documents: int, operations: float) -> dict[str, Any]:
-    speeds = spread(documents / seconds for seconds in found.seconds)
+    speeds = spread(documents / seconds for seconds in found.round_seconds)
     tflops = round(speeds.median * operations / 1e12, 3)
-    return {"docs_per_s": asdict(speeds), "tflops": tflops, "not_finite": found.not_finite}
+    return {"docs_per_s": asdict(speeds), "tflops": tflops, "not_finite": _not_finite(found)}
 
 
 def measure_latency(
     model: GpuModel, contenders: Sequence[Contender], works: Sequence[Work], amounts: Amounts
-) -> dict[str, object]:
+) -> Iterator[Section]:
     """Time of one call of one query, with encoded documents and with texts, ours and sentence-transformers'.
 
     The texts are those of the works; they return where there are too few.
     """
     chosen = [contender for contender in contenders if contender.name in (*OURS, *BASELINES)]
-    wanted = {f"{c.name}: {form}": (c, form) for c in chosen for form in FORMS[1:] if form in c.forms}
+    wanted = {f"{it.name}: {form}": (it, form) for it in chosen for form in FORMS[1:] if form in it.forms}
     queries = [query for work in works for query in work.queries]
-    result: dict[str, object] = {}
-    for size, calls in amounts.latency_calls.items():
+    result: dict[str, Any] = {}
+    for size, calls in amounts.calls.items():
         documents = min(size, _REHEARSED.documents) if model.place.rehearse else size
         texts = cycle([document for work in works for document in work.documents])
         warm_up = min(_LATENCY_WARM_UP, calls)
@@ -213,25 +228,43 @@ def measure_latency(
             text_work(model.checkpoint, [query], list(islice(texts, documents)))
             for query in islice(cycle(queries), warm_up + calls)
         ]
-        series, failed = _timed(wanted, some, warm_up=warm_up, limit_s=_LATENCY_LIMIT_S)
-        figures = {name: percentiles(it.seconds) | {"not_finite": it.not_finite} for name, it in series.items()}
+        series, failed = _in_turns(wanted, some, warm_up=warm_up, limit_s=amounts.latency_s)
+        figures = {
+            name: percentiles(found.round_seconds) | {"not_finite": _not_finite(found)}
+            for name, found in series.items()
+        }
         result[str(size)] = {"contenders": figures, "failed": failed}
-    return result
+        yield "latency", result, failed
 
 
-def _timed(
-    wanted: Mapping[str, tuple[Contender, Form]], works: Sequence[Work], **how: Any
+def _not_finite(found: Series) -> int:
+    return sum(int(np.count_nonzero(~np.isfinite(logits))) for logits in found.all_scores)
+
+
+def _in_turns(
+    wanted: Mapping[str, tuple[Contender, Form]], works: Sequence[Work], *, warm_up: int, limit_s: float = float("inf")
 ) -> tuple[dict[str, Series], dict[str, str]]:
-    """Name -> what a contender gave in a form, and name -> why it failed, before or in a call."""
+    """Name -> what a contender gave in a form, a call a round, and name -> why it failed, before or in a call.
 
-    def prepare(name: str) -> list[Call]:
+    After so many seconds the rounds end, but not before there were enough.
+    """
+
+    def prepare(name: str) -> Callable[[int], Timing]:
         contender, form = wanted[name]
-        return [contender.forms[form](work) for work in works]
+        calls: list[Call] = [contender.forms[form](work) for work in works]
+        return timed(lambda number: calls[number]())
 
-    turns = Turns(wanted, catch=Exception)
-    calls = turns.each(prepare)
+    def rounds() -> Iterator[list[int]]:
+        begin = time.perf_counter()
+        for number in range(warm_up, len(works)):
+            if number >= warm_up + _LATENCY_LEAST and time.perf_counter() - begin > limit_s:
+                return
+            yield [number]
+
+    turns = Turns(wanted, catch=Exception)  # what others' engines raise has no common base
+    engines = turns.each(prepare)
     with _undisturbed():
-        series, failed = take_turns(calls, **how)
+        series, failed = interleave(engines, range(warm_up), rounds(), catch=Exception)
     return series, turns.failed | failed
 
 

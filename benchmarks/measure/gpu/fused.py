@@ -1,12 +1,15 @@
 """The padded graph that people run on a GPU: what onnxruntime's transformer optimizer makes of a BERT export.
 
-Written directly: exporting and optimizing take minutes and need the tools. As there, the mask becomes lengths
-(AttentionMaskFormat.MaskIndexEnd), and embeddings, attention, residuals with their norms, and bias with GELU are one
-operator each.
+Written directly: exporting and optimizing take minutes and need the tools. As there, embeddings, attention, residuals
+with their norms, and bias with GELU are one operator each. The mask is better than there. Of the forms that `Attention`
+takes, all GPUs from sm_53 on have a fused kernel for one alone, lengths with the offsets of queries and keys. For bare
+lengths, the optimizer's form, only TensorRT's kernels are there, up to sm_89; a mask of zeros and ones is never fused.
 https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/python/tools/transformers/onnx_model_bert.py
+https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/contrib_ops/cuda/bert/attention.cc
 """
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import helper
 
 from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights, Head
@@ -17,15 +20,16 @@ from crossrank.export._graphs.layers import Linear, Norm, activate, dense
 def build_fused(weights: EncoderWeights, config: EncoderConfig, *, dtype: type[np.float32 | np.float16]) -> Model:
     """The graph of a BERT, or of an ELECTRA whose embeddings are as wide as its layers; GELU is exact.
 
-    Its inputs are int32 [pairs, tokens]: input_ids, token_type_ids and attention_mask, right-padded.
+    Its inputs are int32: input_ids and token_type_ids [pairs, tokens], right-padded, and what `mask_lengths` gives.
     """
     tables = weights.embeddings
     assert tables.positions is not None, "BERT and ELECTRA have positions"
     assert tables.types is not None, "and token types"
     assert tables.projection is None, "the shapes that are measured have none"
     graph = Graph(dtype)
-    for name in ("input_ids", "token_type_ids", "attention_mask"):
+    for name in ("input_ids", "token_type_ids"):
         graph.input(name, np.int32, ["pairs", "tokens"])
+    graph.input("lengths", np.int32, ["lengths"])
 
     def bias(linear: Linear) -> str:
         return graph.weight(f"{linear.name}.bias", linear.bias)
@@ -45,11 +49,11 @@ def build_fused(weights: EncoderWeights, config: EncoderConfig, *, dtype: type[n
         graph.weight(f"embeddings.{name}", table)
         for name, table in (("words", tables.words), ("positions", tables.positions), ("types", tables.types))
     ]
-    graph.model().graph.node.append(  # `Graph` writes nodes of one output
+    graph.model().graph.node.append(  # `Graph` writes nodes of one output; the second would be a mask as bare lengths
         helper.make_node(
             "EmbedLayerNormalization",
-            ["input_ids", "token_type_ids", *embedded, *scale_and_bias(tables.norm), "attention_mask"],
-            ["embedded", "lengths"],
+            ["input_ids", "token_type_ids", *embedded, *scale_and_bias(tables.norm)],
+            ["embedded", "no_mask"],
             name="embed",
             domain="com.microsoft",
             epsilon=config.epsilon,
@@ -72,3 +76,13 @@ def build_fused(weights: EncoderWeights, config: EncoderConfig, *, dtype: type[n
         row = activate(graph, dense(graph, row, head.dense), head.activation, contrib=True)
     graph.output(dense(graph, row, head.classifier), "logits", ["pairs", config.labels])
     return graph.model()
+
+
+def mask_lengths(lengths: NDArray[np.int32], tokens: int) -> NDArray[np.int32]:
+    """The mask of a padded batch: lengths, then where each pair's queries and keys begin; int32 [3 * pairs + 2].
+
+    >>> mask_lengths(np.array([2, 3], np.int32), 3).tolist()
+    [2, 3, 0, 3, 6, 0, 3, 6]
+    """
+    starts = np.arange(len(lengths) + 1, dtype=np.int32) * np.int32(tokens)
+    return np.concatenate([lengths, starts, starts])

@@ -1,54 +1,38 @@
 """The models that are measured on a GPU, and the graphs of each; weights are drawn where none are at hand."""
 
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from benchmarks.inputs.models import CHECKPOINTS, SHAPES, drawn_folder
+from benchmarks.inputs.models import BenchmarkModel, find_registered, open_model
 from benchmarks.inputs.random_checkpoint import write_random_checkpoint
 from crossrank._machine.cpu import resolve_threads
 from crossrank._machine.device import Device
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
-from crossrank.export._graphs.graph import Model, save_model
+from crossrank.export._graphs.graph import save_model
 from crossrank.export._graphs.layouts.cuda import build_cuda
-from crossrank.export._graphs.layouts.portable import build_portable
-from crossrank.models import RegisteredModel, find_model
+from crossrank.models import RegisteredModel
 
 from .fused import build_fused
 
 Size = Literal["small", "base", "large"]
-GraphKind = Literal["packed", "padded", "fused"]
 
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A published model: its name in tables, the registry's id, and how large it is."""
-
-    name: str
-    id: str
-    size: Size
-
-
-# By what is wanted first where time is short: two that stand for many, the others by size, and last those that compute
-# what another one does, but for labels and vocabulary.
-MODELS: dict[str, Shape] = {
-    "minilm-l6": Shape("MiniLM-L6", "cross-encoder/ms-marco-MiniLM-L6-v2", "small"),
-    "bert-base": Shape(*SHAPES["bert-base"], "base"),
-    "tinybert-l2": Shape(*SHAPES["tinybert-l2"], "small"),
-    "tinybert-l4": Shape(*SHAPES["tinybert-l4"], "small"),
-    "minilm-l12": Shape("MiniLM-L12", "cross-encoder/ms-marco-MiniLM-L12-v2", "small"),
-    "tinybert-l6": Shape(*SHAPES["tinybert-l6"], "base"),
-    "electra-base": Shape(*SHAPES["electra-base"], "base"),
-    "bert-large": Shape(*SHAPES["bert-large"], "large"),
-    "bert-multilingual": Shape(*SHAPES["bert-multilingual"], "base"),
-    "pt-tinybert": Shape(*SHAPES["pt-tinybert"], "small"),
-    "capreolus-electra-base": Shape(*SHAPES["capreolus-electra-base"], "base"),
-}
-REPEATED = ("bert-multilingual", "pt-tinybert", "capreolus-electra-base")
-QUALITY_MODEL = "minilm-l12"  # whose published weights the test data has
+# By what is wanted first where time is short: those of the goals, the others, and last those that compute what another
+# one does, but for labels and vocabulary.
+GOAL_MODELS = ("minilm-l6", "tinybert-l2", "bert-base", "minilm-l12", "bert-large", "electra-base")
+GPU_MODELS = (
+    *GOAL_MODELS,
+    *("tinybert-l4", "tinybert-l6", "bert-multilingual", "pt-tinybert", "capreolus-electra-base"),
+)
+_DRAWN_AT_ONCE = 8
 _REHEARSED_HEADS, _REHEARSED_HEAD_SIZE = 2, 16
 
 
@@ -56,14 +40,12 @@ _REHEARSED_HEADS, _REHEARSED_HEAD_SIZE = 2, 16
 class Place:
     """Where things run and lie: drawn checkpoints in ``bench``, trained ones and judged queries in the test data.
 
-    A rehearsal runs tiny models on the CPU, by the same code but for the packed graph's attention. ``graphs`` says
-    whether CUDA graphs are captured.
+    A rehearsal runs tiny models on the CPU, by the same code but for the packed graph's attention.
     """
 
     rehearse: bool
     bench: Path
     test_data: Path
-    graphs: bool = True
 
     @property
     def device(self) -> Device:
@@ -78,18 +60,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class GpuModel:
-    """A checkpoint that was read: its key and shape in `MODELS`, what it holds, whether its weights are published."""
+    """One of `GPU_MODELS`, read."""
 
-    key: str
-    shape: Shape
+    model: BenchmarkModel
     checkpoint: Checkpoint
-    trained: bool
     place: Place
-
-    @property
-    def folder(self) -> Path:
-        """The checkpoint's."""
-        return self.checkpoint.source.folder
 
     @property
     def dtype(self) -> type[np.float32 | np.float16]:
@@ -97,25 +72,38 @@ class GpuModel:
         return np.float32 if self.place.rehearse else np.float16
 
 
-def trained_checkpoint(key: str, test_data: Path) -> Path | None:
-    """The published weights of a model, where the test data has them."""
-    folder = test_data / CHECKPOINTS[key][1] if key in CHECKPOINTS else None
-    return folder if folder and (folder / "model.safetensors").is_file() else None
+def size_of(key: str) -> Size:
+    """How large one of `GPU_MODELS` is."""
+    hidden = find_registered(key).hidden
+    return "small" if hidden < 768 else "base" if hidden < 1024 else "large"
 
 
 def open_gpu_model(key: str, place: Place) -> GpuModel:
-    """Read the checkpoint of one of `MODELS`; it is drawn first if there is none."""
-    shape = MODELS[key]
-    folder = None if place.rehearse else trained_checkpoint(key, place.test_data)
-    trained = folder is not None
-    if folder is None:
-        registered = find_model(shape.id)
-        assert registered is not None, "MODELS names registered models"
-        kept = place.bench / ("gpu-rehearsal" if place.rehearse else "models") / key
-        folder = drawn_folder(registered, kept, place.test_data)
-        if not folder.exists():
-            write_random_checkpoint(folder, rehearsed(registered) if place.rehearse else registered, place.test_data)
-    return GpuModel(key, shape, read_checkpoint(folder), trained, place)
+    """Read the checkpoint of one of `GPU_MODELS`; it is drawn first if there is none."""
+    model = _open(key, place)
+    return GpuModel(model, read_checkpoint(model.folder), place)
+
+
+def _open(key: str, place: Place) -> BenchmarkModel:
+    def write(folder: Path, shape: RegisteredModel, test_data: Path) -> None:
+        write_random_checkpoint(folder, rehearsed(shape) if place.rehearse else shape, test_data)
+
+    bench = place.bench / "gpu-rehearsal" if place.rehearse else place.bench
+    return open_model(key, bench=bench, test_data=place.test_data, write=write, drawn=place.rehearse)
+
+
+def draw_models(keys: Sequence[str], place: Place) -> dict[str, float]:
+    """Have the checkpoints of several models made side by side, the largest first; returns the seconds of each."""
+    largest_first = sorted(keys, key=lambda key: -(find_registered(key).layers * find_registered(key).hidden ** 2))
+    workers = max(1, min(_DRAWN_AT_ONCE, (os.cpu_count() or 1) // 2))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return dict(zip(largest_first, pool.map(partial(_draw, place=place), largest_first), strict=True))
+
+
+def _draw(key: str, place: Place) -> float:
+    start = time.perf_counter()
+    _open(key, place)
+    return round(time.perf_counter() - start, 1)
 
 
 def rehearsed(model: RegisteredModel) -> RegisteredModel:
@@ -124,19 +112,18 @@ def rehearsed(model: RegisteredModel) -> RegisteredModel:
     return replace(model, layers=2, heads=_REHEARSED_HEADS, hidden=_REHEARSED_HEADS * size, intermediate=64)
 
 
-def write_graph(model: GpuModel, kind: GraphKind, folder: Path) -> Path:
+def write_graph(model: GpuModel, kind: Literal["packed", "fused"], folder: Path) -> Path:
     """Build a graph of a model in a folder; returns the file.
 
-    "packed" is crossrank's own for a GPU, in a rehearsal its CPU-runnable twin; "padded" crossrank's for any runtime;
-    "fused" the usual one, see `build_fused`.
+    "packed" is crossrank's own for a GPU, in a rehearsal its CPU-runnable twin; "fused" the usual one, see
+    `build_fused`.
     """
     weights, config = model.checkpoint.weights, model.checkpoint.config
     types, dtype, twin = model.checkpoint.inputs.token_types, model.dtype, model.place.rehearse
-    build: dict[GraphKind, Callable[[], Model]] = {
-        "packed": lambda: build_cuda(weights, config, token_types=types, dtype=dtype, twin=twin),
-        "padded": lambda: build_portable(weights, config, token_types=types, dtype=dtype),
-        "fused": lambda: build_fused(weights, config, dtype=dtype),
-    }
+    if kind == "packed":
+        graph = build_cuda(weights, config, token_types=types, dtype=dtype, twin=twin)
+    else:
+        graph = build_fused(weights, config, dtype=dtype)
     path = folder / f"{kind}.onnx"
-    save_model(build[kind](), path)
+    save_model(graph, path)
     return path

@@ -15,7 +15,9 @@ from crossrank._artifact.parity import kendall_tau
 from crossrank.export import export_model
 
 from .contenders import Keep
-from .models import QUALITY_MODEL, Place, open_gpu_model
+from .models import Place, open_gpu_model
+
+_MODEL = "minilm-l12"
 
 
 def measure_quality(place: Place, keep: Keep) -> None:
@@ -23,14 +25,14 @@ def measure_quality(place: Place, keep: Keep) -> None:
     collection = read_collection(place.test_data / "data" / TREC_DL19)
     if place.rehearse:
         collection = cut_collection(collection, queries=2, documents=10)
-    model = open_gpu_model(QUALITY_MODEL, place)
+    model = open_gpu_model(_MODEL, place)
     with tempfile.TemporaryDirectory() as work:
         artifact = export_model(
-            model.folder, Path(work) / "artifact", variants=["cpu", "cuda"], precisions=["fp32", "fp16"]
+            model.model.folder, Path(work) / "artifact", variants=["cpu", "cuda"], precisions=["fp32", "fp16"]
         )
         exact, _ = _scores(artifact, "cpu", collection, keep, "fp32 on the CPU")
         device, name = place.device.kind, "fp16 on the GPU"
-        found, measured = _scores(artifact, device, collection, keep, name, warm_up=place.graphs)
+        found, measured = _scores(artifact, device, collection, keep, name, warm_up=True)
     pairs = list(zip(exact, found, strict=True))
     keep(
         "agreement",
@@ -38,7 +40,7 @@ def measure_quality(place: Place, keep: Keep) -> None:
             "max_abs_delta": max(float(np.abs(a - b).max()) for a, b in pairs),
             "kendall_tau": float(np.mean([kendall_tau(a, b) for a, b in pairs])),
             "not_finite": sum(int(np.count_nonzero(~np.isfinite(b))) for b in found),
-            "trained": model.trained,
+            "trained": model.model.trained,
             "queries": len(pairs),
             "ndcg_at_10_loss": round(measure_scores(collection, exact).ndcg_at_10 - measured, 6),
         },
