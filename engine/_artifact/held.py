@@ -15,7 +15,7 @@ from crossrank._errors import ArtifactError, CrossrankError
 from crossrank._interrupts import not_thrown_in
 from crossrank._printable import printable
 
-from .manifest import MANIFEST_NAME, Manifest, holds
+from .manifest import MANIFEST_NAME, Manifest, hash_file, holds
 
 # Linux opens files of a folder by the folder's handle. Elsewhere a folder has but its path, which is looked at twice.
 _HANDLES = Path("/proc/self/fd")
@@ -146,6 +146,16 @@ class ModelFile:
             except CrossrankError as error:
                 raise held.named(error) from error.__cause__
             self._check(held)
+
+    def hash(self) -> str:
+        """The sha256 of the file, and of what else must be the same.
+
+        Raises:
+            ArtifactError: As `opened`.
+        """
+        with self.opened() as path:
+            root = path.parents[len(Path(self._names[0]).parts) - 1]
+            return "+".join(hash_file(root / name) for name in self._names)
 
     def check(self) -> None:
         """Raise as `opened`."""

@@ -4,8 +4,9 @@ They are used as they are, from the hub's own cache. Of the graphs only those ar
 precision need.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from glob import escape
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
@@ -13,7 +14,6 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from crossrank._artifact.choice import choose_variant
 from crossrank._artifact.foreign import describe_variants, is_foreign
 from crossrank._artifact.manifest import MANIFEST_NAME, Manifest, Variant, all_graph_files, graph_files, read_manifest
-from crossrank._artifact.onnx_file import read_graph_files
 from crossrank._artifact.origin import make_graph
 from crossrank._artifact.settings import transformer_folder, weight_names
 from crossrank._errors import ArtifactError, ModelNotFoundError
@@ -95,9 +95,32 @@ def _download(
     )
     for graph in _choose(variants, devices, precision):
         get(folder.name, [escape(graph.file)])
-        read = read_graph_files(folder / graph.file).files
-        get(folder.name, [escape(str(file)) for file in files if folder / file in read])
+        beside = PurePosixPath(graph.file).parent
+        weights = {beside / name for name in _external_data(folder / graph.file)}
+        get(folder.name, [escape(str(file)) for file in files if file in weights])  # of what it names, what is there
     return folder
+
+
+def _external_data(path: Path) -> set[str]:
+    """The files of an ONNX file's external data, as it names them.
+
+    Raises:
+        ArtifactError: If it is none.
+    """
+    import onnx  # rarely needed, and not light
+
+    def names(graph: onnx.GraphProto) -> Iterator[str]:
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        for tensor in chain(graph.initializer, (attribute.t for attribute in attributes)):
+            yield from (entry.value for entry in tensor.external_data if entry.key == "location")
+        for attribute in attributes:
+            if attribute.HasField("g"):
+                yield from names(attribute.g)
+
+    try:
+        return set(names(onnx.load(path, load_external_data=False).graph))
+    except not_thrown_in(Exception) as error:  # of protobuf, which is onnx's affair
+        raise ArtifactError(f"{path} cannot be read as an ONNX file ({error}): download or export it again") from error
 
 
 def _cached(name: str, revision: str | None) -> Path | None:

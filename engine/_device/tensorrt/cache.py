@@ -47,7 +47,7 @@ class EngineKey:
         tensorrt: TensorRT's version.
         onnxruntime: onnxruntime's version.
         tf32: As in `TensorrtFacts`.
-        graph: sha256 of the ONNX file, and of its external data.
+        graph: sha256 of the ONNX file, and of the files beside it that hold its weights, or of a foreign graph may do.
         options: Of the provider, those that an engine depends on.
     """
 

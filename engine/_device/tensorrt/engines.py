@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from crossrank._artifact.held import ModelFile
-from crossrank._artifact.onnx_file import read_graph_files
 from crossrank._device.out_of_memory import is_out_of_memory
 from crossrank._device.session import open_graph
-from crossrank._errors import ArtifactError, DeviceError
+from crossrank._errors import DeviceError
 from crossrank._machine.advice import TensorrtFacts, read_tensorrt_facts
 from crossrank._machine.device import Device
 from crossrank._printable import printable
@@ -54,7 +53,7 @@ class EngineStore:
 
     Raises:
         DeviceError: If TensorRT cannot run here.
-        ArtifactError: If the file is no ONNX file.
+        ArtifactError: If onnxruntime cannot load the file.
     """
 
     def __init__(
@@ -70,9 +69,9 @@ class EngineStore:
         self._file, self._device, self._half, self._open = ModelFile.of(graph), device, half, open_graph
         self._facts = facts or read_tensorrt_facts()
         self._facts.require(device.index)
+        self._hash = self._file.hash()
         with self._file.opened() as place:
-            files = read_graph_files(place)
-            self._inputs, self._hash = files.inputs, files.hash()
+            self._inputs = input_names(place)
         self._places = cache_places(artifact)
 
     def __call__(self, profile: Profile, capture: bool) -> Any:
@@ -134,10 +133,16 @@ class EngineStore:
             key.options, index=self._device.index, engines=engines, timing=timing, capture=capture
         )
         with self._file.opened() as place:
-            session = self._open(place, self._device, packed=True, for_provider=options)
-            if read_graph_files(place).hash() != key.graph:  # its engines would mix two models, under the key of one
-                raise ArtifactError(f"{place} was replaced since the model was loaded; load the model again")
-        return session
+            return self._open(place, self._device, packed=True, for_provider=options)
+
+
+def input_names(graph: Path) -> list[str]:
+    """The inputs of a graph, which onnxruntime knows once it has loaded it.
+
+    Raises:
+        ArtifactError: If onnxruntime cannot load the file.
+    """
+    return [node.name for node in open_graph(graph, Device("cpu")).get_inputs()]
 
 
 def engine_options(profile: Profile, names: Sequence[str], *, half: bool) -> dict[str, str]:

@@ -24,9 +24,9 @@ import pytest
 
 from crossrank import ArtifactError, CrossEncoder, DeviceError, InputError, ProofError
 from crossrank._artifact.choice import choose_variant
+from crossrank._artifact.foreign import files_beside
 from crossrank._artifact.held import ModelFile
 from crossrank._artifact.manifest import Variant, read_manifest
-from crossrank._artifact.onnx_file import read_graph_files
 from crossrank._device.open import OpenModel
 from crossrank._device.session import open_graph
 from crossrank._device.tensorrt.cache import RECORD_NAME, EngineKey, find_engines, new_engine
@@ -445,14 +445,13 @@ def foreign(artifact: Path, tmp_path: Path) -> Path:
 
 def test_an_engine_is_of_its_graphs_external_data_too_whatever_its_name(foreign: Path) -> None:
     provider, folder = Provider(), foreign.parent
-    (folder / "README.md").write_text("nothing that is read")
 
     def open_engine() -> None:
-        store = EngineStore(foreign, Device("tensorrt"), folder, half=False, facts=FACTS, open_graph=provider)
+        file = ModelFile(foreign, beside=files_beside(foreign))
+        store = EngineStore(file, Device("tensorrt"), folder, half=False, facts=FACTS, open_graph=provider)
         store(PROFILE, False)
 
     open_engine()
-    (folder / "README.md").write_text("nothing that is read, in other words")
     open_engine()
     assert len(provider.built) == 1
     weights = max(folder.glob("*weight*"), key=lambda file: file.stat().st_size)
@@ -461,49 +460,38 @@ def test_an_engine_is_of_its_graphs_external_data_too_whatever_its_name(foreign:
     assert len(provider.built) == 2
 
 
-def test_a_graphs_files_are_those_that_onnx_finds(foreign: Path, tmp_path: Path) -> None:
-    """Weights that are inputs too, as before version 4, and tensors of nodes and inner graphs among them."""
-    graph = onnx.load(foreign, load_external_data=False)
+def test_weights_that_were_replaced_get_no_engine_of_the_older_ones(foreign: Path) -> None:
+    file = ModelFile(foreign, beside=files_beside(foreign))
+    store = EngineStore(file, Device("tensorrt"), foreign.parent, half=False, facts=FACTS, open_graph=Provider())
+    weights = max(foreign.parent.glob("*weight*"), key=lambda file: file.stat().st_size)
+    weights.write_bytes(bytes(weights.stat().st_size))
+    with pytest.raises(ArtifactError, match=r"model\.onnx was replaced since the model was loaded"):
+        store(PROFILE, False)
+    assert engine_folders(foreign.parent / "tensorrt") == []
+
+
+def test_a_profile_has_the_inputs_of_the_graph_and_no_weights_that_are_inputs_too(foreign: Path) -> None:
+    """As they are before version 4."""
+    graph, provider = onnx.load(foreign), Provider()
     first = graph.graph.initializer[0]
     graph.graph.input.append(onnx.helper.make_tensor_value_info(first.name, first.data_type, first.dims))
-
-    def apart(name: str) -> onnx.TensorProto:
-        tensor = onnx.numpy_helper.from_array(np.zeros(2, np.float32), name)
-        onnx.external_data_helper.set_external_data(tensor, f"inner/{name}")
-        return tensor
-
-    inner = onnx.helper.make_graph([onnx.helper.make_node("Constant", [], ["x"], value=apart("x"))], "inner", [], [])
-    inner.initializer.append(apart("y"))
-    graph.graph.node.append(onnx.helper.make_node("If", ["never"], ["z"], then_branch=inner))
-    path = tmp_path / "graph.onnx"
-    path.write_bytes(graph.SerializeToString())
-    outer = {
-        entry.value for tensor in graph.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
-    read = read_graph_files(path)
-    assert read.inputs == ("input_ids", "attention_mask", "token_type_ids")
-    assert len(outer) > 10
-    assert read.files == (path, *(tmp_path / name for name in sorted({*outer, "inner/x", "inner/y"})))
+    onnx.save(graph, foreign)
+    EngineStore(foreign, Device("tensorrt"), foreign.parent, half=False, facts=FACTS, open_graph=provider)(
+        PROFILE, False
+    )
+    (shapes,) = provider.built
+    names = [one.partition(":")[0] for one in shapes.split(",")]
+    assert names == ["input_ids", "attention_mask", "token_type_ids"]
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        None,
-        b"",
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-        b"\x3a\xff\x01",
-        b"\xff" * 20,
-        b"\x08\x08",
-    ],
-    ids=["absent", "empty", "LFS pointer", "cut", "no number", "no graph"],
+    "content", [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"], ids=["empty", "LFS pointer"]
 )
-def test_what_is_no_onnx_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
+def test_what_is_no_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"model\.onnx cannot be read as an ONNX file \(.+\): download or export"):
-        read_graph_files(path)
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.onnx"):
+        EngineStore(path, Device("tensorrt"), tmp_path, half=False, facts=FACTS, open_graph=Provider())
 
 
 def test_the_environment_says_whether_float32_products_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -686,7 +674,6 @@ def test_the_portable_graphs_are_standard_and_of_static_rank(make_portable: Make
         assert {entry.type.tensor_type.elem_type for entry in model.graph.input} == {onnx.TensorProto.INT64}
         for entry in model.graph.input:
             assert [bool(dim.dim_param) for dim in entry.type.tensor_type.shape.dim] == [True, True]
-        assert read_graph_files(path).inputs == tuple(entry.name for entry in model.graph.input)
         halves = {tensor.data_type for tensor in model.graph.initializer} & {onnx.TensorProto.FLOAT16}
         assert bool(halves) == (variant.precision == "fp16")
 
