@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-serve test test-data test-all test-rig test-hub test-frameworks test-clients bench-env bench bench-full check docs clean
+.PHONY: help install demo demo-serve test test-data test-all test-rig test-hub test-frameworks test-clients bench-env bench check docs clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -27,7 +27,7 @@ help: ## Print the targets.
 install: $(STAMP)-install ## Install the package, editable, with [cpu,export,serve] into .venv.
 
 demo: $(STAMP)-install ## Rank passages for a query, with the embedded model or MODEL=<checkpoint or artifact folder>
-	@$(BIN)/python -m benchmarks.demo $(if $(strip $(MODEL)),"$$MODEL")
+	@$(BIN)/python examples/demo.py $(if $(strip $(MODEL)),"$$MODEL")
 
 demo-serve: PORT ?= 8080
 demo-serve: $(STAMP)-install ## Serve the embedded model, or MODEL=, on loopback and open its page: make demo-serve PORT=8081
@@ -63,13 +63,9 @@ test-clients: $(STAMP)-clients ## Have real clients of rerank services ask cross
 bench-env: $(STAMP)-install ## Make the environments of the benchmarks' other engines, in .bench (takes minutes).
 	@$(BIN)/python -m benchmarks.engines.environments
 
-bench bench-full: $(STAMP)-test
-bench: ## Measure beside other engines, under an hour on two cores; the tables and the plot are written anew.
-bench-full: override OPTIONS := --full $(OPTIONS)
-bench-full: ## Measure every model at every size; takes a night.
+bench: $(STAMP)-test ## Measure beside other engines, under an hour on two cores; the tables and the plot are written anew.
 # An environment that cannot be made, or a measurement that fails, is named and leaves the others to be done and
 # reported; what is done is not done again. Status 130: interrupted.
-bench bench-full:
 	@$(BIN)/python -m benchmarks.engines.environments || true
 	@status=0; $(BIN)/python -m benchmarks suite $(OPTIONS) || status=$$?; \
 	    [ $$status -eq 130 ] || $(BIN)/python -m benchmarks report; exit $$status

@@ -15,8 +15,7 @@ from crossrank import CrossrankError
 
 # Name -> module of ``commands/`` (with a colon, an object in it), and what it does.
 COMMANDS = {
-    "quality": ("quality", "how well artifacts and other systems' runs rank judged queries, and what differs by luck"),
-    "tradeoff": ("tradeoff", "quality over documents per second, of models and of cascades by depth, and a plot"),
+    "quality": ("quality", "how well and how fast models, cascades and others' runs rank judged queries"),
     "throughput": (
         "compare:throughput",
         "docs/s of whole calls, ours and others', and how near the scores are",

@@ -45,7 +45,7 @@ EXPORT_LAYERS = (
     {"_read", "_report", "_targets"},
 )
 BENCHMARK_LAYERS = (
-    {"__main__", "demo"},
+    {"__main__"},
     {"commands"},
     {"reporting"},
     {"options"},

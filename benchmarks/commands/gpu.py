@@ -16,7 +16,6 @@ from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.engines.registry import WorkerError, reason_of
-from benchmarks.inputs.workloads import TREC_DL19
 from benchmarks.measure.gpu.contenders import Keep
 from benchmarks.measure.gpu.models import GOAL_MODELS, GPU_MODELS, Place, draw_models, size_of
 from benchmarks.options import add_options, find_test_data
@@ -54,7 +53,7 @@ def all_parts(*, quick: bool = False) -> list[Part]:
     if quick:
         return [facts, *models]
     parity = Part(PARITY, 120, _late("figures", "measure_parity"), GPU_MODELS)
-    return [facts, parity, *models[:2], Part("quality", 60, _late("quality", "measure_quality")), *models[2:]]
+    return [facts, parity, *models]
 
 
 def _late(module: str, name: str, *arguments: str, **options: bool) -> Callable[[Place, Keep], None]:
@@ -145,7 +144,7 @@ def run_part(part: Part, place: Place, file: Path, options: argparse.Namespace) 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add = parser.add_argument
-    add("--parts", nargs="+", metavar="NAME", help="of facts, parity, quality and model-KEY (default: all)")
+    add("--parts", nargs="+", metavar="NAME", help="of facts, parity and model-KEY (default: all)")
     add(
         "--output",
         type=Path,
@@ -176,9 +175,7 @@ def run(options: argparse.Namespace) -> None:
         return
     todo = []
     for part in parts:
-        if part.name == "quality" and not (place.test_data / "data" / TREC_DL19).is_dir():
-            say(f"skipped: quality: no judged queries {TREC_DL19} in the test data; set CROSSRANK_TEST_DATA")
-        elif not options.again and is_done(part, place, folder / f"{part.name}.json"):
+        if not options.again and is_done(part, place, folder / f"{part.name}.json"):
             say(f"done before: {part.name}")
         else:
             todo.append(part)

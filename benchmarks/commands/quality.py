@@ -1,17 +1,16 @@
-"""``quality``: artifacts rank judged queries, beside other systems' runs, and what differs by luck."""
+"""``quality``: how well and how fast systems rank judged queries, beside others' runs, and what differs by luck."""
 
 import argparse
-import csv
-import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.inputs.collections import Collection
+from benchmarks.inputs.collections import Candidates, Collection, read_candidates
 from benchmarks.inputs.files import write_whole
 from benchmarks.inputs.models import split_name
 from benchmarks.inputs.trec import Run, read_run, run_tag, write_run
+from benchmarks.measure.cascades import Speed, deal, held_out, overlap_by_depth, weigh
 from benchmarks.measure.quality import (
     HEADINGS,
     Comparison,
@@ -23,18 +22,40 @@ from benchmarks.measure.quality import (
     scored_run,
 )
 from benchmarks.measure.systems import System, check_distinct, check_names, open_systems
-from benchmarks.measure.turns import Floats
-from benchmarks.options import add_collection_options, add_options, open_collection
-from benchmarks.reporting.result import describe_evaluation, describe_machine
-from benchmarks.reporting.tables import format_table, progress, shown
+from benchmarks.measure.turns import interleave, on_texts, timed
+from benchmarks.options import add_collection_options, add_options, check_output, open_collection, positive
+from benchmarks.reporting.plots import Point, draw_tradeoff
+from benchmarks.reporting.result import describe_evaluation, describe_machine, write_result
+from benchmarks.reporting.tables import format_table, progress, shown, spread_cells
 from crossrank import InputError
+
+_TIMED = "whole calls, texts in and ranking out, tokenizing included; one call is one query with its candidates"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_collection_options(parser)
-    add_options(parser, "threads", threads=None)
-    parser.add_argument(
+    output = {"help": "write the result, and beside it the plot of quality over documents per second, FILE.png"}
+    rounds = {"help": "parts of the queries (default: %(default)s)"}
+    add_options(parser, "threads", "output", "rounds", "warm-up", output=output, rounds=rounds, warm_up=3)
+    add = parser.add_argument
+    add("--cascade", nargs=2, metavar=("SMALL", "BIG"), help="two models, in the first --precision, as a cascade")
+    add(
+        "--depths",
+        nargs="+",
+        type=positive,
+        default=[5, 10, 20, 30, 40, 50],
+        metavar="K",
+        help="documents of a query that BIG reads (default: 5 10 20 30 40 50)",
+    )
+    add(
+        "--choose-on",
+        type=Path,
+        metavar="DATA",
+        help="held-out queries that say how many of BIG's ten best each depth keeps: as --data, or FILE.json, a run "
+        "with texts",
+    )
+    add(
         "--run-in",
         nargs="+",
         action="extend",
@@ -42,65 +63,89 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FILE",
         help="TREC runs of other systems, cut to --documents, measured beside the models",
     )
-    parser.add_argument("--run-out", type=Path, metavar="FOLDER", help="write a TREC run of every system")
-    parser.add_argument("--per-query", type=Path, metavar="FILE.csv", help="write the measures of every query")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add("--run-out", type=Path, metavar="FOLDER", help="write a TREC run of every system")
+    add("--json", action="store_true", help="print the result as JSON")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Score the collection with each model and precision, and print the figures."""
+def run(options: argparse.Namespace, *, draw: Callable[..., bytes] = draw_tradeoff) -> None:
+    """Rank every query with every system in turns, print the figures, and write what is asked for.
+
+    Where matplotlib, which the plot needs, is not installed, the result is written before the error.
+    """
     machine, collection = describe_machine(), open_collection(options)
     _check_outputs(options)
-    given = _read_runs(options, collection)
+    given, choosing = _read_runs(options, collection), _read_held_out(options, collection)
+    systems = open_systems(options)
     first_stage = f"first stage, {collection.first_stage}"
-    runs: dict[str, Run] = {first_stage: first_stage_run(collection)}
-    for system in open_systems(options):
-        # With one model the name says how it runs; that it is the model, the result says once.
-        name = system.name if len(options.model) > 1 else system.name.removeprefix(f"{system.label}, ")
-        if name not in runs:  # "auto" may be one of the other precisions
-            runs[name] = scored_run(collection, _score(system, collection))
-    check_distinct([run_tag(name) for name in (*runs, *given)])
-    runs |= given
-    found = {name: measure_run(collection, run) for name, run in runs.items()}
+    check_distinct([run_tag(name) for name in (first_stage, *systems, *given)])
+    workload = deal(collection, rounds=options.rounds, warm_up=options.warm_up)
+    assert workload.collection is not None, "deal keeps it"
+    engines = {name: timed(on_texts(system.score)) for name, system in systems.items()}
+    tick = progress(len(collection.candidates), "queries of each system")
+    series, _ = interleave(engines, workload.warm_up, workload.rounds, report=tick)
+    speeds = weigh(series, workload)
+    ours = {name: scored_run(workload.collection, one.all_scores) for name, one in series.items()}
+    runs: dict[str, Run] = {first_stage: first_stage_run(collection), **ours, **given}
+    found = {name: measure_run(collection, ranking) for name, ranking in runs.items()}
     means = {name: mean_quality(values) for name, values in found.items()}
     baseline = [*runs][min(1, len(runs) - 1)]
     comparisons = {name: _compare(found[name], found[baseline]) for name in runs if name != baseline}
+    overlap = _overlap(options, systems, choosing) if choosing else {}
     if options.run_out:
         options.run_out.mkdir(exist_ok=True)
-        for name, run in runs.items():
+        for name, ranking in runs.items():
             tag = run_tag(name)
-            write_run(options.run_out / f"{tag}.run", run, tag=tag)
-    if options.per_query:
-        write_whole(options.per_query, _format_csv(found))
-    facts = describe_evaluation(options, collection, machine)
-    facts |= {"model": ", ".join(split_name(text)[0] for text in options.model)}
-    if options.json:
-        compared = {
+            write_run(options.run_out / f"{tag}.run", ranking, tag=tag)
+    result = describe_evaluation(options, collection, machine, timed=_TIMED) | {
+        "model": ", ".join(split_name(text)[0] for text in options.model),
+        "threads": options.threads,
+        "rounds": len(workload.rounds),
+        "warm_up_calls": len(workload.warm_up),
+        "results": {name: asdict(quality) for name, quality in means.items()},
+        "systems": {name: {**systems[name].facts, **asdict(speed)} for name, speed in speeds.items()},
+        "overlap_at_10": {"queries": len(choosing), "by_depth": overlap} if overlap else None,
+        "compared_with": baseline,
+        "comparisons": {
             name: {measure: asdict(one) for measure, one in values.items()} for name, values in comparisons.items()
+        },
+    }
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print(
+            f"{collection.name}: {result['queries']} queries, {result['documents']} documents, {options.threads} "
+            f"threads; all but nDCG count grades >= {collection.relevant_grade}\n{_TIMED}\n"
+            f"{_format(means, speeds)}"
+        )
+        if overlap:
+            shares = ", ".join(f"k={depth} {share:.3f}" for depth, share in overlap.items())
+            print(f"\nof the big model's own ten best among the cascade's, {len(choosing)} held-out queries: {shares}")
+        if comparisons:
+            print(f"\ncompared with {baseline}; p of the paired randomization test, not corrected for their number")
+            print(_format_comparisons(comparisons))
+    if options.output:
+        write_result(options.output, result)
+        points = {
+            name: Point(speed.docs_per_s.median, means[name].ndcg_at_10, systems[name].label)
+            for name, speed in speeds.items()
         }
-        results = {name: asdict(quality) for name, quality in means.items()}
-        print(json.dumps(facts | {"results": results, "compared_with": baseline, "comparisons": compared}, indent=2))
-        return
-    table = [["", *HEADINGS.values()], *([name, *shown(asdict(one).values(), ".4f")] for name, one in means.items())]
-    print(
-        f"{facts['data']}: {facts['queries']} queries, {facts['documents']} documents; "
-        f"all but nDCG count grades >= {collection.relevant_grade}\nmodel: {facts['model'] or 'none'}\n"
-        f"{format_table(table)}"
-    )
-    if comparisons:
-        print(f"\ncompared with {baseline}; p of the paired randomization test, not corrected for their number")
-        print(_format_comparisons(comparisons))
+        image = draw(
+            [point for name, point in points.items() if systems[name].facts["kind"] == "model"],
+            [point for name, point in points.items() if systems[name].facts["kind"] == "cascade"],
+            curve=f"cascade of {' and '.join(split_name(text)[0] for text in options.cascade or ())}",
+            line=(collection.first_stage, means[first_stage].ndcg_at_10),
+            heading=f"nDCG@10, {collection.name}",
+        )
+        write_whole(options.output.with_suffix(".png"), image)
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse before hours of scoring what could not be written after them."""
-    for option, path in (("--run-out", options.run_out), ("--per-query", options.per_query)):
-        if path and not path.parent.is_dir():
-            raise InputError(f"{option} {path}: there is no folder {path.parent}")
+    check_output(options)
+    if options.run_out and not options.run_out.parent.is_dir():
+        raise InputError(f"--run-out {options.run_out}: there is no folder {options.run_out.parent}")
     if options.run_out and options.run_out.exists() and not options.run_out.is_dir():
         raise InputError(f"--run-out {options.run_out} is a file: name a folder")
-    if options.per_query and options.per_query.is_dir():
-        raise InputError(f"--per-query {options.per_query} is a folder: name a file")
 
 
 def _read_runs(options: argparse.Namespace, collection: Collection) -> dict[str, Run]:
@@ -116,13 +161,29 @@ def _read_runs(options: argparse.Namespace, collection: Collection) -> dict[str,
     return runs
 
 
-def _score(system: System, collection: Collection) -> list[Floats]:
-    tick = progress(len(collection.candidates), "queries")
-    scores = []
-    for entry in collection.candidates:
-        scores.append(system.encoder.score(entry.query, entry.documents))
-        tick()
-    return scores
+def _read_held_out(options: argparse.Namespace, collection: Collection) -> list[Candidates]:
+    """The queries that a depth is chosen on, none of which is measured; empty where none is to be chosen."""
+    if not options.choose_on:
+        return []
+    if not options.cascade:
+        raise InputError("--choose-on is about the depths of a cascade: give --cascade SMALL BIG")
+    candidates = read_candidates(options.choose_on)
+    kept = held_out([entry.cut(0, options.documents) for entry in candidates], collection.candidates)
+    if not kept:
+        raise InputError(f"--choose-on {options.choose_on}: all of its {len(candidates)} queries are measured too")
+    return kept
+
+
+def _overlap(
+    options: argparse.Namespace, systems: Mapping[str, System], choosing: list[Candidates]
+) -> dict[int, float]:
+    """After the timing: a model may remember what it has read."""
+    cascade = next(system for system in systems.values() if system.facts["kind"] == "cascade")
+    small, big = (
+        [systems[name].score(entry.query, entry.documents) for entry in choosing]
+        for name in cascade.facts["of"]  # type: ignore[attr-defined]  # the names of two models
+    )
+    return overlap_by_depth(small, big, options.depths)
 
 
 def _compare(found: Mapping[str, Quality], others: Mapping[str, Quality]) -> dict[str, Comparison]:
@@ -133,13 +194,15 @@ def _compare(found: Mapping[str, Quality], others: Mapping[str, Quality]) -> dic
     }
 
 
-def _format_csv(found: Mapping[str, Mapping[str, Quality]]) -> str:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["query_id", "system", *HEADINGS])
-    for name, values in found.items():
-        rows.writerows([query_id, name, *asdict(quality).values()] for query_id, quality in values.items())
-    return text.getvalue()
+def _format(means: Mapping[str, Quality], speeds: Mapping[str, Speed]) -> str:
+    rows = [["", "docs/s", "min", "max", "ms a query", "ratio", "min", "max", *HEADINGS.values()]]
+    for name, quality in means.items():
+        cells = ["-"] * 7
+        if speed := speeds.get(name):
+            cells = [*spread_cells(speed.docs_per_s, ",.1f"), f"{speed.query_ms.median:,.1f}"]
+            cells += spread_cells(speed.ratio, ".2f")
+        rows.append([name, *cells, *shown(asdict(quality).values(), ".4f")])
+    return format_table(rows)
 
 
 def _format_comparisons(comparisons: Mapping[str, Mapping[str, Comparison]]) -> str:

@@ -119,11 +119,6 @@ def _st_onnx(name: str, kind: Kind, model: str, **options: Option) -> EngineSpec
     return EngineSpec(name, "sentence_transformers_onnx", kind, _ONNX, model, {"form": model, **options})
 
 
-def _transformers(tokenizer: str) -> EngineSpec:
-    name = f"transformers, {tokenizer} tokenizer"
-    return EngineSpec(name, "transformers_torch", "exact", _ONNX, options={"tokenizer": tokenizer})
-
-
 ENGINES: dict[str, EngineSpec] = {
     "crossrank-fp32": _crossrank("fp32", "exact"),
     "crossrank-int8": _crossrank("int8", "int8"),
@@ -137,9 +132,6 @@ ENGINES: dict[str, EngineSpec] = {
     # OpenVINO's default is bf16 where the CPU has it.
     "st-openvino": _st_onnx("openvino", "bf16", "openvino"),
     "st-openvino-fp32": _st_onnx("openvino fp32", "exact", "openvino", inference_precision="f32"),
-    "transformers-slow": _transformers("slow"),
-    "transformers-fast": _transformers("fast"),
-    "optimum-onnx": EngineSpec("optimum onnx", "optimum_onnx", "exact", _ONNX, "onnx"),
     "fastembed-fp32": EngineSpec("fastembed fp32", "fastembed", "exact", "fastembed", "onnx"),
     "fastembed-qint8": EngineSpec("fastembed qint8", "fastembed", "int8", "fastembed", "onnx-qint8"),
     "flashrank-int8": EngineSpec("flashrank int8", "flashrank", "int8", "flashrank", "onnx-qint8"),

@@ -77,13 +77,12 @@ def read_collection(source: Path) -> Collection:
     return _read_dataset(source.as_posix().removeprefix(_ID_PREFIX))
 
 
-def read_candidates(source: Path) -> tuple[str, tuple[Candidates, ...]]:
-    """The name and queries, judged or not, of a file like bm25-top100.json, or of what `read_collection` takes."""
+def read_candidates(source: Path) -> tuple[Candidates, ...]:
+    """The queries, judged or not, of a file like bm25-top100.json, or of what `read_collection` takes."""
     if not source.is_file():
-        collection = read_collection(source)
-        return collection.name, collection.candidates
+        return read_collection(source).candidates
     with _unreadable(source):
-        return source.name, tuple(_read_run(source))
+        return tuple(_read_run(source))
 
 
 def cut_collection(collection: Collection, *, queries: int | None = None, documents: int | None = None) -> Collection:

@@ -3,12 +3,11 @@
 import time
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from crossrank._machine.onnxruntime import ort
 from crossrank.export._graphs.encoder import EncoderConfig
+from crossrank.export._graphs.graph import Graph, Model
 
 _SIZE = 1024  # rows, columns and depth of the products: large enough that only multiplying counts
 PEAK_S = 0.3  # of products, of which the fastest counts
@@ -48,7 +47,7 @@ class Peaks:
         shape = (_SIZE, _SIZE)
         self._runs = {
             precision: (
-                ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"]),
+                ort.InferenceSession(graph.whole().SerializeToString(), options, providers=["CPUExecutionProvider"]),
                 {"x": x},
             )
             for precision, graph, x in (
@@ -76,31 +75,24 @@ class Peaks:
         return fastest
 
 
-def _fp32_graph(rng: np.random.Generator) -> onnx.ModelProto:
-    weight = rng.standard_normal((_SIZE, _SIZE), np.float32)
-    return _graph(helper.make_node("MatMul", ["x", "weight"], ["y"]), TensorProto.FLOAT, {"weight": weight})
+def _fp32_graph(rng: np.random.Generator) -> Model:
+    graph = Graph(np.float32)
+    x = graph.input("x", np.float32, [_SIZE, _SIZE])
+    product = graph.add("MatMul", x, graph.weight("weight", rng.standard_normal((_SIZE, _SIZE), np.float32)))
+    graph.output(product, "y", [_SIZE, _SIZE])
+    return graph.model()
 
 
-def _int8_graph(rng: np.random.Generator) -> onnx.ModelProto:
+def _int8_graph(rng: np.random.Generator) -> Model:
     """Unsigned inputs and signed weights with a scale per column, as the int8 graphs have them."""
-    inputs = ["x", "weight", "x_scale", "weight_scale", "x_zero"]
-    node = helper.make_node("MatMulIntegerToFloat", inputs, ["y"], domain="com.microsoft")
-    constants: dict[str, NDArray[np.generic]] = {
+    graph = Graph(np.float32)
+    x = graph.input("x", np.uint8, [_SIZE, _SIZE])
+    constants = {
         "weight": rng.integers(-127, 128, (_SIZE, _SIZE), np.int8),
         "x_scale": np.array(0.01, np.float32),
         "weight_scale": np.full(_SIZE, 0.01, np.float32),
         "x_zero": np.array(128, np.uint8),
     }
-    return _graph(node, TensorProto.UINT8, constants)
-
-
-def _graph(node: onnx.NodeProto, kind: int, constants: dict[str, NDArray[np.generic]]) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        [node],
-        "product",
-        [helper.make_tensor_value_info("x", kind, [_SIZE, _SIZE])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [_SIZE, _SIZE])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    inputs = [graph.constant(name, value) for name, value in constants.items()]
+    graph.output(graph.contrib("MatMulIntegerToFloat", x, *inputs), "y", [_SIZE, _SIZE])
+    return graph.model()

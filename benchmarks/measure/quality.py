@@ -125,11 +125,6 @@ def measure_scores(collection: Collection, scores: Sequence[Floats]) -> Quality:
     return mean_quality(measure_run(collection, scored_run(collection, scores)))
 
 
-def measure_first_stage(collection: Collection) -> Quality:
-    """The quality of the candidates' own order."""
-    return mean_quality(measure_run(collection, first_stage_run(collection)))
-
-
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """A system beside another on the same queries, in one measure: on how many it is better, worse and equal.

@@ -1,41 +1,76 @@
-"""Systems that `quality` and `tradeoff` measure: models in each precision, each by a name of its own."""
+"""Systems that `quality` measures: models in each precision, and cascades of two, each by a name of its own."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from benchmarks.inputs.models import split_name
 from benchmarks.inputs.trec import run_tag
-from crossrank import CrossEncoder, InputError
+from crossrank import Cascade, CrossEncoder, InputError
+
+from .turns import Floats
+
+Score = Callable[[str, tuple[str, ...]], Floats]
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A model in one precision; its name in tables is its own, the label is the model's part of that."""
+    """A query and its documents to float32 [documents], what a result says of it, and its name in a plot."""
 
-    name: str
+    score: Score
+    facts: Mapping[str, object]
     label: str
-    encoder: CrossEncoder
 
 
-def open_system(text: str, precision: str, threads: int | None) -> System:
-    """A model, as ``--model`` takes it, in one of ``--precision``."""
-    label, place = split_name(text)
-    encoder = CrossEncoder(place, precision=precision, threads=threads)  # type: ignore[arg-type]  # one of its choices
-    info = encoder.info()
-    return System(f"{label}, {info.variant} {info.precision}, {info.provider}", label, encoder)
+def open_systems(options: argparse.Namespace) -> dict[str, System]:
+    """Every model in every precision, those of the cascade alone, and a cascade for each depth, by name.
 
-
-def open_systems(options: argparse.Namespace) -> Iterator[System]:
-    """Every model in every precision, opened one after the other.
+    A name has the precision that runs, which "auto" leaves to the model and the device. Each cascade has models of its
+    own: shared ones would remember texts that others had them read.
 
     Raises:
         InputError: If two models have one name, or one a name that a run cannot have.
     """
-    check_names([split_name(text)[0] for text in options.model])
-    for text in options.model:
-        for precision in options.precision:
-            yield open_system(text, precision, options.threads)
+    asked = list(dict.fromkeys([*options.model, *(options.cascade or [])]))
+    check_names([split_name(text)[0] for text in asked])
+    wanted = [(text, precision) for text in options.model for precision in options.precision]
+    wanted += [(text, options.precision[0]) for text in options.cascade or []]
+    systems: dict[str, System] = {}
+    names = {}
+    for text, precision in dict.fromkeys(wanted):
+        encoder = _open(text, precision, options.threads)
+        info, label = encoder.info(), split_name(text)[0]
+        names[text, precision] = name = f"{label} {info.precision}"
+        runs = {"variant": info.variant, "precision": info.precision, "provider": info.provider}
+        # "auto" may be one of the other precisions.
+        systems.setdefault(name, System(encoder.score, {"kind": "model", "model": label, **runs}, name))
+    if options.cascade:
+        pair = [names[text, options.precision[0]] for text in options.cascade]
+        for depth in sorted(set(options.depths)):
+            stages = [_open(text, options.precision[0], options.threads) for text in options.cascade]
+            cascade = Cascade(list(zip(stages, (None, depth), strict=True)))
+            facts = {"kind": "cascade", "of": pair, "depth": depth}
+            systems[f"cascade, k={depth}"] = System(ranking_scores(cascade), facts, f"k={depth}")
+    return systems
+
+
+def _open(text: str, precision: str, threads: int) -> CrossEncoder:
+    place = split_name(text)[1]
+    return CrossEncoder(place, precision=precision, threads=threads)  # type: ignore[arg-type]  # one of its choices
+
+
+def ranking_scores(cascade: Cascade) -> Score:
+    """A cascade as a function to scores: 0 for its first document, -1 for the next, since its own are of two models."""
+
+    def score(query: str, documents: tuple[str, ...]) -> Floats:
+        scores = np.empty(len(documents), np.float32)
+        for place, hit in enumerate(cascade.rank(query, documents)):
+            scores[hit["corpus_id"]] = -place
+        return scores
+
+    return score
 
 
 def check_names(names: list[str]) -> None:

@@ -75,15 +75,6 @@ def share_of_peak(sections: Sections, key: str) -> float | None:
     return round(found * operations / (peak * 1e12), 4) if peak and operations and found else None
 
 
-def quality_loss(sections: Sections) -> float | None:
-    """What nDCG@10 of float16 lacks; of trained weights alone, and of outputs that are all numbers."""
-    agreement = look_up(sections, "quality", "agreement")
-    if agreement is None or not agreement["trained"] or agreement["not_finite"]:
-        return None
-    loss: float = agreement["ndcg_at_10_loss"]
-    return loss
-
-
 def _in_bounds(sections: Sections) -> float | None:
     found = sections.get(PARITY)
     return None if found is None else sum(not row["problems"] for row in found.values())
@@ -117,7 +108,6 @@ def _gpu_goals() -> Iterator[Goal[Sections]]:
         what = "encoded documents" if form == "encoded" else form
         yield Goal(f"{title_of(key)}, {what}, docs/s", wanted, partial(speed, key=key, form=form))
     yield Goal("MiniLM-L6, encoded documents, p50 of 100 in ms", 3, _p50, at_most=True)
-    yield Goal("MiniLM-L12, TREC DL 2019, nDCG@10 lost by fp16", 0.001, quality_loss, at_most=True)
 
 
 GPU_GOALS = tuple(_gpu_goals())
@@ -181,21 +171,9 @@ def _parity_rows(sections: Sections) -> Rows:
     return rows
 
 
-def _quality_rows(sections: Sections) -> Rows:
-    """nDCG@10 of judged queries, float16 on the GPU beside float32 on the CPU, and how near their logits are."""
-    found = sections.get("quality") or {}
-    rows: Rows = [("TREC DL 2019", "nDCG@10", "max |Δ|", "tau", "no numbers")]
-    rows += [(name, f"{row['ndcg_at_10']:.4f}", "", "", "") for name, row in found.items() if "ndcg_at_10" in row]
-    if near := found.get("agreement"):
-        weights = "published weights" if near["trained"] else "random weights, whose ranking means nothing"
-        cells = (f"{near['max_abs_delta']:.1e}", f"{near['kendall_tau']:.4f}", str(near["not_finite"]))
-        rows.append((f"both, {weights}", f"{0 - near['ndcg_at_10_loss']:+.4f}", *cells))
-    return rows
-
-
 def _tables(sections: Sections, *, rehearsal: bool = False) -> list[Rows]:
     goals: Rows = [*goals_table([goal.check(sections) for goal in GPU_GOALS], rehearsal=rehearsal)]
-    makers = (_parity_rows, _quality_rows, _latency_rows, _model_rows)
+    makers = (_parity_rows, _latency_rows, _model_rows)
     return [*(rows for make in makers if len(rows := make(sections)) > 1), goals]
 
 

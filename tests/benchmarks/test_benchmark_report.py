@@ -12,9 +12,8 @@ import pytest
 
 from benchmarks.__main__ import main, parse
 from benchmarks.commands.jobs import Outcome, run_jobs
-from benchmarks.commands.suite import Cell, arguments_of, full_cells, is_done, main_cells
+from benchmarks.commands.suite import Cell, all_cells, arguments_of, is_done
 from benchmarks.engines.registry import ENGINES
-from benchmarks.inputs.models import MODELS
 from benchmarks.reporting import plots
 from benchmarks.reporting.documents import (
     END,
@@ -251,8 +250,8 @@ def test_goal_without_its_figures_says_what_is_missing(folder: Path) -> None:
     assert reached(folder, "fp32, docs/s to sent")[1] == f"not measured: {TORCH}: no torch here"
 
 
-def test_every_goal_names_engines_and_cells_that_the_main_suite_measures(folder: Path) -> None:
-    for cell in main_cells():
+def test_every_goal_names_engines_and_cells_that_the_suite_measures(folder: Path) -> None:
+    for cell in all_cells():
         figures: Row = {"p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0, "rss_mb": 1.0, "peak_rss_mb": 1.0}
         row = speed(1, 1, share_of_peak=1) | figures | {"total_s": {"median": 1.0}}
         write_result(folder, cell.command, cell.model, cell.size, dict.fromkeys(cell.engines, row))
@@ -408,7 +407,7 @@ def test_plot_without_matplotlib_names_the_command(monkeypatch: pytest.MonkeyPat
 # --- suite
 
 CELLS = [
-    Cell("latency", model, 10, ("crossrank-fp32", "st-torch-fp32"), ("--documents", "10"), True, 60.0)
+    Cell("latency", model, 10, ("crossrank-fp32", "st-torch-fp32"), ("--documents", "10"), 60.0)
     for model in ("a", "b", "c")
 ]
 CALL = {"p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0}
@@ -457,7 +456,7 @@ def test_failing_cell_is_reported_and_does_not_stop_the_others(
 
 
 def test_suite_begins_nothing_that_would_end_too_late(folder: Path) -> None:
-    slow = Cell("latency", "d", 10, CELLS[0].engines, (), True, 1e9)
+    slow = Cell("latency", "d", 10, CELLS[0].engines, (), 1e9)
     outcome = run_cells([slow, *CELLS], folder, minutes=2)
     assert outcome.left == ["latency-d-10"], "the others, which fit, have run"
     assert todo(CELLS, folder) == []
@@ -493,22 +492,11 @@ def test_result_without_one_of_the_engines_is_not_done(folder: Path) -> None:
     assert not is_done(cell, folder / "old.json", commit="0123abc", keep=True)
 
 
-@pytest.mark.parametrize("cells", [main_cells, full_cells])
-def test_commands_take_what_the_suite_gives_them(cells: Callable[[], list[Cell]], tmp_path: Path) -> None:
-    for cell in cells():
+def test_commands_take_what_the_suite_gives_them(tmp_path: Path) -> None:
+    for cell in all_cells():
         for judged in (True, False):
             _, options = parse(arguments_of(cell, tmp_path / f"{cell.name}.json", judged=judged))
             assert (options.command, options.model, tuple(options.engines)) == (cell.command, cell.model, cell.engines)
             assert options.output.name == f"{cell.name}.json"
             if cell.size:
                 assert options.documents == cell.size
-
-
-def test_full_suite_has_every_model_at_every_size_and_all_of_the_main_one() -> None:
-    full = {cell.name: cell for cell in full_cells()}
-    for model in MODELS:
-        assert {f"throughput-{model}-{size}" for size in (100, 1000)} <= full.keys()
-        assert {f"latency-{model}-{size}" for size in (1, 10, 100)} <= full.keys()
-    for cell in main_cells():
-        assert set(cell.engines) <= set(full[cell.name].engines), "so that after the full suite the main one is done"
-    assert len({cell.name for cell in main_cells()}) == len(main_cells())

@@ -20,7 +20,7 @@ import pytest
 import transformers
 from scipy import stats  # type: ignore[import-untyped]
 
-from benchmarks import ROOT, demo
+from benchmarks import ROOT
 from benchmarks.__main__ import COMMANDS, main
 from benchmarks.commands.path import trace_rank
 from benchmarks.engines.registry import ENGINES, EngineSpec, WorkerError
@@ -42,9 +42,10 @@ from benchmarks.measure.quality import (
     Agreement,
     Quality,
     compare_scores,
+    first_stage_run,
     mean_quality,
-    measure_first_stage,
     measure_queries,
+    measure_run,
     measure_scores,
 )
 from benchmarks.measure.summary import choose_baseline, summarize
@@ -53,7 +54,6 @@ from benchmarks.reporting.result import Result, git_commit, read_result, write_r
 from crossrank import InputError
 from crossrank._artifact.origin import EMBEDDED_MODEL
 from crossrank._text.sample_texts import sample_texts
-from crossrank.export import export_model
 from crossrank.export._architectures.config import read_config
 from crossrank.models import RegisteredModel, find_model
 from tests.support.large_data import FOLDER, MINILM, MULTILINGUAL_BERT, SCIFACT, TREC_DL19, case
@@ -61,6 +61,10 @@ from tests.support.references import auto_classifier
 from tests.support.tiny_models import MAX_LENGTH, make_checkpoint, transformers_logits
 
 QRELS = {"1": {"a": 3, "b": 2, "c": 1, "d": 0}}
+
+
+def measure_first_stage(collection: Collection) -> Quality:
+    return mean_quality(measure_run(collection, first_stage_run(collection)))
 
 
 def collection_of(*candidates: Candidates) -> Collection:
@@ -718,36 +722,6 @@ def test_wrong_usage_ends_with_status_two(arguments: list[str]) -> None:
     assert stopped.value.code == 2
 
 
-def test_demo_without_a_model_ranks_with_the_embedded_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main([]) == 0
-    out, ranking = capsys.readouterr().out.split(demo.QUERY)
-    for fact in ("crossrank-mini-en", "cpu int8", " ms, ", " docs/s"):
-        assert fact in out
-    best = [line[16:40] for line in ranking.splitlines() if line[:3] in ("  1", "  2")]
-    assert set(best) == {demo.PASSAGES[1][:24], demo.PASSAGES[4][:24]}
-
-
-def test_demo_ranks_every_passage_with_a_checkpoint_and_its_artifact(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CROSSRANK_HOME", str(tmp_path / "cache"))
-    # Fewer graphs than a first use makes: the demo takes what the cache has.
-    artifact = export_model(checkpoint, variants=["cpu"], precisions=["fp32"])
-    manifest = (artifact / "crossrank.json").read_bytes()
-    for model in (checkpoint, artifact):
-        assert demo.main([str(model)]) == 0
-        out = capsys.readouterr().out
-        assert demo.QUERY in out
-        assert all(passage[:20] in out for passage in demo.PASSAGES)
-        assert "cpu fp32" in out
-    assert (artifact / "crossrank.json").read_bytes() == manifest
-
-
-def test_demo_of_an_unknown_model_fails_with_a_message(capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["no/such/model/here"]) == 1
-    assert capsys.readouterr().err.startswith("error: ")
-
-
 @pytest.mark.data(TREC_DL19)
 def test_first_stage_of_trec_dl19_has_the_published_figures() -> None:
     found = measure_first_stage(read_collection(FOLDER / TREC_DL19))
@@ -787,19 +761,6 @@ def test_sentence_transformers_scores_the_same_in_the_same_run(
     assert report["baseline"] == report["reference"] == "sentence-transformers torch fp32"
     # Both float32, summed in other orders; the logits of the tiny model spread by 1.5.
     assert report["engines"]["crossrank fp32"]["max_abs_delta"] <= 2e-5
-
-
-@pytest.mark.slow
-def test_demo_exports_a_trained_checkpoint_and_puts_the_answers_first(
-    trained_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CROSSRANK_HOME", str(tmp_path))
-    assert demo.main([str(trained_checkpoint)]) == 0
-    ranking = capsys.readouterr().out.partition(demo.QUERY)[2].split("\n")
-    assert {line[16:40] for line in ranking if line[:3] in ("  1", "  2")} == {
-        demo.PASSAGES[1][:24],
-        demo.PASSAGES[4][:24],
-    }
 
 
 def test_one_call_takes_no_longer_way_than_today() -> None:

@@ -45,7 +45,6 @@ from benchmarks.reporting.gpu import (
     gpu_section,
     latency,
     ours,
-    quality_loss,
     ratio,
     share_of_peak,
     short_tables,
@@ -222,11 +221,11 @@ def test_what_libraries_print_is_caught_beside_what_python_prints(capfd: pytest.
 def test_parts_are_every_model_and_what_explains_them() -> None:
     names = [part.name for part in all_parts()]
     assert names[:4] == ["facts", "parity", "model-minilm-l6", "model-tinybert-l2"]
-    assert {f"model-{key}" for key in GPU_MODELS} | {"facts", "parity", "quality"} == set(names)
+    assert {f"model-{key}" for key in GPU_MODELS} | {"facts", "parity"} == set(names)
     assert len(GPU_MODELS) == 11
     assert [size_of(key) for key in ("tinybert-l4", "bert-base", "bert-large")] == ["small", "base", "large"]
     assert all(part.estimate_s < 540 for part in all_parts())
-    assert [part.name for part in choose_parts(["quality", "facts"])] == ["facts", "quality"]
+    assert [part.name for part in choose_parts(["parity", "facts"])] == ["facts", "parity"]
     quick = choose_parts(None, quick=True)
     assert [part.name for part in quick] == ["facts", *(f"quick-{key}" for key in GOAL_MODELS)]
     assert sum(part.estimate_s for part in quick[:5]) < 300, "the second of two calls of five minutes"
@@ -283,7 +282,7 @@ def test_a_session_that_captures_nothing_is_no_contender_with_graphs(
         packed_contender(model, write_graph(model, "packed", tmp_path), graphs=True)
 
 
-def test_only_quality_needs_the_measures_of_rankings() -> None:
+def test_a_gpu_machine_needs_no_measures_of_rankings() -> None:
     code = (
         "import sys; sys.modules['ir_measures'] = None; import benchmarks.commands.gpu, benchmarks.measure.gpu.figures"
     )
@@ -321,15 +320,10 @@ def test_the_code_is_known_without_its_history(tmp_path: Path) -> None:
     assert code_hash(ROOT) == code_hash(ROOT)
 
 
-def test_parts_that_do_not_fit_or_lack_data_are_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CROSSRANK_TEST_DATA", str(tmp_path))
+def test_parts_that_do_not_fit_are_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--rehearse", "--bench", str(tmp_path), "--output", str(tmp_path / "out")]
-    assert main(["gpu", *where, "--parts", "quality", "model-bert-large", "--minutes", "1.5"]) == 0
-    said = capsys.readouterr().err
-    assert "skipped: quality: no judged queries trec-dl19" in said
-    assert "left for the next run: model-bert-large" in said
+    assert main(["gpu", *where, "--parts", "model-bert-large", "--minutes", "1.5"]) == 0
+    assert "left for the next run: model-bert-large" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*.json"))
 
 
@@ -422,14 +416,6 @@ SECTIONS: dict[str, Any] = {
             }
         },
     },
-    "quality": {
-        "fp32 on the CPU": {"ndcg_at_10": 0.7216},
-        "fp16 on the GPU": {"ndcg_at_10": 0.722},
-        "agreement": {
-            **{"max_abs_delta": 0.004, "kendall_tau": 0.9991, "trained": True, "not_finite": 0},
-            **{"ndcg_at_10_loss": -0.0004},
-        },
-    },
 }
 
 
@@ -450,13 +436,11 @@ def test_without_captured_graphs_the_session_without_them_stands_for_crossrank(t
     assert "| MiniLM-L6, no CUDA graphs | 150,000 |" in gpu_section(tmp_path)
 
 
-def test_figures_beside_logits_that_are_no_numbers_and_untrained_rankings_do_not_count() -> None:
+def test_figures_beside_logits_that_are_no_numbers_do_not_count() -> None:
     texts = {GRAPHS: figures(45_000, not_finite=1), ST_DEFAULT: figures(4_000)}
     broken = {"model-minilm-l6": model_sections(texts=texts) | {"contenders": {GRAPHS: {}}}}
     assert speed(broken, "minilm-l6", "texts") is None
     assert ratio(broken, "minilm-l6") is None
-    untrained = SECTIONS | {"quality": {"agreement": {"trained": False, "not_finite": 0, "ndcg_at_10_loss": 0}}}
-    assert quality_loss(untrained) is None
 
 
 def test_goals_are_met_not_met_or_not_measured() -> None:
@@ -465,10 +449,9 @@ def test_goals_are_met_not_met_or_not_measured() -> None:
     assert states.pop("MiniLM-L6, encoded documents, docs/s") == "not met"
     assert states.pop("MiniLM-L6, texts, docs/s") == "met"
     assert states.pop("MiniLM-L6, encoded documents, p50 of 100 in ms") == "met"
-    assert states.pop("MiniLM-L12, TREC DL 2019, nDCG@10 lost by fp16") == "met"
     assert states.pop("models whose fp16 is within its bounds of fp32") == "not met"
     assert set(states.values()) == {"not measured"}
-    assert len(GPU_GOALS) == len(GPU_MODELS) + 10
+    assert len(GPU_GOALS) == len(GPU_MODELS) + 9
 
 
 def write_parts(folder: Path, sections: dict[str, Any] = SECTIONS, *, rehearsal: bool = False) -> None:
@@ -491,7 +474,6 @@ def test_the_report_shows_what_was_measured(tmp_path: Path) -> None:
     assert f"| MiniLM-L6 | 5.0e-03 | 0.9990 | 0 | {kernels} | within bounds |" in report
     assert f"{kernels} | out of bounds |" in report
     assert "| BERT-base | - | - | - | - | - | - | failed |" in report
-    assert "| both, published weights | +0.0004 | 4.0e-03 | 0.9991 | 0 |" in report
     assert "NVIDIA H100; fp16 products 800.0 TFLOP/s; 90.0 tokens a pair; commit abc, 2026-01-01." in report
 
 
@@ -527,7 +509,7 @@ def test_a_rehearsal_says_so_in_its_tables(tmp_path: Path) -> None:
     printed = short_tables(tmp_path)
     assert printed.startswith("REHEARSAL on a CPU with tiny models: no figure means anything")
     assert "  met" not in printed
-    assert printed.count("rehearsed") == 6
+    assert printed.count("rehearsed") == 5
 
 
 # All of a part

@@ -1,4 +1,4 @@
-"""`python -m benchmarks tradeoff`: quality and speed of models and cascades in one run, and the choice of a depth."""
+"""`python -m benchmarks quality`: speeds of models and cascades beside their quality, and what a depth keeps."""
 
 import json
 import sys
@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main, parse
-from benchmarks.commands.tradeoff import run
+from benchmarks.commands.quality import run
 from benchmarks.inputs.collections import Candidates, Collection, read_collection
-from benchmarks.measure.cascades import cascade_order, choose_depth, deal, held_out, ranking_scores, weigh
+from benchmarks.measure.cascades import cascade_order, deal, held_out, overlap_by_depth, weigh
 from benchmarks.measure.quality import mean_quality, measure_queries
+from benchmarks.measure.systems import ranking_scores
 from benchmarks.measure.turns import Series, Spread
 from benchmarks.reporting.plots import Point, draw_tradeoff
 from crossrank import Cascade, CrossEncoder, MissingDependencyError
@@ -73,17 +74,15 @@ def test_ranking_by_depth_is_the_one_that_the_cascade_gives(depth: int, artifact
     assert np.argsort(-scores).tolist() == expected
 
 
-def test_smallest_depth_that_keeps_the_big_models_best_is_chosen() -> None:
+def test_a_depth_keeps_so_many_of_the_big_models_best() -> None:
     big = np.arange(40, 0, -1, dtype=np.float32)  # its ten best are 0 to 9
     # The small model has eight of them first, one at place 15, one at place 30.
     order = [*range(8), *range(10, 16), 8, *range(16, 30), 9, *range(30, 40)]
     small = np.empty(40, np.float32)
     small[order] = np.arange(40, 0, -1)
-    found = choose_depth([small, big], [big, big], [30, 5, 10, 15], least_overlap=0.95, data="some")
     # Five read are the five best; what follows is in the small model's order, which has three more among its ten.
-    assert found.overlap_at_10 == {5: 0.9, 10: 0.9, 15: 0.95, 30: 1.0}
-    assert (found.depth, found.queries, found.data) == (15, 2, "some")
-    assert choose_depth([small], [big], [5, 10], least_overlap=0.95, data="some").depth is None
+    found = overlap_by_depth([small, big], [big, big], [30, 5, 10, 15])
+    assert found == {5: 0.9, 10: 0.9, 15: 0.95, 30: 1.0}
 
 
 def test_queries_that_are_measured_are_not_held_out() -> None:
@@ -101,7 +100,7 @@ def test_every_query_is_in_one_round_and_the_warm_up_has_other_texts() -> None:
     assert len(deal(collection_of(*entries), rounds=9, warm_up=1).rounds) == 5
 
 
-def test_speed_is_by_round_and_quality_of_all_queries() -> None:
+def test_speed_is_by_round() -> None:
     entries = [candidates_of("1", 4), candidates_of("2", 4), candidates_of("3", 2)]
     workload = deal(collection_of(*entries), rounds=2, warm_up=1)
     up, down = np.arange(4, dtype=np.float32), -np.arange(4, dtype=np.float32)
@@ -114,36 +113,34 @@ def test_speed_is_by_round_and_quality_of_all_queries() -> None:
     assert found["fast"].docs_per_s == Spread(5, 4, 6)
     assert found["fast"].ratio == Spread(2.5, 2, 3)
     assert found["fast"].query_ms == Spread(750, 500, 1000)
-    qrels = workload.collection.qrels if workload.collection else {}
-    rankings = {"1": ["3", "2", "1", "0"], "3": ["0", "1"], "2": ["0", "1", "2", "3"]}
-    assert found["fast"].quality == mean_quality(measure_queries(rankings, qrels, relevant_grade=2))
 
 
-def tradeoff(*options: object) -> int:
-    return main(["tradeoff", *map(str, options), "--threads", "1", "--warm-up", "1"])
+def evaluate(*options: object) -> int:
+    return main(["quality", *map(str, options), "--threads", "1", "--warm-up", "1"])
 
 
-def test_run_measures_models_and_cascades_and_chooses_a_depth(
+def test_run_measures_models_and_cascades_and_what_their_depths_keep(
     data: Path, artifacts: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(tmp_path / "others.json", "3456")
     small, big = f"small={artifacts[0]}", f"big={artifacts[1]}"
-    depths = ("--depths", 4, 2, "--choose-on", tmp_path / "others.json", "--least-overlap", 0)
+    depths = ("--depths", 4, 2, "--choose-on", tmp_path / "others.json")
     output = tmp_path / "result.json"
     models = ("--data", data, "--precision", "fp32", "--model", small)
-    assert tradeoff(*models, "--cascade", small, big, *depths, "--rounds", 2, "--output", output) == 0
+    assert evaluate(*models, "--cascade", small, big, *depths, "--rounds", 2, "--output", output) == 0
     report: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
     assert list(report["systems"]) == ["small fp32", "big fp32", "cascade, k=2", "cascade, k=4"]
-    assert (report["benchmark"], report["data"], report["queries"], report["rounds"]) == ("tradeoff", "tiny", 3, 2)
+    assert (report["benchmark"], report["data"], report["queries"], report["rounds"]) == ("quality", "tiny", 3, 2)
     assert report["systems"]["cascade, k=4"]["of"] == ["small fp32", "big fp32"]
     assert report["systems"]["small fp32"]["ratio"] == {"median": 1, "min": 1, "max": 1}
     assert all(system["docs_per_s"]["median"] > 0 for system in report["systems"].values())
-    assert (report["chosen"]["depth"], report["chosen"]["queries"]) == (2, 3), "query 3 is measured, not held out"
+    assert report["overlap_at_10"]["queries"] == 3, "query 3 is measured, not held out"
+    assert list(report["overlap_at_10"]["by_depth"]) == ["2", "4"]
     assert str(tmp_path) not in report["command"]
     assert "--depths 4 2" in report["command"]
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     out = capsys.readouterr().out
-    assert "k=2 is the first to reach 0.0 of the big model's own ten best" in out
+    assert "of the big model's own ten best among the cascade's, 3 held-out queries: k=2 " in out
 
     # The figures are those of the cascade itself.
     cascade = Cascade([(CrossEncoder(artifacts[0], threads=1), None), (CrossEncoder(artifacts[1], threads=1), 4)])
@@ -153,7 +150,7 @@ def test_run_measures_models_and_cascades_and_chooses_a_depth(
         for entry in collection.candidates
     }
     expected = mean_quality(measure_queries(rankings, collection.qrels, relevant_grade=2))
-    assert report["systems"]["cascade, k=4"]["quality"]["ndcg_at_10"] == pytest.approx(expected.ndcg_at_10)
+    assert report["results"]["cascade, k=4"]["ndcg_at_10"] == pytest.approx(expected.ndcg_at_10)
 
 
 def test_systems_are_called_by_the_precision_that_runs(
@@ -169,7 +166,7 @@ def test_systems_are_called_by_the_precision_that_runs(
     # "auto" is int8 for the model that comes with crossrank, which has nothing else, and fp32 for the other.
     depths = ("--depths", 2, "--rounds", 1, "--documents", 4, "--output", output, "--threads", 1, "--warm-up", 1)
     models = ("--data", data, "--model", EMBEDDED_NAME, big, "--cascade", EMBEDDED_NAME, big)
-    _, options = parse(["tradeoff", *map(str, (*models, *depths))])
+    _, options = parse(["quality", *map(str, (*models, *depths))])
     run(options, draw=draw)
     systems = json.loads(output.read_text(encoding="utf-8"))["systems"]
     names = [f"{EMBEDDED_NAME} int8", "big fp32"]
@@ -182,7 +179,7 @@ def test_precision_that_auto_chooses_is_measured_once(
     data: Path, artifacts: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = ("--model", f"small={artifacts[0]}", "--precision", "auto", "fp32")
-    assert tradeoff("--data", data, *models, "--rounds", 1) == 0
+    assert evaluate("--data", data, *models, "--rounds", 1) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("small")]
     assert [line.split()[:2] for line in lines] == [["small", "fp32"]]
 
@@ -190,7 +187,6 @@ def test_precision_that_auto_chooses_is_measured_once(
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
-        ([], "nothing to measure: give --model, --cascade, or both"),
         (["--model", "a", "--choose-on", "."], "give --cascade SMALL BIG"),
         (["--cascade", "x/a", "y/a"], "several are called a"),
         (["--model", "a b=x"], "'a b': a system's name is of letters"),
@@ -201,7 +197,7 @@ def test_precision_that_auto_chooses_is_measured_once(
 def test_what_makes_no_sense_fails_before_a_model_is_opened(
     options: list[str], wrong: str, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tradeoff("--data", data, *(option.replace("DATA", str(data)) for option in options)) == 1
+    assert evaluate("--data", data, *(option.replace("DATA", str(data)) for option in options)) == 1
     assert wrong in capsys.readouterr().err
 
 

@@ -1,4 +1,7 @@
-"""The program of ``make demo``: ranks a few passages for a query with the embedded model or another one, readably."""
+"""The program of ``make demo``: ranks a few passages for a query with the embedded model or another one, readably.
+
+python examples/demo.py [MODEL]
+"""
 
 import argparse
 import sys
@@ -47,7 +50,7 @@ def _demo(model_name: str | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns 0, 1 for a failure, 2 for wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description="Rank a few passages for a query.")
+    parser = argparse.ArgumentParser(description="Rank a few passages for a query.")
     parser.add_argument(
         "model",
         nargs="?",
