@@ -21,7 +21,7 @@ COMMANDS = {
         "docs/s of whole calls, ours and others', and how near the scores are",
     ),
     "latency": ("compare:latency", "p50, p95 and p99 of one call"),
-    "memory": ("compare:memory", "peak memory of an engine's process, and ours after many documents"),
+    "memory": ("compare:memory", "memory of an engine's process, now and at most"),
     "startup": ("compare:startup", "import, load and first score in fresh processes"),
     "service": (
         "service",

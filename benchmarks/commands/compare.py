@@ -1,8 +1,7 @@
 """``throughput``, ``latency``, ``memory`` and ``startup``: engines beside each other, each in a process of its own."""
 
 import argparse
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -14,9 +13,9 @@ import numpy as np
 from benchmarks.engines.registry import ENGINES, EngineUnavailable, WorkerError
 from benchmarks.engines.worker import Worker
 from benchmarks.inputs.models import BenchmarkModel
-from benchmarks.inputs.workloads import Calls, Workload, make_workload, random_length_calls, synthetic_calls
+from benchmarks.inputs.workloads import Workload, make_workload, synthetic_calls
 from benchmarks.measure.peaks import PEAK_S, Peaks, operations_per_pair
-from benchmarks.measure.summary import Summary, choose_baseline, summarize
+from benchmarks.measure.summary import choose_baseline, summarize
 from benchmarks.measure.turns import Series, Turns, interleave, on_texts, percentiles, spread
 from benchmarks.options import add_options, check_output, open_benchmark_model, open_data
 from benchmarks.reporting.result import describe_machine, describe_run, print_unavailable, shorten_reasons, write_result
@@ -150,7 +149,7 @@ def _measure_throughput(options: argparse.Namespace, model: BenchmarkModel) -> M
     return Measured(
         unavailable,
         workers,
-        {key: summary.describe() for key, summary in summaries.items()},
+        summaries,
         more=_more(workload, data) | {"peaks_gflops": gflops, **compared},
         heading=f"{_calls(data)}, {data['mean_pair_tokens']} tokens a pair",
         note=f"ratio to {compared['baseline']} in the same round; Δ and tau to {compared['reference']}; "
@@ -159,7 +158,7 @@ def _measure_throughput(options: argparse.Namespace, model: BenchmarkModel) -> M
     )
 
 
-def _throughput_rows(summaries: Mapping[str, Summary]) -> Rows:
+def _throughput_rows(summaries: Mapping[str, Mapping[str, Any]]) -> Rows:
     rows = [
         [
             *("", "docs/s", "min", "max", "ratio", "min", "max", "GFLOP/s", "of peak"),
@@ -167,13 +166,17 @@ def _throughput_rows(summaries: Mapping[str, Summary]) -> Rows:
         ]
     ]
     for key, found in summaries.items():
-        near, quality = found.agreement, found.quality
+        quality = found["quality"] or {}
         rows.append(
             [
-                *(ENGINES[key].name, *spread_cells(found.docs_per_s, ".1f"), *spread_cells(found.ratio, ".2f")),
-                *(f"{found.gflops:.1f}", *shown([found.share_of_peak], ".0%")),
-                *(*shown((near.max_abs_delta, near.mean_abs_delta), ".1e"), f"{near.kendall_tau:.4f}"),
-                *shown((quality.ndcg_at_10, quality.mrr_at_10) if quality else (None, None), ".4f"),
+                *(
+                    ENGINES[key].name,
+                    *shown(found["docs_per_s"].values(), ".1f"),
+                    *shown(found["ratio"].values(), ".2f"),
+                ),
+                *(f"{found['gflops']:.1f}", *shown([found["share_of_peak"]], ".0%")),
+                *(*shown((found["max_abs_delta"], found["mean_abs_delta"]), ".1e"), f"{found['kendall_tau']:.4f}"),
+                *shown((quality.get("ndcg_at_10"), quality.get("mrr_at_10")), ".4f"),
             ]
         )
     return rows
@@ -193,43 +196,24 @@ def _measure_latency(options: argparse.Namespace, model: BenchmarkModel) -> Meas
 # Memory
 
 _CALLS, _DOCUMENTS = 3, 100
-_FIRST_LOOK = 2000  # documents after which memory should have grown to what it needs
 
 
 def _measure_memory(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
     workload = make_workload(open_data(options), documents=_DOCUMENTS, warm_up=0, rounds=1, calls=_CALLS)
-    looks = sorted({min(_FIRST_LOOK, options.documents), options.documents})
     workers: dict[str, Worker] = {}
 
-    def look(key: str) -> dict[str, Any]:
+    def look(key: str) -> dict[str, float]:
         # One process at a time: memory needs no neighbours.
         with _open(key, model, options.threads) as workers[key]:
-            ours = ENGINES[key].adapter == "crossrank"
-            return _memory_of(workers[key], workload.rounds[0], looks if ours else ())
+            for call in workload.rounds[0]:
+                workers[key].score(call.query, call.documents)
+            return {name: round(value, 1) for name, value in workers[key].memory().items()}
 
     turns = Turns(options.engines)
     found = turns.each(look)
-    rows = [("", f"after {_CALLS * _DOCUMENTS} documents", "peak", *(f"after {look:,}" for look in looks))]
-    for key, memory in found.items():
-        later = (memory["rss_after_mb"].get(str(look)) for look in looks)
-        rows.append((ENGINES[key].name, *shown((memory["rss_mb"], memory["peak_rss_mb"], *later), ".0f")))
+    rows = [("", f"MiB after {_CALLS * _DOCUMENTS} documents", "peak")]
+    rows += [(ENGINES[key].name, *shown(memory.values(), ".0f")) for key, memory in found.items()]
     return Measured(turns.failed, workers, found, {"data": workload.describe()}, rows=rows)
-
-
-def _memory_of(worker: Worker, calls: Calls, looks: Sequence[int]) -> dict[str, Any]:
-    """MiB after the calls, the most until then, and after so many documents of random lengths."""
-    for call in calls:
-        worker.score(call.query, call.documents)
-    now = {name: round(value, 1) for name, value in worker.memory().items()}
-    later: dict[str, float] = {}
-    steps = {math.ceil(look / _DOCUMENTS): str(look) for look in looks}
-    tick = progress(max(steps, default=0), "calls of random lengths")
-    for number, call in enumerate(random_length_calls(max(steps, default=0), _DOCUMENTS), 1):
-        worker.score(call.query, call.documents)
-        tick()
-        if number in steps:
-            later[steps[number]] = round(worker.memory()["rss_mb"], 1)
-    return now | {"rss_after_mb": later}
 
 
 # Startup
@@ -291,11 +275,10 @@ latency = Comparison(
     _measure_latency,
     {**_CALL_OPTIONS, "documents": 10, "calls": 20, "warm_up": 5},
 )
-_LOOKS = f"of random lengths, after which ours is looked at again; first after {_FIRST_LOOK} (default: 20000)"
 memory = Comparison(
     "resident memory of an engine's process in MiB, interpreter and libraries included",
     _measure_memory,
-    {"data": None, "documents": {"default": 20_000, "help": _LOOKS}},
+    {"data": None},
 )
 startup = Comparison(
     "a fresh process to its first scores: total is interpreter, import, load and a first call; files are cached",

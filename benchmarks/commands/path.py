@@ -6,7 +6,6 @@ while one `rank` runs, on the calling thread, and beside it on all threads.
 """
 
 import argparse
-import json
 import sys
 import threading
 from functools import cache
@@ -31,15 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     threads = {"default": 2, "help": "of the model (default: 2)"}
     calls = {"default": 25, "help": "whose median counts (default: 25)"}
     add_options(parser, "documents", "threads", "calls", documents=20, threads=threads, calls=calls)
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(options: argparse.Namespace) -> None:
     """Trace calls of `rank` with the embedded model and print the medians."""
     figures = trace_rank(options.documents, threads=options.threads, calls=options.calls)
-    if options.json:
-        print(json.dumps(figures, indent=2))
-        return
     print(f"one rank of {options.documents} documents, {options.threads} threads, median of {options.calls} calls:")
     print(format_table([("", "caller's thread", "all threads"), *((n, *map(str, row)) for n, row in figures.items())]))
 

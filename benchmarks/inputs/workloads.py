@@ -7,7 +7,6 @@ for that, texts return, and the workload says so.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from random import Random
 
 from crossrank._text.sample_texts import sample_texts
 
@@ -21,7 +20,6 @@ Calls = tuple[Candidates, ...]
 _SEED = 0
 _MOST_CALLS = 100  # of a round, where nobody says how many
 _SYNTHETIC_CALLS = 8
-_MOST_WORDS = 400  # of a document of random length: what 512 tokens hold, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +79,6 @@ def synthetic_calls(sizes: Sequence[int]) -> list[Candidates]:
         Candidates(str(i), query, tuple(str(place) for place in range(size)), tuple(islice(documents, size)))
         for i, (query, size) in enumerate(zip(queries, sizes, strict=True))
     ]
-
-
-def random_length_calls(calls: int, documents: int = 100) -> Iterator[Candidates]:
-    """Calls of documents of 1 to 400 words, all lengths alike often, with words that no call before had; seeded."""
-    draw = Random(0)
-    for i in range(calls):
-        words = " ".join(sample_texts(4 * documents, kind="document", seed=i)).split()
-        lengths = [draw.randint(1, _MOST_WORDS) for _ in range(documents)]
-        starts = [draw.randrange(len(words) - length) for length in lengths]
-        texts = (" ".join(words[start : start + length]) for start, length in zip(starts, lengths, strict=True))
-        (query,) = sample_texts(1, kind="query", seed=i)
-        yield Candidates(str(i), query, tuple(map(str, range(documents))), tuple(texts))
 
 
 def judged_calls(collection: Collection, documents: int) -> list[Candidates]:

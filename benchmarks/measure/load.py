@@ -6,11 +6,11 @@ their own.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import count, islice
-from queue import SimpleQueue
 from random import Random
-from threading import Barrier, Event, Lock, Thread
+from threading import Barrier, Lock
 
 from benchmarks.engines.registry import reason_of
 from crossrank import Overloaded, Ranking
@@ -131,7 +131,8 @@ def closed_loop(groups: Sequence[Callers], texts: Texts, *, seconds: float, seed
         What became of each group's requests; the seed decides the order of sizes.
     """
     logs = [_Log(group.score, texts) for group in groups]
-    gate, drawing = Barrier(sum(group.count for group in groups)), Lock()
+    callers = sum(group.count for group in groups)
+    gate, drawing = Barrier(callers), Lock()
 
     def work(log: _Log, drawn: Iterator[int]) -> None:
         gate.wait()
@@ -143,13 +144,11 @@ def closed_loop(groups: Sequence[Callers], texts: Texts, *, seconds: float, seed
                 return
             log.ask(size, time.perf_counter())
 
-    threads = []
-    for group, log in zip(groups, logs, strict=True):
-        drawn = islice(sizes(group.documents, seed), _MOST_REQUESTS)
-        threads += [Thread(target=work, args=(log, drawn), daemon=True) for _ in range(group.count)]
-    for thread in threads:
-        thread.start()
-    _join(threads)
+    with ThreadPoolExecutor(callers) as pool:
+        for group, log in zip(groups, logs, strict=True):
+            drawn = islice(sizes(group.documents, seed), _MOST_REQUESTS)
+            for _ in range(group.count):
+                pool.submit(work, log, drawn)
     return [log.answers() for log in logs]
 
 
@@ -160,30 +159,16 @@ def open_loop(
 
     A request that finds no caller free waits for one, which counts.
     """
-    log, late = _Log(score, texts), Event()
-    waiting: SimpleQueue[tuple[float, int] | None] = SimpleQueue()
-
-    def work() -> None:
-        while (request := waiting.get()) is not None:
-            due, size = request
-            if late.is_set():
-                log.end("unanswered", size, due, due)
-            else:
-                log.ask(size, due)
-
-    threads = [Thread(target=work, daemon=True) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    start = time.perf_counter()
-    for at, size in planned:
-        time.sleep(max(0.0, start + at - time.perf_counter()))
-        waiting.put((start + at, size))
-    time.sleep(max(0.0, start + seconds - time.perf_counter()))
-    for _ in threads:
-        waiting.put(None)
-    _join(threads, until=time.perf_counter() + _GRACE_S)
-    late.set()
-    _join(threads)
+    log = _Log(score, texts)
+    with ThreadPoolExecutor(callers) as pool:
+        sent, start = [], time.perf_counter()
+        for at, size in planned:
+            time.sleep(max(0.0, start + at - time.perf_counter()))
+            sent.append(pool.submit(log.ask, size, start + at))
+        wait(sent, max(0.0, start + seconds - time.perf_counter()) + _GRACE_S)
+        for (at, size), request in zip(planned, sent, strict=True):
+            if request.cancel():
+                log.end("unanswered", size, start + at, start + at)
     return log.answers(start, seconds)
 
 
@@ -221,8 +206,3 @@ class _Log:
             elapsed_s=max(seconds, last - begin, 1e-9),
             **lost,
         )
-
-
-def _join(threads: Sequence[Thread], *, until: float | None = None) -> None:
-    for thread in threads:
-        thread.join(None if until is None else max(0.0, until - time.perf_counter()))

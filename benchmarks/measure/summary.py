@@ -1,44 +1,18 @@
 """The summary of a run's times and scores for each engine; pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from statistics import median
+from typing import Any
 
 from benchmarks.engines.registry import ENGINES
 from benchmarks.inputs.workloads import Workload
 
-from .quality import Agreement, Quality, compare_scores, measure_scores
-from .turns import Floats, Series, Spread, spread
+from .quality import Quality, compare_scores, measure_scores
+from .turns import Floats, Series, spread
 
 # Which of the peaks an engine's operations are compared with.
 _PEAK_OF = {"exact": "fp32", "approximate": "fp32", "int8": "int8"}
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """One engine's figures.
-
-    Attributes:
-        docs_per_s: Over the rounds.
-        ratio: Of that to the baseline's in the same round.
-        gflops: Operations of the whole model per second, in units of 10^9.
-        share_of_peak: Of what large matrix products reach in its precision; None where that was not measured.
-        agreement: With the reference's scores.
-        quality: Of its rankings; None where they say nothing.
-    """
-
-    docs_per_s: Spread
-    ratio: Spread
-    gflops: float
-    share_of_peak: float | None
-    agreement: Agreement
-    quality: Quality | None
-
-    def describe(self) -> dict[str, object]:
-        """As JSON has it: the agreement's figures beside the others."""
-        values: dict[str, object] = asdict(self)
-        del values["agreement"]
-        return values | asdict(self.agreement)
 
 
 def choose_baseline(keys: Sequence[str], wanted: str) -> tuple[str, str]:
@@ -65,8 +39,12 @@ def summarize(
     operations: Sequence[float],
     peaks: Mapping[str, float],
     trained: bool,
-) -> dict[str, Summary]:
-    """Figures of every engine, by its key.
+) -> dict[str, dict[str, Any]]:
+    """Figures of every engine, by its key, as JSON has them.
+
+    ``docs_per_s`` and its ``ratio`` to the baseline's over the rounds; ``gflops``, 10^9 operations of the whole model
+    per second, and ``share_of_peak``, of what large matrix products reach in its precision; the agreement with the
+    reference's scores; ``quality`` of its rankings. None is what was not measured or says nothing.
 
     Args:
         series: Engine key -> what it gave.
@@ -86,14 +64,15 @@ def summarize(
         seconds, scores = found.round_seconds, found.all_scores
         gflops = median(n / s for n, s in zip(operations, seconds, strict=True)) / 1e9
         peak = peaks.get(_PEAK_OF.get(ENGINES[key].kind, ""))
-        summaries[key] = Summary(
-            docs_per_s=spread(n / s for n, s in zip(documents, seconds, strict=True)),
-            ratio=spread(their / our for our, their in zip(seconds, theirs, strict=True)),
-            gflops=round(gflops, 2),
-            share_of_peak=None if peak is None else round(gflops / peak, 4),
-            agreement=compare_scores(expected, scores),
-            quality=_quality(workload, scores) if trained else None,
-        )
+        quality = _quality(workload, scores) if trained else None
+        summaries[key] = {
+            "docs_per_s": asdict(spread(n / s for n, s in zip(documents, seconds, strict=True))),
+            "ratio": asdict(spread(their / our for our, their in zip(seconds, theirs, strict=True))),
+            "gflops": round(gflops, 2),
+            "share_of_peak": None if peak is None else round(gflops / peak, 4),
+            "quality": quality and asdict(quality),
+            **asdict(compare_scores(expected, scores)),
+        }
     return summaries
 
 

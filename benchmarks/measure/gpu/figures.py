@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.engines.registry import reason_of
 from benchmarks.engines.worker import Call as Timing
 from benchmarks.measure.peaks import operations_per_pair
 from benchmarks.measure.turns import Floats, Series, Turns, interleave, percentiles, spread, timed
@@ -83,7 +84,11 @@ def measure_parity(place: Place, keep: Keep, keys: Iterable[str] = GPU_MODELS) -
     """
     found = {}
     for key in keys:
-        keep(key, row := compare_with_reference(open_gpu_model(key, place)))
+        try:
+            row = compare_with_reference(open_gpu_model(key, place))
+        except Exception as error:  # the others are to be compared
+            row = {"rows": {}, "problems": [reason_of(error)]}
+        keep(key, row)
         found[key] = row["problems"]
     if wrong := {key: why for key, why in found.items() if why}:
         raise RuntimeError("; ".join(f"{key}: {', '.join(why)}" for key, why in wrong.items()))
