@@ -31,7 +31,7 @@ COMMANDS = {
     "host": ("host", "CPU time of a document beside a GPU, encoded and as text, where computing takes none"),
     "suite": ("suite", "all of these, each in a process of its own, to go on where an earlier run was stopped"),
     "gpu": ("gpu", "a GPU machine checked and timed in parts, beside peers; --rehearse needs none"),
-    "report": ("report", "the tables, the plot and the goals in the documents, from the results"),
+    "report": ("report", "the tables and the goals in the documents, from the results"),
 }
 
 

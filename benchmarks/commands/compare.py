@@ -211,8 +211,8 @@ def _measure_memory(options: argparse.Namespace, model: BenchmarkModel) -> Measu
 
     turns = Turns(options.engines)
     found = turns.each(look)
-    rows = [("", f"MiB after {_CALLS * _DOCUMENTS} documents", "peak")]
-    rows += [(ENGINES[key].name, *shown(memory.values(), ".0f")) for key, memory in found.items()]
+    rows = [["", f"MiB after {_CALLS * _DOCUMENTS} documents", "peak"]]
+    rows += [[ENGINES[key].name, *shown(memory.values(), ".0f")] for key, memory in found.items()]
     return Measured(turns.failed, workers, found, {"data": workload.describe()}, rows=rows)
 
 

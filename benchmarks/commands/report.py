@@ -1,7 +1,6 @@
-"""The report: README's table, the performance page's with the plot, the goals in the benchmarks' README."""
+"""The report: the tables of README, of two pages and of the benchmarks' README, with the goals."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from benchmarks import ROOT
@@ -16,6 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the tables and write them and the plot into this checkout."""
-    results = read_results(options.results, ignored=lambda line: print(line, file=sys.stderr))
+    """Print the tables and write them into this checkout."""
+    results = read_results(options.results)
     print("\n".join(write_report(results, ROOT, gpu=options.results / "gpu")))

@@ -13,7 +13,7 @@ from benchmarks import ROOT
 from benchmarks.engines.registry import ENGINES, WorkerError
 from benchmarks.inputs.workloads import TREC_DL19
 from benchmarks.options import add_options, find_test_data
-from benchmarks.reporting.result import RESULTS, Result, git_commit, read_result
+from benchmarks.reporting.result import RESULTS, git_commit, read_result
 from crossrank import CrossrankError, InputError
 
 from .jobs import in_words, run_command, run_jobs, say
@@ -138,9 +138,9 @@ def is_done(cell: Cell, file: Path, *, commit: str, keep: bool) -> bool:
     """
     try:
         result = read_result(file)
-    except CrossrankError:
-        return False  # absent, or written to the half
-    if not isinstance(result, Result):
+    except CrossrankError:  # absent, or written to the half
+        return False
+    if result is None:
         return False
     names = {ENGINES[key].name for key in cell.engines}
     if not names <= {*result.engines, *result.unavailable}:

@@ -135,5 +135,4 @@ ENGINES: dict[str, EngineSpec] = {
     "fastembed-fp32": EngineSpec("fastembed fp32", "fastembed", "exact", "fastembed", "onnx"),
     "fastembed-qint8": EngineSpec("fastembed qint8", "fastembed", "int8", "fastembed", "onnx-qint8"),
     "flashrank-int8": EngineSpec("flashrank int8", "flashrank", "int8", "flashrank", "onnx-qint8"),
-    "infinity": EngineSpec("infinity torch fp32", "infinity", "exact", "infinity"),
 }

@@ -39,30 +39,21 @@ class Quality:
     recall_at_10: float
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How near scores are to a reference's.
+def compare_scores(reference: Sequence[Floats], scores: Sequence[Floats]) -> dict[str, float]:
+    """How near an engine's scores are to a reference's; per call, float32 [documents].
 
     Kendall's tau is of the documents' order, the mean over calls; where calls have one document each, of all of them.
-    """
-
-    max_abs_delta: float
-    mean_abs_delta: float
-    kendall_tau: float
-
-
-def compare_scores(reference: Sequence[Floats], scores: Sequence[Floats]) -> Agreement:
-    """How near an engine's scores are to a reference's; per call, float32 [documents].
 
     >>> a, b = np.array([1, 2, 3], np.float32), np.array([1, 3, 2.5], np.float32)
     >>> compare_scores([a], [b])
-    Agreement(max_abs_delta=1.0, mean_abs_delta=0.5, kendall_tau=0.3333333333333333)
+    {'max_abs_delta': 1.0, 'mean_abs_delta': 0.5, 'kendall_tau': 0.3333333333333333}
     """
     expected, found = np.concatenate(reference), np.concatenate(scores)
     deltas = np.abs(found.astype(np.float64) - expected)
     ranked = [(a, b) for a, b in zip(reference, scores, strict=True) if len(a) > 1] or [(expected, found)]
     taus = [kendall_tau(a[:_MOST_RANKED], b[:_MOST_RANKED]) for a, b in ranked]
-    return Agreement(float(deltas.max()), float(deltas.mean()), float(np.mean(taus)))
+    figures = {"max_abs_delta": deltas.max(), "mean_abs_delta": deltas.mean(), "kendall_tau": np.mean(taus)}
+    return {name: float(value) for name, value in figures.items()}
 
 
 def measure_queries(rankings: Mapping[str, Sequence[str]], qrels: Qrels, *, relevant_grade: int) -> dict[str, Quality]:

@@ -71,7 +71,7 @@ def summarize(
             "gflops": round(gflops, 2),
             "share_of_peak": None if peak is None else round(gflops / peak, 4),
             "quality": quality and asdict(quality),
-            **asdict(compare_scores(expected, scores)),
+            **compare_scores(expected, scores),
         }
     return summaries
 

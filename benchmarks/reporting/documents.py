@@ -8,14 +8,12 @@ from crossrank import InputError
 
 from .goals import GOALS, goals_table, is_ours
 from .gpu import gpu_section
-from .plots import Panel, draw
 from .result import Result, Results
 from .tables import markdown_table
 
 START, END = "<!-- benchmarks: start -->", "<!-- benchmarks: end -->"
-_PLOT = "benchmarks/throughput.png"
 _MAIN_MODELS = ("tinybert-l2", "minilm-l12", "bert-base")
-_DOCUMENTS = 100  # per call, in the tables and the plot
+_DOCUMENTS = 100  # per call, in the tables
 _SMALL, _TRAINED = "tinybert-l2", "minilm-l12"
 _BASELINE = ENGINES["st-torch-fp32"].name
 # README's rows: ours, and the forms of the library that most people run.
@@ -26,7 +24,7 @@ Column = tuple[str, Result, str, str]  # heading, result, path of the figure, it
 
 
 def write_report(results: Results, root: Path, *, gpu: Path) -> list[str]:
-    """Write the parts of README, of two pages and of the benchmarks' README, and the plot; all or none.
+    """Write the parts of README, of two pages and of the benchmarks' README; all or none.
 
     Args:
         results: Of the suite.
@@ -38,7 +36,6 @@ def write_report(results: Results, root: Path, *, gpu: Path) -> list[str]:
 
     Raises:
         InputError: If there is no throughput of a main model, or no place for a part in the checkout.
-        MissingDependencyError: If matplotlib is not installed.
     """
     speeds = _main_results(results)
     if not speeds:
@@ -46,24 +43,13 @@ def write_report(results: Results, root: Path, *, gpu: Path) -> list[str]:
         raise InputError(f"no result to report: one of {wanted} is needed; run `python -m benchmarks suite`")
     parts = {
         root / "README.md": readme_section(results),
-        root / "docs" / "performance.md": performance_section(results, f"../{_PLOT}"),
+        root / "docs" / "performance.md": performance_section(results),
         root / "docs" / "gpu.md": gpu_section(gpu) or _NO_GPU,
         root / "benchmarks" / "README.md": benchmarks_section(results),
     }
     texts = {path: replace_part(path, part) for path, part in parts.items()}
-    engines = _ordered_engines(speeds)
-    image = draw(
-        [
-            Panel(result.model_name, {name: (found["docs_per_s.median"], _ratio(result, name)) for name, found in rows})
-            for result in speeds
-            for rows in [result.engines.items()]
-        ],
-        engines=engines,
-        highlighted=[engine for engine in engines if is_ours(engine)],
-    )
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
-    (root / _PLOT).write_bytes(image)
     return list(parts.values())
 
 
@@ -96,8 +82,8 @@ def readme_section(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def performance_section(results: Results, plot: str) -> str:
-    """The performance page's part: plot, every engine's speed with what it costs, and what the figures are."""
+def performance_section(results: Results) -> str:
+    """The performance page's part: every engine's speed with what it costs, and what the figures are."""
     speeds = _main_results(results)
     trained, small = results.find("throughput", _TRAINED, _DOCUMENTS), results.find("latency", _SMALL, 10)
     memory, startup = results.find("memory", _TRAINED), results.find("startup", _SMALL)
@@ -120,7 +106,6 @@ def performance_section(results: Results, plot: str) -> str:
     if drawn:
         legend.append(f"{' and '.join(drawn)} in true size with random weights, whose quality means nothing")
     parts = [
-        f"![Documents per second of each engine]({plot})",
         f"Documents per second of calls of {_DOCUMENTS} documents, texts in and scores out, in brackets the ratio to "
         f"{_BASELINE}; encoded documents come as tokens, not as texts:",
         _speed_table(speeds, columns, _ordered_engines(speeds)),

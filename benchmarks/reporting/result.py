@@ -11,7 +11,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
+from benchmarks.engines.registry import reason_of
 from benchmarks.inputs.collections import Collection
 from benchmarks.inputs.files import write_whole
 from benchmarks.options import command_line
@@ -181,10 +182,8 @@ class Results:
         return iter(self.by_cell.values())
 
 
-def read_results(folder: Path, *, ignored: Callable[[str], None]) -> Results:
+def read_results(folder: Path) -> Results:
     """Read every result of a folder, beside which other JSON files may lie.
-
-    ``ignored`` is called with a line for each file of an older format.
 
     Raises:
         InputError: If the folder is none, or holds a file that cannot be read; names all such files.
@@ -197,21 +196,18 @@ def read_results(folder: Path, *, ignored: Callable[[str], None]) -> Results:
             result = read_result(file)
         except InputError as error:
             problems.append(str(error))
-            continue
-        if isinstance(result, Result):
-            results.append(result)
-        elif result:
-            ignored(result)
+        else:
+            results += [result] if result else []
     if problems:
         raise InputError(join_problems(f"--results {folder}", problems))
     return Results({(result.benchmark, result.model, result.size): result for result in results})
 
 
-def read_result(file: Path) -> Result | str | None:
-    """Read one file: a result, a line that says why it is ignored, or None for what no suite wrote.
+def read_result(file: Path) -> Result | None:
+    """Read one file, None for what no suite wrote.
 
     Raises:
-        InputError: If it is no JSON (an interrupted run) or lacks something; names all that it lacks.
+        InputError: If it is no JSON, or lacks something.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -219,43 +215,34 @@ def read_result(file: Path) -> Result | str | None:
         raise InputError(f"{file.name} cannot be read ({error}); remove it, and run the suite again") from error
     if not isinstance(content, dict) or content.get("benchmark") not in _FIGURES:
         return None
-    if "commit" not in content:
-        return f"{file.name}: older format, ignored"
-    problems: list[str] = []
-
-    def take(path: str, kind: type) -> Any:
-        value = look_up(content, *path.split("."))
-        if isinstance(value, kind):
-            return value
-        problems.append(f"{path} is {json.dumps(value)[:60]}; {kind.__name__} is needed")
-        return kind()
-
-    benchmark, rows = content["benchmark"], take("engines", dict)
+    benchmark = content["benchmark"]
     model, size = _cell_of(file, benchmark)
-    engines = {name: dict(_numbers(row)) for name, row in rows.items()}
-    kinds = {name: row["kind"] for name, row in rows.items() if isinstance(row, dict) and "kind" in row}
-    problems += [f"engines.{name} has no kind" for name in rows if name not in kinds]
-    for name, figures in engines.items():
-        problems += [f"engines.{name}.{path} is no number" for path in _FIGURES[benchmark] if path not in figures]
-    result = Result(
-        benchmark=benchmark,
-        model=model,
-        size=size,
-        model_name=take("model.name", str),
-        weights=take("model.weights", str),
-        date=take("date", str),
-        commit=take("commit", str),
-        machine=f"{take('machine.cpu', str)}, {take('machine.cores', int)} cores",
-        threads=take("threads", int),
-        data=take("data.name", str),
-        calls=int(look_up(content, "data", "calls") or 0),
-        kinds=kinds,
-        engines=engines,
-        unavailable={name: str(reason) for name, reason in take("unavailable", dict).items()},
-    )
-    if problems:
-        raise InputError(join_problems(file.name, problems))
-    return result
+    try:
+        engines = {name: dict(_numbers(row)) for name, row in content["engines"].items()}
+        for figures in engines.values():
+            for path in _FIGURES[benchmark]:
+                figures[path]  # is there
+        return Result(
+            benchmark=benchmark,
+            model=model,
+            size=size,
+            model_name=content["model"]["name"],
+            weights=content["model"]["weights"],
+            date=content["date"],
+            commit=content["commit"],
+            machine=f"{content['machine']['cpu']}, {content['machine']['cores']} cores",
+            threads=content["threads"],
+            data=content["data"]["name"],
+            calls=int(content["data"].get("calls") or 0),
+            kinds={name: row["kind"] for name, row in content["engines"].items()},
+            engines=engines,
+            unavailable=content["unavailable"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file.name} lacks what the report needs of its engines, data or machine: {reason_of(error)}; remove it, "
+            "and run the suite again"
+        ) from error
 
 
 def look_up(content: Any, *path: str) -> Any:

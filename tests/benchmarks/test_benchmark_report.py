@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from benchmarks.reporting.documents import (
     write_report,
 )
 from benchmarks.reporting.goals import GOALS
-from benchmarks.reporting.result import Result, Results, read_result, read_results
-from crossrank import InputError, MissingDependencyError
+from benchmarks.reporting.result import RESULTS, Result, Results, read_result, read_results
+from crossrank import InputError
 
 NAMES = {
     "tinybert-l2": "TinyBERT-L-2",
@@ -72,7 +71,7 @@ def throughput(folder: Path, model: str, ratios: Mapping[str, float], size: int 
 
 
 def results_of(folder: Path) -> Results:
-    return read_results(folder, ignored=lambda line: None)
+    return read_results(folder)
 
 
 def reached(folder: Path, words: str) -> tuple[float | None, str, str]:
@@ -102,7 +101,7 @@ def measured(folder: Path) -> Path:
         "fastembed-fp32": 2,
         "fastembed-qint8": 2.5,
     }
-    why = {"infinity torch fp32": "its environment infinity is absent: run make bench-env"}
+    why = {"flashrank int8": "its environment flashrank is absent: run make bench-env"}
     for model in NAMES:
         throughput(folder, model, ratios, unavailable=why)
     quality = {"ndcg_at_10": 0.7216, "mrr_at_10": 0.9}
@@ -147,34 +146,35 @@ def test_result_is_read_with_its_cell_and_every_number(folder: Path) -> None:
     assert result.figure("absent", "ratio.median") is None
 
 
-def test_older_format_is_named_and_foreign_files_are_passed_over(folder: Path) -> None:
-    (folder / "throughput-minilm-l12-cpu.json").write_text(
-        '{"benchmark": "throughput", "engines": {}}', encoding="utf-8"
-    )
+def test_foreign_files_are_passed_over(folder: Path) -> None:
     (folder / "quality-minilm-l12.json").write_text('{"benchmark": "quality"}', encoding="utf-8")
     (folder / "parity-minilm-l12.json").write_text('{"format": 1}', encoding="utf-8")
-    lines: list[str] = []
-    assert list(read_results(folder, ignored=lines.append)) == []
-    assert lines == ["throughput-minilm-l12-cpu.json: older format, ignored"]
+    assert list(read_results(folder)) == []
 
 
-def test_everything_that_results_lack_is_named_at_once(folder: Path) -> None:
-    write_result(folder, "latency", "a", 10, {"crossrank-fp32": {"p50_ms": 1.0, "p95_ms": "fast"}}, threads="2")
+def test_committed_results_are_read() -> None:
+    assert len(list(read_results(RESULTS))) > 10
+
+
+def test_files_that_are_no_results_are_named_at_once(folder: Path) -> None:
+    write_result(folder, "latency", "a", 10, {"crossrank-fp32": {"p50_ms": 1.0, "p95_ms": "fast"}})
     (folder / "memory-a.json").write_text('{"benchmark": "mem', encoding="utf-8")
+    (folder / "memory-b.json").write_text('{"benchmark": "memory", "engines": {}}', encoding="utf-8")
     with pytest.raises(InputError) as raised:
         results_of(folder)
     message = str(raised.value)
-    assert 'threads is "2"; int is needed' in message
-    assert "engines.crossrank fp32.p95_ms is no number" in message
-    assert "engines.crossrank fp32.p99_ms is no number" in message
+    assert (
+        "latency-a-10.json lacks what the report needs of its engines, data or machine: KeyError: 'p95_ms'" in message
+    )
     assert "memory-a.json cannot be read" in message
+    assert "memory-b.json lacks what the report needs" in message
     assert "run the suite again" in message
 
 
 @pytest.mark.parametrize("engines", [[], None, {"crossrank fp32": 1}, {"crossrank fp32": None}])
 def test_engines_of_another_shape_are_refused(folder: Path, engines: object) -> None:
     write_result(folder, "memory", "a", None, {}, engines=engines)
-    with pytest.raises(InputError, match=r"(?s)memory-a\.json: .*engines"):
+    with pytest.raises(InputError, match=r"(?s)memory-a\.json lacks .*engines"):
         results_of(folder)
 
 
@@ -263,8 +263,7 @@ def test_every_goal_names_engines_and_cells_that_the_suite_measures(folder: Path
 
 
 def test_readme_table_has_speed_ratio_fidelity_latency_memory_and_startup(measured: Path) -> None:
-    section = performance_section(results_of(measured), "plot.png")
-    assert section.startswith("![Documents per second of each engine](plot.png)\n")
+    section = performance_section(results_of(measured))
     speeds = " | ".join(f"{name} docs/s" for name in NAMES.values())
     assert f"| engine | {speeds} | tau | nDCG@10 | p50 ms | peak MB | start s |" in section
     ours = "4,500 (4.50) | 90 (4.50) | 4,500 (4.50) | 0.9450 | 0.7216 | 2.0 | 410 |  |"
@@ -276,12 +275,12 @@ def test_readme_table_has_speed_ratio_fidelity_latency_memory_and_startup(measur
     assert "MiniLM-L12, 6 calls on trec-dl19" in section
     assert "TinyBERT-L-2 and BERT-base in true size with random weights" in section
     assert "A processor, 2 cores, 2 threads; engines in turns, medians; commit 0123abc, 2026-11-23." in section
-    assert "Not measured: infinity torch fp32 (its environment infinity is absent: run make bench-env)." in section
+    assert "Not measured: flashrank int8 (its environment flashrank is absent: run make bench-env)." in section
 
 
 def test_readme_table_of_one_result_has_no_empty_columns(folder: Path) -> None:
     throughput(folder, "tinybert-l2", {"crossrank-fp32": 4.5, "st-torch-bf16": 0.0005})
-    section = performance_section(results_of(folder), "plot.png")
+    section = performance_section(results_of(folder))
     assert "| engine | TinyBERT-L-2 docs/s |\n|---|---|\n| **crossrank fp32** | 4,500 |" in section
     assert "| sentence-transformers torch bf16 | 0.5 |" in section, "no ratio without the baseline"
 
@@ -289,7 +288,7 @@ def test_readme_table_of_one_result_has_no_empty_columns(folder: Path) -> None:
 def test_figures_of_several_machines_and_commits_are_called_so(folder: Path) -> None:
     throughput(folder, "tinybert-l2", {"crossrank-fp32": 4.5})
     throughput(folder, "minilm-l12", {"crossrank-fp32": 4.5}, commit="fed", date="2026-11-25", threads=8)
-    section = performance_section(results_of(folder), "plot.png")
+    section = performance_section(results_of(folder))
     assert "A processor, 2 cores, 2 threads; A processor, 2 cores, 8 threads; " in section
     assert "commit 0123abc, fed, 2026-11-23 to 2026-11-25." in section
 
@@ -328,11 +327,10 @@ def test_report_stays_the_same_when_it_is_written_again(measured: Path, checkout
         parts = write_report(results_of(measured), checkout, gpu=measured / "gpu")
         written.append({path: path.read_bytes() for path in sorted(checkout.rglob("*.*"))})
     assert written[0] == written[1]
-    assert {path.name for path in written[0]} == {"README.md", "performance.md", "gpu.md", "throughput.png"}
+    assert {path.name for path in written[0]} == {"README.md", "performance.md", "gpu.md"}
     assert "None of this has run on a GPU yet" in parts[2]
     text = (checkout / "README.md").read_text(encoding="utf-8")
     assert text == f"# Title\n\n{START}\n{parts[0]}\n{END}\n\nthe rest\n"
-    assert "(../benchmarks/throughput.png)" in parts[1]
 
 
 @pytest.mark.parametrize("text", ["", START, f"{END}\n{START}", f"{START}{START}{END}", f"{START}{END}{END}"])
@@ -343,7 +341,6 @@ def test_place_of_the_report_must_be_there_once(measured: Path, checkout: Path, 
     with pytest.raises(InputError, match=r"one line <!-- benchmarks: start --> and after it one line"):
         write_report(results_of(measured), checkout, gpu=measured / "gpu")
     assert (checkout / "README.md").read_bytes() == before
-    assert not (checkout / "benchmarks" / "throughput.png").exists()
 
 
 def test_documents_of_this_checkout_have_a_place_for_the_report() -> None:
@@ -384,11 +381,8 @@ def test_plot_can_be_read_on_light_and_dark_pages(background: str) -> None:
 def test_plot_is_a_small_transparent_png() -> None:
     from matplotlib.image import imread
 
-    engines = [spec.name for spec in ENGINES.values()]
-    bars: dict[str, tuple[float, float | None]] = {name: (10.0 + 321 * i, i / 3) for i, name in enumerate(engines)}
-    panels = [plots.Panel(name, bars) for name in ("TinyBERT-L-2", "MiniLM-L12")]
-    panels.append(plots.Panel("BERT-base", {engines[0]: (0.5, None)}))
-    png = plots.draw(panels, highlighted=engines[:4], engines=engines)
+    models, curve = [plots.Point(30.0, 0.7, "big"), plots.Point(3000.0, 0.65, "small")], [plots.Point(90, 0.7, "k=10")]
+    png = plots.draw_tradeoff(models, curve, curve="cascade", line=("BM25", 0.5), heading="nDCG@10")
     assert png.startswith(b"\x89PNG")
     assert 10_000 < len(png) < 100_000
     pixels = imread(io.BytesIO(png))  # float32 [height, width, 4], 0 to 1
@@ -396,12 +390,6 @@ def test_plot_is_a_small_transparent_png() -> None:
     solid = {tuple(pixel) for pixel in (pixels[pixels[..., 3] == 1][:, :3] * 255).round().astype(int).tolist()}
     colours = {tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in (plots.TEXT, plots.OURS, plots.THEIRS)}
     assert colours <= solid
-
-
-def test_plot_without_matplotlib_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
-        plots.draw([plots.Panel("a", {})], highlighted=[], engines=["x"])
 
 
 # --- suite
