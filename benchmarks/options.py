@@ -91,12 +91,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "calls": _count("of a round"),
     "rounds": _count("rounds of calls") | {"default": 5},
     "warm-up": _count("calls that do not count"),
-    "baseline": {
-        "choices": ENGINES,
-        "default": "st-torch-fp32",
-        "metavar": "KEY",
-        "help": "what ratios are to; where it does not run, the first engine that does (default: %(default)s)",
-    },
     "peak-seconds": {
         "type": float,
         "metavar": "S",

@@ -134,7 +134,7 @@ def _measure_throughput(options: argparse.Namespace, model: BenchmarkModel) -> M
     if not series:
         return Measured(unavailable)
     gflops = {precision: round(median(values), 1) for precision, values in peaks.gflops.items()}
-    baseline, reference = choose_baseline(list(series), options.baseline)
+    baseline, reference = choose_baseline(list(series))
     summaries = summarize(
         series,
         workload,
@@ -266,7 +266,6 @@ throughput = Comparison(
         "documents": 100,
         "calls": {"help": "of a round (default: 8 synthetic ones, or what judged queries give, at most 100)"},
         "warm_up": 2,
-        "baseline": None,
         "peak_seconds": PEAK_S,
     },
 )

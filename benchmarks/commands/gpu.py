@@ -5,7 +5,6 @@ which has no time to start several. Each part leaves a JSON file that grows with
 """
 
 import argparse
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from benchmarks.measure.gpu.contenders import Keep
 from benchmarks.measure.gpu.models import GOAL_MODELS, GPU_MODELS, Place, draw_models, size_of
 from benchmarks.options import add_options, find_test_data
 from benchmarks.reporting.gpu import MODEL, PARITY, QUICK, read_part, short_tables
-from benchmarks.reporting.result import RESULTS, describe_machine, describe_run, shorten_reason, write_result
+from benchmarks.reporting.result import RESULTS, code_hash, describe_machine, describe_run, shorten_reason, write_result
 from crossrank import InputError
 from crossrank._machine.device import check_device
 from crossrank._machine.gpu import read_gpu_facts
@@ -29,7 +28,6 @@ from .jobs import run_command, run_jobs, say
 
 _REHEARSAL = "gpu-rehearsal"
 _LONGEST_S = 540.0  # of a part: some GPU services end a command after ten minutes
-_CODE = ("engine", "export", "models", "benchmarks")
 _ESTIMATES_S = {"small": 60.0, "base": 70.0, "large": 110.0}
 _QUICK_ESTIMATES_S = {"small": 40.0, "base": 50.0, "large": 50.0}  # their weights are drawn before
 
@@ -84,15 +82,6 @@ def identify(part: Part, place: Place) -> dict[str, object]:
     gpus = read_gpu_facts().gpus
     gpu = "CPU" if place.rehearse else gpus[place.device.index].name if gpus else "unknown"
     return {"part": part.name, "rehearsal": place.rehearse, "code": code_hash(ROOT), "gpu": gpu}
-
-
-def code_hash(root: Path) -> str:
-    """A hash of the code of a checkout, which may have come without its history."""
-    digest = hashlib.sha256()
-    for path in sorted(path for folder in _CODE for path in (root / folder).rglob("*")):
-        if path.suffix in (".py", ".toml", ".jsonl") and "results" not in path.parts:
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def is_done(part: Part, place: Place, file: Path) -> bool:

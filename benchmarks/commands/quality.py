@@ -13,7 +13,6 @@ from benchmarks.inputs.trec import Run, read_run, run_tag, write_run
 from benchmarks.measure.cascades import Speed, deal, held_out, overlap_by_depth, weigh
 from benchmarks.measure.quality import (
     HEADINGS,
-    Comparison,
     Quality,
     compare_queries,
     first_stage_run,
@@ -105,9 +104,7 @@ def run(options: argparse.Namespace, *, draw: Callable[..., bytes] = draw_tradeo
         "systems": {name: {**systems[name].facts, **asdict(speed)} for name, speed in speeds.items()},
         "overlap_at_10": {"queries": len(choosing), "by_depth": overlap} if overlap else None,
         "compared_with": baseline,
-        "comparisons": {
-            name: {measure: asdict(one) for measure, one in values.items()} for name, values in comparisons.items()
-        },
+        "comparisons": comparisons,
     }
     if options.json:
         print(json.dumps(result, indent=2))
@@ -186,7 +183,7 @@ def _overlap(
     return overlap_by_depth(small, big, options.depths)
 
 
-def _compare(found: Mapping[str, Quality], others: Mapping[str, Quality]) -> dict[str, Comparison]:
+def _compare(found: Mapping[str, Quality], others: Mapping[str, Quality]) -> dict[str, dict[str, float]]:
     """By measure; both have the same queries."""
     return {
         measure: compare_queries(*([getattr(values[key], measure) for key in found] for values in (found, others)))
@@ -205,10 +202,10 @@ def _format(means: Mapping[str, Quality], speeds: Mapping[str, Speed]) -> str:
     return format_table(rows)
 
 
-def _format_comparisons(comparisons: Mapping[str, Mapping[str, Comparison]]) -> str:
+def _format_comparisons(comparisons: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     rows = [["", "measure", "difference", "p", "better", "worse", "equal"]]
     for name, values in comparisons.items():
         for measure, one in values.items():
-            counts = (str(count) for count in (one.better, one.worse, one.equal))
-            rows.append([name, HEADINGS[measure], f"{one.difference:+.4f}", f"{one.p_value:.4f}", *counts])
+            counts = (str(one[count]) for count in ("better", "worse", "equal"))
+            rows.append([name, HEADINGS[measure], f"{one['difference']:+.4f}", f"{one['p_value']:.4f}", *counts])
     return format_table(rows)

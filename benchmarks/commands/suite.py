@@ -13,13 +13,10 @@ from benchmarks import ROOT
 from benchmarks.engines.registry import ENGINES, WorkerError
 from benchmarks.inputs.workloads import TREC_DL19
 from benchmarks.options import add_options, find_test_data
-from benchmarks.reporting.result import RESULTS, git_commit, read_result
+from benchmarks.reporting.result import RESULTS, code_hash, read_result
 from crossrank import CrossrankError, InputError
 
 from .jobs import in_words, run_command, run_jobs, say
-
-_UNSURE = ("-dirty", "unknown")  # ends of a commit that do not say which code it is
-_CODE = ("engine", "export", "models", "benchmarks")
 
 _OURS = ("crossrank-fp32", "crossrank-int8")
 _ENCODED = ("crossrank-fp32-encoded", "crossrank-int8-encoded")
@@ -105,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where results are written, and found that need not be taken again (default: benchmarks/results)",
     )
-    parser.add_argument("--keep", action="store_true", help="do not take again what was measured at another commit")
+    parser.add_argument("--keep", action="store_true", help="do not take again what was measured with other code")
     add_options(parser, "minutes")
 
 
@@ -114,8 +111,8 @@ def run(options: argparse.Namespace) -> None:
     if not options.results.is_dir():
         raise InputError(f"--results {options.results}: there is no such folder; make it first")
     test_data = find_test_data()
-    cells, commit = all_cells(), git_commit(ROOT)
-    todo = [c for c in cells if not is_done(c, options.results / f"{c.name}.json", commit=commit, keep=options.keep)]
+    cells, code = all_cells(), None if options.keep else code_hash(ROOT)
+    todo = [cell for cell in cells if not is_done(cell, options.results / f"{cell.name}.json", code)]
     total_s, done = sum(cell.estimate_s for cell in todo), len(cells) - len(todo)
     say(f"{len(todo)} cells to run, about {in_words(total_s)}; {done} are done")
     judged = (test_data / "data" / TREC_DL19).is_dir()
@@ -131,23 +128,15 @@ def run(options: argparse.Namespace) -> None:
         raise WorkerError(f"{len(failed)} of {len(todo)} cells failed: {names}; run the suite again for these")
 
 
-def is_done(cell: Cell, file: Path, *, commit: str, keep: bool) -> bool:
-    """Whether a cell's result is there, complete, with all of its engines, and of this commit, or of any (``keep``).
-
-    Where that is dirty or unknown, no code may be younger than the result either.
-    """
+def is_done(cell: Cell, file: Path, code: str | None) -> bool:
+    """Whether a cell's result is there, with all of its engines, and of this code, as `code_hash` has it; None: any."""
     try:
         result = read_result(file)
     except CrossrankError:  # absent, or written to the half
         return False
-    if result is None:
+    if result is None or not {ENGINES[key].name for key in cell.engines} <= {*result.engines, *result.unavailable}:
         return False
-    names = {ENGINES[key].name for key in cell.engines}
-    if not names <= {*result.engines, *result.unavailable}:
-        return False
-    if keep:
-        return True
-    return result.commit == commit and (not commit.endswith(_UNSURE) or file.stat().st_mtime > _newest_code())
+    return code in (None, result.code)
 
 
 def arguments_of(cell: Cell, output: Path, *, judged: bool) -> list[str]:
@@ -157,9 +146,3 @@ def arguments_of(cell: Cell, output: Path, *, judged: bool) -> list[str]:
         *(cell.command, "--model", cell.model, "--engines", *cell.engines),
         *(*cell.options, *data, "--output", str(output.resolve())),
     ]
-
-
-def _newest_code() -> float:
-    """When code or an engine's requirements were changed last, in seconds since 1970."""
-    files = (path for folder in _CODE for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".toml", ".txt"))
-    return max(path.stat().st_mtime for path in files)

@@ -4,10 +4,11 @@ An engine may remember what it has seen, so a text that returns would measure it
 for that, texts return, and the workload says so.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 
+from crossrank import InputError
 from crossrank._text.sample_texts import sample_texts
 
 from .collections import Candidates, Collection
@@ -82,15 +83,20 @@ def synthetic_calls(sizes: Sequence[int]) -> list[Candidates]:
 
 
 def judged_calls(collection: Collection, documents: int) -> list[Candidates]:
-    """Calls of so many documents of judged queries: each query's own candidates in chunks, or all queries' in one pool.
+    """Calls of so many documents of judged queries: each query's own candidates in chunks.
 
-    The first chunk of every query comes before the second of any. Where a call is larger than a query's candidates, it
-    takes those of the queries after it too.
+    The first chunk of every query comes before the second of any.
+
+    Raises:
+        InputError: If no query has so many candidates.
     """
     entries = collection.candidates
-    if documents > max(len(entry.documents) for entry in entries):
-        return list(_pooled(entries, documents))
     longest = max(len(entry.documents) for entry in entries)
+    if documents > longest:
+        raise InputError(
+            f"--documents {documents}: a query of {collection.name} has {longest} candidates at most; take fewer, or "
+            f"made-up texts, --data {SYNTHETIC}"
+        )
     return [
         entry.cut(start, start + documents)
         for start in range(0, longest, documents)
@@ -98,16 +104,6 @@ def judged_calls(collection: Collection, documents: int) -> list[Candidates]:
         # A shorter rest would be another kind of call, but a query with few candidates has one.
         if start == 0 or start + documents <= len(entry.documents)
     ]
-
-
-def _pooled(entries: Sequence[Candidates], documents: int) -> Iterator[Candidates]:
-    pool = [(doc_id, text) for entry in entries for doc_id, text in zip(entry.doc_ids, entry.documents, strict=True)]
-    parts = [pool[start : start + documents] for start in range(0, len(pool), documents)]
-    if len(parts[0]) < documents:  # the data is smaller than one call
-        parts = [list(islice(cycle(pool), documents))]
-    for entry, part in zip(entries, (part for part in parts if len(part) == documents), strict=False):
-        ids, texts = zip(*part, strict=True)
-        yield replace(entry, doc_ids=ids, documents=texts)
 
 
 def _cut(name: str, found: Sequence[Candidates], *, warm_up: int, rounds: int, calls: int) -> Workload:

@@ -116,34 +116,18 @@ def measure_scores(collection: Collection, scores: Sequence[Floats]) -> Quality:
     return mean_quality(measure_run(collection, scored_run(collection, scores)))
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A system beside another on the same queries, in one measure: on how many it is better, worse and equal.
-
-    Attributes:
-        difference: Of the means, positive where the system is better.
-        p_value: How probable a difference as large as this, up or down, is where the systems are equally good.
-        better: Queries.
-        worse: Queries.
-        equal: Queries.
-    """
-
-    difference: float
-    p_value: float
-    better: int
-    worse: int
-    equal: int
-
-
-def compare_queries(values: Sequence[float], others: Sequence[float]) -> Comparison:
+def compare_queries(values: Sequence[float], others: Sequence[float]) -> dict[str, float]:
     """Compare a measure's values, query by query, with another system's.
+
+    ``difference`` is of the means, positive where the system is better; it is on so many queries ``better``, ``worse``
+    and ``equal``.
 
     The p value is that of the paired randomization test with a fixed seed, which assumes nothing about how
     differences are spread (Smucker, Allan and Carterette, CIKM 2007): which system a value came from is drawn anew,
     query by query. It is not corrected for how many comparisons are made.
 
     >>> compare_queries([0.5, 1.0, 0.75], [0.25, 0.5, 0.5])  # 2 of 8 ways to flip signs are as far from 0
-    Comparison(difference=0.3333333333333333, p_value=0.25, better=3, worse=0, equal=0)
+    {'difference': 0.3333333333333333, 'p_value': 0.25, 'better': 3, 'worse': 0, 'equal': 0}
     """
     from scipy import stats  # type: ignore[import-untyped]  # here: most commands compare nothing
 
@@ -164,4 +148,5 @@ def compare_queries(values: Sequence[float], others: Sequence[float]) -> Compari
             rng=_SEED,
         )
         p_value = float(test.pvalue)
-    return Comparison(float(differences.mean()), p_value, better, worse, len(differences) - better - worse)
+    counts = {"better": better, "worse": worse, "equal": len(differences) - better - worse}
+    return {"difference": float(differences.mean()), "p_value": p_value, **counts}

@@ -11,21 +11,22 @@ from benchmarks.inputs.workloads import Workload
 from .quality import Quality, compare_scores, measure_scores
 from .turns import Floats, Series, spread
 
+_BASELINE = "st-torch-fp32"
 # Which of the peaks an engine's operations are compared with.
 _PEAK_OF = {"exact": "fp32", "approximate": "fp32", "int8": "int8"}
 
 
-def choose_baseline(keys: Sequence[str], wanted: str) -> tuple[str, str]:
+def choose_baseline(keys: Sequence[str]) -> tuple[str, str]:
     """Whose speed and whose scores those of some engines, at least one, are compared with.
 
     Returns:
-        The baseline, which is the wanted one or else the first, and the reference for scores: the baseline if it is
-        exact, else the first exact engine.
+        The baseline, sentence-transformers on torch in float32 or else the first, and the reference for scores: the
+        baseline if it is exact, else the first exact engine.
 
-    >>> choose_baseline(["crossrank-int8", "crossrank-fp32"], "st-torch-fp32")
+    >>> choose_baseline(["crossrank-int8", "crossrank-fp32"])
     ('crossrank-int8', 'crossrank-fp32')
     """
-    baseline = wanted if wanted in keys else keys[0]
+    baseline = _BASELINE if _BASELINE in keys else keys[0]
     exact = [key for key in (baseline, *keys) if ENGINES[key].kind == "exact"]
     return baseline, exact[0] if exact else baseline
 

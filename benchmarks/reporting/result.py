@@ -4,6 +4,7 @@ A result of the suite is one file that a command wrote with ``--output``, COMMAN
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from crossrank._errors import join_problems
 from crossrank._machine.cpu import processor_name, read_cpuinfo
 
 RESULTS = ROOT / "benchmarks" / "results"
+_CODE = ("engine", "export", "models", "benchmarks")
 _PACKAGES = ("crossrank", "onnxruntime", "numpy", "tokenizers", "ir-measures")
 
 # What decides which kernels run; /proc/cpuinfo's words.
@@ -75,6 +77,15 @@ def git_commit(root: Path) -> str:
     return f"{commit}-dirty" if changed else commit
 
 
+def code_hash(root: Path) -> str:
+    """A hash of the code of a checkout, which may have come without its history."""
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in _CODE for path in (root / folder).rglob("*")):
+        if path.suffix in (".py", ".toml", ".jsonl", ".txt") and "results" not in path.parts:
+            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def describe_run(
     options: argparse.Namespace, machine: Mapping[str, object], *, timed: str | None = None
 ) -> dict[str, object]:
@@ -83,6 +94,7 @@ def describe_run(
         "benchmark": options.command,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": git_commit(ROOT),
+        "code": code_hash(ROOT),
         "command": command_line(options),
         **({"timed": timed} if timed else {}),
         "machine": dict(machine),
@@ -150,6 +162,7 @@ class Result:
     weights: str
     date: str
     commit: str
+    code: str
     machine: str
     threads: int
     data: str
@@ -230,6 +243,7 @@ def read_result(file: Path) -> Result | None:
             weights=content["model"]["weights"],
             date=content["date"],
             commit=content["commit"],
+            code=content.get("code", ""),
             machine=f"{content['machine']['cpu']}, {content['machine']['cores']} cores",
             threads=content["threads"],
             data=content["data"]["name"],

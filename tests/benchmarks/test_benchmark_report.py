@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -403,7 +402,9 @@ CALL = {"p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0}
 
 def finish(cell: Cell, file: Path, **more: Any) -> int:
     """What a cell's process does when all goes well."""
-    write_result(file.parent, cell.command, cell.model, cell.size, dict.fromkeys(cell.engines, CALL), **more)
+    write_result(
+        file.parent, cell.command, cell.model, cell.size, dict.fromkeys(cell.engines, CALL), code="abc", **more
+    )
     return 0
 
 
@@ -413,8 +414,8 @@ def run_cells(
     return run_jobs(cells, lambda cell, _: launch(cell, folder / f"{cell.name}.json"), minutes=minutes)
 
 
-def todo(cells: Iterable[Cell], folder: Path, *, commit: str = "0123abc", keep: bool = False) -> list[str]:
-    return [c.name for c in cells if not is_done(c, folder / f"{c.name}.json", commit=commit, keep=keep)]
+def todo(cells: Iterable[Cell], folder: Path, code: str | None = "abc") -> list[str]:
+    return [cell.name for cell in cells if not is_done(cell, folder / f"{cell.name}.json", code)]
 
 
 def test_interrupted_suite_goes_on_with_what_is_not_done(folder: Path) -> None:
@@ -451,33 +452,22 @@ def test_suite_begins_nothing_that_would_end_too_late(folder: Path) -> None:
     assert run_cells(CELLS, folder, minutes=0.5).left == [cell.name for cell in CELLS]
 
 
-def test_result_of_another_commit_is_done_only_if_kept(folder: Path) -> None:
+def test_result_of_other_code_is_done_only_if_kept(folder: Path) -> None:
     for cell in CELLS:
         finish(cell, folder / f"{cell.name}.json")
     assert todo(CELLS, folder) == []
-    assert todo(CELLS, folder, commit="fff0000") == [cell.name for cell in CELLS]
-    assert todo(CELLS, folder, commit="fff0000", keep=True) == []
-
-
-@pytest.mark.parametrize("commit", ["0123abc-dirty", "unknown"])
-def test_result_of_code_that_no_commit_names_is_done_until_code_changes(folder: Path, commit: str) -> None:
-    cell, file = CELLS[0], folder / "latency-a-10.json"
-    finish(cell, file, commit=commit)
-    os.utime(file, (4e9, 4e9))
-    assert is_done(cell, file, commit=commit, keep=False)
-    os.utime(file, (1e9, 1e9))
-    assert not is_done(cell, file, commit=commit, keep=False)
-    assert not is_done(cell, file, commit="0123abc", keep=False)
+    assert todo(CELLS, folder, "other") == [cell.name for cell in CELLS]
+    assert todo(CELLS, folder, None) == []
 
 
 def test_result_without_one_of_the_engines_is_not_done(folder: Path) -> None:
     cell, file = CELLS[0], folder / "latency-a-10.json"
     write_result(folder, "latency", "a", 10, {"crossrank-fp32": CALL})
-    assert not is_done(cell, file, commit="0123abc", keep=True)
+    assert not is_done(cell, file, None)
     write_result(folder, "latency", "a", 10, {"crossrank-fp32": CALL}, unavailable={TORCH: "no torch"})
-    assert is_done(cell, file, commit="0123abc", keep=True)
+    assert is_done(cell, file, None)
     (folder / "old.json").write_text('{"benchmark": "latency"}', encoding="utf-8")
-    assert not is_done(cell, folder / "old.json", commit="0123abc", keep=True)
+    assert not is_done(cell, folder / "old.json", None)
 
 
 def test_commands_take_what_the_suite_gives_them(tmp_path: Path) -> None:

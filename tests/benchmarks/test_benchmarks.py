@@ -308,9 +308,9 @@ def test_weights_drawn_at_random_and_calls_that_are_no_judged_query_have_no_qual
 
 def test_scores_are_compared_with_an_exact_engine_where_there_is_one() -> None:
     keys = ["st-torch-bf16", "crossrank-int8", "st-torch-fp32", "crossrank-fp32"]
-    assert choose_baseline(keys, "crossrank-fp32") == ("crossrank-fp32", "crossrank-fp32")
-    assert choose_baseline(keys, "crossrank-int8") == ("crossrank-int8", "st-torch-fp32")
-    assert choose_baseline(keys[:2], "st-torch-fp32") == ("st-torch-bf16", "st-torch-bf16")
+    assert choose_baseline(keys) == ("st-torch-fp32", "st-torch-fp32")
+    assert choose_baseline(["crossrank-int8", "crossrank-fp32"]) == ("crossrank-int8", "crossrank-fp32")
+    assert choose_baseline(keys[:2]) == ("st-torch-bf16", "st-torch-bf16")
 
 
 def test_kendall_tau_is_scipys_mean_over_calls() -> None:
@@ -386,12 +386,9 @@ def test_judged_calls_take_the_first_chunk_of_every_query_before_the_second_of_a
     assert calls[2].doc_ids == ("id 0 2", "id 0 3")
 
 
-def test_calls_larger_than_a_querys_candidates_pool_those_of_several() -> None:
-    first, second = judged_calls(judged(5, 2), 4)
-    assert (first.query_id, first.documents) == ("0", ("text 0 0", "text 0 1", "text 1 0", "text 1 1"))
-    assert (second.query_id, second.doc_ids) == ("1", ("id 2 0", "id 2 1", "id 3 0", "id 3 1"))
-    (only,) = judged_calls(judged(2, 2), 10)
-    assert only.documents == (("text 0 0", "text 0 1", "text 1 0", "text 1 1") * 3)[:10]
+def test_calls_larger_than_a_querys_candidates_are_refused() -> None:
+    with pytest.raises(InputError, match="--documents 4: a query of tiny has 2 candidates at most"):
+        judged_calls(judged(5, 2), 4)
 
 
 def test_judged_rounds_share_no_text_until_there_are_too_few() -> None:
@@ -604,7 +601,7 @@ def test_throughput_of_a_tiny_model_beside_others_and_those_that_cannot_run(
     shared_checkpoint: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engines = ("--engines", "absent", "fake-int8", "crossrank-fp32", "failing")
-    amounts = ("--documents", "2", "--rounds", "2", "--warm-up", "1", "--baseline", "absent", *SHORT_PEAKS)
+    amounts = ("--documents", "2", "--rounds", "2", "--warm-up", "1", *SHORT_PEAKS)
     report, result = run_command(
         "throughput", shared_checkpoint, monkeypatch, "--data", str(run_folder), *engines, *amounts
     )

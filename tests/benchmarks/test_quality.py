@@ -229,11 +229,11 @@ def test_means_of_queries_are_ir_measures_own_and_a_query_without_an_answer_coun
 def test_comparison_has_the_exact_p_value_of_few_queries() -> None:
     # Differences 0.3, 0.2, -0.1, 0: of the 8 ways to flip three signs, sums are ±0.6, ±0.4 (ours), ±0.2 and ±0.
     found = compare_queries([0.8, 0.7, 0.4, 0.5], [0.5, 0.5, 0.5, 0.5])
-    assert found.difference == pytest.approx(0.1)
-    assert found.p_value == pytest.approx(4 / 8)
-    assert (found.better, found.worse, found.equal) == (2, 1, 1)
-    assert compare_queries([0.5, 0.5], [0.5, 0.5]).p_value == 1
-    assert compare_queries([0.9, 0.5], [0.5, 0.5]).p_value == 1
+    assert found["difference"] == pytest.approx(0.1)
+    assert found["p_value"] == pytest.approx(4 / 8)
+    assert (found["better"], found["worse"], found["equal"]) == (2, 1, 1)
+    assert compare_queries([0.5, 0.5], [0.5, 0.5])["p_value"] == 1
+    assert compare_queries([0.9, 0.5], [0.5, 0.5])["p_value"] == 1
 
 
 def test_p_value_is_near_the_t_tests_and_the_same_each_time() -> None:
@@ -242,11 +242,11 @@ def test_p_value_is_near_the_t_tests_and_the_same_each_time() -> None:
     values = others + rng.normal(0.02, 0.15, 200)  # normal differences, which the t-test assumes
     found = compare_queries(values.tolist(), others.tolist())
     # Drawn 9,999 times a p value of 0.1 has a standard error of 0.003.
-    assert found.p_value == pytest.approx(stats.ttest_rel(values, others).pvalue, abs=0.015)
+    assert found["p_value"] == pytest.approx(stats.ttest_rel(values, others).pvalue, abs=0.015)
     assert compare_queries(values.tolist(), others.tolist()) == found
     swapped = compare_queries(others.tolist(), values.tolist())
-    assert (swapped.better, swapped.worse) == (found.worse, found.better)
-    assert swapped.p_value == pytest.approx(found.p_value, abs=0.015)
+    assert (swapped["better"], swapped["worse"]) == (found["worse"], found["better"])
+    assert swapped["p_value"] == pytest.approx(found["p_value"], abs=0.015)
 
 
 def test_written_run_keeps_order_and_scores_and_ties_fall(tmp_path: Path) -> None:

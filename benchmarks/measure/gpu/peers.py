@@ -111,15 +111,11 @@ def _padded(model: GpuModel, batch: PackedPairs) -> dict[str, NDArray[np.int32]]
 
 
 def _fused(model: GpuModel, folder: Path) -> Contender:
-    """An onnxruntime session with its own choice of kernels, behind transformers' tokenizer."""
-    from transformers import AutoTokenizer
-
+    """An onnxruntime session with its own choice of kernels; it begins with joined pairs, and tokenizes nothing."""
     path, provider = write_graph(model, "fused", folder), model.place.device.provider
     session = ort.InferenceSession(path, providers=[provider])
     if session.get_providers()[0] != provider:
         raise RuntimeError(f"{provider} did not start")
-    split: Any = AutoTokenizer.from_pretrained(model.model.folder, local_files_only=True)
-    limit = model.checkpoint.inputs.max_length
 
     def feed(batch: PackedPairs) -> dict[str, NDArray[np.int32]]:
         ids, types, _ = _padded(model, batch).values()
@@ -128,19 +124,8 @@ def _fused(model: GpuModel, folder: Path) -> Contender:
     def run(feeds: Sequence[dict[str, NDArray[np.int32]]]) -> list[Floats]:
         return [session.run(["logits"], some)[0] for some in feeds]
 
-    def call_of(pairs: PackedPairs) -> Call:
-        return batched(pairs, like_length(pairs.lengths, _BATCH), feed, run)
-
-    def texts(work: Work) -> Call:
-        queries = [work.queries[i] for i in work.query_index]
-
-        def call() -> Floats:
-            found = split(queries, list(work.documents), truncation=True, max_length=limit)
-            lengths = np.array([len(ids) for ids in found["input_ids"]], np.int32)
-            ids, types = (np.concatenate(found[name]).astype(np.int32) for name in ("input_ids", "token_type_ids"))
-            return call_of(PackedPairs(ids, types, lengths))()
-
-        return call
+    def joined(work: Work) -> Call:
+        return batched(work.joined, like_length(work.joined.lengths, _BATCH), feed, run)
 
     facts = {"version": ort.__version__, "provider": provider, "batches": f"{_BATCH} of like length, padded"}
-    return Contender(FUSED, {"model": lambda work: call_of(work.joined), "texts": texts}, facts)
+    return Contender(FUSED, {"model": joined}, facts)
