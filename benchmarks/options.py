@@ -86,7 +86,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NAME",
         "help": f"{SYNTHETIC}, {TREC_DL19}, or a folder of judged queries (default: {SYNTHETIC})",
     },
-    "queries": {"type": positive, "help": "only the first N queries (default: all)"},
     "documents": _count("of a call"),
     "calls": _count("of a round"),
     "rounds": _count("rounds of calls") | {"default": 5},
@@ -101,10 +100,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def add_collection_options(parser: argparse.ArgumentParser) -> None:
-    """``--data``, ``--queries`` and ``--documents``, which `open_collection` reads, ``--model`` and ``--precision``."""
+    """``--data`` and ``--documents``, which `open_collection` reads, ``--model`` and ``--precision``."""
     add_options(
         parser,
-        *("data", "queries", "documents", "model", "precision"),
+        *("data", "documents", "model", "precision"),
         data={
             "type": Path,
             "default": find_test_data() / "data" / TREC_DL19,
@@ -125,7 +124,7 @@ def add_collection_options(parser: argparse.ArgumentParser) -> None:
 
 def open_collection(options: argparse.Namespace) -> Collection:
     """The collection that the options name."""
-    return cut_collection(read_collection(options.data), queries=options.queries, documents=options.documents)
+    return cut_collection(read_collection(options.data), options.documents)
 
 
 def open_data(options: argparse.Namespace) -> Collection | None:

@@ -4,13 +4,13 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
-from benchmarks.inputs.collections import Candidates, Collection, read_candidates
+from benchmarks.inputs.collections import Collection
 from benchmarks.inputs.files import write_whole
 from benchmarks.inputs.models import split_name
 from benchmarks.inputs.trec import Run, read_run, run_tag, write_run
-from benchmarks.measure.cascades import Speed, deal, held_out, overlap_by_depth, weigh
 from benchmarks.measure.quality import (
     HEADINGS,
     Quality,
@@ -20,14 +20,16 @@ from benchmarks.measure.quality import (
     measure_run,
     scored_run,
 )
-from benchmarks.measure.systems import System, check_distinct, check_names, open_systems
+from benchmarks.measure.speeds import Speed, deal, weigh
+from benchmarks.measure.systems import check_distinct, check_names, open_systems
 from benchmarks.measure.turns import interleave, on_texts, timed
 from benchmarks.options import add_collection_options, add_options, check_output, open_collection, positive
 from benchmarks.reporting.plots import Point, draw_tradeoff
-from benchmarks.reporting.result import describe_evaluation, describe_machine, write_result
+from benchmarks.reporting.result import describe_machine, describe_run, write_result
 from benchmarks.reporting.tables import format_table, progress, shown, spread_cells
 from crossrank import InputError
 
+_PACKAGES = ("crossrank", "onnxruntime", "numpy", "tokenizers", "ir-measures")
 _TIMED = "whole calls, texts in and ranking out, tokenizing included; one call is one query with its candidates"
 
 
@@ -48,13 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="documents of a query that BIG reads (default: 5 10 20 30 40 50)",
     )
     add(
-        "--choose-on",
-        type=Path,
-        metavar="DATA",
-        help="held-out queries that say how many of BIG's ten best each depth keeps: as --data, or FILE.json, a run "
-        "with texts",
-    )
-    add(
         "--run-in",
         nargs="+",
         action="extend",
@@ -73,7 +68,7 @@ def run(options: argparse.Namespace, *, draw: Callable[..., bytes] = draw_tradeo
     """
     machine, collection = describe_machine(), open_collection(options)
     _check_outputs(options)
-    given, choosing = _read_runs(options, collection), _read_held_out(options, collection)
+    given = _read_runs(options, collection)
     systems = open_systems(options)
     first_stage = f"first stage, {collection.first_stage}"
     check_distinct([run_tag(name) for name in (first_stage, *systems, *given)])
@@ -89,20 +84,23 @@ def run(options: argparse.Namespace, *, draw: Callable[..., bytes] = draw_tradeo
     means = {name: mean_quality(values) for name, values in found.items()}
     baseline = [*runs][min(1, len(runs) - 1)]
     comparisons = {name: _compare(found[name], found[baseline]) for name in runs if name != baseline}
-    overlap = _overlap(options, systems, choosing) if choosing else {}
     if options.run_out:
         options.run_out.mkdir(exist_ok=True)
         for name, ranking in runs.items():
             tag = run_tag(name)
             write_run(options.run_out / f"{tag}.run", ranking, tag=tag)
-    result = describe_evaluation(options, collection, machine, timed=_TIMED) | {
+    result = describe_run(options, machine, timed=_TIMED) | {
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "data": collection.name,
+        "queries": len(collection.candidates),
+        "documents": sum(len(entry.documents) for entry in collection.candidates),
+        "mrr_counts_grades_from": collection.relevant_grade,
         "model": ", ".join(split_name(text)[0] for text in options.model),
         "threads": options.threads,
         "rounds": len(workload.rounds),
         "warm_up_calls": len(workload.warm_up),
         "results": {name: asdict(quality) for name, quality in means.items()},
         "systems": {name: {**systems[name].facts, **asdict(speed)} for name, speed in speeds.items()},
-        "overlap_at_10": {"queries": len(choosing), "by_depth": overlap} if overlap else None,
         "compared_with": baseline,
         "comparisons": comparisons,
     }
@@ -114,9 +112,6 @@ def run(options: argparse.Namespace, *, draw: Callable[..., bytes] = draw_tradeo
             f"threads; all but nDCG count grades >= {collection.relevant_grade}\n{_TIMED}\n"
             f"{_format(means, speeds)}"
         )
-        if overlap:
-            shares = ", ".join(f"k={depth} {share:.3f}" for depth, share in overlap.items())
-            print(f"\nof the big model's own ten best among the cascade's, {len(choosing)} held-out queries: {shares}")
         if comparisons:
             print(f"\ncompared with {baseline}; p of the paired randomization test, not corrected for their number")
             print(_format_comparisons(comparisons))
@@ -156,31 +151,6 @@ def _read_runs(options: argparse.Namespace, collection: Collection) -> dict[str,
             raise InputError(f"run {path}: none of its {len(run)} queries is among those of {collection.name}")
         runs[name] = kept
     return runs
-
-
-def _read_held_out(options: argparse.Namespace, collection: Collection) -> list[Candidates]:
-    """The queries that a depth is chosen on, none of which is measured; empty where none is to be chosen."""
-    if not options.choose_on:
-        return []
-    if not options.cascade:
-        raise InputError("--choose-on is about the depths of a cascade: give --cascade SMALL BIG")
-    candidates = read_candidates(options.choose_on)
-    kept = held_out([entry.cut(0, options.documents) for entry in candidates], collection.candidates)
-    if not kept:
-        raise InputError(f"--choose-on {options.choose_on}: all of its {len(candidates)} queries are measured too")
-    return kept
-
-
-def _overlap(
-    options: argparse.Namespace, systems: Mapping[str, System], choosing: list[Candidates]
-) -> dict[int, float]:
-    """After the timing: a model may remember what it has read."""
-    cascade = next(system for system in systems.values() if system.facts["kind"] == "cascade")
-    small, big = (
-        [systems[name].score(entry.query, entry.documents) for entry in choosing]
-        for name in cascade.facts["of"]  # type: ignore[attr-defined]  # the names of two models
-    )
-    return overlap_by_depth(small, big, options.depths)
 
 
 def _compare(found: Mapping[str, Quality], others: Mapping[str, Quality]) -> dict[str, dict[str, float]]:

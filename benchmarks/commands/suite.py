@@ -14,7 +14,7 @@ from benchmarks.engines.registry import ENGINES, WorkerError
 from benchmarks.inputs.workloads import TREC_DL19
 from benchmarks.options import add_options, find_test_data
 from benchmarks.reporting.result import RESULTS, code_hash, read_result
-from crossrank import CrossrankError, InputError
+from crossrank import CrossrankError
 
 from .jobs import in_words, run_command, run_jobs, say
 
@@ -95,24 +95,15 @@ def _timed(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=RESULTS,
-        metavar="FOLDER",
-        help="where results are written, and found that need not be taken again (default: benchmarks/results)",
-    )
     parser.add_argument("--keep", action="store_true", help="do not take again what was measured with other code")
     add_options(parser, "minutes")
 
 
 def run(options: argparse.Namespace) -> None:
     """Run every cell that is not done yet."""
-    if not options.results.is_dir():
-        raise InputError(f"--results {options.results}: there is no such folder; make it first")
     test_data = find_test_data()
     cells, code = all_cells(), None if options.keep else code_hash(ROOT)
-    todo = [cell for cell in cells if not is_done(cell, options.results / f"{cell.name}.json", code)]
+    todo = [cell for cell in cells if not is_done(cell, RESULTS / f"{cell.name}.json", code)]
     total_s, done = sum(cell.estimate_s for cell in todo), len(cells) - len(todo)
     say(f"{len(todo)} cells to run, about {in_words(total_s)}; {done} are done")
     judged = (test_data / "data" / TREC_DL19).is_dir()
@@ -120,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
         say(f"no judged queries in {test_data}: texts are made up")
 
     def launch(cell: Cell, _: float | None) -> int:
-        return run_command(arguments_of(cell, options.results / f"{cell.name}.json", judged=judged))
+        return run_command(arguments_of(cell, RESULTS / f"{cell.name}.json", judged=judged))
 
     failed = run_jobs(todo, launch, minutes=options.minutes).failed
     if failed:

@@ -4,12 +4,10 @@ One per requirement file of ``benchmarks/environments``, in ``.bench/environment
 as the copy of its requirement file, which is written last, equals that file.
 """
 
-import argparse
 import subprocess
 import sys
 import time
 import venv
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,17 +71,10 @@ class Environments:
 ENVIRONMENTS = Environments()
 
 
-def main(arguments: Sequence[str], environments: Environments = ENVIRONMENTS) -> int:
-    """Make the named environments, by default all, that are not up to date; 1 if one cannot be made."""
-    known = environments.names()
-    prog = "python -m benchmarks.engines.environments"
-    parser = argparse.ArgumentParser(prog=prog, description="Make environments of peers.")
-    parser.add_argument("environments", nargs="*", metavar="NAME", help=f"of {', '.join(known)} (default: all)")
-    chosen = parser.parse_args(arguments).environments
-    if unknown := set(chosen) - set(known):
-        parser.error(f"{', '.join(sorted(unknown))}: known are {', '.join(known)}")
+def main(environments: Environments = ENVIRONMENTS) -> int:
+    """Make the environments that are not up to date; 1 if one cannot be made."""
     failed = []
-    for name in chosen or known:
+    for name in environments.names():
         try:
             environments.interpreter(name)
             print(f"{name}: up to date")
@@ -103,4 +94,4 @@ def main(arguments: Sequence[str], environments: Environments = ENVIRONMENTS) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

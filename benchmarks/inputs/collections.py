@@ -77,19 +77,9 @@ def read_collection(source: Path) -> Collection:
     return _read_dataset(source.as_posix().removeprefix(_ID_PREFIX))
 
 
-def read_candidates(source: Path) -> tuple[Candidates, ...]:
-    """The queries, judged or not, of a file like bm25-top100.json, or of what `read_collection` takes."""
-    if not source.is_file():
-        return read_collection(source).candidates
-    with _unreadable(source):
-        return tuple(_read_run(source))
-
-
-def cut_collection(collection: Collection, *, queries: int | None = None, documents: int | None = None) -> Collection:
-    """The first queries, the first candidates of each, and only the judgments of those queries; None for all."""
-    kept = tuple(entry.cut(0, documents) for entry in collection.candidates[:queries])
-    qrels = {entry.query_id: collection.qrels[entry.query_id] for entry in kept}
-    return replace(collection, candidates=kept, qrels=qrels)
+def cut_collection(collection: Collection, documents: int) -> Collection:
+    """The first candidates of each query."""
+    return replace(collection, candidates=tuple(entry.cut(0, documents) for entry in collection.candidates))
 
 
 def relevant_grade(qrels: Qrels) -> int:

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from benchmarks.engines.registry import ENGINES, EngineSpec, EngineUnavailable, WorkerError
 from benchmarks.inputs.models import BenchmarkModel
 
-from .subject import BOUNDED, DEADLINE, LOCKED, ROOMY, SHARED, Group, Measured, Subject
+from .subject import BOUNDED, DEADLINE, LOCKED, ROOMY, SHARED, Group, Subject
 from .turns import Spread, Turns, spread
 
 UNITS = 45  # of time in a round: 16 + 5 closed, 17 open, 3 beside, 4 deadlines
@@ -30,6 +31,7 @@ _PAUSE_S = 0.05  # idle threads spin for some milliseconds before they sleep
 
 # Load -> system -> figure: of a round, and over the rounds.
 Found = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+Measured = dict[str, Any]  # as `Subject.load` gives it
 Spreads = dict[str, dict[str, dict[str, Spread]]]
 
 
@@ -157,8 +159,8 @@ class Round:
         measured = turns.each(measure)
         if OURS in turns.failed:
             raise WorkerError(turns.failed[OURS])
-        self.found[load] = {name: one.figures for name, one in measured.items()}
-        failed = turns.failed | {name: one.failure for name, one in measured.items() if one.failure}
+        self.found[load] = {name: one["figures"] for name, one in measured.items()}
+        failed = turns.failed | {name: one["failure"] for name, one in measured.items() if one["failure"]}
         self.unavailable.update({f"{name}, {load}": why for name, why in failed.items()})
 
 

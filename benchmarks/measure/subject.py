@@ -5,7 +5,6 @@ The module is both ends: `Subject` outside, and what the process runs.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -31,17 +30,6 @@ _OPENING_S = 300.0  # at most
 Group = tuple[str, int, int | None]  # as `Callers`, with the way in place of the function
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Figures of the first group's answers, and ``batch_ms``, the mean time of a batch meanwhile (None of a peer).
-
-    ``failure`` is the first of what its requests failed with.
-    """
-
-    figures: dict[str, float | None]
-    failure: str
-
-
 class Subject(EngineProcess):
     """An engine of this interpreter on a model, in a process of its own, warm, seen from outside.
 
@@ -56,9 +44,14 @@ class Subject(EngineProcess):
         super().__init__(__name__, spec, model.folder, threads=threads, **more)
         self.name = f"{spec.name}, {model.name}"
 
-    def load(self, kind: str, *, seconds: float, **load: Any) -> Measured:
-        """Put a load on it: a method of `_Opened` with its arguments. WorkerError is raised if the process ends."""
-        return Measured(**self.ask(kind, {"seconds": seconds, **load}, limit_s=60 + 20 * seconds))
+    def load(self, kind: str, *, seconds: float, **load: Any) -> dict[str, Any]:
+        """Put a load on it: a method of `_Opened` with its arguments. WorkerError is raised if the process ends.
+
+        Returns:
+            ``figures`` of the first group's answers, with ``batch_ms``, the mean time of a batch meanwhile (None of a
+            peer), and ``failure``, the first of what its requests failed with.
+        """
+        return self.ask(kind, {"seconds": seconds, **load}, limit_s=60 + 20 * seconds)
 
 
 class _Opened:
@@ -132,7 +125,7 @@ class _Opened:
         answers = work()
         seconds, batches = self._batches()[0] - seconds, self._batches()[1] - batches
         batch_ms = 1e3 * seconds / batches if batches else None
-        return asdict(Measured(answers.figures() | {"batch_ms": batch_ms}, answers.error))
+        return {"figures": answers.figures() | {"batch_ms": batch_ms}, "failure": answers.error}
 
     def closed(self, groups: Sequence[Group], seconds: float, seed: int) -> dict[str, object]:
         """Callers that wait for their answers."""

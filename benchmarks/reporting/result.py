@@ -15,13 +15,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.engines.registry import reason_of
-from benchmarks.inputs.collections import Collection
 from benchmarks.inputs.files import write_whole
 from benchmarks.options import command_line
 from crossrank import InputError
@@ -30,7 +28,6 @@ from crossrank._machine.cpu import processor_name, read_cpuinfo
 
 RESULTS = ROOT / "benchmarks" / "results"
 _CODE = ("engine", "export", "models", "benchmarks")
-_PACKAGES = ("crossrank", "onnxruntime", "numpy", "tokenizers", "ir-measures")
 
 # What decides which kernels run; /proc/cpuinfo's words.
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp")
@@ -98,19 +95,6 @@ def describe_run(
         "command": command_line(options),
         **({"timed": timed} if timed else {}),
         "machine": dict(machine),
-    }
-
-
-def describe_evaluation(
-    options: argparse.Namespace, collection: Collection, machine: Mapping[str, object], *, timed: str | None = None
-) -> dict[str, object]:
-    """How models were measured on judged queries; arguments as of `describe_run`."""
-    return describe_run(options, machine, timed=timed) | {
-        "versions": {name: metadata.version(name) for name in _PACKAGES},
-        "data": collection.name,
-        "queries": len(collection.candidates),
-        "documents": sum(len(entry.documents) for entry in collection.candidates),
-        "mrr_counts_grades_from": collection.relevant_grade,
     }
 
 

@@ -198,16 +198,6 @@ def test_the_kernel_of_every_node_is_read_from_what_onnxruntime_prints() -> None
     assert read_kernels("nothing of it") == {}
 
 
-def test_older_versions_print_the_kernel_as_an_option_and_nothing_for_none() -> None:
-    printed = (
-        "Operator=MultiHeadAttention Node=a DataType=fp16 TRT_FUSED_ATTENTION=1\nOperator=Attention DataType=fp16\n"
-    )
-    assert read_kernels(printed) == {
-        "Attention fp16": {"MATH": 1},
-        "MultiHeadAttention fp16": {"TRT_FUSED_ATTENTION": 1},
-    }
-
-
 def test_what_libraries_print_is_caught_beside_what_python_prints(capfd: pytest.CaptureFixture[str]) -> None:
     with printed_kernels() as caught:
         os.write(1, b"from C\n")

@@ -13,7 +13,7 @@ from ir_measures import AP, RR, R, nDCG
 from scipy import stats  # type: ignore[import-untyped]
 
 from benchmarks.__main__ import main
-from benchmarks.inputs.collections import Candidates, read_candidates, read_collection
+from benchmarks.inputs.collections import Candidates, read_collection
 from benchmarks.inputs.trec import read_qrels, read_run, write_run
 from benchmarks.measure.quality import Quality, compare_queries, mean_quality, measure_queries
 from crossrank import CrossEncoder, InputError, MissingDependencyError
@@ -121,15 +121,6 @@ def test_document_of_a_beir_folder_may_hold_what_ends_lines_elsewhere(tmp_path: 
     (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\ta\t1\n", encoding="utf-8")
     (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "red\u2028fruit"}\r\n', encoding="utf-8")
     assert read_collection(tmp_path).candidates[0].documents == ("red\u2028fruit",)
-
-
-def test_queries_without_judgments_are_read_from_a_run_with_texts(data: Path) -> None:
-    candidates = read_candidates(data / "bm25-top100.json")
-    assert len(candidates) == 4
-    assert read_candidates(data) == (candidates[0], candidates[1], candidates[3])
-    (data / "bm25-top100.json").write_text("[{}]", encoding="utf-8")
-    with pytest.raises(InputError, match=r"bm25-top100.json: queries and documents cannot be read"):
-        read_candidates(data / "bm25-top100.json")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`python -m benchmarks quality`: speeds of models and cascades beside their quality, and what a depth keeps."""
+"""`python -m benchmarks quality`: speeds of models and cascades beside their quality."""
 
 import json
 import sys
@@ -11,8 +11,8 @@ import pytest
 from benchmarks.__main__ import main, parse
 from benchmarks.commands.quality import run
 from benchmarks.inputs.collections import Candidates, Collection, read_collection
-from benchmarks.measure.cascades import cascade_order, deal, held_out, overlap_by_depth, weigh
 from benchmarks.measure.quality import mean_quality, measure_queries
+from benchmarks.measure.speeds import deal, weigh
 from benchmarks.measure.systems import ranking_scores
 from benchmarks.measure.turns import Series, Spread
 from benchmarks.reporting.plots import Point, draw_tradeoff
@@ -63,32 +63,13 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("depth", [1, 4, 12, 20])
-def test_ranking_by_depth_is_the_one_that_the_cascade_gives(depth: int, artifacts: tuple[Path, Path]) -> None:
+def test_scores_of_a_cascade_give_its_ranking(depth: int, artifacts: tuple[Path, Path]) -> None:
     small, big = map(CrossEncoder, artifacts)
     documents = [*DOCUMENTS, DOCUMENTS[0], DOCUMENTS[5]]  # with ties
     cascade = Cascade([(small, None), (big, depth)])
     expected = [hit["corpus_id"] for hit in cascade.rank("a query", documents)]
-    found = cascade_order(small.score("a query", documents), big.score("a query", documents), depth)
-    assert found.tolist() == expected
     scores = ranking_scores(cascade)("a query", tuple(documents))
     assert np.argsort(-scores).tolist() == expected
-
-
-def test_a_depth_keeps_so_many_of_the_big_models_best() -> None:
-    big = np.arange(40, 0, -1, dtype=np.float32)  # its ten best are 0 to 9
-    # The small model has eight of them first, one at place 15, one at place 30.
-    order = [*range(8), *range(10, 16), 8, *range(16, 30), 9, *range(30, 40)]
-    small = np.empty(40, np.float32)
-    small[order] = np.arange(40, 0, -1)
-    # Five read are the five best; what follows is in the small model's order, which has three more among its ten.
-    found = overlap_by_depth([small, big], [big, big], [30, 5, 10, 15])
-    assert found == {5: 0.9, 10: 0.9, 15: 0.95, 30: 1.0}
-
-
-def test_queries_that_are_measured_are_not_held_out() -> None:
-    one, two, empty = candidates_of("1"), candidates_of("2"), candidates_of("3", 0)
-    same = Candidates("9", "  Query number\t1", one.doc_ids, one.documents)
-    assert held_out([same, two, empty], [one]) == [two]
 
 
 def test_every_query_is_in_one_round_and_the_warm_up_has_other_texts() -> None:
@@ -119,12 +100,9 @@ def evaluate(*options: object) -> int:
     return main(["quality", *map(str, options), "--threads", "1", "--warm-up", "1"])
 
 
-def test_run_measures_models_and_cascades_and_what_their_depths_keep(
-    data: Path, artifacts: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_run(tmp_path / "others.json", "3456")
+def test_run_measures_models_and_cascades(data: Path, artifacts: tuple[Path, Path], tmp_path: Path) -> None:
     small, big = f"small={artifacts[0]}", f"big={artifacts[1]}"
-    depths = ("--depths", 4, 2, "--choose-on", tmp_path / "others.json")
+    depths = ("--depths", 4, 2)
     output = tmp_path / "result.json"
     models = ("--data", data, "--precision", "fp32", "--model", small)
     assert evaluate(*models, "--cascade", small, big, *depths, "--rounds", 2, "--output", output) == 0
@@ -134,13 +112,9 @@ def test_run_measures_models_and_cascades_and_what_their_depths_keep(
     assert report["systems"]["cascade, k=4"]["of"] == ["small fp32", "big fp32"]
     assert report["systems"]["small fp32"]["ratio"] == {"median": 1, "min": 1, "max": 1}
     assert all(system["docs_per_s"]["median"] > 0 for system in report["systems"].values())
-    assert report["overlap_at_10"]["queries"] == 3, "query 3 is measured, not held out"
-    assert list(report["overlap_at_10"]["by_depth"]) == ["2", "4"]
     assert str(tmp_path) not in report["command"]
     assert "--depths 4 2" in report["command"]
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    out = capsys.readouterr().out
-    assert "of the big model's own ten best among the cascade's, 3 held-out queries: k=2 " in out
 
     # The figures are those of the cascade itself.
     cascade = Cascade([(CrossEncoder(artifacts[0], threads=1), None), (CrossEncoder(artifacts[1], threads=1), 4)])
@@ -187,17 +161,15 @@ def test_precision_that_auto_chooses_is_measured_once(
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
-        (["--model", "a", "--choose-on", "."], "give --cascade SMALL BIG"),
         (["--cascade", "x/a", "y/a"], "several are called a"),
         (["--model", "a b=x"], "'a b': a system's name is of letters"),
-        (["--cascade", "x/a", "y/b", "--choose-on", "DATA"], "all of its 3 queries are measured too"),
         (["--model", "a", "--output", "absent/x.json"], "there is no folder absent"),
     ],
 )
 def test_what_makes_no_sense_fails_before_a_model_is_opened(
     options: list[str], wrong: str, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate("--data", data, *(option.replace("DATA", str(data)) for option in options)) == 1
+    assert evaluate("--data", data, *options) == 1
     assert wrong in capsys.readouterr().err
 
 

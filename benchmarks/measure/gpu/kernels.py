@@ -15,9 +15,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 _LINE = re.compile(
-    r"Operator=(?P<operator>\S+)(?: Node=(?P<node>\S+))? DataType=(?P<type>\S+)"
-    # Up to onnxruntime 1.19 the kernel's name is the option itself, and no name is the kernel that is not fused.
-    r"(?: SdpaKernel=(?P<kernel>\w+)| (?P<older>\w+)=1)?"
+    r"Operator=(?P<operator>\S+)(?: Node=(?P<node>\S+))? DataType=(?P<type>\S+)(?: SdpaKernel=(?P<kernel>\w+))?"
 )
 _COLOUR = re.compile(r"\x1b\[\d*m")
 
@@ -29,7 +27,7 @@ def read_kernels(printed: str) -> dict[str, dict[str, int]]:
     {'Attention fp16': {'MATH': 1}}
     """
     nodes = {
-        (f"{line['operator']} {line['type']}", line["node"] or "", line["kernel"] or line["older"] or "MATH")
+        (f"{line['operator']} {line['type']}", line["node"] or "", line["kernel"] or "MATH")
         for line in _LINE.finditer(_COLOUR.sub("", printed))
     }
     found: dict[str, Counter[str]] = {}
