@@ -25,7 +25,7 @@ COMMANDS = {
     "startup": ("compare:startup", "import, load and first score in fresh processes"),
     "service": (
         "service",
-        "docs/s and latencies under many callers, beside a lock and peers' thread pools",
+        "docs/s and latencies under many callers, beside a peer's thread pool",
     ),
     "path": ("path", "modules that one call enters, switches between them, and Python calls"),
     "host": ("host", "CPU time of a document beside a GPU, encoded and as text, where computing takes none"),

@@ -144,7 +144,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--quick", action="store_true", help="a first look in minutes: facts and quick-KEY, for the models of the goals"
     )
-    add("--again", action="store_true", help="take parts again that are done")
     add("--rehearse", action="store_true", help="tiny models on the CPU provider: shows that it runs, measures nothing")
     add("--commit", metavar="HASH", help="what results say of the code where the checkout came without its history")
     add("--here", action="store_true", help="run the parts in this process (a rehearsal does)")
@@ -162,12 +161,9 @@ def run(options: argparse.Namespace) -> None:
     if options.here:
         run_here(parts, place, folder, options)
         return
-    todo = []
-    for part in parts:
-        if not options.again and is_done(part, place, folder / f"{part.name}.json"):
-            say(f"done before: {part.name}")
-        else:
-            todo.append(part)
+    todo = [part for part in parts if not is_done(part, place, folder / f"{part.name}.json")]
+    if len(todo) < len(parts):
+        say(f"done before: {', '.join(part.name for part in parts if part not in todo)}")
     if place.rehearse:
         run_here(todo, place, folder, options)
     elif options.quick:

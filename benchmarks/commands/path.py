@@ -72,7 +72,11 @@ def trace_rank(documents: int = 20, *, threads: int = 2, calls: int = 25) -> dic
     views = [[step for step in path if step[0] == here] for path in ours], ours
     return {
         name: (median(map(count, views[0])), median(map(count, views[1])))
-        for name, count in (("modules entered", _modules), ("switches", _switches), ("Python calls", len))
+        for name, count in (
+            ("modules entered", lambda path: len({module for _, module in path})),
+            ("switches", _switches),
+            ("Python calls", len),
+        )
     }
 
 
@@ -81,10 +85,6 @@ def _module(file: str) -> str:
     """Name of the engine's module in a file; empty for another's."""
     path = Path(file).resolve()
     return str(path.relative_to(_ENGINE).with_suffix("")) if path.is_relative_to(_ENGINE) else ""
-
-
-def _modules(path: list[Step]) -> int:
-    return len({module for _, module in path})
 
 
 def _switches(path: list[Step]) -> int:

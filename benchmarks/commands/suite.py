@@ -33,11 +33,7 @@ class Cell:
     """One process of ``python -m benchmarks``, and one result.
 
     Attributes:
-        command: The command.
-        model: Short name.
         size: Documents per call; None where the result's name has none.
-        engines: Their keys.
-        options: Further options of the command.
         estimate_s: A guess of its time on two cores.
         judged: Whether judged queries are scored where there are any; else texts are made up.
     """

@@ -33,12 +33,9 @@ class EngineProcess(Process):
 
     Args:
         module: What the process runs; it answers "open".
-        spec: The engine.
         checkpoint: A checkpoint folder: config.json, safetensors, tokenizer.json, vocab.txt.
-        threads: Threads that the engine may use.
         scratch: Where what engines open is made of this checkpoint, once, and found again: one folder for a model,
             shared by its engines.
-        environments: Where the engine's is looked for.
         limit_s: For opening it, at most.
         arguments: What "open" takes beside engine, folder and threads.
 

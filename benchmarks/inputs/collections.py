@@ -25,7 +25,6 @@ from .trec import Qrels, read_qrels
 _RUN = "bm25-top100.json"
 _BEIR = ("corpus.jsonl", "queries.jsonl")
 _QRELS = "qrels/test.tsv"
-_ID_PREFIX = "ir_datasets:"
 _OWN_BM25 = "own BM25"
 _DEPTH = 100  # candidates per query, where we make them ourselves
 
@@ -51,8 +50,6 @@ class Collection:
     Attributes:
         name: The folder's name, or the id.
         first_stage: What found the candidates.
-        candidates: One entry per judged query.
-        qrels: The judgments of those queries.
         relevant_grade: The lowest grade that MRR counts as relevant.
     """
 
@@ -64,7 +61,7 @@ class Collection:
 
 
 def read_collection(source: Path) -> Collection:
-    """The judged queries of a folder or of a data set of ir_datasets, in their order; its id may follow "ir_datasets:".
+    """The judged queries of a folder or of a data set of ir_datasets, in their order.
 
     Raises:
         InputError: If files are missing or are not what their names say, or a data set cannot be had.
@@ -74,7 +71,7 @@ def read_collection(source: Path) -> Collection:
         return _read_folder(source)
     if source.exists() or source.is_absolute():
         raise InputError(f"{source} is no folder: a folder of judged queries is needed, or an id of ir_datasets")
-    return _read_dataset(source.as_posix().removeprefix(_ID_PREFIX))
+    return _read_dataset(source.as_posix())
 
 
 def cut_collection(collection: Collection, documents: int) -> Collection:

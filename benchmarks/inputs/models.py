@@ -49,12 +49,9 @@ class BenchmarkModel:
     """A checkpoint that every engine can load.
 
     Attributes:
-        name: In tables.
-        folder: The checkpoint.
         weights: Where its weights come from.
         vocabulary: Where its tokenizer's vocabulary comes from.
         trained: Whether the quality of its rankings says something.
-        config: Its sizes.
         scratch: Where engines keep what they make of it.
     """
 

@@ -10,13 +10,13 @@ from typing import Any
 from benchmarks.engines.registry import ENGINES, EngineSpec, EngineUnavailable, WorkerError
 from benchmarks.inputs.models import BenchmarkModel
 
-from .subject import BOUNDED, DEADLINE, LOCKED, ROOMY, SHARED, Group, Subject
+from .subject import BOUNDED, DEADLINE, ROOMY, SHARED, Group, Subject
 from .turns import Spread, Turns, spread
 
-UNITS = 45  # of time in a round: 16 + 5 closed, 17 open, 3 beside, 4 deadlines
+UNITS = 35  # of time in a round: 11 + 5 closed, 12 open, 3 beside, 4 deadlines
 
 # Systems and loads, by name.
-OURS, _LOCK = "crossrank", "crossrank under a lock"
+OURS = "crossrank"
 ONE_LARGE, SIXTEEN = "1 caller x 1,000", "16 callers x 10"
 MIX = "1-1,000"
 ALONE, BESIDE = "10, alone", "10, beside 2 callers x 1,000"
@@ -24,7 +24,7 @@ IDLE, LOADED = "deadline, idle", "deadline, beside 16 callers x 10"
 TIMES = (0.1, 0.5, 1, 2, 3)  # of capacity
 
 _CALLERS = (1, 4, 16, 64)
-# In open loops: enough callers for ours to fill its queue; a lock and a pool are kept busy by fewer.
+# In open loops: enough callers for ours to fill its queue; a pool is kept busy by fewer.
 _OURS_AT_ONCE, _OTHERS_AT_ONCE = 256, 16
 _WARM_UP_S = 1.0  # at least; less where loads are shorter
 _PAUSE_S = 0.05  # idle threads spin for some milliseconds before they sleep
@@ -51,10 +51,9 @@ def open_load(times: float, size: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One that takes requests: a process, and how it is called in closed and in open loops."""
+    """One that takes requests: a process, and how it is called in open loops, and by how many."""
 
     subject: Subject
-    closed: str = SHARED
     open: str = SHARED
     callers: int = _OTHERS_AT_ONCE
 
@@ -84,7 +83,7 @@ def open_fleet(
         return stack.enter_context(Subject(spec, model, threads=threads, warm_up_s=min(_WARM_UP_S, unit_s)))
 
     ours = subject(ENGINES[f"crossrank-{precision}"])
-    fleet = {OURS: System(ours, open=BOUNDED, callers=_OURS_AT_ONCE), _LOCK: System(ours, closed=LOCKED, open=LOCKED)}
+    fleet = {OURS: System(ours, open=BOUNDED, callers=_OURS_AT_ONCE)}
     try:
         fleet[pool_of(peer)] = System(subject(peer))
     except EngineUnavailable as error:
@@ -116,7 +115,7 @@ class Round:
             self._closed(closed_load(callers, "10"), fleet, callers, 10)
         self._closed(closed_load(16, MIX), fleet, 16, None)
         self._closed(f"{int8_model}: {ONE_LARGE}", int8_alone, 1, 1000)
-        self._closed(f"{int8_model}: {SIXTEEN}", {name: it for name, it in int8.items() if name != _LOCK}, 16, 10, 2)
+        self._closed(f"{int8_model}: {SIXTEEN}", int8, 16, 10, 2)
         for times in TIMES:
             self._open(times, MIX, fleet, None)
         for times in (1, TIMES[-1]):
@@ -134,7 +133,7 @@ class Round:
     def _closed(
         self, load: str, systems: Mapping[str, System], callers: int, documents: int | None, units: int = 1
     ) -> None:
-        self._turns(load, systems, lambda it: self._ask(it, [(it.closed, callers, documents)], units))
+        self._turns(load, systems, lambda it: self._ask(it, [(SHARED, callers, documents)], units))
 
     def _ask(self, system: System, groups: Sequence[Group], units: int) -> Measured:
         return system.subject.load("closed", groups=groups, seconds=units * self.unit_s, seed=self.number)

@@ -6,7 +6,6 @@ The module is both ends: `Subject` outside, and what the process runs.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from benchmarks.engines.process import answer, load_adapter
@@ -17,9 +16,9 @@ from crossrank import CrossEncoder
 
 from .load import Answers, Callers, Score, Texts, arrivals, closed_loop, open_loop
 
-# The ways to call a model: threads share it, a lock around it, shared with a bounded queue, the same with room for
-# large requests, with a deadline, and without the scheduler. A peer is shared.
-SHARED, LOCKED, BOUNDED, ROOMY, DEADLINE = "shared", "locked", "bounded", "roomy", "deadline"
+# The ways to call a model: threads share it, shared with a bounded queue, the same with room for large requests, and
+# with a deadline. A peer is shared.
+SHARED, BOUNDED, ROOMY, DEADLINE = "shared", "bounded", "roomy", "deadline"
 
 DEADLINE_MS = 50
 _QUEUE_S = {BOUNDED: 0.15, ROOMY: 0.75}  # of full load may wait; 1,000 documents must fit beside others
@@ -74,11 +73,7 @@ class _Opened:
 
     def _open_ours(self, folder: Path, precision: str, threads: int, warm_up_s: float) -> dict[str, object]:
         options: dict[str, Any] = {"precision": precision, "threads": threads, "device": "cpu"}
-        model, lock = CrossEncoder(folder, **options), Lock()
-
-        def locked(query: str, documents: list[str]) -> object:
-            with lock:
-                return model.score(query, documents)
+        model = CrossEncoder(folder, **options)
 
         for _ in range(_LONGEST_WARM_UP):
             self._warm(model.score, warm_up_s)
@@ -94,7 +89,6 @@ class _Opened:
         self.models = [model, *bounded.values()]
         self.ways = {
             SHARED: model.score,
-            LOCKED: locked,
             **{way: queued.score for way, queued in bounded.items()},
             DEADLINE: lambda query, documents: model.rank(query, documents, deadline_ms=DEADLINE_MS),
         }

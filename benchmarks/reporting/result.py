@@ -128,10 +128,8 @@ class Result:
     """One file of the suite.
 
     Attributes:
-        benchmark: The command that wrote it.
         model: The model's short name, as the file's name has it.
         size: Documents per call; None where the command has none.
-        model_name: As tables call it.
         weights: Where they come from: "published", or how they were drawn.
         calls: That were timed; 0 where they are not counted.
         kinds: Engine -> how exact it is, as `registry.Kind`.

@@ -157,9 +157,8 @@ def candidates_of(query_id: str, doc_ids: str) -> Candidates:
     return Candidates(query_id, QUERIES[query_id], tuple(doc_ids), tuple(CORPUS[name] for name in doc_ids))
 
 
-@pytest.mark.parametrize("prefix", ["", "ir_datasets:"])
-def test_dataset_without_a_first_stage_gets_candidates_from_bm25(prefix: str, registered: dict[str, str]) -> None:
-    collection = read_collection(Path(prefix + registered["plain"]))
+def test_dataset_without_a_first_stage_gets_candidates_from_bm25(registered: dict[str, str]) -> None:
+    collection = read_collection(Path(registered["plain"]))
     assert (collection.name, collection.first_stage) == (registered["plain"], "own BM25")
     assert collection.qrels == {"1": {"a": 2, "p": 1}, "2": {"c": 2}, "4": {"d": 2}}
     assert [(entry.query_id, entry.doc_ids[:1]) for entry in collection.candidates][:1] == [("1", ("a",))]

@@ -153,7 +153,7 @@ def test_a_quick_run_shows_every_load_and_target_and_names_what_it_could_not_mea
     assert "no checkpoint folder absent" in result["unavailable"].pop("absent")
     assert result["unavailable"] == {}
     loads = result["loads"]
-    systems = {OURS, "crossrank under a lock", "fake in a thread pool"}
+    systems = {OURS, "fake in a thread pool"}
     for load in ("1 caller x 10", "64 callers x 10", "16 callers x 1-1,000", "arriving, 3 x capacity, 1-1,000"):
         assert set(loads[load]) == systems
     assert all(

@@ -59,17 +59,7 @@ class Amounts:
 
 
 # A call is long enough for the next texts to be tokenized while the GPU works, and short enough for all contenders.
-_CALLS = {10: 200, 100: 200, 1000: 60}
-_AMOUNTS: dict[Size, Amounts] = {
-    "small": Amounts(8192, 4, _CALLS, 6.0),
-    "base": Amounts(4096, 4, _CALLS, 6.0),
-    "large": Amounts(2048, 4, _CALLS, 6.0),
-}
-_QUICK: dict[Size, Amounts] = {
-    "small": Amounts(4096, 3, {10: 120, 100: 120, 1000: 20}, 2.5),
-    "base": Amounts(2048, 3, {10: 80, 100: 60, 1000: 20}, 2.5),
-    "large": Amounts(1024, 3, {10: 60, 100: 40, 1000: 20}, 2.5),
-}
+_DOCUMENTS: dict[Size, int] = {"small": 8192, "base": 4096, "large": 2048}
 _REHEARSED = Amounts(16, 1, {10: 1, 100: 1, 1000: 1}, 0.0)
 
 
@@ -161,7 +151,9 @@ def measure_model(key: str, place: Place, keep: Keep, *, quick: bool = False) ->
         RuntimeError: At the end, if crossrank or sentence-transformers in float16 failed anywhere: what remains is no
             comparison.
     """
-    amounts = _REHEARSED if place.rehearse else (_QUICK if quick else _AMOUNTS)[size_of(key)]
+    documents, calls = _DOCUMENTS[size_of(key)], {10: 200, 100: 200, 1000: 60}
+    amounts = Amounts(documents // 2, 3, calls, 2.5) if quick else Amounts(documents, 4, calls, 6.0)
+    amounts = _REHEARSED if place.rehearse else amounts
     with tempfile.TemporaryDirectory() as work:
         model = open_gpu_model(key, place)
         keep("model", model.model.describe())
