@@ -16,17 +16,11 @@ from crossrank import CrossrankError
 # Name -> module of ``commands/`` (with a colon, an object in it), and what it does.
 COMMANDS = {
     "quality": ("quality", "how well and how fast models, cascades and others' runs rank judged queries"),
-    "throughput": (
-        "compare:throughput",
-        "docs/s of whole calls, ours and others', and how near the scores are",
-    ),
+    "throughput": ("compare:throughput", "docs/s of whole calls, ours and others', and how near the scores are"),
     "latency": ("compare:latency", "p50, p95 and p99 of one call"),
     "memory": ("compare:memory", "memory of an engine's process, now and at most"),
     "startup": ("compare:startup", "import, load and first score in fresh processes"),
-    "service": (
-        "service",
-        "docs/s and latencies under many callers, beside a peer's thread pool",
-    ),
+    "service": ("service", "docs/s and latencies under many callers, beside a peer's thread pool"),
     "path": ("path", "modules that one call enters, switches between them, and Python calls"),
     "host": ("host", "CPU time of a document beside a GPU, encoded and as text, where computing takes none"),
     "suite": ("suite", "all of these, each in a process of its own, to go on where an earlier run was stopped"),

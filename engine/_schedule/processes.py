@@ -2,12 +2,17 @@
 
 import atexit
 import os
+import time
 import weakref
 from collections.abc import Callable
 
 from crossrank._machine.process import PerProcess
 
 from .scheduler import Scheduler
+
+# At the interpreter's end, how long to wait for batches that run, for calls to come back with their errors, and for
+# these to be told.
+_BATCHES_S, _CALLS_S, _WORD_S, _STEP_S = 10.0, 0.5, 0.05, 0.002
 
 
 class Schedulers(PerProcess[Scheduler]):
@@ -45,4 +50,20 @@ def _end_all() -> None:
     for reference in list(_alive.values()):
         schedulers = reference()
         if schedulers is not None and os.getpid() in schedulers:
-            schedulers[os.getpid()].end_at_exit()
+            _end(schedulers[os.getpid()])
+
+
+def _end(scheduler: Scheduler) -> None:
+    """End the calls of daemon threads, whom the interpreter does not wait for: fail them, or wait for what runs."""
+    scheduler.end_at_exit()
+    calls = len(scheduler.meter.open)
+    _wait_while(lambda: scheduler.busy, _BATCHES_S)
+    _wait_while(lambda: bool(scheduler.meter.open), _CALLS_S)
+    if calls:  # their threads and event loops get a moment to say so
+        time.sleep(_WORD_S)
+
+
+def _wait_while(goes_on: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while goes_on() and time.monotonic() < until:
+        time.sleep(_STEP_S)

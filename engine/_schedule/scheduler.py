@@ -35,10 +35,6 @@ T = TypeVar("T")
 PATIENCE_S = 1.0
 # As long as it takes another thread to wake up and have Python's lock; without it, that takes 5 ms beside a busy one.
 _PAUSE_S = 0.00005
-# At the interpreter's end, how long to wait for batches that run.
-_EXIT_S, _EXIT_STEP_S = 10.0, 0.002
-# Then, for calls to come back with their errors, and for these to be told.
-_EXIT_CALLS_S, _EXIT_WORD_S = 0.5, 0.05
 
 
 class Helper:
@@ -268,18 +264,9 @@ class Scheduler:
         self._closing.discard(latch)
 
     def end_at_exit(self) -> None:
-        """When the interpreter ends, of daemon threads' calls: fail what has not begun, and wait for what has."""
+        """When the interpreter ends, fail what has not begun of daemon threads' calls, and let no more begin."""
         self.ending = True
         self.guard.hold(partial(self._fail_waiting, _closed_at_exit()))
-        calls, until = len(self.meter.open), time.monotonic() + _EXIT_S
-        while self.busy and time.monotonic() < until:
-            time.sleep(_EXIT_STEP_S)
-        # Their threads and event loops, which the interpreter does not wait for, get a moment to say so.
-        until = time.monotonic() + _EXIT_CALLS_S
-        while self.meter.open and time.monotonic() < until:
-            time.sleep(_EXIT_STEP_S)
-        if calls:
-            time.sleep(_EXIT_WORD_S)
 
     @property
     def _inside(self) -> bool:
