@@ -31,6 +31,7 @@ from ._architectures.registry import architectures
 from ._blueprint import Blueprint
 from ._exporters.native import read_native
 from ._exporters.optimum import INSTALL_OPTIMUM, optimum_version, read_optimum
+from ._read.licence import say_licence
 from ._read.source import CheckpointSource, check_unchanged, fetch_checkpoint, fingerprint
 from ._read.texts import load_pairs
 from ._refusal import Advise, describe_failure, refusal_error
@@ -87,6 +88,7 @@ def make_artifact(
         source = replace(source, revision=present.source.revision)  # the graphs of one artifact are of one commit
     with stage(report, "find the checkpoint"):
         folder, commit = fetch_checkpoint(source, local_files_only=local_files_only, token=token)
+    say_licence(source.name, folder, source.registered)
     with stage(report, "read config, tokenizer, weights"):
         blueprint = _read(folder, source.registered, exporter, max_length)
         check_unchanged(source)

@@ -22,6 +22,8 @@ from crossrank._errors import ModelNotFoundError
 from crossrank._interrupts import not_thrown_in
 from crossrank.models import find_model, nearest_names
 
+from .kinds import refuse_other_kinds
+from .licence import CARD
 from .source import HOLDS_GRAPHS, IS_ARTIFACT
 
 # What describes a model, wherever its weights are.
@@ -31,6 +33,7 @@ SETTINGS = (
     *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model"),
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),  # refused, not used
     "[1-9]*_*/config.json",  # of modules behind a transformer
+    CARD,  # says the licence
 )
 # What an export reads; nothing else is downloaded.
 _FILES = (
@@ -67,9 +70,12 @@ def download_checkpoint(name: str, revision: str | None, *, local_files_only: bo
     Raises:
         ModelNotFoundError: If the hub does not have it, does not give it or does not answer within seconds, or if it
             must not be asked, or there is no space left; or if it needs no export.
+        UnsupportedModelError: As `refuse_other_kinds`.
     """
     offline = local_files_only or constants.HF_HUB_OFFLINE
-    folder = download(name, revision, _FILES, offline=offline, token=token)
+    settings = download(name, revision, SETTINGS, offline=offline, token=token)
+    refuse_other_kinds(settings)  # gigabytes before they come
+    folder = download(name, settings.name, _FILES, offline=offline, token=token)
     if not any(folder.rglob("model*.safetensors")):
         download(name, folder.name, _TORCH_WEIGHTS, offline=offline, token=token)
         if not any(folder.rglob("pytorch_model*.bin")):

@@ -19,6 +19,7 @@ from crossrank._machine.device import Device
 from crossrank.models import RegisteredModel, find_model, nearest_names
 
 from .content import hash_files, read_known, stamp_files, write_known
+from .kinds import refuse_other_kinds
 
 _DOWNLOADING = "downloading a model needs: pip install 'crossrank[export]'"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -111,10 +112,12 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         ModelNotFoundError: If the folder is an artifact or holds graphs alone, or no model.
-        ModelError: If its modules.json is damaged or of another kind of model.
+        ModelError: If its modules.json is damaged, or it is of another kind of model.
     """
     if has_entry(folder / MANIFEST_NAME) and not has_weights(folder):
         raise ModelNotFoundError(f"{folder} {IS_ARTIFACT}: CrossEncoder and crossrank take it as it is")
+    if any(map(has_weights, (folder, *folder.glob("0_*")))):  # graphs alone are run, whatever they compute
+        refuse_other_kinds(folder)
     if not any(has_entry(folder / name) for name in ("config.json", "modules.json")):
         reason = lone_adapter_message(folder) or "it has no config.json"
         raise ModelNotFoundError(f"{folder} holds no model: {reason}")

@@ -286,7 +286,7 @@ def test_download_takes_what_an_export_reads_and_the_export_equals_transformers(
     hub.add(name, with_torch_weights(tiny, tmp_path / "old") if old else tiny)
     wanted = set(hub.files)
     for path in (
-        *("README.md", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "training_args.bin"),
+        *("LICENSE", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "training_args.bin"),
         *("onnx/model.onnx", "onnx/model_O4.onnx", "openvino/openvino_model.bin", "openvino/openvino_model.xml"),
     ):
         hub.files.setdefault(f"{name}/{path}", b"not asked for")
@@ -311,7 +311,7 @@ def test_sharded_pytorch_files_and_old_vocabularies_are_downloaded(hub: Hub, tmp
 def test_what_changes_scores_beside_the_weights_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     wanted = {"config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors"}
     wanted |= {"adapter_model.bin", "chat_template.jinja", "additional_chat_templates/rerank.jinja"}
-    for path in {*wanted, "README.md", "adapter_model.msgpack"}:
+    for path in {*wanted, "LICENSE", "adapter_model.msgpack"}:
         hub.files[f"someone/adapted/{path}"] = b"{}"
     assert cached_files(fetch(tmp_path, hub.url, "someone/adapted")) == wanted
 
@@ -323,6 +323,13 @@ def test_modules_in_subfolders_are_downloaded(hub: Hub, tmp_path: Path) -> None:
     for path in {*wanted, "0_Transformer/pytorch_model.bin", "2_Dense/pytorch_model.bin", "1_Pooling/README.md"}:
         hub.files[f"someone/modules/{path}"] = b"{}"
     assert cached_files(fetch(tmp_path, hub.url, "someone/modules")) == wanted
+
+
+def test_reranker_of_another_kind_is_refused_before_its_weights_are_downloaded(hub: Hub, tmp_path: Path) -> None:
+    config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+    hub.files |= {"Qwen/Reranker/config.json": json.dumps(config).encode(), "Qwen/Reranker/model.safetensors": b"large"}
+    assert "this is a causal language model (Qwen3ForCausalLM)" in fetch(tmp_path, hub.url, "Qwen/Reranker")
+    assert hub.fetched == ["Qwen/Reranker/config.json"]
 
 
 def test_what_was_downloaded_once_is_found_when_the_hub_is_gone(hub: Hub, tmp_path: Path) -> None:
@@ -443,8 +450,8 @@ def test_full_disk_is_named_with_the_cache(hub: Hub, tmp_path: Path) -> None:
     hub.files |= {"someone/ranker/config.json": b"{}", "someone/ranker/model.safetensors": bytes(1_000_000)}
     message = fetch(tmp_path / "home", hub.url, "someone/ranker", prefix=apart)
     assert message == (
-        f"someone/ranker could not be had from the hub (no space left in {tmp_path}/home/hub). Free some, or set "
-        f"HF_HOME to a folder on another disk"
+        f"someone/ranker at revision {COMMIT} could not be had from the hub (no space left in {tmp_path}/home/hub). "
+        f"Free some, or set HF_HOME to a folder on another disk"
     )
 
 
