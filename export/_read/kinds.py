@@ -15,8 +15,8 @@ from crossrank._json import has_entry, read_json_object
 # transformers' model types of language models that read from left to right, whatever head they have.
 _DECODERS = frozenset({
     *("bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox"),
-    *("granite", "lfm2", "llama", "llama_bidirec", "minicpm", "mistral", "mixtral", "olmo", "olmo2", "opt", "phi", "phi3"),
-    *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm"),
+    *("granite", "lfm2", "llama", "llama_bidirec", "minicpm", "mistral", "mixtral", "olmo", "olmo2", "opt"),
+    *("phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm"),
 })  # fmt: skip
 _LISTWISE = ("JinaForRanking",)
 _ENCODERS = (
