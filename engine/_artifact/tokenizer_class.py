@@ -55,6 +55,7 @@ _SENTENCE_TOKENS = {
     **{"pad_token": "<pad>", "cls_token": "<s>", "mask_token": "<mask>"},
 }
 ROBERTA_TOKENS = SpecialDefaults(_SENTENCE_TOKENS, normalized=True, mask_strips=True)
+DEBERTA_TOKENS = SpecialDefaults({**_BERT_TOKENS.tokens, "bos_token": "[CLS]", "eos_token": "[SEP]"})
 # Those whose vocab.txt is WordPiece's, read and joined as the special tokens say.
 WORDPIECE_TOKENS = {
     **dict.fromkeys(("bert", "electra", "distilbert"), _BERT_TOKENS),
@@ -63,6 +64,7 @@ WORDPIECE_TOKENS = {
 _TOKENS = (
     dict.fromkeys(("convbert", "mobilebert", "squeezebert"), _BERT_TOKENS)
     | dict.fromkeys(("camembert", "longformer", "roberta", "xlmroberta"), ROBERTA_TOKENS)
+    | {"debertav2": DEBERTA_TOKENS}
     | WORDPIECE_TOKENS
 )
 

@@ -17,7 +17,7 @@ import numpy as np
 import transformers
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from benchmarks.inputs.random_checkpoint import SPREAD, draw_parameter
 from crossrank.export._prove.reference import numpy_logits
@@ -39,7 +39,10 @@ __all__ = [
     "write_tokenizer",
 ]
 
-ARCHITECTURES = ("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "modernbert")
+ARCHITECTURES = (
+    *("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "modernbert"),
+    *("deberta-v2",),
+)
 MAX_LENGTH = 48
 
 _TEXTS = (
@@ -202,7 +205,7 @@ def _modernbert_bpe() -> Tokenizer:
     return tokenizer
 
 
-def _unigram(specials: Sequence[str], cls: int, sep: int) -> Tokenizer:
+def _unigram(specials: Sequence[str], cls: int, sep: int, *, mask: str = "<mask>") -> Tokenizer:
     """Unigram behind Metaspace as XLM-RoBERTa has it: the texts' words and letters with made-up scores."""
     splitter = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
@@ -213,12 +216,38 @@ def _unigram(specials: Sequence[str], cls: int, sep: int) -> Tokenizer:
     pieces += [(letter, -8.0 - 0.01 * i) for i, letter in enumerate(letters)]
     parts = {word[:5] for word in words if len(word) > 2} | {word[-3:] for word in words if len(word) > 5}
     pieces += [(part, -6.0 - 0.01 * i) for i, part in enumerate(sorted(parts))]
-    tokenizer = Tokenizer(models.Unigram([*pieces, ("<mask>", 0.0)], specials.index("<unk>"), False))
+    tokenizer = Tokenizer(
+        models.Unigram(
+            [*pieces, (mask, 0.0)], len(specials) - 1 if mask == "[MASK]" else specials.index("<unk>"), False
+        )
+    )
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
-    tokenizer.add_special_tokens([*specials, AddedToken("<mask>", lstrip=True, special=True)])
+    tokenizer.add_special_tokens([*specials, AddedToken(mask, lstrip=mask == "<mask>", special=True)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", cls), ("</s>", sep)]
+    )
+    return tokenizer
+
+
+def _deberta_unigram() -> Tokenizer:
+    """Unigram between BERT's special tokens, with the normalizer that transformers 5 has for DeBERTa-v2."""
+    specials = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    tokenizer = _unigram(specials, 1, 2, mask="[MASK]")
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "),
+            normalizers.NFC(),
+            normalizers.Strip(left=False, right=True),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )
     return tokenizer
 
@@ -268,6 +297,13 @@ _FAMILIES = {
         _modernbert_bpe,
         BERT_TOKENS,
         settings={"clean_up_tokenization_spaces": True, "model_input_names": ["input_ids", "attention_mask"]},
+    ),
+    "deberta-v2": _Family(
+        "DebertaV2Config",
+        "DebertaV2ForSequenceClassification",
+        "DebertaV2Tokenizer",
+        _deberta_unigram,
+        {"bos_token": "[CLS]", "eos_token": "[SEP]", **BERT_TOKENS},
     ),
 }
 
@@ -332,6 +368,17 @@ def write_tokenizer(folder: Path, architecture: str, *, max_length: int = MAX_LE
     return tokenizer
 
 
+_MORE_SIZES: dict[str, dict[str, Any]] = {
+    "electra": {"embedding_size": 24},
+    # As DeBERTa-v3 has it; 16 buckets, so that distances from 8 on share some.
+    "deberta-v2": {
+        **{"relative_attention": True, "position_buckets": 16, "max_relative_positions": -1},
+        **{"norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": ["p2c", "c2p"]},
+        **{"position_biased_input": False, "type_vocab_size": 0},
+    },
+}
+
+
 def _sizes(architecture: str) -> dict[str, Any]:
     if architecture == "distilbert":
         return {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
@@ -339,7 +386,7 @@ def _sizes(architecture: str) -> dict[str, Any]:
         sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
         return sizes | {"local_attention": 12}
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    return sizes | ({"embedding_size": 24} if architecture == "electra" else {})
+    return sizes | _MORE_SIZES.get(architecture, {})
 
 
 def _logits(folder: Path, config: dict[str, Any], max_length: int, *, token_types: bool) -> NDArray[np.float32]:

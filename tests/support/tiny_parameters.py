@@ -14,6 +14,9 @@ def parameter_shapes(config: dict[str, Any], labels: int) -> Iterator[tuple[str,
     if kind == "modernbert":
         yield from _modernbert(config, labels)
         return
+    if kind == "deberta-v2":
+        yield from _deberta(config, labels)
+        return
     head = list(_head(kind, config["dim" if kind == "distilbert" else "hidden_size"], labels))
     if kind in ("xlm-roberta", "camembert"):
         yield from head
@@ -46,6 +49,40 @@ def _modernbert(config: dict[str, Any], labels: int) -> Iterator[tuple[str, Shap
     yield from norm("model.final_norm")
     yield from linear("head.dense", hidden, hidden, "classifier_bias")
     yield from norm("head.norm")
+    yield from _linear("classifier", labels, hidden)
+
+
+def _deberta(config: dict[str, Any], labels: int) -> Iterator[tuple[str, Shape]]:
+    hidden, terms = config["hidden_size"], config["pos_att_type"] or []
+    width, table = config.get("embedding_size", hidden), "deberta.embeddings.{}_embeddings.weight"
+    yield table.format("word"), (config["vocab_size"], width)
+    if config["position_biased_input"]:
+        yield table.format("position"), (config["max_position_embeddings"], width)
+    if config["type_vocab_size"]:
+        yield table.format("token_type"), (config["type_vocab_size"], width)
+    if width != hidden:
+        yield "deberta.embeddings.embed_proj.weight", (hidden, width)
+    yield from _norm("deberta.embeddings.LayerNorm", hidden)
+    own = config["relative_attention"] and not config.get("share_att_key", False)
+    for i in range(config["num_hidden_layers"]):
+        at = f"deberta.encoder.layer.{i}"
+        for part in ("query", "key", "value"):
+            yield from _linear(f"{at}.attention.self.{part}_proj", hidden, hidden)
+        for term, part in (("c2p", "key"), ("p2c", "query")):
+            if own and term in terms:
+                yield from _linear(f"{at}.attention.self.pos_{part}_proj", hidden, hidden)
+        yield from _linear(f"{at}.attention.output.dense", hidden, hidden)
+        yield from _norm(f"{at}.attention.output.LayerNorm", hidden)
+        yield from _linear(f"{at}.intermediate.dense", config["intermediate_size"], hidden)
+        yield from _linear(f"{at}.output.dense", hidden, config["intermediate_size"])
+        yield from _norm(f"{at}.output.LayerNorm", hidden)
+    if config["relative_attention"]:
+        farthest, buckets = config.get("max_relative_positions", -1), config.get("position_buckets", -1)
+        span = buckets if buckets > 0 else farthest if farthest > 0 else config["max_position_embeddings"]
+        yield "deberta.encoder.rel_embeddings.weight", (2 * span, hidden)
+    if "layer_norm" in config.get("norm_rel_ebd", "none"):
+        yield from _norm("deberta.encoder.LayerNorm", hidden)
+    yield from _linear("pooler.dense", hidden, hidden)
     yield from _linear("classifier", labels, hidden)
 
 

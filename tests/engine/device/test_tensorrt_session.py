@@ -680,7 +680,21 @@ def test_the_portable_graphs_are_standard_and_of_static_rank(make_portable: Make
 
 # https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md
 _IN_TENSORRT = {
-    *("Add", "Cast", "CumSum", "Div", "Equal", "Erf", "Gather", "Gemm", "LayerNormalization", "MatMul", "Mul", "Not"),
+    *(
+        "Add",
+        "Cast",
+        "Concat",
+        "CumSum",
+        "Div",
+        "Equal",
+        "Erf",
+        "Gather",
+        "Gemm",
+        "LayerNormalization",
+        "MatMul",
+        "Mul",
+        "Not",
+    ),
     *("Range", "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Squeeze", "Sub", "Tanh", "Transpose"),
     *("Unsqueeze", "Where"),
 }
