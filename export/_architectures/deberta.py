@@ -83,55 +83,41 @@ class Disentangled(Attention):
     """Attention with the products by distance in its bias.
 
     Attributes:
-        keys: K_r, float32 [rows, heads * head size], scaled as scores are; None without c2p.
+        keys: K_r, float32 [rows, heads * head size]; None without c2p.
         queries: Q_r, the same; None without p2c.
     """
 
     keys: Floats | None = None
     queries: Floats | None = None
 
-    def write(self, layout: "Layout", hidden: str) -> str:
-        query, key, value = layout.project(hidden, self)
-        return layout.attend(query, key, value, self._bias(layout, query, key))
-
-    def _bias(self, layout: "Layout", query: str, key: str) -> str:
-        """[pairs, heads, longest, longest], or "" where distances do not count."""
-        bias = ""
-        if self.keys is not None:
-            bias = self._products(layout, query, "keys", self.keys, -1)
+    def added(self, layout: "Layout", query: str, key: str) -> str:
+        """As `Attention.added`."""
+        added = "" if self.keys is None else self._products(layout, query, "keys", self.keys, -1)
         if self.queries is not None:
             across = self._products(layout, key, "queries", self.queries, 1)
             across = layout.graph.add("Transpose", across, perm=[0, 1, 3, 2])
-            bias = layout.graph.add("Add", bias, across) if bias else across
-        return bias
+            added = layout.graph.add("Add", added, across) if added else across
+        return added
 
     def _products(self, layout: "Layout", projected: str, name: str, table: Floats, sign: int) -> str:
-        """Products of each token i with the row of each distance: [pairs, heads, i, j], by ``sign * (j - i)``.
+        """Scaled products of each token i with the row of each distance: [pairs, heads, i, j], by ``sign * (j - i)``.
 
-        All distances of a length stand beside each other, so that of token i the row begins one place before that of
-        i - 1: a reshaping to rows that are one place shorter puts them below each other.
+        Those of all distances stand beside each other, and token i's begin one place before those of i - 1. So rows
+        that are one place shorter put them below each other.
         """
-        graph, config = layout.graph, layout.config
-        assert isinstance(config, DebertaConfig)
+        graph, config = layout.graph, _config(layout)
         heads, width = config.heads, self.query.weight.shape[1] // config.heads
-        by_pair = graph.add("Reshape", layout.by_pair(projected), graph.integers(0, 0, heads, width))
-        tokens = graph.add("Transpose", by_pair, perm=[0, 2, 1, 3])  # [B, N, S, D]
-        length = graph.add("Shape", tokens, start=2, end=3)
-        reach = -(-config.positions // 8) * 8  # a longest pair may be rounded up to a multiple of 8
-        middle = graph.integers(reach)
-        less = graph.add("Sub", length, graph.integers(1))
+        tokens = graph.add("Reshape", layout.by_pair(projected), graph.integers(0, 0, heads, width))
+        tokens = graph.add("Transpose", tokens, perm=[0, 2, 1, 3])  # [B, N, S, D]
+        length, one = graph.add("Shape", tokens, start=2, end=3), graph.integers(1)
+        middle, less = graph.integers(_reach(config)), graph.add("Sub", length, one)
         # The distances 1 - S to S, which is one more than there are.
-        distances = np.arange(-reach, reach + 1)
-        numbers = graph.constant(f"distances.{name}", distance_rows(sign * distances, config))
-        first, last = (
-            graph.add("Sub", middle, less),
-            graph.add("Add", middle, graph.add("Add", length, graph.integers(1))),
-        )
-        rows = graph.add("Slice", numbers, first, last, graph.integers(0))
-        per_head = np.zeros((1, heads, len(table), width), np.float32)
-        per_head[..., : config.head_size] = table.reshape(1, len(table), heads, -1).transpose(0, 2, 1, 3)
-        constant = graph.weight(f"{self.name}.{name}", per_head)
-        found = graph.add("Gather", constant, rows, axis=2)  # [1, N, 2S, D]
+        first, last = graph.add("Sub", middle, less), graph.add("Add", middle, graph.add("Add", length, one))
+        rows = graph.add("Slice", _numbers(layout, sign), first, last, graph.integers(0))
+        by_head = np.zeros((1, heads, len(table), width), np.float32)
+        scaled = table * np.float32(config.head_size**-0.5)
+        by_head[..., : config.head_size] = scaled.reshape(1, len(table), heads, -1).transpose(0, 2, 1, 3)
+        found = graph.add("Gather", graph.weight(f"{self.name}.{name}", by_head), rows, axis=2)  # [1, N, 2S, D]
         if layout.contrib:
             products = graph.contrib("FusedMatMul", tokens, found, transB=1)
         else:
@@ -142,6 +128,50 @@ class Disentangled(Attention):
         shifted = graph.add("Slice", flat, less, end, graph.integers(2))
         skewed = graph.add("Reshape", shifted, graph.add("Concat", graph.integers(0, 0, -1), shorter, axis=0))
         return graph.add("Slice", skewed, graph.integers(0), length, graph.integers(3))
+
+    def added_to_first(self, layout: "Layout", tokens: str, query: str) -> str:
+        """As `Attention.added_to_first`: k·Q_r is h·(W_k Q_r) + b_k·Q_r, so that keys are not projected for it."""
+        graph, config = layout.graph, _config(layout)
+        heads, size = config.heads, config.head_size
+        length, middle = graph.add("Shape", tokens, start=1, end=2), graph.integers(_reach(config))
+        numbers = _numbers(layout, -1)  # by key's position minus query's, which is 0
+        rows = graph.add("Slice", numbers, middle, graph.add("Add", middle, length), graph.integers(0))
+        added = ""
+        if self.keys is not None:
+            by_head = self.keys.reshape(-1, heads, size).transpose(1, 2, 0)
+            whole = graph.add("Gather", graph.weight(f"{self.name}.keys", by_head), rows, axis=2)  # [N, D, S]
+            single = graph.add(
+                "Transpose", graph.add("Reshape", query, graph.integers(-1, heads, size)), perm=[1, 0, 2]
+            )
+            added = graph.add("Transpose", graph.add("MatMul", single, whole), perm=[1, 0, 2])  # [B, N, S]
+        if self.queries is not None:
+            by_head = self.queries.reshape(-1, heads, size) * np.float32(size**-0.5)
+            weight = self.key.weight.reshape(-1, heads, size)
+            lifted = np.ascontiguousarray(np.einsum("hnd,rnd->rhn", weight, by_head, optimize=True))
+            places = graph.add("Gather", graph.weight(f"{self.name}.queries", lifted), rows, axis=0)  # [S, H, N]
+            products = graph.add("MatMul", graph.add("Transpose", tokens, perm=[1, 0, 2]), places)  # [S, B, N]
+            constant = np.einsum("nd,rnd->nr", self.key.bias.reshape(heads, size), by_head)
+            shift = graph.add("Gather", graph.weight(f"{self.name}.shift", constant), rows, axis=1)  # [N, S]
+            across = graph.add("Add", graph.add("Transpose", products, perm=[1, 2, 0]), shift)
+            added = graph.add("Add", added, across) if added else across
+        return added
+
+
+def _config(layout: "Layout") -> DebertaConfig:
+    assert isinstance(layout.config, DebertaConfig)
+    return layout.config
+
+
+def _reach(config: EncoderConfig) -> int:
+    """The longest distance in a graph: the longest pair may be rounded up to a multiple of 8."""
+    return -(-config.positions // 8) * 8
+
+
+def _numbers(layout: "Layout", sign: int) -> str:
+    """Rows by distance times ``sign``, from -`_reach` on, int64 constants."""
+    config = _config(layout)
+    distances = sign * np.arange(-_reach(config), _reach(config) + 1)
+    return layout.graph.constant(f"distances.{sign}", distance_rows(distances, config))
 
 
 class DebertaV2(Family):
@@ -250,7 +280,6 @@ class DebertaV2(Family):
         """A layer whose scores are divided by the root of their terms' number, with its rows by distance."""
         old, label, hidden = layer.attention, f"layer.{i}", config.hidden
         shrink = np.float32((1 + len(config.terms)) ** -0.5)
-        scale = np.float32(config.head_size**-0.5)
         keys = queries = None
         if rows is not None:
             own = f"{self.layers}{i}.attention.self.pos_"
@@ -258,14 +287,14 @@ class DebertaV2(Family):
                 to_keys = (
                     old.key if config.shared else tensors.linear(f"{label}.keys", f"{own}key_proj", hidden, hidden)
                 )
-                keys = (rows @ to_keys.weight + to_keys.bias) * scale  # the query is shrunk
+                keys = rows @ to_keys.weight + to_keys.bias
             if "p2c" in config.terms:
                 to_queries = (
                     old.query
                     if config.shared
                     else tensors.linear(f"{label}.queries", f"{own}query_proj", hidden, hidden)
                 )
-                queries = (rows @ to_queries.weight + to_queries.bias) * (scale * shrink)
+                queries = (rows @ to_queries.weight + to_queries.bias) * shrink
         query = Linear(old.query.name, old.query.weight * shrink, old.query.bias * shrink)
         attention = Disentangled(old.name, query, old.key, old.value, old.output, None, keys, queries)
         return replace(layer, attention=attention)

@@ -136,6 +136,21 @@ class Attention:
         """The context of the rows that are needed, before ``output``."""
         return layout.attention(hidden, self)
 
+    def added(self, layout: "Layout", query: str, key: str) -> str:
+        """What is added to the scaled scores of queries and keys as projected, in the form of `Layout.attend`."""
+        return layout.bias(self.bias)
+
+    def added_to_first(self, layout: "Layout", tokens: str, query: str) -> str:
+        """The same for the first row of each pair, [1 or pairs, heads, tokens], "" for nothing.
+
+        Args:
+            layout: Where to write.
+            tokens: What attention gets, [pairs, tokens, hidden].
+            query: The first rows' queries, scaled, [pairs, heads * head size].
+        """
+        bias = layout.bias(self.bias)
+        return bias and layout.graph.add("Gather", bias, layout.graph.constant("first_row", np.array(0)), axis=2)
+
 
 @dataclass(frozen=True, slots=True)
 class FeedForward:

@@ -56,9 +56,10 @@ class Layout(ABC):
     def attention(self, hidden: str, attention: Attention) -> str:
         """The context of the rows that are needed, with queries and keys as projected, or turned."""
         query, key, value = self.project(hidden, attention)
+        added = attention.added(self, query, key)
         if attention.rotary is not None:
             query, key = self.rotate(query, attention.rotary), self.rotate(key, attention.rotary)
-        return self.attend(query, key, value, self.bias(attention.bias), window=attention.window)
+        return self.attend(query, key, value, added, window=attention.window)
 
     def project(self, hidden: str, attention: Attention) -> list[str]:
         """Queries, keys and values of all tokens, [pairs, tokens, hidden] or packed."""

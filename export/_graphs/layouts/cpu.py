@@ -139,7 +139,7 @@ class Cpu(Layout):
         q·(W_k h + b_k) = (W_kᵀ q)·h + const, and the constant drops out of the softmax; the values'
         projection moves behind the weighted sum, since Σ p = 1. Exact in real arithmetic.
         """
-        graph, value, bias = self.graph, attention.value, self.bias(attention.bias)
+        graph, value = self.graph, attention.value
         n, d, h = self.config.heads, self.config.head_size, self.config.hidden
         tokens, row = self._before(self._split(hidden), attention.window), self.needed_rows(hidden)  # [B, S, H], [B, H]
 
@@ -160,8 +160,8 @@ class Cpu(Layout):
             single = graph.add("Reshape", query, graph.integers(-1, n, 1, d))
             products = graph.add("MatMul", single, graph.add("Transpose", split, perm=[0, 2, 3, 1]))  # [B, N, 1, S]
             scores = graph.add("Squeeze", products, graph.integers(2))
-        if bias:
-            scores = graph.add("Add", scores, self._before(self._first(bias, axis=2), attention.window, 2))
+        if added := attention.added_to_first(self, tokens, query):
+            scores = graph.add("Add", scores, self._before(added, attention.window, 2))
         mixed = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), tokens)  # [B, N, H]
         values = graph.add("MatMul", graph.add("Transpose", mixed, perm=[1, 0, 2]), per_head(value, (1, 0, 2)))
         context = graph.add("Reshape", graph.add("Transpose", values, perm=[1, 0, 2]), graph.integers(-1, h))
