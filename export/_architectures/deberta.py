@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from crossrank.export._graphs.encoder import (
     Attention,
+    Body,
     Embeddings,
     EncoderConfig,
-    EncoderWeights,
     Head,
     Layer,
+    StepsHead,
 )
 from crossrank.export._graphs.layers import Floats, Linear
 
@@ -234,16 +235,14 @@ class DebertaV2(Family):
             )
         return None if problems else replace(read, pooled=ACTIVATIONS.get(read.pooled, read.pooled))
 
-    def read_weights(self, tensors: Tensors, config: EncoderConfig, *, bare_projection: bool) -> EncoderWeights:
-        """As BERT's, with each layer's rows by distance."""
+    def read_body(self, tensors: Tensors, config: EncoderConfig) -> Body:
+        """As `Family.read_body`, with each layer's rows by distance."""
         assert isinstance(config, DebertaConfig)
-        hidden, width = config.hidden, config.embedding or config.hidden
-        embeddings = self._read_embeddings(tensors, config, width)
-        rows = None
+        embeddings, rows = self._read_embeddings(tensors, config, config.embedding or config.hidden), None
         if config.relative and config.terms:
-            rows = tensors.tensor("encoder.rel_embeddings.weight", 2 * config.span, hidden)
+            rows = tensors.tensor("encoder.rel_embeddings.weight", 2 * config.span, config.hidden)
             if config.normed:
-                norm = tensors.norm("distances.norm", "encoder.LayerNorm", hidden)
+                norm = tensors.norm("distances.norm", "encoder.LayerNorm", config.hidden)
                 centred = rows - rows.mean(axis=-1, keepdims=True)
                 deviation = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + np.float32(config.epsilon))
                 rows = centred / deviation * norm.scale + norm.bias
@@ -251,13 +250,13 @@ class DebertaV2(Family):
             self._with_distances(tensors, config, self._read_layer(tensors, config, i, None), i, rows)
             for i in tensors.numbers(self.layers, config.layers)
         )
-        dense, _, classifier = self.head
-        head = Head(
-            None if bare_projection else tensors.linear("head.dense", dense, hidden, hidden),
-            config.pooled,
-            tensors.linear("head.classifier", classifier, hidden, config.labels),
-        )
-        return EncoderWeights(embeddings, layers, head)
+        return Body(embeddings, layers)
+
+    def read_head(self, tensors: Tensors, config: EncoderConfig, *, bare_projection: bool) -> Head | StepsHead:
+        """As `Family.read_head`, with the activation that config.json says."""
+        assert isinstance(config, DebertaConfig)
+        head = super().read_head(tensors, config, bare_projection=bare_projection)
+        return replace(head, activation=config.pooled) if isinstance(head, Head) else head
 
     def _read_embeddings(self, tensors: Tensors, config: DebertaConfig, width: int) -> Embeddings:
         """The tables, of the model's width: a projection of narrow ones is applied to them."""
@@ -296,7 +295,7 @@ class DebertaV2(Family):
                 )
                 queries = (rows @ to_queries.weight + to_queries.bias) * shrink
         query = Linear(old.query.name, old.query.weight * shrink, old.query.bias * shrink)
-        attention = Disentangled(old.name, query, old.key, old.value, old.output, None, keys, queries)
+        attention = Disentangled(old.name, query, old.key, old.value, old.output, keys=keys, queries=queries)
         return replace(layer, attention=attention)
 
 
