@@ -44,11 +44,14 @@ class Tensors:
 
     Args:
         tensors: As `open_tensors` gives them, with or without the prefix.
-        prefix: What their names may begin with.
+        prefixes: Of which their names may begin with one.
     """
 
-    def __init__(self, tensors: Mapping[str, ReadTensor], prefix: str) -> None:
-        self._tensors = {name.removeprefix(prefix): read for name, read in tensors.items()}
+    def __init__(self, tensors: Mapping[str, ReadTensor], *prefixes: str) -> None:
+        def bare(name: str) -> str:
+            return next((name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)), name)
+
+        self._tensors = {bare(name): read for name, read in tensors.items()}
         self._problems: list[str] = []
 
     def check(self) -> None:
@@ -114,6 +117,8 @@ class Family:
     Attributes:
         types: transformers' model types.
         prefix: What the names of the encoder's tensors begin with where there is a head.
+        other_prefixes: What else they may begin with.
+        position_types: What position_embedding_type may say.
         config: What is read of a config.json: `EncoderConfig`, or a class derived from it.
         fields: Its fields by their names in config.json.
         defaults: transformers' values of those that may be missing there.
@@ -125,6 +130,8 @@ class Family:
 
     types: ClassVar[tuple[str, ...]]
     prefix: ClassVar[str]
+    other_prefixes: ClassVar[tuple[str, ...]] = ()
+    position_types: ClassVar[tuple[str, ...]] = ("absolute",)
     config: ClassVar[type[EncoderConfig]] = EncoderConfig
     fields: ClassVar[Mapping[str, str]] = {
         "vocabulary": "vocab_size",

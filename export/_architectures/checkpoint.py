@@ -107,7 +107,7 @@ def _read_weights(
     tensors: Mapping[str, ReadTensor], config: EncoderConfig, bare_projection: bool, chain: StepsHead | None
 ) -> EncoderWeights:
     family = architectures()[config.architecture]
-    named = Tensors(tensors, family.prefix)
+    named = Tensors(tensors, family.prefix, *family.other_prefixes)
     body = family.read_body(named, config)
     head = chain or family.read_head(named, config, bare_projection=bare_projection)
     named.check()

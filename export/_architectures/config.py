@@ -37,13 +37,9 @@ def complete_config(config: Mapping[str, Any], tensors: Mapping[str, ReadTensor]
         CheckpointError: If the head is no matrix of numbers.
     """
     completed = dict(config)
-    if completed.get("model_type") is None:
-        families = {name.partition(".")[0] for name in tensors} & set(architectures())
-        if len(families) == 1:
-            completed["model_type"] = families.pop()
-            logger.warning(
-                "config.json has no model_type: the weights are named as those of %r", completed["model_type"]
-            )
+    if completed.get("model_type") is None and (named := _name_architecture(completed, tensors)):
+        completed["model_type"] = named
+        logger.warning("config.json has no model_type: the weights are named as those of %r", named)
     head = next((name for name in _HEADS if name in tensors), None)
     counted, stated = count_labels(completed), completed.get("num_labels")
     if head is None or (counted is not None and stated in (None, counted)):
@@ -62,6 +58,16 @@ def complete_config(config: Mapping[str, Any], tensors: Mapping[str, ReadTensor]
             "config.json has num_labels %d and id2label of %d: the head has %d outputs", stated, counted, labels
         )
     return completed
+
+
+def _name_architecture(config: Mapping[str, Any], tensors: Mapping[str, ReadTensor]) -> str | None:
+    """The one architecture that the weights' names speak of; of several, that of the class in config.json."""
+    parts = {f"{name.partition('.')[0]}." for name in tensors}
+    kinds = [kind for kind, family in architectures().items() if {family.prefix, *family.other_prefixes} & parts]
+    stated = config.get("architectures")
+    classes = {str(name).partition("For")[0].lower() for name in (stated if isinstance(stated, list) else ())}
+    named = [kind for kind in kinds if kind.replace("-", "") in classes] or [k for k in kinds if f"{k}." in parts]
+    return named[0] if len(named) == 1 else None
 
 
 def read_config(config: Mapping[str, Any]) -> EncoderConfig:
@@ -102,9 +108,9 @@ def _supported_family(config: Mapping[str, Any]) -> Family:
     activation = config.get(family.fields["activation"] if family else "hidden_act", "gelu")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         problems.append(f"the activation is {activation!r:.60}; supported are {', '.join(ACTIVATIONS)}, {_OPTIMUM}")
-    positions = config.get("position_embedding_type") or "absolute"
-    if positions != "absolute":
-        problems.append(f"position_embedding_type is {positions!r}; supported is absolute, {_OPTIMUM}")
+    positions, known = config.get("position_embedding_type"), family.position_types if family else ("absolute",)
+    if positions is not None and positions not in known:
+        problems.append(f"position_embedding_type is {positions!r:.60}; supported is {', '.join(known)}, {_OPTIMUM}")
     problems += family.refused(config) if family else []
     problems += [f"{name} is set" for name in ("is_decoder", "add_cross_attention") if config.get(name)]
     problems += [f"{name} is not empty" for name in ("pruned_heads", "quantization_config") if config.get(name)]

@@ -71,6 +71,8 @@ class Embeddings:
             if self.types is not None and types is None:  # all of them 0
                 table = table + self.types[0]
             added.append(layout.position_rows("embeddings.positions", table))
+        elif self.types is not None and types is None:
+            added.append(graph.weight("embeddings.first_type", self.types[0]))
         if self.types is not None and types is not None:
             added.append(graph.add("Gather", graph.weight("embeddings.types", self.types), types))
         for rows in reversed(added):

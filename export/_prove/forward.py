@@ -5,7 +5,8 @@ written here once more. An architecture is one class, listed in `PASSES`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,11 @@ class Bert:
         self.tensors = {name.removeprefix(f"{self.name}."): read for name, read in open_weights(folder).items()}
         self.read: dict[str, Floats] = {}
 
+    @classmethod
+    def in_transformers(cls, config: dict[str, Any], names: Collection[str]) -> bool:
+        """Whether a class of transformers reads such a config.json and tensors of these names as they are."""
+        return True
+
     def logits(self, ids: Integers, types: Integers, mask: Integers) -> Floats:
         """Logits float32 [batch, labels] of padded inputs int64 [batch, tokens]."""
         return self.classify(self.hidden(ids, types, mask), mask)
@@ -167,10 +173,32 @@ class Electra(Bert):
         return self.linear(x, "embeddings_project") if "embeddings_project.weight" in self.tensors else x
 
 
+class Ernie(Bert):
+    name = "ernie"
+
+
 class Roberta(Bert):
     name = "roberta"
     head = ("classifier.dense", "tanh", "classifier.out_proj")
     pad_id = 1
+    # Parts of a layer in the names of flash-attention's BERT, query, key and value in one.
+    flash = ("mixer.Wqkv", "mixer.out_proj", "norm1", "mlp.fc1", "mlp.fc2", "norm2")
+
+    def __init__(self, config: dict[str, Any], folder: Path, *, bare_projection: bool) -> None:
+        super().__init__(config, folder, bare_projection=bare_projection)
+        if "emb_ln.weight" in self.tensors:
+            for kind in ("weight", "bias"):
+                self.tensors[f"embeddings.LayerNorm.{kind}"] = self.tensors[f"emb_ln.{kind}"]
+                for i in range(self.depth):
+                    read, *others = (self.tensors[f"encoder.layers.{i}.{part}.{kind}"] for part in self.flash)
+                    whole: Any = np.split(read(), 3)
+                    thirds = [partial(whole.__getitem__, third) for third in range(3)]
+                    names = (f"{self.layers}.{i}.{part}.{kind}" for part in self.parts)
+                    self.tensors |= zip(names, [*thirds, *others], strict=True)
+
+    @classmethod
+    def in_transformers(cls, config: dict[str, Any], names: Collection[str]) -> bool:
+        return not any(".mixer." in name for name in names)
 
     def positions(self, ids: Integers) -> Integers:
         counted = ids != self.pad_id
@@ -188,6 +216,10 @@ class DistilBert(Bert):
     )
     head = ("pre_classifier", "relu", "classifier")
     token_types = False
+
+
+class Data2Vec(Roberta):
+    name = "data2vec_text"
 
 
 class MPNet(Roberta):
@@ -354,9 +386,76 @@ class DebertaV2(Bert):
         return rows
 
 
+class Gte(Bert):
+    """As transformers 5 computes "gte", and for stretched positions as the authors' code computes "new"."""
+
+    token_types = False
+
+    def __init__(self, config: dict[str, Any], folder: Path, *, bare_projection: bool) -> None:
+        super().__init__(config, folder, bare_projection=bare_projection)
+        self.tensors = {name.removeprefix("gte.").removeprefix("new."): read for name, read in self.tensors.items()}
+        rope = config.get("rope_parameters") or {}
+        scaling = config.get("rope_scaling") or rope
+        default = 160_000.0 if config["model_type"] == "gte" else 10_000.0
+        self.theta = rope.get("rope_theta", config.get("rope_theta", default))
+        self.factor = scaling.get("factor", 1.0) if "ntk" in (scaling.get("type"), scaling.get("rope_type")) else 1.0
+
+    @classmethod
+    def in_transformers(cls, config: dict[str, Any], names: Collection[str]) -> bool:
+        return config["model_type"] == "gte" and not config.get("rope_scaling")
+
+    def embed(self, ids: Integers, types: Integers) -> Floats:
+        x = self.tensor("embeddings.word_embeddings.weight")[ids]
+        if "embeddings.token_type_embeddings.weight" in self.tensors:
+            x = x + self.tensor("embeddings.token_type_embeddings.weight")[types]
+        return self.norm(x, "embeddings.LayerNorm")
+
+    def hidden(self, ids: Integers, types: Integers, mask: Integers) -> Floats:
+        x, batch, length = self.embed(ids, types), *ids.shape
+        size = x.shape[-1] // self.heads
+        exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+        inverse = 1 / np.power(np.float32(self.theta * self.factor), exponents) / np.float32(self.factor ** (2 / size))
+        angles = np.arange(length, dtype=np.float32)[:, None] * np.concatenate([inverse, inverse])
+
+        def turned(y: Floats) -> Floats:
+            half = np.concatenate([-y[..., size // 2 :], y[..., : size // 2]], axis=-1)
+            found: Floats = y * np.cos(angles) + half * np.sin(angles)
+            return found
+
+        for i in range(self.depth):
+            hub, own = f"encoder.layer.{i}", f"layers.{i}"
+            published = f"{hub}.attn_ln.weight" in self.tensors
+            if f"{hub}.attention.qkv_proj.weight" in self.tensors:
+                parts = np.split(self.linear(x, f"{hub}.attention.qkv_proj"), 3, axis=-1)
+            else:
+                at = f"{hub}.attention" if published else f"{own}.self_attn"
+                parts = [self.linear(x, f"{at}.{part}_proj") for part in "qkv"]
+            query, key, value = (y.reshape(batch, length, self.heads, size).transpose(0, 2, 1, 3) for y in parts)
+            scores = turned(query) @ turned(key).transpose(0, 1, 3, 2) / np.float32(math.sqrt(size))
+            scores = np.where(mask[:, None, None, :] == 1, scores, np.float32(-np.inf))
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            context = (weights / weights.sum(axis=-1, keepdims=True)) @ value
+            context = context.transpose(0, 2, 1, 3).reshape(x.shape)
+            output, norm, last = (
+                (f"{hub}.attention.o_proj", f"{hub}.attn_ln", f"{hub}.mlp_ln")
+                if published
+                else (f"{own}.self_attn.o_proj", f"{own}.post_attention_layernorm", f"{own}.post_mlp_layernorm")
+            )
+            x = self.norm(x + self.linear(context, output), norm)
+            mlp = f"{hub if published else own}.mlp"
+            if published:
+                up, gate = np.split(x @ self.tensor(f"{mlp}.up_gate_proj.weight").T, 2, axis=-1)
+            else:
+                up, gate = (x @ self.tensor(f"{mlp}.{part}_proj.weight").T for part in ("up", "gate"))
+            inner = activate(self.activation, np.ascontiguousarray(gate)) * up
+            x = self.norm(x + self.linear(inner, f"{mlp}.down_proj"), last)
+        return x
+
+
 # By transformers' model type.
 PASSES: dict[str, type[Bert]] = {
     **{"bert": Bert, "electra": Electra, "distilbert": DistilBert, "mpnet": MPNet, "modernbert": ModernBert},
-    "deberta-v2": DebertaV2,
+    **{"deberta-v2": DebertaV2, "gte": Gte, "new": Gte},
+    **{"ernie": Ernie, "data2vec-text": Data2Vec},
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), Roberta),
 }

@@ -20,7 +20,7 @@ from crossrank._artifact.settings import ADAPTER_CONFIG, ModelFolder
 from crossrank._errors import CheckpointError
 from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry
-from crossrank.export._read.adapter import load_adapted
+from crossrank.export._read.adapter import load_adapted, open_weights
 
 from .chain import chain_logits
 from .forward import PASSES
@@ -66,7 +66,7 @@ def reference_logits(
     """
     # An adapter goes into a sequence classifier, which a transformer before modules is not.
     lone = bare_projection or bool(source.modules and has_entry(source.folder / ADAPTER_CONFIG))
-    if not lone and util.find_spec("transformers") and util.find_spec("torch"):
+    if not lone and util.find_spec("transformers") and util.find_spec("torch") and _in_transformers(source):
         try:
             logits = transformers_logits(source, tokenizer, pairs, max_length=max_length, token_types=token_types)
         except CheckpointError:
@@ -86,6 +86,15 @@ def reference_logits(
         bare_projection=bare_projection,
         root=source.root if source.modules else None,
     )
+
+
+def _in_transformers(source: ModelFolder) -> bool:
+    """Whether the installed transformers knows the architecture, and the checkpoint's form of it."""
+    from transformers import CONFIG_MAPPING
+
+    known: bool = source.config["model_type"] in CONFIG_MAPPING
+    forward = PASSES[source.config["model_type"]]
+    return known and forward.in_transformers(source.config, open_weights(source.folder).keys())
 
 
 def model_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ __all__ = [
 
 ARCHITECTURES = (
     *("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "modernbert"),
-    *("deberta-v2",),
+    *("deberta-v2", "gte"),
 )
 MAX_LENGTH = 48
 
@@ -304,6 +304,9 @@ _FAMILIES = {
         "DebertaV2Tokenizer",
         _deberta_unigram,
         {"bos_token": "[CLS]", "eos_token": "[SEP]", **BERT_TOKENS},
+    ),
+    "gte": _Family(
+        "GteConfig", "GteForSequenceClassification", "XLMRobertaTokenizer", _xlm_roberta_unigram, _ROBERTA_TOKENS
     ),
 }
 

@@ -14,8 +14,8 @@ def parameter_shapes(config: dict[str, Any], labels: int) -> Iterator[tuple[str,
     if kind == "modernbert":
         yield from _modernbert(config, labels)
         return
-    if kind == "deberta-v2":
-        yield from _deberta(config, labels)
+    if kind in _OTHERS:
+        yield from _OTHERS[kind](config, labels)
         return
     head = list(_head(kind, config["dim" if kind == "distilbert" else "hidden_size"], labels))
     if kind in ("xlm-roberta", "camembert"):
@@ -86,6 +86,25 @@ def _deberta(config: dict[str, Any], labels: int) -> Iterator[tuple[str, Shape]]
     yield from _linear("classifier", labels, hidden)
 
 
+def _gte(config: dict[str, Any], labels: int) -> Iterator[tuple[str, Shape]]:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    yield "gte.embeddings.word_embeddings.weight", (config["vocab_size"], hidden)
+    if config["type_vocab_size"]:
+        yield "gte.embeddings.token_type_embeddings.weight", (config["type_vocab_size"], hidden)
+    yield from _norm("gte.embeddings.LayerNorm", hidden)
+    yield from _linear("gte.pooler.dense", hidden, hidden)
+    for i in range(config["num_hidden_layers"]):
+        at = f"gte.layers.{i}"
+        yield from _norm(f"{at}.post_attention_layernorm", hidden)
+        yield f"{at}.mlp.gate_proj.weight", (inner, hidden)
+        yield f"{at}.mlp.up_proj.weight", (inner, hidden)
+        yield from _linear(f"{at}.mlp.down_proj", hidden, inner)
+        for part in "qkvo":
+            yield from _linear(f"{at}.self_attn.{part}_proj", hidden, hidden)
+        yield from _norm(f"{at}.post_mlp_layernorm", hidden)
+    yield from _linear("classifier", labels, hidden)
+
+
 def _linear(name: str, outputs: int, inputs: int) -> Iterator[tuple[str, Shape]]:
     yield f"{name}.weight", (outputs, inputs)
     yield f"{name}.bias", (outputs,)
@@ -146,3 +165,6 @@ def _head(kind: str, hidden: int, labels: int) -> Iterator[tuple[str, Shape]]:
         yield from _linear("classifier.dense", hidden, hidden)
         last = "classifier.out_proj"
     yield from _linear(last, labels, hidden)
+
+
+_OTHERS = {"deberta-v2": _deberta, "gte": _gte}
