@@ -1,6 +1,6 @@
 """DeBERTa-v2 and -v3: every graph equals transformers at every length and setting, and a fault in one would be seen.
 
-The tolerance is that of test_parity.py, on logits whose standard deviation is 1 or more.
+Its relative positions beyond half of the buckets need long texts, or few buckets.
 """
 
 from collections.abc import Callable
@@ -16,34 +16,21 @@ from numpy.typing import NDArray
 
 from crossrank import CheckpointError, CrossEncoder, UnsupportedModelError
 from crossrank._artifact.manifest import read_manifest
-from crossrank._device.open import load_graph
-from crossrank._machine.device import Device
 from crossrank.export import export_model
 from crossrank.export._architectures import deberta
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._architectures.deberta import DebertaConfig, Disentangled, distance_rows
 from crossrank.export._graphs.encoder import Layer
-from crossrank.export._graphs.graph import Model, save_model
+from crossrank.export._graphs.graph import save_model
 from crossrank.export._graphs.layers import Floats
-from crossrank.export._graphs.layouts.cpu import build_cpu
-from crossrank.export._graphs.layouts.cuda import build_cuda
-from crossrank.export._graphs.layouts.portable import build_portable
 from crossrank.export._prove.reference import numpy_logits
 from tests.support.checkpoint_files import change_config
+from tests.support.graph_scores import LENGTHS, TOLERANCE, VARIANTS, build, distance, graph_scores, texts
 from tests.support.references import reference
-from tests.support.scorers import scorer_of
 from tests.support.tiny_models import PAIRS, config_of, make_checkpoint, transformers_logits
 
 torch = reference("torch")
 modeling = reference("transformers.models.deberta_v2.modeling_deberta_v2")
-
-TOLERANCE = 2e-5
-# Around the lengths at which a block, a tile or a bucket ends.
-LENGTHS = (60, 64, 65, 66, 128, 129, 300, 512)
-LONG = " ".join(text for pair in PAIRS[:12] for text in pair)
-# Each is cut to the length: a short query with a long document, the reverse, and both long.
-TEXTS = [("knife", LONG * 2), (LONG * 2, "sea"), (LONG * 2, LONG[300:] * 2), (LONG[60:] * 2, LONG[20:] * 2)]
-VARIANTS = ("cpu", "portable", "cuda")
 
 
 @dataclass(frozen=True)
@@ -67,41 +54,14 @@ def make_case(tmp_path_factory: pytest.TempPathFactory) -> MakeCase:
     return make
 
 
-def build(checkpoint: Checkpoint, variant: str) -> Model:
-    weights, config, types = checkpoint.weights, checkpoint.config, checkpoint.inputs.token_types
-    if variant == "cpu":
-        return build_cpu(weights, config, token_types=types)
-    if variant == "portable":
-        return build_portable(weights, config, token_types=types)
-    return build_cuda(weights, config, token_types=types, dtype=np.float32, twin=True)
-
-
-def scores(checkpoint: Checkpoint, variant: str, path: Path, pairs: Any = PAIRS, lengths: Any = (48,)) -> list[Floats]:
-    """Logits of pairs, each cut to one of the lengths after the other."""
-    save_model(build(checkpoint, variant), path)
-    backend = load_graph(path, checkpoint.inputs, Device("cpu"), 1)
-    queries, documents = zip(*pairs, strict=True)
-    return [
-        scorer_of(checkpoint.tokenizer, backend, length, checkpoint.config.labels).logits(
-            queries, documents, np.arange(len(pairs))
-        )
-        for length in lengths
-    ]
-
-
-def distance(ours: Floats, theirs: Floats) -> float:
-    assert ours.shape == theirs.shape
-    return float(np.abs(ours.astype(np.float64) - theirs).max())
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_length_equals_transformers(make_case: MakeCase, tmp_path: Path, variant: str) -> None:
     """With the 256 buckets and 512 positions of the published models."""
     case = make_case(max_length=512, position_buckets=256)
-    for length, ours in zip(
-        LENGTHS, scores(case.checkpoint, variant, tmp_path / "m.onnx", TEXTS, LENGTHS), strict=True
-    ):
-        theirs = transformers_logits(case.folder, TEXTS, max_length=length)
+    pairs = texts(max(LENGTHS))
+    found = graph_scores(case.checkpoint, variant, tmp_path / "m.onnx", pairs, LENGTHS)
+    for length, ours in zip(LENGTHS, found, strict=True):
+        theirs = transformers_logits(case.folder, pairs, max_length=length)
         assert distance(ours, theirs) <= TOLERANCE, length
 
 
@@ -149,7 +109,7 @@ def test_every_setting_equals_transformers(tmp_path: Path, name: str) -> None:
     checkpoint, theirs = read_checkpoint(folder), transformers_logits(folder, PAIRS)
     assert theirs.std(axis=0).min() >= 1
     for variant in VARIANTS:
-        (ours,) = scores(checkpoint, variant, tmp_path / "m.onnx")
+        (ours,) = graph_scores(checkpoint, variant, tmp_path / "m.onnx")
         assert distance(ours, theirs) <= TOLERANCE, variant
     ours = numpy_logits(
         folder,
@@ -251,7 +211,7 @@ def test_fault_in_the_graph_is_seen(
     make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, variant: str
 ) -> None:
     case = make_case()
-    (ours,) = scores(FAULTS[name](monkeypatch, case.checkpoint), variant, tmp_path / "m.onnx")
+    (ours,) = graph_scores(FAULTS[name](monkeypatch, case.checkpoint), variant, tmp_path / "m.onnx")
     assert distance(ours, case.theirs) > 10 * TOLERANCE
 
 
@@ -260,7 +220,7 @@ def test_rows_of_their_own_that_are_ignored_are_seen(make_case: MakeCase, tmp_pa
     """share_att_key ignored, with weights that have both."""
     case = make_case(share_att_key=False)
     wrong = read_again(share_att_key=True)(pytest.MonkeyPatch(), case.checkpoint)
-    (ours,) = scores(wrong, variant, tmp_path / "m.onnx")
+    (ours,) = graph_scores(wrong, variant, tmp_path / "m.onnx")
     assert distance(ours, case.theirs) > 10 * TOLERANCE
 
 
