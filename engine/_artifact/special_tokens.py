@@ -28,11 +28,13 @@ class SpecialDefaults:
     Attributes:
         tokens: Special tokens by name, as in ``{"cls_token": "[CLS]"}``.
         normalized: Whether one that is a plain string is looked for in normalized text.
+        also_normalized: Names of those that are, where the others are not.
         mask_strips: Whether a mask token that is a plain string takes the spaces before it along.
     """
 
     tokens: Mapping[str, str]
     normalized: bool = False
+    also_normalized: tuple[str, ...] = ()
     mask_strips: bool = False
 
 
@@ -80,12 +82,19 @@ def read_special_tokens(folder: Path, settings: Mapping[str, Any], defaults: Spe
 
     special = {_text(value) for value in [*named.values(), *extra]}
     stated = {int(key): value for key, value in numbered}
+    said = {_text(value) for value in [*(values.get(name) for name in named), *extra]}
     tokens = [
-        _token(value, special=_text(value) in special or _flag(value, "special")) for _, value in sorted(stated.items())
+        # One of added_tokens.json that no file calls special is looked for in normalized text, whatever its class says.
+        _token(
+            {"content": value, "normalized": value not in said} if isinstance(value, str) else value,
+            special=_text(value) in special or _flag(value, "special"),
+        )
+        for _, value in sorted(stated.items())
     ]
     for name, value in named.items():
         strips = defaults.mask_strips and name == "mask_token"
-        plain = {"content": value, "normalized": defaults.normalized and not strips, "lstrip": strips}
+        normalized = (defaults.normalized and not strips) or name in defaults.also_normalized
+        plain = {"content": value, "normalized": normalized, "lstrip": strips}
         tokens.append(_token(plain if isinstance(value, str) else value, special=True))
     # Of equal texts among these the last counts, elsewhere the first.
     tokens += [_token(value, special=True) for value in {_text(value): value for value in extra}.values()]

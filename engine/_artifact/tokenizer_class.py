@@ -55,7 +55,10 @@ _SENTENCE_TOKENS = {
     **{"pad_token": "<pad>", "cls_token": "<s>", "mask_token": "<mask>"},
 }
 ROBERTA_TOKENS = SpecialDefaults(_SENTENCE_TOKENS, normalized=True, mask_strips=True)
-DEBERTA_TOKENS = SpecialDefaults({**_BERT_TOKENS.tokens, "bos_token": "[CLS]", "eos_token": "[SEP]"})
+SENTENCE_TOKENS = replace(ROBERTA_TOKENS, normalized=False)
+DEBERTA_TOKENS = SpecialDefaults(
+    {**_BERT_TOKENS.tokens, "bos_token": "[CLS]", "eos_token": "[SEP]"}, also_normalized=("unk_token",)
+)
 # Those whose vocab.txt is WordPiece's, read and joined as the special tokens say.
 WORDPIECE_TOKENS = {
     **dict.fromkeys(("bert", "electra", "distilbert"), _BERT_TOKENS),

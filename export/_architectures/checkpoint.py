@@ -17,6 +17,7 @@ from crossrank.export._read.adapter import open_weights
 from crossrank.export._read.tensors import ReadTensor
 from crossrank.export._read.texts import load_pairs
 from crossrank.export._read.tokenizers.byte_level import build_byte_level
+from crossrank.export._read.tokenizers.sentencepiece import FILES, build_sentencepiece
 from crossrank.export._read.tokenizers.wordpiece import build_wordpiece, missing_tokenizer_message
 
 from .base import Tensors
@@ -131,4 +132,6 @@ def read_tokenizer(source: ModelFolder) -> PairTokenizer:
         return PairTokenizer(build_wordpiece(source.folder, source.tokenizer))
     if has_entry(source.folder / "vocab.json") and has_entry(source.folder / "merges.txt"):
         return PairTokenizer(build_byte_level(source.folder, source.tokenizer))
+    if any(has_entry(source.folder / name) for name in FILES):
+        return PairTokenizer(build_sentencepiece(source.folder, source.tokenizer))
     raise CheckpointError(missing_tokenizer_message(source.folder))
