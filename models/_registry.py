@@ -79,7 +79,7 @@ _REQUIRED = {
     "heads": _NUMBER,
     "intermediate": _NUMBER,
     "vocabulary": _NUMBER,
-    "labels": _Rule("1 or 2", lambda value: _is_number(value) and value in (1, 2)),
+    "labels": _Rule("1 to 3", lambda value: _is_number(value) and value in (1, 2, 3)),
     "activation": _Rule("Sigmoid or Identity", lambda value: value in get_args(Activation)),
     "max_length": _NUMBER,
     "licence": _TEXT,
@@ -141,8 +141,8 @@ def _problems_of(table: Mapping[str, object]) -> Iterator[str]:
             yield f"{key} = {table[key]!r}, must be {rule.allowed}"
         elif key in _REQUIRED and key not in table:
             yield f"{key} is missing, must be {rule.allowed}"
-    if table.get("labels") == 1 and "relevant_label" in table:
-        yield "relevant_label is there, must be left out where labels = 1"
+    if table.get("labels") in (1, 3) and "relevant_label" in table:
+        yield f"relevant_label is there, must be left out where labels = {table['labels']}"
     if table.get("labels") == 2 and "relevant_label" not in table:
         yield "relevant_label is missing, must be 0 or 1 where labels = 2"
 
