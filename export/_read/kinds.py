@@ -36,7 +36,7 @@ def refuse_other_kinds(folder: Path) -> None:
     Raises:
         UnsupportedModelError: If it is one, with whatever else its settings hold against it.
     """
-    found = [kind for config in _configs(folder) if (kind := _kind(config)) is not None]
+    found = [named for config in _configs(folder) if (named := _kind(config)) is not None]
     if not found:
         return
     kind, advice = found[0]

@@ -229,10 +229,8 @@ def test_rows_of_their_own_that_are_ignored_are_seen(make_case: MakeCase, tmp_pa
 )
 def test_buckets_of_distances_are_those_of_transformers(buckets: int, farthest: int) -> None:
     distances = np.arange(-farthest - 5, farthest + 6)
-    config = DebertaConfig(
-        *("deberta-v2", 10, 8, 1, 1, 8, farthest, 0, 0, 1e-7, "gelu", 1),
-        **{"relative": True, "buckets": buckets, "farthest": farthest},
-    )
+    sizes = ("deberta-v2", 10, 8, 1, 1, 8, farthest, 0, 0, 1e-7, "gelu", 1)
+    config = DebertaConfig(*sizes, relative=True, buckets=buckets, farthest=farthest)
     theirs = modeling.make_log_bucket_position(torch.from_numpy(distances), buckets, farthest)
     rows = torch.clamp(theirs.to(torch.long) + buckets, 0, 2 * buckets - 1)
     np.testing.assert_array_equal(distance_rows(distances, config), rows.numpy())

@@ -59,8 +59,8 @@ def test_a_fused_twin_gives_the_plain_ones_logits(tmp_path: Path, architecture: 
         for fused in (False, True)
     )
     ops = Counter(node.op_type for node in fused.graph.node)
-    # Of ModernBERT the first layer has one norm, embeddings and head each have one that is of no sum. Of DeBERTa and GTE
-    # the embeddings have, whose tokens have no positions there.
+    # Of ModernBERT the first layer has one norm, embeddings and head each have one that is of no sum; of DeBERTa and
+    # GTE the embeddings have, whose tokens have no positions there.
     alone = {"modernbert": 2, "deberta-v2": 1, "gte": 1}.get(architecture, 0)
     assert ops["SkipLayerNormalization"] == (0 if alone else 1) + 2 * read.config.layers
     assert ops["LayerNormalization"] == alone

@@ -511,6 +511,32 @@ def test_scores_are_the_published_ones(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(scores, figures["bfloat16"], rtol=0, atol=bfloat16_tolerance(figures["bfloat16"]))
 
 
+# Of the kinds that none of the published scores are of, the smallest.
+UNPUBLISHED = (
+    *("cross-encoder/ettin-reranker-17m-v1", "cross-encoder/nli-deberta-v3-xsmall"),
+    *("jinaai/jina-reranker-v2-base-multilingual", "Alibaba-NLP/gte-multilingual-reranker-base"),
+    "ibm-granite/granite-embedding-reranker-english-r2",
+)
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize("name", UNPUBLISHED)
+@pytest.mark.usefixtures("a_hub")
+def test_registered_model_without_published_scores_holds_in_its_proof(name: str, tmp_path: Path) -> None:
+    registered = find_model(name)
+    assert registered is not None
+    try:
+        scores = scores_of(name, tmp_path)
+    except ModelNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            pytest.skip(str(error))
+        raise
+    assert scores.shape == (
+        (len(PUBLISHED["documents"]),) if registered.labels == 1 else (len(scores), registered.labels)
+    )
+    assert len(np.unique(scores)) > 1
+
+
 @pytest.mark.parametrize("name", PUBLISHED["models"])
 def test_published_figures_of_two_precisions_are_of_the_same_model(name: str) -> None:
     exact, coarse = (PUBLISHED["models"][name][precision] for precision in ("float32", "bfloat16"))
