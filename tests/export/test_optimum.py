@@ -33,19 +33,19 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).parents[1] / "support" / "optimum_exports.py"
 # A traced float32 graph and another version's forward pass, at logits of standard deviation 1.5: 5e-6 was seen.
 ATOL = 2e-5
-ARCHITECTURES = ("deberta-v2", "modernbert")
+ARCHITECTURES = ("squeezebert", "mobilebert")
 
 # Without optimum, as here.
 
 
 @needs_torch
 def test_an_unknown_architecture_says_what_to_install(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "modernbert")
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "mobilebert")
     for exporter in ("auto", "native"):
         with pytest.raises(UnsupportedModelError) as caught:
             export_model(checkpoint, tmp_path / "artifact", exporter=exporter)
         message = str(caught.value)
-        for words in ("model_type is 'modernbert'; supported are bert, electra", "'crossrank[cpu,export,optimum]'"):
+        for words in ("model_type is 'mobilebert'; supported are bert, ernie", "'crossrank[cpu,export,optimum]'"):
             assert words in message
     with pytest.raises(MissingDependencyError, match=r"'crossrank\[cpu,export,optimum\]' in an environment of its own"):
         export_model(checkpoint, tmp_path / "artifact", exporter="optimum")
@@ -123,16 +123,13 @@ def _logits(model: Path) -> Any:
 
 @pytest.mark.slow
 def test_an_artifact_of_optimum_scores_here_as_transformers_does(python: Path, tmp_path: Path) -> None:
-    # Longer than DeBERTa's default positions and than what is traced, so that nothing of either is baked in.
+    # Longer than the default positions and than what is traced, so that nothing of either is baked in.
     kinds = [(architecture, labels, MAX_LENGTH) for architecture in ARCHITECTURES for labels in (1, 2)]
     kinds += [(architecture, 1, 600) for architecture in ARCHITECTURES]
     checkpoints = {
         kind: make_checkpoint(tmp_path / "-".join(map(str, kind)), kind[0], labels=kind[1], max_length=kind[2])
         for kind in kinds
     }
-    checkpoints["modernbert", 1, MAX_LENGTH] = make_checkpoint(
-        tmp_path / "mean", "modernbert", classifier_pooling="mean"
-    )
     outputs = {kind: tmp_path / "artifacts" / checkpoint.name for kind, checkpoint in checkpoints.items()}
     jobs = [{"export": checkpoint, "output": outputs[kind]} for kind, checkpoint in checkpoints.items()]
     assert _run(python, jobs) == [None] * len(jobs)
@@ -172,7 +169,7 @@ def test_optimum_exports_what_the_native_builder_knows_too(python: Path, tmp_pat
 
 @pytest.mark.slow
 def test_a_folder_of_optimum_or_sentence_transformers_is_used_as_it_is(python: Path, tmp_path: Path) -> None:
-    kinds = {"deberta-v2": make_checkpoint, "bert": tiny_models.make_checkpoint}
+    kinds = {"squeezebert": make_checkpoint, "bert": tiny_models.make_checkpoint}
     checkpoints = {name: make(tmp_path / name, name, labels=2) for name, make in kinds.items()}
     saved = tiny_models.make_checkpoint(tmp_path / "saved", "bert")
     jobs: list[dict[str, Any]] = [
@@ -197,7 +194,7 @@ def test_a_folder_of_optimum_or_sentence_transformers_is_used_as_it_is(python: P
 
 @pytest.mark.slow
 def test_large_weights_lie_beside_their_graph(python: Path, tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "modernbert")
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "mobilebert")
     job = {"export": checkpoint, "output": tmp_path / "artifact"}
     assert _run(python, [job], FORCE_ONNX_EXTERNAL_DATA="1") == [None]  # as beyond 2 GB
     moved = (tmp_path / "artifact").rename(tmp_path / "moved")
@@ -209,7 +206,7 @@ def test_large_weights_lie_beside_their_graph(python: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_commands_print_results_only(python: Path, tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "modernbert")
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "mobilebert")
     home = {"CROSSRANK_HOME": str(tmp_path / "home")}
     status, out, err = _cli(python, "export-model", checkpoint, "-o", tmp_path / "artifact", "--json")
     assert (status, err) == (0, "")
@@ -272,7 +269,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str, list[str]]] = {
 
 @pytest.mark.slow
 def test_what_optimum_cannot_export_is_refused_and_nothing_is_written(python: Path, tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "modernbert")
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "mobilebert")
     jobs: list[dict[str, Any]] = []
     for name, (change, _, _) in REFUSALS.items():
         folder = shutil.copytree(checkpoint, tmp_path / name)
