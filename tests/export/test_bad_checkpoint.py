@@ -61,7 +61,7 @@ def message_of(checkpoint: Path, error: type[CrossrankError]) -> str:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model_type": "albert"}, "model_type is 'albert'; supported are bert, electra, roberta"),
+        ({"model_type": "albert"}, "model_type is 'albert'; supported are bert, ernie, electra"),
         ({"model_type": 7}, "model_type is 7; supported are"),
         ({"hidden_act": "gelu_10"}, "the activation is 'gelu_10'; supported are gelu, gelu_python, gelu_new"),
         (
