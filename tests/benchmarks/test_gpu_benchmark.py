@@ -57,6 +57,7 @@ from crossrank._device.inputs import padded_ids
 from crossrank._machine.onnxruntime import ort
 from crossrank.export._architectures.checkpoint import read_checkpoint
 from crossrank.export._architectures.config import read_config
+from crossrank.export._graphs.encoder import Head
 from crossrank.export._graphs.graph import save_model
 from tests.support.references import needs_torch
 from tests.support.tiny_models import PAIRS, make_checkpoint, transformers_logits
@@ -255,6 +256,7 @@ def test_a_model_without_its_main_contenders_is_not_complete(tmp_path: Path, mon
 def test_logits_out_of_bounds_end_parity_with_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, kept = tiny_model(tmp_path), dict[str, Any]()
     weights = model.checkpoint.weights
+    assert isinstance(weights.head, Head)
     last = weights.head.classifier
     moved = replace(weights.head, classifier=replace(last, bias=last.bias + 1))
     model = replace(model, checkpoint=replace(model.checkpoint, weights=replace(weights, head=moved)))
