@@ -6,6 +6,7 @@ logarithmic beyond. K_r and Q_r are projections of constants, so constants thems
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -93,50 +94,22 @@ class Disentangled(Attention):
 
     def added(self, layout: "Layout", query: str, key: str) -> str:
         """As `Attention.added`."""
-        added = "" if self.keys is None else self._products(layout, query, "keys", self.keys, -1)
+        config, scale = _config(layout), np.float32(layout.config.head_size**-0.5)
+        rows, added = partial(distance_rows, config=config), ""
+        if self.keys is not None:
+            added = layout.by_distance(query, self.keys * scale, rows, f"{self.name}.keys", keys=False)
         if self.queries is not None:
-            across = self._products(layout, key, "queries", self.queries, 1)
-            across = layout.graph.add("Transpose", across, perm=[0, 1, 3, 2])
+            across = layout.by_distance(key, self.queries * scale, rows, f"{self.name}.queries", keys=True)
             added = layout.graph.add("Add", added, across) if added else across
         return added
-
-    def _products(self, layout: "Layout", projected: str, name: str, table: Floats, sign: int) -> str:
-        """Scaled products of each token i with the row of each distance: [pairs, heads, i, j], by ``sign * (j - i)``.
-
-        Those of all distances stand beside each other, and token i's begin one place before those of i - 1. So rows
-        that are one place shorter put them below each other.
-        """
-        graph, config = layout.graph, _config(layout)
-        heads, width = config.heads, self.query.weight.shape[1] // config.heads
-        tokens = graph.add("Reshape", layout.by_pair(projected), graph.integers(0, 0, heads, width))
-        tokens = graph.add("Transpose", tokens, perm=[0, 2, 1, 3])  # [B, N, S, D]
-        length, one = graph.add("Shape", tokens, start=2, end=3), graph.integers(1)
-        middle, less = graph.integers(_reach(config)), graph.add("Sub", length, one)
-        # The distances 1 - S to S, which is one more than there are.
-        first, last = graph.add("Sub", middle, less), graph.add("Add", middle, graph.add("Add", length, one))
-        rows = graph.add("Slice", _numbers(layout, sign), first, last, graph.integers(0))
-        by_head = np.zeros((1, heads, len(table), width), np.float32)
-        scaled = table * np.float32(config.head_size**-0.5)
-        by_head[..., : config.head_size] = scaled.reshape(1, len(table), heads, -1).transpose(0, 2, 1, 3)
-        found = graph.add("Gather", graph.weight(f"{self.name}.{name}", by_head), rows, axis=2)  # [1, N, 2S, D]
-        if layout.contrib:
-            products = graph.contrib("FusedMatMul", tokens, found, transB=1)
-        else:
-            products = graph.add("MatMul", tokens, graph.add("Transpose", found, perm=[0, 1, 3, 2]))
-        flat = graph.add("Reshape", products, graph.integers(0, 0, -1))  # [B, N, S * 2S]
-        shorter = graph.add("Add", length, less)
-        end = graph.add("Add", less, graph.add("Mul", length, shorter))
-        shifted = graph.add("Slice", flat, less, end, graph.integers(2))
-        skewed = graph.add("Reshape", shifted, graph.add("Concat", graph.integers(0, 0, -1), shorter, axis=0))
-        return graph.add("Slice", skewed, graph.integers(0), length, graph.integers(3))
 
     def added_to_first(self, layout: "Layout", tokens: str, query: str) -> str:
         """As `Attention.added_to_first`: k·Q_r is h·(W_k Q_r) + b_k·Q_r, so that keys are not projected for it."""
         graph, config = layout.graph, _config(layout)
         heads, size = config.heads, config.head_size
-        length, middle = graph.add("Shape", tokens, start=1, end=2), graph.integers(_reach(config))
-        numbers = _numbers(layout, -1)  # by key's position minus query's, which is 0
-        rows = graph.add("Slice", numbers, middle, graph.add("Add", middle, length), graph.integers(0))
+        numbers = graph.constant("distances.first", distance_rows(-np.arange(config.positions), config))
+        length = graph.add("Shape", tokens, start=1, end=2)
+        rows = graph.add("Slice", numbers, graph.integers(0), length, graph.integers(0))
         added = ""
         if self.keys is not None:
             by_head = self.keys.reshape(-1, heads, size).transpose(1, 2, 0)
@@ -161,18 +134,6 @@ class Disentangled(Attention):
 def _config(layout: "Layout") -> DebertaConfig:
     assert isinstance(layout.config, DebertaConfig)
     return layout.config
-
-
-def _reach(config: EncoderConfig) -> int:
-    """The longest distance in a graph: the longest pair may be rounded up to a multiple of 8."""
-    return -(-config.positions // 8) * 8
-
-
-def _numbers(layout: "Layout", sign: int) -> str:
-    """Rows by distance times ``sign``, from -`_reach` on, int64 constants."""
-    config = _config(layout)
-    distances = sign * np.arange(-_reach(config), _reach(config) + 1)
-    return layout.graph.constant(f"distances.{sign}", distance_rows(distances, config))
 
 
 class DebertaV2(Family):

@@ -10,6 +10,8 @@ from crossrank.export._graphs.encoder import Attention, DistanceBias, EncoderCon
 from crossrank.export._graphs.graph import Graph
 from crossrank.export._graphs.layers import Floats, Linear, Norm, activate, float_dense, normalize
 
+from .distances import Rows, skewed
+
 
 class Layout(ABC):
     """Inputs, mask, packing, precision, and the rows that the last layer computes.
@@ -126,6 +128,34 @@ class Layout(ABC):
         counted = graph.add("Cast", graph.add("Not", graph.add("Equal", ids, pad_id)), to=7)
         running = graph.add("Mul", graph.add("CumSum", counted, graph.constant("axis_1", np.array(1))), counted)
         return graph.add("Gather", constant, graph.add("Add", running, pad_id))
+
+    @property
+    def head_width(self) -> int:
+        """Numbers of a head in what `project` gives."""
+        return self.config.head_size
+
+    def by_distance(self, projected: str, table: Floats, rows: Rows, name: str, *, keys: bool) -> str:
+        """Products of queries or keys with a row for their distance to each other token.
+
+        Args:
+            projected: As `project` gives them.
+            table: Float32 [rows, heads * head size].
+            rows: The row of each distance, query's position minus key's.
+            name: Of the table in the graph.
+            keys: Whether these are keys.
+
+        Returns:
+            [pairs, heads, longest, longest], by query and key.
+        """
+        graph, heads, width = self.graph, self.config.heads, self.head_width
+        by_head = np.zeros((1, heads, len(table), width), np.float32)
+        by_head[..., : self.config.head_size] = table.reshape(1, len(table), heads, -1).transpose(0, 2, 1, 3)
+        parts = graph.add("Reshape", self.by_pair(projected), graph.integers(0, 0, heads, width))
+        tokens = graph.add("Transpose", parts, perm=[0, 2, 1, 3])
+        return self._products(tokens, by_head, rows, name, keys)
+
+    def _products(self, tokens: str, table: Floats, rows: Rows, name: str, keys: bool) -> str:
+        return skewed(self, tokens, table, rows, name, keys=keys)
 
     def bias(self, bias: DistanceBias | None) -> str:
         """A bias by distance, for `attend`."""

@@ -6,7 +6,7 @@ Of the last layer the [CLS] rows alone go on behind attention.
 from dataclasses import replace
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from crossrank.export._graphs.encoder import (
     Attention,
@@ -21,6 +21,7 @@ from crossrank.export._graphs.graph import FloatType, Graph, Model
 from crossrank.export._graphs.layers import Floats, Linear
 
 from .base import Layout
+from .distances import Rows, gathered, longest
 
 
 def build_cuda(
@@ -78,20 +79,35 @@ class Cuda(Layout):
         Its positions are no values that are computed: onnxruntime would put what computes them on the CPU, and copy
         them in every run, which neither a session without the CPU nor a CUDA graph allows.
         """
-        rows = np.arange(-(-self.config.positions // 8) * 8)  # the longest pair is rounded up to a multiple of 8
+        rows = np.arange(longest(self))
         table = bias.by_distance(rows - rows[:, None])  # [S, S, N]
         corner = self.graph.weight(bias.name, np.ascontiguousarray(table.transpose(2, 0, 1)[None]))
-        longest = self.graph.add("Shape", "token_offset", start=1, end=2)
-        return self._part(self._part(corner, 0, longest, axis=2), 0, longest, axis=3)
+        length = self.graph.add("Shape", "token_offset", start=1, end=2)
+        return self._part(self._part(corner, 0, length, axis=2), 0, length, axis=3)
 
-    def by_pair(self, projected: str) -> str:  # [T, width] -> [B, S, width], zeros behind a pair's tokens
+    def by_pair(self, projected: str) -> str:  # [T, width] -> [B, S, width], other pairs' tokens behind a pair's own
         graph = self.graph
-        targets = graph.add("Unsqueeze", graph.add("Cast", self.places(), to=7), graph.integers(1))  # [T, 1]
-        width = graph.add("Shape", projected, start=1, end=2)
-        grid = graph.add("Shape", graph.add("Reshape", "token_offset", graph.integers(-1)))
-        zeros = graph.add("Expand", graph.scalar(0.0), graph.add("Concat", grid, width, axis=0))  # [B*S, width]
-        padded = graph.add("ScatterND", zeros, targets, projected)
-        return graph.add("Reshape", padded, graph.add("Concat", graph.add("Shape", "token_offset"), width, axis=0))
+        row = graph.add("Cast", self._row(), to=TensorProto.INT32)  # [S]
+        index = graph.add("Add", graph.add("Unsqueeze", self._starts, graph.integers(1)), row)
+        ends = self._part("cumulative_sequence_length", 1, 1_000_000)
+        last = graph.add("Sub", self._part(ends, -1, 1_000_000), graph.constant("one", np.array([1], np.int32)))
+        return graph.add("Gather", projected, graph.add("Min", index, last))
+
+    def _row(self) -> str:
+        """The places 0 to S - 1, float32 [S], in which they are exact."""
+        places = self.graph.constant("places", np.arange(longest(self), dtype=np.float32))
+        return self._part(places, 0, self.graph.add("Shape", "token_offset", start=1, end=2))
+
+    @property
+    def head_width(self) -> int:
+        return -(-self.config.head_size // 8) * 8
+
+    def _products(self, tokens: str, table: Floats, rows: Rows, name: str, keys: bool) -> str:
+        graph = self.graph
+        length = graph.add("Shape", "token_offset", start=1, end=2)
+        zero = graph.add("Mul", self._starts, graph.constant("zero", np.array([0], np.int32)))
+        zeros = graph.add("Unsqueeze", zero, graph.integers(1, 2, 3))
+        return gathered(self, tokens, table, rows, name, keys=keys, length=length, zeros=zeros)
 
     def places(self) -> str:
         """Each token's place in [B*S], int32 [T]: the first that ``token_offset`` holds, behind them those of none."""
@@ -104,8 +120,12 @@ class Cuda(Layout):
 
     def mean_rows(self, hidden: str) -> str:
         graph = self.graph
-        total = graph.add("ReduceSum", self.by_pair(hidden), graph.integers(1), keepdims=0)
-        lengths = graph.add("Cast", self.lengths(), to=helper.np_dtype_to_tensor_dtype(graph.dtype))
+        kind = helper.np_dtype_to_tensor_dtype(graph.dtype)
+        ends = graph.add("Unsqueeze", graph.add("Cast", self.lengths(), to=TensorProto.FLOAT), graph.integers(1))
+        own = graph.add("Cast", graph.add("Less", self._row(), ends), to=kind)  # [B, S]
+        rows = graph.add("Mul", self.by_pair(hidden), graph.add("Unsqueeze", own, graph.integers(2)))
+        total = graph.add("ReduceSum", rows, graph.integers(1), keepdims=0)
+        lengths = graph.add("Cast", self.lengths(), to=kind)
         return graph.add("Div", total, graph.add("Unsqueeze", lengths, graph.integers(1)))
 
     def rotate(self, projected: str, rotary: Rotary) -> str:
@@ -131,9 +151,7 @@ class Cuda(Layout):
         Computed in float32, in which places are exact.
         """
         graph = self.graph
-        most = np.arange(-(-self.config.positions // 8) * 8, dtype=np.float32)
-        places = graph.constant("places", most)
-        row = self._part(places, 0, graph.add("Shape", "token_offset", start=1, end=2))  # [S]
+        row = self._row()
         apart = graph.add("Abs", graph.add("Sub", row, graph.add("Unsqueeze", row, graph.integers(1))))
         reach = graph.constant(f"window_{window}", np.array(-window, np.float32))
         far = graph.add(

@@ -83,7 +83,9 @@ def awaited(model: CrossEncoder, query: str, documents: list[str]) -> Floats:
     return asyncio.run(call())
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "mpnet"])  # plain, other positions, a bias in attention
+@pytest.mark.parametrize(
+    "architecture", ["bert", "roberta", "mpnet", "modernbert", "deberta-v2", "gte"]
+)  # plain, other positions, a bias in attention
 def test_a_gpu_gives_the_references_scores_plain_and_captured(tmp_path: Path, architecture: str) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", architecture)
     artifact = export_model(checkpoint, tmp_path / "artifact", variants=["cuda"])
