@@ -196,3 +196,20 @@ def test_what_is_used_elsewhere_stays(case: str) -> None:
     rng = np.random.default_rng(2)
     feed = {name: rng.normal(0, 1, (4, 8)).astype(np.float32) for name in ("x", "y")}
     np.testing.assert_allclose(run(fused, feed)[0], run(plain, feed)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_number_of_a_packed_graph_comes_of_a_shape(tmp_path: Path, architecture: str, pooling: str) -> None:
+    """Onnxruntime would compute it on the CPU, which a session for a GPU alone has not, and no CUDA graph captures.
+
+    A shape may say where a slice ends, and what another value is reshaped or expanded to.
+    """
+    if pooling == "mean" and architecture != "modernbert":
+        pytest.skip("no head of transformers")
+    options = {"classifier_pooling": pooling} if architecture == "modernbert" else {}
+    read = read_checkpoint(make_checkpoint(tmp_path, architecture, **options))
+    graph = build_cuda(read.weights, read.config, token_types=read.inputs.token_types).whole().graph
+    shapes = {name for node in graph.node if node.op_type == "Shape" for name in node.output}
+    takers = {(node.op_type, i) for node in graph.node for i, name in enumerate(node.input) if name in shapes}
+    assert takers <= {("Slice", 1), ("Slice", 2), ("Reshape", 1), ("Expand", 1)}
