@@ -98,6 +98,11 @@ class Cuda(Layout):
         places = self.graph.constant("places", np.arange(longest(self), dtype=np.float32))
         return self._part(places, 0, self.graph.add("Shape", "token_offset", start=1, end=2))
 
+    def _cut(self, value: str) -> str:
+        """What is below 0 becomes 0, what is above 1 becomes 1; float32."""
+        bounds = (self.graph.constant(f"float_{i}", np.array(i, np.float32)) for i in (0, 1))
+        return self.graph.add("Clip", value, *bounds)
+
     @property
     def head_width(self) -> int:
         return -(-self.config.head_size // 8) * 8
@@ -122,7 +127,7 @@ class Cuda(Layout):
         graph = self.graph
         kind = helper.np_dtype_to_tensor_dtype(graph.dtype)
         ends = graph.add("Unsqueeze", graph.add("Cast", self.lengths(), to=TensorProto.FLOAT), graph.integers(1))
-        own = graph.add("Cast", graph.add("Less", self._row(), ends), to=kind)  # [B, S]
+        own = graph.add("Cast", self._cut(graph.add("Sub", ends, self._row())), to=kind)  # [B, S], 1 or 0
         rows = graph.add("Mul", self.by_pair(hidden), graph.add("Unsqueeze", own, graph.integers(2)))
         total = graph.add("ReduceSum", rows, graph.integers(1), keepdims=0)
         lengths = graph.add("Cast", self.lengths(), to=kind)
@@ -154,11 +159,7 @@ class Cuda(Layout):
         row = self._row()
         apart = graph.add("Abs", graph.add("Sub", row, graph.add("Unsqueeze", row, graph.integers(1))))
         reach = graph.constant(f"window_{window}", np.array(-window, np.float32))
-        far = graph.add(
-            "Clip",
-            graph.add("Add", apart, reach),
-            *(graph.constant(f"float_{i}", np.array(i, np.float32)) for i in (0, 1)),
-        )
+        far = self._cut(graph.add("Add", apart, reach))
         added = graph.add("Mul", far, graph.constant("unseen", np.array(-1e4, np.float32)))
         typed = graph.add("Cast", added, to=helper.np_dtype_to_tensor_dtype(graph.dtype))
         return graph.add("Unsqueeze", typed, graph.integers(0, 1))
