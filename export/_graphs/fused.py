@@ -157,8 +157,8 @@ class _Fusion:
 
     def _unpacked(self, name: str) -> str:
         """What the twin unpacked to a value."""
-        while (node := self._made.get(name)) is not None and node.op_type in ("Reshape", "ScatterND"):
-            name = node.input[2 if node.op_type == "ScatterND" else 0]
+        while (node := self._made.get(name)) is not None and node.op_type in ("Reshape", "Gather"):
+            name = node.input[0]
         return name
 
     def _write(self, nodes: Iterable[NodeProto]) -> None:
