@@ -207,7 +207,7 @@ def test_no_number_of_a_packed_graph_comes_of_a_shape(tmp_path: Path, architectu
     """
     if pooling == "mean" and architecture != "modernbert":
         pytest.skip("no head of transformers")
-    options = {"classifier_pooling": pooling} if architecture == "modernbert" else {}
+    options: dict[str, Any] = {"classifier_pooling": pooling} if architecture == "modernbert" else {}
     read = read_checkpoint(make_checkpoint(tmp_path, architecture, **options))
     graph = build_cuda(read.weights, read.config, token_types=read.inputs.token_types).whole().graph
     shapes = {name for node in graph.node if node.op_type == "Shape" for name in node.output}
