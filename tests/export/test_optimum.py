@@ -33,19 +33,19 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).parents[1] / "support" / "optimum_exports.py"
 # A traced float32 graph and another version's forward pass, at logits of standard deviation 1.5: 5e-6 was seen.
 ATOL = 2e-5
-ARCHITECTURES = ("squeezebert", "mobilebert")
+ARCHITECTURES = ("squeezebert", "albert")
 
 # Without optimum, as here.
 
 
 @needs_torch
 def test_an_unknown_architecture_says_what_to_install(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "mobilebert")
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "albert")
     for exporter in ("auto", "native"):
         with pytest.raises(UnsupportedModelError) as caught:
             export_model(checkpoint, tmp_path / "artifact", exporter=exporter)
         message = str(caught.value)
-        for words in ("model_type is 'mobilebert'; supported are bert, ernie", "'crossrank[cpu,export,optimum]'"):
+        for words in ("model_type is 'albert'; supported are bert, ernie", "'crossrank[cpu,export,optimum]'"):
             assert words in message
     with pytest.raises(MissingDependencyError, match=r"'crossrank\[cpu,export,optimum\]' in an environment of its own"):
         export_model(checkpoint, tmp_path / "artifact", exporter="optimum")
@@ -194,7 +194,7 @@ def test_a_folder_of_optimum_or_sentence_transformers_is_used_as_it_is(python: P
 
 @pytest.mark.slow
 def test_large_weights_lie_beside_their_graph(python: Path, tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "mobilebert")
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "albert")
     job = {"export": checkpoint, "output": tmp_path / "artifact"}
     assert _run(python, [job], FORCE_ONNX_EXTERNAL_DATA="1") == [None]  # as beyond 2 GB
     moved = (tmp_path / "artifact").rename(tmp_path / "moved")
@@ -206,7 +206,7 @@ def test_large_weights_lie_beside_their_graph(python: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_commands_print_results_only(python: Path, tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "mobilebert")
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "albert")
     home = {"CROSSRANK_HOME": str(tmp_path / "home")}
     status, out, err = _cli(python, "export-model", checkpoint, "-o", tmp_path / "artifact", "--json")
     assert (status, err) == (0, "")
@@ -269,7 +269,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str, list[str]]] = {
 
 @pytest.mark.slow
 def test_what_optimum_cannot_export_is_refused_and_nothing_is_written(python: Path, tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", "mobilebert")
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "albert")
     jobs: list[dict[str, Any]] = []
     for name, (change, _, _) in REFUSALS.items():
         folder = shutil.copytree(checkpoint, tmp_path / name)

@@ -31,14 +31,10 @@ class _Family:
 
 
 _SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 2}
-# Both have BERT's tokenizer.
+# Both with BERT's tokenizer.
 _FAMILIES = {
     "squeezebert": _Family("SqueezeBertConfig", "SqueezeBertForSequenceClassification", {"embedding_size": 32}),
-    "mobilebert": _Family(
-        "MobileBertConfig",
-        "MobileBertForSequenceClassification",
-        {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 2},
-    ),
+    "albert": _Family("AlbertConfig", "AlbertForSequenceClassification", {"embedding_size": 16}),
 }
 
 
@@ -49,7 +45,7 @@ def make_checkpoint(
 
     Args:
         folder: Made if it is absent.
-        architecture: "squeezebert" or "mobilebert".
+        architecture: "squeezebert" or "albert".
         labels: Outputs of the head.
         max_length: Most tokens of a pair.
         overrides: Fields of the architecture's config.json.
