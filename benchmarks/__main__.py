@@ -21,6 +21,7 @@ COMMANDS = {
     "memory": ("compare:memory", "memory of an engine's process, now and at most"),
     "startup": ("compare:startup", "import, load and first score in fresh processes"),
     "service": ("service", "docs/s and latencies under many callers, beside a peer's thread pool"),
+    "serve": ("serve", "crossrank serve over loopback, beside the model in process and a plain FastAPI server"),
     "path": ("path", "modules that one call enters, switches between them, and Python calls"),
     "host": ("host", "CPU time of a document beside a GPU, encoded and as text, where computing takes none"),
     "suite": ("suite", "all of these, each in a process of its own, to go on where an earlier run was stopped"),

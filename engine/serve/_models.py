@@ -6,6 +6,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ class Served:
             Problem: If it is refused, or the model fails.
         """
         try:
-            ranking = await self._rank(request, size, started, budget_ms)
+            ranking = await self._rank_all(request, size, started, budget_ms)
             spans = await self._spans(request, ranking, started, budget_ms) if request.spans else {}
         except Overloaded as error:
             raise Problem("overloaded", str(error), self.retry_after_s()) from None
@@ -132,9 +133,28 @@ class Served:
             raise Problem("backend", f"the model failed: {type(error).__name__}") from error
         return self._told(request, ranking, spans, id, time.perf_counter() - started)
 
+    async def _rank_all(self, request: Rerank, size: int, started: float, budget_ms: float | None) -> Ranking:
+        """A ranking of all documents, whether they have one query or each its own."""
+        if isinstance(request.query, str):
+            return await self._rank(request, size, started, budget_ms)
+        groups: dict[str, list[int]] = {}
+        for index, query in enumerate(request.query):
+            groups.setdefault(query, []).append(index)
+        whole, truncated = Ranking(), list[int]()
+        for query, indices in groups.items():
+            part = replace(request, query=query, documents=[request.documents[index] for index in indices])
+            found = await self._rank(part, size, started, budget_ms)
+            whole += [{**entry, "corpus_id": indices[entry["corpus_id"]]} for entry in found]
+            whole.scored, whole.tokens = whole.scored + found.scored, whole.tokens + found.tokens
+            whole.complete, whole.reason = whole.complete and found.complete, whole.reason or found.reason
+            truncated += [indices[index] for index in found.truncated]
+        whole.truncated = tuple(sorted(truncated))
+        return whole
+
     async def _rank(self, request: Rerank, size: int, started: float, budget_ms: float | None) -> Ranking:
         if budget_ms is not None:
             self._refuse_if_full()  # with a deadline the model would tokenize first, to see how far it gets
+        assert isinstance(request.query, str), "of several each comes alone"
         chunks = request.max_chunks or (None if request.max_tokens else self._chunks)
         documents: Sequence[str] | Sequence[EncodedDocument] = request.documents
         cut: set[int] = set()
@@ -184,6 +204,7 @@ class Served:
     ) -> dict[int, list[Span]]:
         """Sentences of the documents that are told, each scored by itself beside the query."""
         assert request.spans is not None, "asked for"
+        assert isinstance(request.query, str), "by a dialect of one query"
         places = []
         for entry in ranking[: request.top_n]:
             index = entry["corpus_id"]
@@ -217,6 +238,7 @@ class Served:
                 score = None
             document = None if request.originals is None else request.originals[index]
             entries.append(Entry(index, none if score is None else score, document, spans.get(index)))
+        queries = [request.query] if isinstance(request.query, str) else request.query
         warnings = [*request.unused]
         if ranking.truncated:
             warnings.append(
@@ -237,7 +259,7 @@ class Served:
             complete=ranking.complete,
             truncated=ranking.truncated,
             tokens=ranking.tokens,
-            characters=len(request.query) + sum(map(len, request.documents)),
+            characters=sum(map(len, [*queries, *request.documents])),
             seconds=seconds,
             warnings=warnings,
         )

@@ -76,7 +76,7 @@ class Rerank:
     """One query and its documents, whatever dialect they came in.
 
     Attributes:
-        query: The query.
+        query: The query, or each document's own.
         documents: The texts that are scored.
         model: The name that the client gave, or None.
         top_n: How many of the best to answer with, None for all.
@@ -89,7 +89,7 @@ class Rerank:
         unused: What the client asked for and does not get, a sentence each.
     """
 
-    query: str
+    query: str | Sequence[str]
     documents: Sequence[str]
     model: str | None = None
     top_n: int | None = None

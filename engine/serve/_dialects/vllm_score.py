@@ -49,15 +49,16 @@ class Failure(Struct):
 
 
 def read(body: Body) -> Rerank:
-    """Its request: one text on the left. Of several, each beside its own, none is made: send one request each."""
+    """Its request: one text on the left beside each on the right, or each beside its own."""
     left = next((texts for texts in (body.text_1, body.queries, body.data_1) if texts is not None), None)
     right = next((x for x in (body.text_2, body.documents, body.items, body.data_2) if x is not None), None)
     if left is None or right is None:
         raise Problem("invalid", "two texts are needed: text_1 and text_2, or queries and documents")
-    queries = [left] if isinstance(left, str) else left
-    if len(queries) != 1:
-        raise Problem("invalid", f"{len(queries)} texts on the left: one is scored beside those on the right")
-    return Rerank(queries[0], [right] if isinstance(right, str) else right, model=body.model)
+    documents = [right] if isinstance(right, str) else right
+    query = left[0] if isinstance(left, list) and len(left) == 1 else left
+    if isinstance(query, list) and len(query) != len(documents):
+        raise Problem("invalid", f"{len(query)} texts beside {len(documents)}: one, or as many, are needed")
+    return Rerank(query, documents, model=body.model)
 
 
 def write(request: Rerank, answer: Answer) -> Reply:

@@ -169,7 +169,13 @@ def test_vllm_scores_pairs_in_the_order_given(client: httpx.Client, probabilitie
     assert close([got["data"][0]["score"]], probabilities[2:])
 
 
-def test_vllm_s_several_texts_on_the_left_are_refused(client: httpx.Client) -> None:
+def test_vllm_scores_each_text_beside_its_own(client: httpx.Client, probabilities: list[float]) -> None:
+    got = post(client, "/score", text_1=[QUERY, "bread", QUERY], text_2=DOCUMENTS)
+    alone = post(client, "/score", text_1="bread", text_2=DOCUMENTS[1])
+    expected = [probabilities[0], alone["data"][0]["score"], probabilities[2]]
+    assert [result["index"] for result in got["data"]] == [0, 1, 2]
+    assert close([result["score"] for result in got["data"]], expected)
+    assert got["usage"]["total_tokens"] > alone["usage"]["total_tokens"]
     answer = client.post("/score", json={"text_1": [QUERY, QUERY], "text_2": DOCUMENTS})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, 422)
 
