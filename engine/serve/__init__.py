@@ -19,8 +19,9 @@ sees (the best of three turns each, interleaved):
 from crossrank import MissingDependencyError
 
 try:
-    from ._app import Limits, create_app
+    from ._app import create_app
     from ._command import main
+    from ._request import Limits
 except ImportError as error:
     if (error.name or "").partition(".")[0] == "crossrank":
         raise

@@ -17,8 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from crossrank import CrossEncoder, InputError, MissingDependencyError
 
-from ._app import Limits, create_app
+from ._app import create_app
 from ._options import named_models, parse, read_keys
+from ._request import Limits
 from ._workers import Peers, run_workers
 
 logger = logging.getLogger("crossrank.serve")

@@ -13,8 +13,9 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_reflection.v1alpha import reflection
 
-from ._app import Service, log, outcome_of
 from ._request import Kind, Problem, Rerank
+from ._service import Service, log, outcome_of
+from ._tracing import Tell, request_span
 
 _SERVICE = "tei.v1.Rerank"
 _DIALECT = "tei_grpc"
@@ -123,12 +124,19 @@ class _Servicer:
         return await self._answer(first, texts, size, context)
 
     async def _answer(self, request: Any, texts: list[str], size: int, context: Any) -> Any:
+        headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        with request_span(headers) as tell:
+            return await self._answer_in_span(request, texts, size, context, headers, tell)
+
+    async def _answer_in_span(
+        self, request: Any, texts: list[str], size: int, context: Any, headers: dict[str, str], tell: Tell
+    ) -> Any:
         started, id, answer = time.perf_counter(), uuid.uuid4().hex, None
         left_s = context.time_remaining()
         budget_ms = self._service.budget_ms if left_s is None else max(1.0, 1000 * left_s * (1 - _WAY_BACK))
         code, told = grpc.StatusCode.OK, ""
         try:
-            self._service.require_key({str(key): str(value) for key, value in context.invocation_metadata() or ()})
+            self._service.require_key(headers)
             if request.truncation_direction:
                 raise Problem("invalid", "texts are cut at their end only: TRUNCATION_DIRECTION_RIGHT")
             # A bool that is absent is false here, so that false forbids nothing.
@@ -142,7 +150,7 @@ class _Servicer:
             code, told = _CODES.get(problem.kind, grpc.StatusCode.INVALID_ARGUMENT), problem.message
         seconds = time.perf_counter() - started
         self._service.metrics.count(_DIALECT, outcome, seconds)
-        log(id, _DIALECT, outcome, code.value[0], answer, seconds)
+        tell(log(id, _DIALECT, outcome, code.value[0], answer, seconds))
         if answer is None or told:
             return await context.abort(code, told)  # which raises
         status = (("x-rerank-status", outcome), ("x-rerank-scored", f"{answer.scored}/{answer.documents}"))

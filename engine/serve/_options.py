@@ -7,7 +7,7 @@ from pathlib import Path
 
 from crossrank import InputError
 
-from ._app import Limits
+from ._request import Limits
 
 PREFIX = "CROSSRANK_SERVE_"
 _EMBEDDED = "crossrank-mini-en"

@@ -59,6 +59,23 @@ class Problem(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask for.
+
+    Attributes:
+        body_bytes: Of its body.
+        documents: How many.
+        tokens: Of all its pairs, as far as the model reads them.
+        body_seconds: Until its body is there.
+    """
+
+    body_bytes: int = 16_777_216
+    documents: int = 10_000
+    tokens: int = 1_000_000
+    body_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class Spans:
     """Which sentences of a document to tell.
 

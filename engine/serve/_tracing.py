@@ -1,0 +1,29 @@
+"""Traces by OpenTelemetry, where it is installed: a span for each request, below the one that the client names.
+
+Who sets up its SDK, as ``opentelemetry-instrument crossrank serve`` does, decides where they go.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+try:
+    from opentelemetry import propagate, trace
+except ImportError:
+    _TRACING = False
+else:
+    _TRACING = True
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+@contextmanager
+def request_span(headers: Mapping[str, str]) -> Iterator[Tell]:
+    """A span around a request; what it gives takes facts about it, none of which is a text."""
+    if not _TRACING:
+        yield lambda facts: None
+        return
+    tracer = trace.get_tracer("crossrank.serve")
+    above = propagate.extract(headers)
+    with tracer.start_as_current_span("rerank", above, trace.SpanKind.SERVER) as span:
+        yield lambda facts: span.set_attributes({f"crossrank.{name}": value for name, value in facts.items()})
