@@ -105,6 +105,16 @@ def test_other_models_and_classes_are_refused_with_a_command(tmp_path: Path) -> 
     assert "AutoTokenizer.from_pretrained" in str(error.value)
 
 
+def test_model_type_that_a_trainer_left_out_is_unigram(tmp_path: Path) -> None:
+    """As sentencepiece.proto has it; its trainer writes no more than it was told."""
+
+    def clear(model: Any) -> None:
+        model.trainer_spec.ClearField("model_type")
+
+    tokenizer = build_sentencepiece(changed(folder_of("DeBERTa", tmp_path), clear), {})
+    assert [encoding.ids for encoding in tokenizer.encode_batch(list(PAIRS))] == IN_4["DeBERTa"]["ids"]
+
+
 @pytest.mark.parametrize("setting", ["do_lower_case", "split_by_punct"])
 def test_damaged_setting_is_called_so(tmp_path: Path, setting: str) -> None:
     with pytest.raises(CheckpointError, match=f"{setting} is 'yes'; true or false expected"):

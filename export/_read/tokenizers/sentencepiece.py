@@ -29,7 +29,7 @@ FILES = ("spm.model", "sentencepiece.bpe.model")
 _SPACE = "▁"
 _UNIGRAM, _CONTROL, _USER_DEFINED = 1, 3, 4
 # Of sentencepiece_model.proto (https://github.com/google/sentencepiece/blob/v0.2.0/src/sentencepiece_model.proto) the
-# fields that are read, with their numbers and types.
+# fields that are read, with their numbers and types, and the default of one: a trainer may leave it out.
 _Field = descriptor_pb2.FieldDescriptorProto
 _MESSAGES: dict[str, dict[str, tuple[int, Any]]] = {
     "SentencePiece": {
@@ -210,6 +210,8 @@ def _model_class() -> Any:
         for field, (number, kind) in fields.items():
             label = _Field.LABEL_REPEATED if field == "pieces" else _Field.LABEL_OPTIONAL
             entry = message.field.add(name=field, number=number, label=label)
+            if field == "model_type":
+                entry.default_value = str(_UNIGRAM)
             if isinstance(kind, str):
                 entry.type, entry.type_name = _Field.TYPE_MESSAGE, f".crossrank.{kind}"
             else:
