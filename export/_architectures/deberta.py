@@ -261,9 +261,12 @@ class DebertaV2(Family):
 
 
 def _split(value: Any) -> list[str]:
-    """The words of a setting that is a list, or text with bars between them."""
-    words = value.split("|") if isinstance(value, str) else value if isinstance(value, list) else []
-    return [str(word).strip().lower() for word in words]
+    """The words of a setting that is a list, or text with bars between them; of a list as they are, as transformers."""
+    if isinstance(value, str):
+        words = [word.strip() for word in value.lower().split("|")]
+    else:
+        words = [str(word) for word in value] if isinstance(value, list) else []
+    return [word for word in words if word]
 
 
 FAMILIES = (DebertaV2(),)

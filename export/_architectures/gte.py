@@ -72,10 +72,8 @@ class Gte(Family):
 
     def read_config(self, config: Mapping[str, Any], problems: list[str]) -> EncoderConfig | None:
         """As `Family.read_config`, of either kind."""
-        stated, scaling = config.get("rope_parameters"), _scaling(config)
-        theta = config.get("rope_theta", _THETAS[config["model_type"]])
-        if isinstance(stated, Mapping):
-            theta = stated.get("rope_theta", theta)
+        scaling = _scaling(config)
+        theta = scaling.get("rope_theta", config.get("rope_theta", _THETAS[config["model_type"]]))
         factor = scaling.get("factor", 1.0) if "ntk" in (scaling.get("rope_type"), scaling.get("type")) else 1.0
         read = super().read_config({**config, "rope_theta": theta, "rope_scaling factor": factor}, problems)
         if not isinstance(read, GteConfig) or problems:

@@ -85,6 +85,11 @@ class ModernBert(Family):
             named = (rope.get("rope_type") or rope.get("type") or "default") if isinstance(rope, Mapping) else "default"
             if named != "default":
                 problems.append(f"the rotary positions of {kind} are of type {named!r:.60}; supported is default")
+        scaling, ropes = config.get("rope_scaling"), config.get("rope_parameters")
+        if isinstance(scaling, Mapping) and "rope_theta" in scaling:
+            problems.append("rope_scaling has rope_theta: transformers 5 takes it for all layers, 4 for none")
+        if isinstance(ropes, Mapping) and (unknown := [str(name) for name in ropes if name not in _THETAS]):
+            problems.append(f"rope_parameters has {', '.join(unknown)[:60]}; supported are {', '.join(_THETAS)}")
         pooling, activation = config.get("classifier_pooling", "cls"), config.get("classifier_activation", "gelu")
         if pooling not in _POOLINGS:
             problems.append(f"classifier_pooling is {pooling!r:.60}; supported are {', '.join(_POOLINGS)}")

@@ -394,10 +394,9 @@ class Gte(Bert):
     def __init__(self, config: dict[str, Any], folder: Path, *, bare_projection: bool) -> None:
         super().__init__(config, folder, bare_projection=bare_projection)
         self.tensors = {name.removeprefix("gte.").removeprefix("new."): read for name, read in self.tensors.items()}
-        rope = config.get("rope_parameters") or {}
-        scaling = config.get("rope_scaling") or rope
+        scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
         default = 160_000.0 if config["model_type"] == "gte" else 10_000.0
-        self.theta = rope.get("rope_theta", config.get("rope_theta", default))
+        self.theta = scaling.get("rope_theta", config.get("rope_theta", default))
         self.factor = scaling.get("factor", 1.0) if "ntk" in (scaling.get("type"), scaling.get("rope_type")) else 1.0
 
     @classmethod

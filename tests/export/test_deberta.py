@@ -90,6 +90,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "p2c alone": {"pos_att_type": "p2c"},
     "words between bars": {"pos_att_type": "P2C | c2p"},
     "neither": {"pos_att_type": None},
+    "no word": {"pos_att_type": ""},
     "no buckets": {"position_buckets": -1, "max_relative_positions": 20},
     "few far buckets": {"position_buckets": 6, "max_relative_positions": 12},
     "distances not normed": {"norm_rel_ebd": "none"},
@@ -243,6 +244,7 @@ def test_buckets_of_distances_are_those_of_transformers(buckets: int, farthest: 
         ({"attention_head_size": 16}, "attention_head_size is 16; supported is 8"),
         ({"pooler_hidden_size": 16}, "pooler_hidden_size is 16; supported is 32"),
         ({"pos_att_type": "p2c|p2p"}, "pos_att_type has p2p; supported are c2p, p2c"),
+        ({"pos_att_type": ["C2P", "p2c"]}, "pos_att_type has C2P; supported are c2p, p2c"),  # no word to transformers
         ({"norm_rel_ebd": "batch_norm"}, "norm_rel_ebd is batch_norm; supported are layer_norm and none"),
         ({"pooler_hidden_act": "mish"}, "pooler_hidden_act is 'mish'; supported are gelu"),
     ],

@@ -17,6 +17,7 @@ from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoi
 from crossrank.export._graphs.encoder import Attention, GatedFeedForward, Head, Layer, PreNormLayer, Rotary
 from crossrank.export._graphs.layers import Linear
 from crossrank.export._prove.reference import numpy_logits
+from tests.support.checkpoint_files import change_config
 from tests.support.graph_scores import LENGTHS, TOLERANCE, VARIANTS, distance, graph_scores, texts
 from tests.support.references import reference
 from tests.support.tiny_models import PAIRS, config_of, make_checkpoint, transformers_logits
@@ -70,6 +71,19 @@ def test_every_setting_equals_transformers(tmp_path: Path, name: str) -> None:
     for variant in VARIANTS:
         (ours,) = graph_scores(checkpoint, variant, tmp_path / "m.onnx")
         assert distance(ours, theirs) <= TOLERANCE, variant
+    ours = numpy_logits(
+        *(folder, config_of(folder), folder / "tokenizer.json", PAIRS), max_length=48, token_types=False
+    )
+    assert distance(ours, theirs) <= TOLERANCE
+
+
+def test_a_base_beside_how_positions_are_stretched_counts_as_in_transformers(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "checkpoint", "gte")
+    rope = {"rope_type": "default", "rope_theta": 50.0}
+    change_config(folder, rope_parameters=None, rope_theta=10_000.0, rope_scaling=rope)
+    checkpoint, theirs = read_checkpoint(folder), transformers_logits(folder, PAIRS)
+    (ours,) = graph_scores(checkpoint, "cpu", tmp_path / "m.onnx")
+    assert distance(ours, theirs) <= TOLERANCE
     ours = numpy_logits(
         *(folder, config_of(folder), folder / "tokenizer.json", PAIRS), max_length=48, token_types=False
     )

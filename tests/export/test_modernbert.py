@@ -377,6 +377,8 @@ def test_every_spelling_equals_transformers(tmp_path: Path, settings: Mapping[st
             {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0}}},
             "full_attention are of type 'linear'",
         ),
+        ({"rope_scaling": {"rope_theta": 5e3}}, "rope_scaling has rope_theta"),
+        ({"rope_parameters": {"rope_theta": 5e3}}, "rope_parameters has rope_theta; supported are full_attention"),
         ({"sliding_window": 10}, "sliding_window is 10 and local_attention 128"),
     ],
 )
