@@ -45,7 +45,8 @@ def keep_in_float32(graph: Model, twin: Model, exact: Model, path: Path, measure
     infinite = [tensor.name for tensor in twin.graph.initializer if _overflows(twin, tensor)]
     if infinite:
         raise UnsupportedModelError(f"weights that are no numbers in float16: {', '.join(infinite[:5])}")
-    large = _large_values(exact, path, measure)
+    types = _value_types(twin.proto)
+    large = {name for name in _large_values(exact, path, measure) if types[name] == TensorProto.FLOAT16}
     if not large:
         return []
     kept = widen(graph, {ours for ours, theirs in _same_values(graph, twin).items() if theirs in large})

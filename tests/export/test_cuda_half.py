@@ -15,8 +15,9 @@ from crossrank.export import export_model
 from crossrank.export._architectures.checkpoint import read_checkpoint
 from crossrank.export._graphs.fused import fuse
 from crossrank.export._graphs.graph import save_model
-from crossrank.export._graphs.half import LARGEST, keep_in_float32, widen
+from crossrank.export._graphs.half import LARGEST, _value_types, keep_in_float32, widen
 from crossrank.export._graphs.layouts.cuda import build_cuda
+from crossrank.export._graphs.layouts.portable import build_portable
 from tests.support.checkpoint_files import scale_tensors
 from tests.support.tiny_models import make_checkpoint
 
@@ -105,3 +106,27 @@ def test_widening_nothing_changes_nothing(tmp_path: Path) -> None:
     before = model.whole().SerializeToString()
     assert widen(model, set()) == []
     assert model.whole().SerializeToString() == before
+
+
+@pytest.mark.parametrize("variant", ["cuda", "portable"])
+def test_means_of_rows_are_summed_in_float32(tmp_path: Path, variant: str) -> None:
+    """8,192 rows of 8 are beyond float16, and texts of a proof are far shorter."""
+    read = read_checkpoint(make_checkpoint(tmp_path, "modernbert", classifier_pooling="mean"))
+    build = build_cuda if variant == "cuda" else build_portable
+    model = build(read.weights, read.config, token_types=False, dtype=np.float16)
+    types = _value_types(model.proto)
+    sums = [node for node in model.graph.node if node.op_type == "ReduceSum"]
+    assert sums
+    assert {types[node.input[0]] for node in sums} == {TensorProto.FLOAT}
+    assert types[model.graph.output[0].name] == TensorProto.FLOAT
+
+
+def test_what_is_summed_in_float32_is_not_said_to_stay_there(tmp_path: Path) -> None:
+    read = read_checkpoint(make_checkpoint(tmp_path, "modernbert", classifier_pooling="mean"))
+    build = partial(build_cuda, read.weights, read.config, token_types=False, fused=False)
+
+    def measure(_: Path, names: list[str]) -> dict[str, float]:
+        return {name: 1e5 if ":ReduceSum" in name else 1.0 for name in names}
+
+    graph, twin, exact = build(), build(twin=True), build(twin=True, dtype=np.float32)
+    assert keep_in_float32(graph, twin, exact, tmp_path / "watched.onnx", measure) == []

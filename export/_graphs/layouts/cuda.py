@@ -125,13 +125,13 @@ class Cuda(Layout):
 
     def mean_rows(self, hidden: str) -> str:
         graph = self.graph
-        kind = helper.np_dtype_to_tensor_dtype(graph.dtype)
         ends = graph.add("Unsqueeze", graph.add("Cast", self.lengths(), to=TensorProto.FLOAT), graph.integers(1))
-        own = graph.add("Cast", self._cut(graph.add("Sub", ends, self._row())), to=kind)  # [B, S], 1 or 0
-        rows = graph.add("Mul", self.by_pair(hidden), graph.add("Unsqueeze", own, graph.integers(2)))
+        own = self._cut(graph.add("Sub", ends, self._row()))  # [B, S], 1 or 0
+        rows = graph.add("Cast", self.by_pair(hidden), to=TensorProto.FLOAT)  # thousands of them leave float16
+        rows = graph.add("Mul", rows, graph.add("Unsqueeze", own, graph.integers(2)))
         total = graph.add("ReduceSum", rows, graph.integers(1), keepdims=0)
-        lengths = graph.add("Cast", self.lengths(), to=kind)
-        return graph.add("Div", total, graph.add("Unsqueeze", lengths, graph.integers(1)))
+        mean = graph.add("Div", total, ends)
+        return graph.add("Cast", mean, to=helper.np_dtype_to_tensor_dtype(graph.dtype))
 
     def rotate(self, projected: str, rotary: Rotary) -> str:
         """By one operator, each token a batch of its own with its position: [T, N*D] -> [T, N*D]."""

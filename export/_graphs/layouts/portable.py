@@ -1,7 +1,7 @@
 """The layout for any runtime: standard operators, padded pairs with a mask, in the names that others know."""
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from crossrank.export._graphs.encoder import EncoderConfig, EncoderWeights, write_encoder
 from crossrank.export._graphs.graph import FloatType, Graph, Model
@@ -63,10 +63,12 @@ class Portable(Layout):
 
     def mean_rows(self, hidden: str) -> str:
         graph, axis = self.graph, self.graph.integers(1)
-        mask = graph.add("Cast", "attention_mask", to=helper.np_dtype_to_tensor_dtype(graph.dtype))
+        mask = graph.add("Cast", "attention_mask", to=TensorProto.FLOAT)
         valid = graph.add("Unsqueeze", mask, graph.integers(2))  # [B, S, 1]
-        total = graph.add("ReduceSum", graph.add("Mul", hidden, valid), axis, keepdims=0)
-        return graph.add("Div", total, graph.add("ReduceSum", valid, axis, keepdims=0))
+        rows = graph.add("Mul", graph.add("Cast", hidden, to=TensorProto.FLOAT), valid)  # thousands leave float16
+        total = graph.add("ReduceSum", rows, axis, keepdims=0)
+        mean = graph.add("Div", total, graph.add("ReduceSum", valid, axis, keepdims=0))
+        return graph.add("Cast", mean, to=helper.np_dtype_to_tensor_dtype(graph.dtype))
 
     def first_rows(self, hidden: str) -> str:
         return self.graph.add("Gather", hidden, self.graph.constant("first_row", np.array(0)), axis=1)
