@@ -51,11 +51,10 @@ def read_chain(source: ModelFolder, hidden: int) -> tuple[StepsHead, int]:
     pooling, *rest = source.modules
     mode = reader.read_pooling(pooling)
     steps = [step for module in rest if (step := reader.read(module)) is not None]
-    last = rest[-1].path
-    if rest[-1].kind != "Dense" or reader.row != _SCORES:
+    if reader.row != _SCORES:
         reader.refused.append(
-            f"{last} gives {reader.row!r:.60}, not {_SCORES!r}: this is no reranker but an embedding model, which "
-            f"encodes queries and documents apart"
+            f"{rest[-1].path} gives {reader.row!r:.60}, not {_SCORES!r}: this is no reranker but an embedding model, "
+            f"which encodes queries and documents apart"
         )
     if reader.refused:
         raise UnsupportedModelError(join_problems(f"{source.root}: modules.json", reader.refused + reader.problems))
@@ -113,7 +112,7 @@ class _Reader:
         self._check_row(module, taken)
         self.row = config.get("module_output_name") or taken
         outputs = self._count(module, config, "out_features")
-        label, bias = f"head.{module.path}", config.get("bias", True) is not False
+        label, bias = f"head.{module.path}", bool(config.get("bias", True))
         linear = tensors.linear(label, "linear", self.width, outputs, bias=bias)
         residual: Linear | Literal["same"] | None = None
         if config.get("use_residual"):

@@ -66,7 +66,8 @@ CHAINS: dict[str, tuple[str, Modules]] = {
     "one dense layer": ("modernbert", [("Pooling", pooling()), scores(HIDDEN, 2)]),
     "no transformer of its own": ("bert", [("Pooling", pooling(["mean"])), *CHAIN[1:]]),
     "positions from the padding": ("roberta", CHAIN),
-    "dropouts": ("distilbert", [*CHAIN[:1], ("Dropout", {"dropout": 0.1}), *CHAIN[1:]]),
+    "dropouts": ("distilbert", [*CHAIN[:1], ("Dropout", {"dropout": 0.1}), *CHAIN[1:], ("Dropout", {"dropout": 0.1})]),
+    "null for false": ("bert", [*CHAIN[:1], ("Dense", dense(HIDDEN, HIDDEN, "GELU", bias=None)), *CHAIN[2:]]),
     "several widths": (
         "modernbert",
         [
@@ -117,10 +118,11 @@ def write_chain(folder: Path, architecture: str, modules: Modules) -> Path:
     method = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
     settings = {"transformer_task": "feature-extraction", "modality_config": method}
     write_json(folder / "sentence_bert_config.json", settings | {"module_output_name": "token_embeddings"})
-    last = folder / path / "model.safetensors"
+    end, (_, head) = max((i, module) for i, module in enumerate(modules, start=1) if module[0] == "Dense")
+    last = folder / f"{end}_Dense" / "model.safetensors"
     scaled = load_file(last)
     spread = logits_of(folder).std(axis=0)
-    if modules[-1][1]["activation_function"].endswith("Identity"):
+    if head["activation_function"].endswith("Identity"):
         scaled["linear.weight"] *= (SPREAD / spread)[:, None]
         save_file(scaled, last, metadata={"format": "pt"})
     return folder
