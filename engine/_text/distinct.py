@@ -13,6 +13,8 @@ _EIGHTHS = np.arange(9)
 _FACTORS = np.random.default_rng(0).integers(-(2**62), 2**62, len(_EIGHTHS) + 2) | 1
 # Of fewer documents a digest of each is as quick.
 _LEAST_SAMPLED = 32
+# Tokens that are compared at a time: 40 bytes each, for a while.
+_COMPARED = 1 << 20
 
 
 class DistinctPairs:
@@ -72,7 +74,10 @@ class DistinctPairs:
         """Part pairs from an earlier one that they only resemble; ``like`` gets what they are the same as."""
         assert self._documents is not None, "samples are of these"
         first = self._count - len(like)
-        others = repeated[~self._equal(self._documents, first + repeated, like[repeated], enough)]
+        step = max(1, _COMPARED // enough)
+        parts = np.split(repeated, range(step, len(repeated), step))
+        same = [self._equal(self._documents, first + part, like[part], enough) for part in parts]
+        others = repeated[~np.concatenate(same)]
         if len(others):
             keys = _digests(documents.take(others), query_index[others], enough)
             like[others] = list(map(self._rows.setdefault, keys, (first + others).tolist()))

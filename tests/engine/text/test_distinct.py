@@ -1,5 +1,7 @@
 """Equal pairs of a call are found, whether their documents stay in memory or not."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,3 +66,16 @@ def test_equal_documents_of_other_queries_are_other_pairs_whatever_their_samples
     monkeypatch.setattr("crossrank._text.distinct._samples", lambda documents, queries, enough: [0] * len(queries))
     _, like = find_all(tokens_of([[5]] * MANY), np.arange(MANY) // 20, 512, 1000, stay=True)
     assert like.tolist() == [0] * 20 + [20] * 20
+
+
+def test_long_documents_that_are_the_same_are_compared_in_bounded_memory() -> None:
+    documents = Tokens(np.tile(np.arange(8000, dtype=np.int32), 512), np.arange(513) * 8000)
+    queries = np.zeros(512, np.intp)
+    tracemalloc.start()
+    try:
+        _, like = DistinctPairs(documents, queries).find(documents, queries, 8191)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not like.any()
+    assert peak < 60e6
