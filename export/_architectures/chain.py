@@ -59,7 +59,7 @@ def read_chain(source: ModelFolder, hidden: int) -> tuple[StepsHead, int]:
     if reader.refused:
         raise UnsupportedModelError(join_problems(f"{source.root}: modules.json", reader.refused + reader.problems))
     if reader.problems:
-        raise CheckpointError(join_problems(f"{source.root}: modules.json", reader.problems))
+        raise CheckpointError(join_problems("modules.json", reader.problems))
     return StepsHead(mode, tuple(steps)), reader.width
 
 
@@ -78,8 +78,9 @@ class _Reader:
         self.refused: list[str] = []
 
     def read_pooling(self, module: Module) -> Literal["cls", "mean"]:
-        config = self._config(module)
-        self._check_width(module, config, "embedding_dimension", "word_embedding_dimension")
+        config, widths = self._config(module), ("embedding_dimension", "word_embedding_dimension")
+        self._check_width(module, config, *widths)
+        self._check_names(module, config, *widths, "pooling_mode", "include_prompt", *_FLAGS)
         flags = [mode for flag, mode in _FLAGS.items() if config.get(flag)]
         modes = config.get("pooling_mode", flags or "mean")
         mode = modes[0] if isinstance(modes, list) and len(modes) == 1 else modes
@@ -102,6 +103,7 @@ class _Reader:
 
     def _norm(self, module: Module, config: Mapping[str, Any], tensors: Tensors) -> Norm:
         self._check_width(module, config, "dimension")
+        self._check_names(module, config, "dimension")
         self._check_row(module, _POOLED)
         norm = tensors.norm(f"head.{module.path}", "norm", self.width)
         return Norm(norm.name, norm.scale, norm.bias, _EPSILON)
@@ -142,6 +144,11 @@ class _Reader:
         name = next((name for name in names if name in config), names[0])
         if config and config.get(name) != self.width:
             self.problems.append(f"{module.path}: {name} is {config.get(name)!r:.60}; {self.width} come in")
+
+    def _check_names(self, module: Module, config: Mapping[str, Any], *known: str) -> None:
+        """As sentence-transformers, which ignores what it does not know in a Dense alone."""
+        if unknown := ", ".join(sorted(config.keys() - set(known))):
+            self.refused.append(f"{module.path}: {unknown:.80} is not known; supported are {', '.join(known)}")
 
     def _check_row(self, module: Module, taken: object) -> None:
         if taken != self.row:

@@ -286,6 +286,8 @@ def test_a_fault_in_the_head_is_seen(
     [
         ("1_Pooling", {"pooling_mode": "max"}, ["1_Pooling: the pooling is 'max'; supported are cls, mean"]),
         ("1_Pooling", {"pooling_mode": ["cls", "mean"]}, ["the pooling is ['cls', 'mean']"]),
+        ("1_Pooling", {"scale": 2.0}, ["1_Pooling: scale is not known; supported are embedding_dimension"]),
+        ("3_LayerNorm", {"eps": 0.5}, ["3_LayerNorm: eps is not known; supported are dimension"]),
         ("2_Dense", {"activation_function": "my.Own"}, ["2_Dense: activation_function is 'my.Own'; supported are"]),
         ("2_Dense", {"module_input_name": "token_embeddings"}, ["2_Dense takes 'token_embeddings'"]),
         ("4_Dense", {"module_output_name": "sentence_embedding"}, ["no reranker but an embedding model"]),
