@@ -21,6 +21,7 @@ from crossrank.export._graphs.encoder import (
     FeedForward,
     Head,
     Layer,
+    Rotary,
     StepsHead,
 )
 from crossrank.export._graphs.layers import Floats, Linear, Norm
@@ -37,6 +38,19 @@ ACTIVATIONS = {
     "relu": "relu",
     **dict.fromkeys(("silu", "swish"), "silu"),
 }
+
+
+def rotary(base: float, size: int, *, factor: float = 1.0) -> Rotary:
+    """Rotary positions, in float32 wherever transformers and GTE's authors compute in it.
+
+    Args:
+        base: Of the frequencies.
+        size: Of a head.
+        factor: By how much positions are stretched (NTK-aware).
+    """
+    exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+    powers = ((base * factor) ** exponents.astype(np.float64)).astype(np.float32)
+    return Rotary(f"rotary.{base!r}", np.float32(1) / powers / np.float32(factor ** (2 / size)))
 
 
 class Tensors:

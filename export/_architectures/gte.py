@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from crossrank.export._graphs.encoder import (
     Attention,
     Body,
@@ -13,11 +11,10 @@ from crossrank.export._graphs.encoder import (
     EncoderConfig,
     GatedFeedForward,
     Layer,
-    Rotary,
 )
 from crossrank.export._graphs.layers import Linear
 
-from .base import Family, Tensors
+from .base import Family, Tensors, rotary
 
 # Of a config.json of the authors' own code, and of transformers 5.
 _NEW, _GTE = "new", "gte"
@@ -144,20 +141,12 @@ def _read_layer(tensors: Tensors, config: GteConfig, names: _Names, i: int) -> L
         Attention(
             *(f"{label}.attention", query, key, value),
             tensors.linear(f"{label}.output", f"{at}.{names.output}", hidden, hidden),
-            rotary=_rotary(config),
+            rotary=rotary(config.theta, config.head_size, factor=config.factor),
         ),
         tensors.norm(f"{label}.attention_norm", f"{at}.{names.attention_norm}", hidden),
         GatedFeedForward(active, tensors.linear(f"{label}.down", f"{at}.mlp.down_proj", inner, hidden), gate=passing),
         tensors.norm(f"{label}.output_norm", f"{at}.{names.output_norm}", hidden),
     )
-
-
-def _rotary(config: GteConfig) -> Rotary:
-    """In float32 wherever the authors' code and transformers compute in it."""
-    size = config.head_size
-    exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    powers = ((config.theta * config.factor) ** exponents.astype(np.float64)).astype(np.float32)
-    return Rotary("rotary", np.float32(1) / powers / np.float32(config.factor ** (2 / size)))
 
 
 def _scaling(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from crossrank.export._graphs.encoder import (
     Attention,
     Body,
@@ -13,13 +11,12 @@ from crossrank.export._graphs.encoder import (
     EncoderConfig,
     GatedFeedForward,
     PreNormLayer,
-    Rotary,
     Step,
     StepsHead,
 )
 from crossrank.export._graphs.layers import Norm
 
-from .base import ACTIVATIONS, Family, Tensors
+from .base import ACTIVATIONS, Family, Tensors, rotary
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 # transformers' defaults, and the field's name in configs that transformers 4 wrote.
@@ -164,14 +161,6 @@ def _norm(tensors: Tensors, config: ModernBertConfig, label: str, name: str) -> 
     return tensors.norm(label, name, config.hidden, bias=config.norm_bias)
 
 
-def _rotary(config: ModernBertConfig, theta: float) -> Rotary:
-    """In float32 wherever transformers computes in it."""
-    size = config.head_size
-    exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    powers = (theta ** exponents.astype(np.float64)).astype(np.float32)
-    return Rotary(f"rotary.{theta:g}", np.float32(1) / powers)
-
-
 def _read_layer(tensors: Tensors, config: ModernBertConfig, i: int) -> PreNormLayer:
     hidden, inner, at, label = config.hidden, config.intermediate, f"layers.{i}", f"layer.{i}"
     sees_all = config.sees_all(i)
@@ -182,7 +171,7 @@ def _read_layer(tensors: Tensors, config: ModernBertConfig, i: int) -> PreNormLa
         Attention(
             *(f"{label}.attention", query, key, value),
             tensors.linear(f"{label}.output", f"{at}.attn.Wo", hidden, hidden, bias=config.attention_bias),
-            rotary=_rotary(config, config.theta_global if sees_all else config.theta_local),
+            rotary=rotary(config.theta_global if sees_all else config.theta_local, config.head_size),
             window=None if sees_all else config.window // 2,
         ),
         None if i == 0 else _norm(tensors, config, f"{label}.attention_norm", f"{at}.attn_norm"),

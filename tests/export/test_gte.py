@@ -13,6 +13,7 @@ from crossrank import CrossEncoder
 from crossrank._artifact.manifest import read_manifest
 from crossrank.export import export_model
 from crossrank.export._architectures import gte
+from crossrank.export._architectures.base import rotary
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._graphs.encoder import Attention, GatedFeedForward, Head, Layer, PreNormLayer, Rotary
 from crossrank.export._graphs.layers import Linear
@@ -176,7 +177,7 @@ def test_fault_around_the_layers_is_seen(make_case: MakeCase, tmp_path: Path, na
 def test_stretched_positions_that_are_ignored_are_seen(make_case: MakeCase) -> None:
     config = make_case().checkpoint.config
     assert isinstance(config, gte.GteConfig)
-    plain, stretched = (gte._rotary(replace(config, factor=factor)).frequencies for factor in (1.0, 8.0))
+    plain, stretched = (rotary(config.theta, config.head_size, factor=factor).frequencies for factor in (1.0, 8.0))
     assert stretched[0] == pytest.approx(plain[0] / 8 ** (2 / 8))
     assert stretched[-1] == pytest.approx(plain[-1] * 8 ** (-6 / 8) / 8 ** (2 / 8), rel=1e-6)  # all of it is slower
 

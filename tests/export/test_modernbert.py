@@ -357,6 +357,16 @@ def test_both_spellings_of_layers_and_rotary_positions_are_read(make_case: Calla
     assert replace(old, every=3) == replace(new, kinds=None) == replace(both, kinds=None, every=3)  # type: ignore[call-arg]
 
 
+def test_bases_that_are_almost_the_same_are_two(tmp_path: Path) -> None:
+    """Tables of one name are one in a graph."""
+    folder = make_checkpoint(tmp_path / "checkpoint", "modernbert")
+    write_json(
+        folder / "config.json", config_with(folder, {"global_rope_theta": 1_000_000.0, "local_rope_theta": 1_000_001.0})
+    )
+    layers = read_checkpoint(folder).weights.layers
+    assert len({layer.attention.rotary.name for layer in layers if layer.attention.rotary}) == 2
+
+
 @pytest.mark.parametrize("settings", [OLD, NEW, OLD | NEW, {}])
 def test_every_spelling_equals_transformers(tmp_path: Path, settings: Mapping[str, Any]) -> None:
     folder = make_checkpoint(tmp_path / "checkpoint", "modernbert")
