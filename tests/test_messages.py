@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# Parts of paths of commands, whose messages are read in a shell alone.
+_COMMANDS = ("_cli", "serve/_command", "serve/_options", "serve/_workers")
 # Of pip, and of what has no counterpart in Python.
 _OTHERS = ("--upgrade", "--force-reinstall", "--no-deps", "--list")
 _SWITCH = re.compile(r"(?<![\w-])(--[a-z][a-z-]+|-o)\b")
@@ -14,7 +16,7 @@ _SWITCH = re.compile(r"(?<![\w-])(--[a-z][a-z-]+|-o)\b")
 def messages() -> Iterator[tuple[str, str]]:
     """Each text of the library outside of its commands and docstrings, and where it stands."""
     for path in sorted([*(ROOT / "engine").rglob("*.py"), *(ROOT / "export").rglob("*.py")]):
-        if "_cli" in path.relative_to(ROOT).as_posix():
+        if any(part in path.relative_to(ROOT).as_posix() for part in _COMMANDS):
             continue
         tree = ast.parse(path.read_text("utf-8"))
         described = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
