@@ -22,11 +22,11 @@ try:
     from ._app import create_app
     from ._command import main
     from ._request import Limits
-except ImportError as error:
-    if (error.name or "").partition(".")[0] == "crossrank":
+except ImportError as _error:
+    if (_error.name or "").partition(".")[0] == "crossrank":
         raise
     raise MissingDependencyError(
-        f"crossrank.serve needs {error.name or error}: pip install 'crossrank[serve]'"
-    ) from error
+        f"crossrank.serve needs {_error.name or _error}: pip install 'crossrank[serve]'"
+    ) from _error
 
 __all__ = ["Limits", "create_app", "main"]

@@ -78,9 +78,9 @@ class Service:
             response, outcome = Response(status_code=499), "cancelled"  # nobody reads it
         except Exception as error:
             logger.exception("a request failed", extra={"facts": {"request_id": id}})
-            problem = Problem("backend", f"the server failed: {type(error).__name__}")
-            problem.id = id
-            response, outcome = _failure(dialect, problem), "failed"
+            broken = Problem("backend", f"the server failed: {type(error).__name__}")
+            broken.id = id
+            response, outcome = _failure(dialect, broken), "failed"
         response.headers["X-Request-Id"] = id
         seconds = time.perf_counter() - started
         self.metrics.count(dialect.name, outcome, seconds)

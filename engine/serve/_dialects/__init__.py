@@ -67,7 +67,7 @@ def choose(dialects: Sequence[Dialect[Any]], body: bytes) -> Dialect[Any]:
     if len(dialects) > 1:
         try:
             keys = _peek.decode(body)
-        except (msgspec.MsgspecError, RecursionError):  # whichever is chosen says so
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # whichever is chosen says so
             return dialects[-1]
         for key, dialect in _TELLING.items():
             if dialect in dialects and getattr(keys, key) is not msgspec.UNSET:

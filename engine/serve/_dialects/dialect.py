@@ -48,7 +48,7 @@ class Dialect(Generic[B]):
             return self.read(self.decoder.decode(body))
         except msgspec.ValidationError as error:
             raise Problem("invalid", str(error)) from None
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Problem("malformed", f"the body is no JSON: {error}") from None
 
 

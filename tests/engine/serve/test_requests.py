@@ -116,6 +116,7 @@ def test_compressed_bodies_are_not_unpacked(client: httpx.Client) -> None:
         (b"", 400),
         (b"{", 400),
         (b"\xff\xfe", 400),
+        (b'{"query": "\xcc\xdf", "documents": ["a"]}', 400),
         (b"[" * 3_000, 422),
         (b'{"query": ' + b"[" * 3_000, 422),
         (b'{"documents": ["a"]}', 422),
