@@ -1,6 +1,7 @@
 """``crossrank serve``: options, environment, key files, signals, logs."""
 
 import json
+import re
 import signal
 import socket
 import threading
@@ -133,3 +134,19 @@ def test_a_signal_lets_every_request_under_way_end(number: signal.Signals) -> No
         running.wait(30)
         assert running.returncode == 0
     assert statuses == [200] * 3
+
+
+def test_the_examples_name_options_and_paths_that_there_are() -> None:
+    folder = Path(__file__).parents[3] / "examples" / "serve"
+    names = {PREFIX + name.upper() for name in vars(parser().parse_args([]))}
+    for file in folder.glob("Containerfile*"):
+        used = re.findall(rf"{PREFIX}[A-Z_]+", file.read_text())
+        assert used
+        assert set(used) <= names
+    deployment = (folder / "kubernetes.yaml").read_text()
+    (arguments,) = re.findall(r"args: (\[.*\])", deployment)
+    options = parse(json.loads(arguments))
+    (grace,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", deployment)
+    assert int(grace) > options.drain_seconds + 5  # and the pause before
+    assert set(re.findall(r"path: (/\w+)", deployment)) == {"/ready", "/health", "/metrics"}
+    assert "crossrank_busy_ratio" in deployment

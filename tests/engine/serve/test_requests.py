@@ -1,5 +1,6 @@
 """Requests that are too large, have no key, name what they may not, or are nothing at all; and what is told of them."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ pytest.importorskip("msgspec", reason="crossrank[serve] is not installed")
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from crossrank import CrossEncoder, InputError
 from crossrank.serve import Limits, create_app
@@ -324,3 +327,17 @@ def test_pages_load_nothing_from_elsewhere(client: httpx.Client, path: str) -> N
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "//" not in page.text.replace("://", "").replace("// ", "")
     assert "http" not in page.text
+
+
+def test_it_can_be_mounted_in_an_application_of_ones_own(model: CrossEncoder) -> None:
+    async def ask() -> None:
+        app = Starlette(routes=[Mount("/rank", create_app({"tiny": model}))])
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+            assert (await client.get("/rank/ready")).json() == {"status": "ready"}
+            for path in ("/rank/v1/rerank", "/rank/v1/retrieval/tiny/reranking"):
+                answer = await client.post(path, json=BODY)
+                assert answer.status_code == (200 if path.endswith("v1/rerank") else 422)
+            assert (await client.get("/rank/metrics")).status_code == 200
+            assert (await client.get("/v1/rerank")).status_code == 404
+
+    asyncio.run(ask())
