@@ -12,6 +12,7 @@ from .elasticsearch import ELASTICSEARCH
 from .infinity import INFINITY
 from .nvidia import NVIDIA
 from .rag_api import RAG_API
+from .sglang import SGLANG
 from .tei import TEI
 from .vllm_score import VLLM_SCORE
 from .voyage import VOYAGE
@@ -25,6 +26,7 @@ _TELLING: Mapping[str, Dialect[Any]] = {
     "candidates": RAG_API,
     "top_k": VOYAGE,
     "raw_scores": INFINITY,
+    "instruct": SGLANG,
 }
 _ANY = (*_TELLING.values(), COMMON)
 PATHS: Mapping[str, Sequence[Dialect[Any]]] = {
@@ -53,6 +55,7 @@ class _Peek(msgspec.Struct):
     candidates: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     top_k: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     raw_scores: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    instruct: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _peek = msgspec.json.Decoder(_Peek)

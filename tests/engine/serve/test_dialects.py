@@ -198,6 +198,15 @@ def test_elasticsearch(client: httpx.Client, probabilities: list[float]) -> None
     assert (absent.status_code, absent.json()["status"]) == (404, 404)
 
 
+def test_sglang_is_known_by_instruct_and_told_that_it_is_not_used(
+    client: httpx.Client, probabilities: list[float]
+) -> None:
+    got = post(client, "/v1/rerank", query=QUERY, documents=DOCUMENTS, instruct="Find answers.", top_n=2)
+    assert close([result["score"] for result in got], [probabilities[i] for i in ORDER[:2]])
+    assert (got[0]["index"], got[0]["document"]) == (2, ANSWER)
+    assert got[0]["meta_info"]["warnings"] == ["instruct: the model takes none"]
+
+
 def test_rag_api_has_no_bound_of_fifty(client: httpx.Client) -> None:
     candidates = [{"id": i, "text": f"text {i}", "base_score": 0.5} for i in range(80)]
     got = post(client, "/v1/rerank", profile="any", query=QUERY, candidates=candidates, top_n=60)
@@ -231,6 +240,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "voyage": {"query": QUERY, "documents": DOCUMENTS, "top_k": 1},
     "tei": {"query": QUERY, "texts": DOCUMENTS},
     "infinity": {"query": QUERY, "documents": DOCUMENTS, "raw_scores": False},
+    "sglang": {"query": QUERY, "documents": DOCUMENTS, "instruct": None},
     "nvidia": {"query": {"text": QUERY}, "passages": [{"text": text} for text in DOCUMENTS]},
     "vllm_score": {"text_1": QUERY, "text_2": DOCUMENTS},
     "elasticsearch": {"query": QUERY, "input": DOCUMENTS},
@@ -271,6 +281,7 @@ def test_every_problem_has_a_form(dialect: Any) -> None:
         ("voyage", {"detail"}),
         ("tei", {"error", "error_type"}),
         ("infinity", {"error"}),
+        ("sglang", {"error"}),
         ("nvidia", {"error", "detail"}),
         ("vllm_score", {"error"}),
         ("elasticsearch", {"error", "status"}),
