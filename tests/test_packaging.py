@@ -180,6 +180,7 @@ def test_base_and_export_extra_bring_no_torch_and_no_onnxruntime(pyproject: dict
         "huggingface-hub",
         "ml-dtypes",
         "onnx",
+        "protobuf",
         "safetensors",
     }
 

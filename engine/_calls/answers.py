@@ -177,8 +177,11 @@ def rank_found(
         won = best - (np.cumsum(found.windows) - found.windows)
         key, scores = key[best], scores[best]
     order = np.argsort(-key, kind="stable")
-    unscored = np.setdiff1d(np.arange(found.documents), found.scored, assume_unique=True)
-    ids = np.concatenate([found.scored[order], unscored])[:top_k].tolist()
+    best_first = found.scored[order]
+    if not found.complete:
+        unscored = np.setdiff1d(np.arange(found.documents), found.scored, assume_unique=True)
+        best_first = np.concatenate([best_first, unscored])
+    ids = best_first[:top_k].tolist()
     order = order[: len(ids)]
     ranking = Ranking(
         scored=len(found.scored),
