@@ -1,4 +1,4 @@
-"""Models to measure, by short names: the nine shapes that crossrank must serve first, and two more of the same kind."""
+"""Models to measure, by short names: nine shapes that crossrank must serve first, two of the same kind, four newer."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from crossrank.export._read.adapter import open_weights
 from crossrank.models import RegisteredModel, find_model
 
 from .collections import Candidates
-from .random_checkpoint import find_vocabulary, write_random_checkpoint
+from .random_checkpoint import find_vocabulary, has_wordpiece, write_random_checkpoint
 
 # Short name -> the name in tables, and the registry's id, which has the sizes. Drawn at random: no hub is needed.
 SHAPES = {
@@ -37,8 +37,15 @@ CHECKPOINTS = {
     "minilm-l6": ("MiniLM-L6", "models/ms-marco-MiniLM-L6-v2"),
     "minilm-l12": ("MiniLM-L12", "models/ms-marco-MiniLM-L12-v2"),
 }
+# As `SHAPES`, of other architectures: drawn with BERT's tokenizer in place of their own, and measured when asked for.
+RERANKERS = {
+    "ettin-17m": ("ettin-reranker-17m", "cross-encoder/ettin-reranker-17m-v1"),
+    "ettin-32m": ("ettin-reranker-32m", "cross-encoder/ettin-reranker-32m-v1"),
+    "gte-modernbert-base": ("gte-reranker-modernbert-base", "Alibaba-NLP/gte-reranker-modernbert-base"),
+    "mxbai-xsmall": ("mxbai-rerank-xsmall", "mixedbread-ai/mxbai-rerank-xsmall-v1"),
+}
 
-MODELS = (*SHAPES, *CHECKPOINTS)
+MODELS = (*SHAPES, *CHECKPOINTS, *RERANKERS)
 _WITHOUT_VOCABULARY = "checkpoint-made-up-vocabulary"
 
 Draw = Callable[[Path, RegisteredModel, Path], object]  # as write_random_checkpoint
@@ -85,14 +92,14 @@ class BenchmarkModel:
 
 def find_registered(name: str) -> RegisteredModel:
     """What the registry has of one of `MODELS`."""
-    model = find_model(SHAPES[name][1] if name in SHAPES else Path(CHECKPOINTS[name][1]).name)
-    assert model is not None, "SHAPES and CHECKPOINTS name registered models"
+    model = find_model(Path(CHECKPOINTS[name][1]).name if name in CHECKPOINTS else (SHAPES | RERANKERS)[name][1])
+    assert model is not None, "MODELS are registered"
     return model
 
 
 def title_of(name: str) -> str:
     """One of `MODELS` as tables call it."""
-    return (SHAPES | CHECKPOINTS)[name][0]
+    return (SHAPES | CHECKPOINTS | RERANKERS)[name][0]
 
 
 def open_model(
@@ -118,6 +125,8 @@ def open_model(
         title, shape, trained, weights = title_of(name), find_registered(name), False, "random, seed 0"
         folder = drawn_folder(shape, kept / name, test_data)
         vocabulary = "made up" if folder.name == _WITHOUT_VOCABULARY else "published"
+        if not has_wordpiece(shape):
+            vocabulary += f" WordPiece, filled up to {shape.vocabulary} entries, in place of the model's own"
         if not folder.exists():
             if sys.stderr.isatty():
                 print(f"drawing the weights of {title}: seconds, for large models minutes", file=sys.stderr)

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossrank._machine.onnxruntime import ort
+from crossrank.export._architectures.gte import GteConfig
+from crossrank.export._architectures.modernbert import ModernBertConfig
 from crossrank.export._graphs.encoder import EncoderConfig
 from crossrank.export._graphs.graph import Graph, Model
 
@@ -17,12 +19,17 @@ def operations_per_pair(config: EncoderConfig, tokens: NDArray[np.int32]) -> NDA
     """Floating point operations that the whole encoder needs for pairs of so many tokens, int32 -> float64 [pairs].
 
     Per layer, with hidden size h and feed-forward size f: 2 t (4 h² + 2 h f) for the projections and the feed-forward
-    layer, and 4 t² h for scores and weighted sum of attention. Every layer counts for every token, also where a graph
-    of ours computes one row of the last; embeddings, norms, activations and the head are left out, below 1%.
+    layer, 3 h f where that is gated, and 4 t² h for scores and weighted sum of attention, of which a window has a part.
+    Every layer counts for every token, also where a graph of ours computes one row of the last; embeddings, norms,
+    activations and the head are left out, below 1%, and DeBERTa's products with its table of distances.
     """
     t = tokens.astype(np.float64)
-    linear = 4 * config.hidden**2 + 2 * config.hidden * config.intermediate
-    total: NDArray[np.float64] = config.layers * (2 * t * linear + 4 * t * t * config.hidden)
+    products = 3 if isinstance(config, ModernBertConfig | GteConfig) else 2
+    linear = 4 * config.hidden**2 + products * config.hidden * config.intermediate
+    total: NDArray[np.float64] = config.layers * 2 * t * linear
+    for layer in range(config.layers):
+        local = isinstance(config, ModernBertConfig) and not config.sees_all(layer)
+        total += 4 * t * (np.minimum(t, config.window + 1) if local else t) * config.hidden
     return total
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import sentence_transformers
 import transformers
 from scipy import stats  # type: ignore[import-untyped]
 
@@ -26,7 +27,7 @@ from benchmarks.commands.path import trace_rank
 from benchmarks.engines.registry import ENGINES, EngineSpec, WorkerError
 from benchmarks.engines.worker import Call
 from benchmarks.inputs.collections import Candidates, Collection, cut_collection, read_collection, relevant_grade
-from benchmarks.inputs.models import SHAPES, open_model
+from benchmarks.inputs.models import RERANKERS, SHAPES, find_registered, open_model
 from benchmarks.inputs.random_checkpoint import (
     SPREAD,
     make_config,
@@ -53,6 +54,7 @@ from benchmarks.reporting.result import Result, git_commit, read_result, write_r
 from crossrank import InputError
 from crossrank._artifact.origin import EMBEDDED_MODEL
 from crossrank._text.sample_texts import sample_texts
+from crossrank.export._architectures.checkpoint import read_checkpoint
 from crossrank.export._architectures.config import read_config
 from crossrank.models import RegisteredModel, find_model
 from tests.support.large_data import FOLDER, MINILM, MULTILINGUAL_BERT, SCIFACT, TREC_DL19, case
@@ -336,6 +338,7 @@ def test_calls_of_one_document_are_ranked_together() -> None:
         ("cross-encoder/ms-marco-TinyBERT-L6", (6.9, 11.2, 48.3)),
         ("nboost/pt-bert-base-uncased-msmarco", (13.8, 22.4, 96.6)),
         ("nboost/pt-bert-large-msmarco", (49, 79, 335)),
+        ("cross-encoder/ettin-reranker-17m-v1", (0.670, 1.12, 5.07)),  # gated; windows in four of seven
     ],
 )
 def test_operations_are_those_of_the_whole_model(model: str, expected: tuple[float, ...]) -> None:
@@ -462,6 +465,25 @@ def test_drawn_checkpoint_is_the_same_again(vocabularies: Path, tmp_path: Path) 
     assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()
     }
+
+
+@pytest.mark.parametrize("name", RERANKERS)
+def test_newer_reranker_is_drawn_with_its_own_lengths_and_loads_in_sentence_transformers(
+    name: str, own_vocabularies: Path, tmp_path: Path
+) -> None:
+    def write(folder: Path, shape: RegisteredModel, test_data: Path) -> None:
+        write_random_checkpoint(folder, small(shape.id), test_data)
+
+    model = open_model(name, bench=tmp_path, test_data=own_vocabularies, write=write)
+    shape = find_registered(name)
+    assert (model.config.vocabulary, model.config.labels) == (shape.vocabulary, 1)
+    assert read_checkpoint(model.folder).inputs.max_length == shape.max_length
+    stands_in = f"published WordPiece, filled up to {shape.vocabulary} entries, in place of the model's own"
+    assert model.describe()["vocabulary"] == stands_in
+    encoder = sentence_transformers.CrossEncoder(str(model.folder), device="cpu")
+    assert encoder.tokenizer.model_max_length == shape.max_length
+    # Its own tokenizer, modules and activation: a parameter that it did not find would be drawn anew.
+    assert encoder.predict(sample_pairs()).std() == pytest.approx(SPREAD, abs=1e-3)
 
 
 def test_multilingual_shape_has_a_tokenizer_of_its_true_size(vocabularies: Path, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from benchmarks.inputs.parameters import parameter_shapes
 from benchmarks.inputs.random_checkpoint import SPREAD, draw_parameter
 from crossrank.export._prove.reference import numpy_logits
 from tests.support.references import auto_classifier, reference
-from tests.support.tiny_parameters import parameter_shapes
 
 __all__ = [
     "ARCHITECTURES",
