@@ -28,8 +28,10 @@ def operations_per_pair(config: EncoderConfig, tokens: NDArray[np.int32]) -> NDA
     linear = 4 * config.hidden**2 + products * config.hidden * config.intermediate
     total: NDArray[np.float64] = config.layers * 2 * t * linear
     for layer in range(config.layers):
-        local = isinstance(config, ModernBertConfig) and not config.sees_all(layer)
-        total += 4 * t * (np.minimum(t, config.window + 1) if local else t) * config.hidden
+        seen = t
+        if isinstance(config, ModernBertConfig) and not config.sees_all(layer):
+            seen = np.minimum(t, config.window + 1)
+        total += 4 * t * seen * config.hidden
     return total
 
 
