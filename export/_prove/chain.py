@@ -11,7 +11,8 @@ import numpy as np
 
 from crossrank.export._read.tensors import open_tensors
 
-from .forward import Floats, Integers, activate
+from .passes.activations import Floats, activate
+from .passes.base import Integers
 
 # torch's modules by the names of `activate`, or what they compute.
 _BY_NAME = {"GELU": "gelu", "ReLU": "relu", "SiLU": "silu", "Tanh": "tanh"}

@@ -1,7 +1,7 @@
 """The reference that a graph is held against: transformers where installed, else a plain forward pass in numpy.
 
 Neither shares code with the graph builder or with the engine, but for reading tensors from files: joining of pairs and
-padding are written here once more, and a forward pass from config.json and transformers' modelling code (`PASSES`).
+padding are written here once more, and a forward pass from config.json and transformers' modelling code (`passes`).
 The texts' ids are those of the artifact's tokenizer.json, which is held against transformers' tokenizer on its own
 (`compare_tokenizer`): one and the same checkpoint has two tokenizers in transformers 4 and 5.
 """
@@ -23,7 +23,7 @@ from crossrank._json import has_entry
 from crossrank.export._read.adapter import load_adapted, open_weights
 
 from .chain import chain_logits
-from .forward import PASSES
+from .passes.registry import passes
 from .transformers_tokenizer import compare_tokenizer
 
 Floats = NDArray[np.float32]
@@ -93,7 +93,7 @@ def _in_transformers(source: ModelFolder) -> bool:
     from transformers import CONFIG_MAPPING
 
     known: bool = source.config["model_type"] in CONFIG_MAPPING
-    forward = PASSES[source.config["model_type"]]
+    forward = passes()[source.config["model_type"]]
     return known and forward.in_transformers(source.config, open_weights(source.folder).keys())
 
 
@@ -227,7 +227,7 @@ def numpy_logits(
         bare_projection: Whether the head is its last layer alone.
         root: Where a modules.json names what is behind the transformer, None where it has a head.
     """
-    model = PASSES[config["model_type"]](config, folder, bare_projection=bare_projection)
+    model = passes()[config["model_type"]](config, folder, bare_projection=bare_projection)
     encodings = _join(tokenizer, pairs, max_length)
 
     def score(batch: _Batch) -> Floats:

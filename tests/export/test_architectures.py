@@ -34,7 +34,9 @@ from crossrank.export._graphs.encoder import (
 from crossrank.export._graphs.layers import Linear, Norm, dense
 from crossrank.export._graphs.layouts.base import Layout
 from crossrank.export._prove import reference
-from crossrank.export._prove.forward import PASSES, Bert, activate
+from crossrank.export._prove.passes.activations import activate
+from crossrank.export._prove.passes.base import Bert
+from crossrank.export._prove.passes.registry import passes
 from tests.support.renamed import RENAMED
 from tests.support.tiny_models import ARCHITECTURES, PAIRS, SPREAD, write_json, write_tokenizer
 
@@ -215,7 +217,7 @@ class MadeUpPass(Bert):
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The family and its pass; transformers, which never heard of them, counts as absent."""
     monkeypatch.setitem(architectures(), "made-up", MadeUp())
-    monkeypatch.setitem(PASSES, "made-up", MadeUpPass)
+    monkeypatch.setitem(passes(), "made-up", MadeUpPass)
     monkeypatch.setattr(reference, "util", SimpleNamespace(find_spec=lambda name: None))
 
 
@@ -291,7 +293,7 @@ def test_a_family_refuses_settings_by_name(tmp_path: Path) -> None:
 
 def test_each_architecture_has_its_forward_pass_and_its_tiny_model() -> None:
     """Another name of one of them is tested in test_renamed.py."""
-    assert set(architectures()) == set(PASSES) == {*ARCHITECTURES, *RENAMED}
+    assert set(architectures()) == set(passes()) == {*ARCHITECTURES, *RENAMED}
 
 
 @pytest.mark.parametrize("family", ["mpnet", "distilbert"])
@@ -299,5 +301,5 @@ def test_a_family_is_named_by_its_file_and_its_pass_alone(family: str) -> None:
     """And, for what transformers does with its tokenizer and positions, by the engine's table."""
     modules = [path for folder in ("export", "engine") for path in (ROOT / folder).rglob("*.py")]
     naming = {path.relative_to(ROOT).as_posix() for path in modules if family in path.read_text("utf-8").lower()}
-    table, forward = "engine/_artifact/tokenizer_class.py", "export/_prove/forward.py"
-    assert naming == {f"export/_architectures/{family}.py", forward, table}
+    table = "engine/_artifact/tokenizer_class.py"
+    assert naming == {f"export/_architectures/{family}.py", f"export/_prove/passes/{family}.py", table}

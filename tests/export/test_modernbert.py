@@ -36,7 +36,7 @@ from crossrank.export._graphs.graph import Model, save_model
 from crossrank.export._graphs.layouts.cpu import build_cpu
 from crossrank.export._graphs.layouts.cuda import build_cuda
 from crossrank.export._graphs.layouts.portable import build_portable
-from crossrank.export._prove.forward import PASSES
+from crossrank.export._prove.passes.registry import passes
 from tests.support.references import auto_classifier, reference
 from tests.support.tiny_models import PAIRS, config_of, make_checkpoint, transformers_logits, write_json
 
@@ -171,7 +171,7 @@ def test_a_last_layer_with_a_window_equals_transformers(
 @pytest.mark.parametrize("pooling", LABELS)
 def test_the_forward_pass_in_numpy_equals_transformers(make_case: Callable[..., Case], pooling: str) -> None:
     case = make_case(pooling)
-    model = PASSES["modernbert"](config_of(case.folder), case.folder, bare_projection=False)
+    model = passes()["modernbert"](config_of(case.folder), case.folder, bare_projection=False)
     rows = [row[None].astype(np.int64) for row in case.ids if len(row) <= 300]
     logits = np.concatenate([model.logits(row, np.zeros_like(row), np.ones_like(row)) for row in rows])
     assert np.abs(logits - case.expected[: len(rows)]).max() <= TOLERANCE

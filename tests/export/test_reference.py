@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crossrank._artifact.settings import read_model_folder
-from crossrank.export._prove.forward import erf
+from crossrank.export._prove.passes.activations import erf
 from crossrank.export._prove.reference import numpy_logits, transformers_logits
 from tests.support.tiny_models import ARCHITECTURES, MAX_LENGTH, PAIRS, config_of, make_checkpoint
 from tests.support.tiny_models import transformers_logits as one_by_one
