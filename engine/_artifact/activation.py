@@ -116,13 +116,10 @@ class TorchActivation:
         return result.detach().cpu().float().numpy() if isinstance(result, torch.Tensor) else result
 
 
-def _saved_name(path: object) -> str | None:
-    """``torch.nn.modules.activation.Sigmoid`` -> ``Sigmoid``; None of all but modules of torch that we have too.
-
-    sentence-transformers takes the default in place of what is not torch's, whatever its last word.
-    """
+def name_in_torch(path: object) -> str | None:
+    """``torch.nn.modules.activation.Sigmoid`` -> ``Sigmoid``; None of what is no path of a module of torch."""
     found = _TORCHS.fullmatch(path) if isinstance(path, str) else None
-    return found[1] if found and found[1] in ACTIVATIONS else None
+    return found[1] if found else None
 
 
 def default_activation(
@@ -156,8 +153,8 @@ def default_activation(
     for value, place in candidates:
         if value is None:
             continue
-        name = _saved_name(value)
-        if name is not None:
+        name = name_in_torch(value)
+        if name in ACTIVATIONS:  # sentence-transformers takes the default in place of what is not torch's
             return name, place, None
         unknown = f"{value}"[:80]
         origin += f", since {place} is {unknown!r}"

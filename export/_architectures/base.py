@@ -53,6 +53,27 @@ def rotary(base: float, size: int, *, factor: float = 1.0) -> Rotary:
     return Rotary(f"rotary.{base!r}", np.float32(1) / powers / np.float32(factor ** (2 / size)))
 
 
+def refuse_others(config: Mapping[str, Any], supported: Mapping[str, Any]) -> list[str]:
+    """A sentence for each of these fields of a config.json that has another value; null is as good as none."""
+    return [
+        f"{name} is {config[name]!r:.60}; supported is {value}"
+        for name, value in supported.items()
+        if config.get(name) not in (None, value)
+    ]
+
+
+def size_of_heads(config: Mapping[str, Any]) -> int | None:
+    """The size that the heads of a config.json have where it says no other; None of a damaged one."""
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    return hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else None
+
+
+def check_rotary(config: EncoderConfig, problems: list[str]) -> None:
+    """Add a sentence for heads that rotary positions cannot turn."""
+    if config.heads > 0 and config.hidden // config.heads % 2:
+        problems.append(f"the head size {config.hidden // config.heads} is odd; rotary positions turn pairs")
+
+
 class Tensors:
     """A checkpoint's tensors as float32, and what is wrong with them.
 
@@ -98,11 +119,14 @@ class Tensors:
         weight = self.tensor(f"{name}.weight", outputs, inputs)
         return Linear(label, weight.T, self._bias(name, outputs, bias))
 
-    def fused(
-        self, labels: Sequence[str], name: str, inputs: int, outputs: int, *, bias: bool = True
+    def linears(
+        self, labels: Sequence[str], names: Sequence[str], inputs: int, outputs: int, *, bias: bool = True
     ) -> tuple[Linear, ...]:
-        """Linear layers of ``outputs`` each that are one in the weights, by their labels in graphs."""
-        count = len(labels)
+        """Linear layers of ``outputs`` each, by their labels in graphs; under a single name they are one tensor."""
+        if len(names) > 1:
+            pairs = zip(labels, names, strict=True)
+            return tuple(self.linear(label, name, inputs, outputs, bias=bias) for label, name in pairs)
+        (name,), count = names, len(labels)
         weights = np.split(self.tensor(f"{name}.weight", count * outputs, inputs), count)
         biases = np.split(self._bias(name, count * outputs, bias), count)
         return tuple(Linear(label, w.T, b) for label, w, b in zip(labels, weights, biases, strict=True))
@@ -137,8 +161,9 @@ class Family:
         fields: Its fields by their names in config.json.
         defaults: transformers' values of those that may be missing there.
         layers: What the names of a layer's tensors begin with, before its number.
-        parts: Of a layer: query, key, value and output of its attention, the norm behind, up and down of its
-            feed-forward, the norm behind.
+        parts: Of a layer: query, key and value of its attention, in one or each, and its output, the norm behind, up
+            and down of its feed-forward, the norm behind.
+        first_norm: That of the embeddings.
         head: Dense layer, activation, classifier.
     """
 
@@ -164,6 +189,7 @@ class Family:
         *("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
         *("attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
     )
+    first_norm: ClassVar[str] = "embeddings.LayerNorm"
     head: ClassVar[tuple[str, str, str]] = ("pooler.dense", "tanh", "classifier")
 
     def refused(self, config: Mapping[str, Any]) -> list[str]:
@@ -203,7 +229,7 @@ class Family:
             tensors.tensor("embeddings.word_embeddings.weight", config.vocabulary, width),
             tensors.tensor("embeddings.position_embeddings.weight", config.positions, width),
             tensors.tensor("embeddings.token_type_embeddings.weight", types, width) if types else None,
-            tensors.norm("embeddings.norm", "embeddings.LayerNorm", width),
+            tensors.norm("embeddings.norm", self.first_norm, width),
             tensors.linear("embeddings.projection", "embeddings_project", width, hidden) if width != hidden else None,
         )
         bias = self.read_bias(tensors, config)
@@ -236,17 +262,21 @@ class Family:
         return False
 
     def _read_layer(self, tensors: Tensors, config: EncoderConfig, i: int, bias: DistanceBias | None) -> Layer:
-        hidden, inner = config.hidden, config.intermediate
-        labels = ("query", "key", "value", "output", "attention_norm", "up", "down", "output_norm")
-        names = {label: f"{self.layers}{i}.{part}" for label, part in zip(labels, self.parts, strict=True)}
-
-        def linear(label: str, inputs: int, outputs: int) -> Linear:
-            return tensors.linear(f"layer.{i}.{label}", names[label], inputs, outputs)
-
-        def norm(label: str) -> Norm:
-            return tensors.norm(f"layer.{i}.{label}", names[label], hidden)
-
-        query, key, value, output = (linear(label, hidden, hidden) for label in labels[:4])
-        attention = Attention(f"layer.{i}.attention", query, key, value, output, bias)
-        feed_forward = FeedForward(linear("up", hidden, inner), linear("down", inner, hidden))
-        return Layer(attention, norm("attention_norm"), feed_forward, norm("output_norm"))
+        hidden, inner, label = config.hidden, config.intermediate, f"layer.{i}"
+        *projections, output, attention_norm, up, down, output_norm = (
+            f"{self.layers}{i}.{part}" for part in self.parts
+        )
+        labels = [f"{label}.{name}" for name in ("query", "key", "value")]
+        query, key, value = tensors.linears(labels, projections, hidden, hidden)
+        return Layer(
+            Attention(
+                *(f"{label}.attention", query, key, value),
+                tensors.linear(f"{label}.output", output, hidden, hidden),
+                bias,
+            ),
+            tensors.norm(f"{label}.attention_norm", attention_norm, hidden),
+            FeedForward(
+                tensors.linear(f"{label}.up", up, hidden, inner), tensors.linear(f"{label}.down", down, inner, hidden)
+            ),
+            tensors.norm(f"{label}.output_norm", output_norm, hidden),
+        )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from crossrank.export._graphs.encoder import Attention, Body, Embeddings, EncoderConfig, FeedForward, Layer
+from crossrank.export._graphs.encoder import Body, EncoderConfig
 
 from .base import Family, Tensors
 
@@ -50,32 +50,16 @@ class Roberta(Family):
 
     def read_body(self, tensors: Tensors, config: EncoderConfig) -> Body:
         """As `Family.read_body`; also in the names of flash-attention's BERT, as jina-reranker-v2 has them."""
-        if not tensors.has("encoder.layers.0.mixer.Wqkv"):
-            return super().read_body(tensors, config)
-        hidden, types = config.hidden, config.token_types
-        embeddings = Embeddings(
-            tensors.tensor("embeddings.word_embeddings.weight", config.vocabulary, hidden),
-            tensors.tensor("embeddings.position_embeddings.weight", config.positions, hidden),
-            tensors.tensor("embeddings.token_type_embeddings.weight", types, hidden) if types else None,
-            tensors.norm("embeddings.norm", "emb_ln", hidden),
-        )
-        held = tensors.numbers("encoder.layers.", config.layers)
-        return Body(embeddings, tuple(_read_flash_layer(tensors, config, i) for i in held))
+        return (_FLASH if tensors.has("encoder.layers.0.mixer.Wqkv") else super()).read_body(tensors, config)
 
 
-def _read_flash_layer(tensors: Tensors, config: EncoderConfig, i: int) -> Layer:
-    hidden, inner, at, label = config.hidden, config.intermediate, f"encoder.layers.{i}", f"layer.{i}"
-    names = [f"{label}.{name}" for name in ("query", "key", "value")]
-    query, key, value = tensors.fused(names, f"{at}.mixer.Wqkv", hidden, hidden)
-    output = tensors.linear(f"{label}.output", f"{at}.mixer.out_proj", hidden, hidden)
-    up = tensors.linear(f"{label}.up", f"{at}.mlp.fc1", hidden, inner)
-    down = tensors.linear(f"{label}.down", f"{at}.mlp.fc2", inner, hidden)
-    return Layer(
-        Attention(f"{label}.attention", query, key, value, output),
-        tensors.norm(f"{label}.attention_norm", f"{at}.norm1", hidden),
-        FeedForward(up, down),
-        tensors.norm(f"{label}.output_norm", f"{at}.norm2", hidden),
-    )
+class _Flash(Family):
+    """The names of flash-attention's BERT."""
+
+    layers = "encoder.layers."
+    parts = ("mixer.Wqkv", "mixer.out_proj", "norm1", "mlp.fc1", "mlp.fc2", "norm2")
+    first_norm = "emb_ln"
 
 
+_FLASH = _Flash()
 FAMILIES = (Bert(), Ernie(), Electra(), Roberta())

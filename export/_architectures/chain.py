@@ -1,10 +1,10 @@
 """sentence-transformers' heads of modules: a Pooling, then Dense and LayerNorm in any number, read as one head."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from crossrank._artifact.activation import name_in_torch
 from crossrank._artifact.settings import ModelFolder, Module
 from crossrank._errors import CheckpointError, UnsupportedModelError, attempt, join_problems
 from crossrank._interrupts import not_thrown_in
@@ -20,7 +20,6 @@ _ACTIVATIONS = {
     **{"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu", "Sigmoid": "sigmoid"},
     **{"ELU": "elu", "LeakyReLU": "leaky_relu"},
 }
-_TORCHS = re.compile(r"torch\.nn\.(?:modules\.(?:\w+\.)?)?(\w+)", re.ASCII)
 _POOLINGS = ("cls", "mean")
 # The settings of a Pooling as sentence-transformers 5 writes it, which 6 still reads.
 _FLAGS = {
@@ -126,12 +125,12 @@ class _Reader:
 
     def _activation(self, module: Module, config: Mapping[str, Any]) -> str:
         path = config.get("activation_function", "torch.nn.modules.activation.Tanh")
-        named = _TORCHS.fullmatch(path) if isinstance(path, str) else None
-        if named is None or named[1] not in _ACTIVATIONS:
+        name = name_in_torch(path)
+        if name not in _ACTIVATIONS:
             known = ", ".join(_ACTIVATIONS)
             self.refused.append(f"{module.path}: activation_function is {path!r:.80}; supported are torch's {known}")
             return "identity"
-        return _ACTIVATIONS[named[1]]
+        return _ACTIVATIONS[name]
 
     def _config(self, module: Module) -> dict[str, Any]:
         try:

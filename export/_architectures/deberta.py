@@ -23,7 +23,7 @@ from crossrank.export._graphs.encoder import (
 )
 from crossrank.export._graphs.layers import Floats, Linear
 
-from .base import ACTIVATIONS, Family, Tensors
+from .base import ACTIVATIONS, Family, Tensors, refuse_others, size_of_heads
 
 if TYPE_CHECKING:
     from crossrank.export._graphs.layouts.base import Layout
@@ -160,14 +160,8 @@ class DebertaV2(Family):
 
     def refused(self, config: Mapping[str, Any]) -> list[str]:
         """Convolutions, other sizes of heads and head, and what transformers reads otherwise or not at all."""
-        hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-        size = hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else None
-        sizes = {"conv_kernel_size": 0, "pooler_hidden_size": hidden, "attention_head_size": size}
-        problems = [
-            f"{name} is {config[name]!r:.60}; supported is {value}"
-            for name, value in sizes.items()
-            if config.get(name) not in (None, value)
-        ]
+        sizes = {"pooler_hidden_size": config.get("hidden_size"), "attention_head_size": size_of_heads(config)}
+        problems = refuse_others(config, {"conv_kernel_size": 0, **sizes})
         if unknown := [term for term in _split(config.get("pos_att_type")) if term not in _TERMS]:
             problems.append(f"pos_att_type has {', '.join(unknown)[:60]}; supported are {', '.join(_TERMS)}")
         if unknown := [norm for norm in _split(config.get("norm_rel_ebd")) if norm not in ("layer_norm", "none")]:

@@ -14,7 +14,7 @@ from crossrank.export._graphs.encoder import (
 )
 from crossrank.export._graphs.layers import Linear
 
-from .base import Family, Tensors, rotary
+from .base import Family, Tensors, check_rotary, refuse_others, rotary, size_of_heads
 
 # Of a config.json of the authors' own code, and of transformers 5.
 _NEW, _GTE = "new", "gte"
@@ -50,21 +50,13 @@ class Gte(Family):
     def refused(self, config: Mapping[str, Any]) -> list[str]:
         """Other norms, scores, heads and stretchings of positions."""
         known = {"layer_norm_type": "layer_norm", "logn_attention_scale": False, "logn_attention_clip1": False}
-        problems = [
-            f"{name} is {config[name]!r:.60}; supported is {value}"
-            for name, value in known.items()
-            if config.get(name) not in (None, value)
-        ]
+        problems = refuse_others(config, {**known, "head_dim": size_of_heads(config)})
         scaling = _scaling(config)
         kind = scaling.get("rope_type") or scaling.get("type") or "default"
         if kind not in ("default", "ntk"):
             problems.append(f"rope_scaling is of type {kind!r:.60}; supported are default and ntk")
         if scaling.get("mixed_b") is not None:
             problems.append(f"rope_scaling has mixed_b {scaling['mixed_b']!r:.60}; supported is none")
-        hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-        size = hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else None
-        if config.get("head_dim") not in (None, size):
-            problems.append(f"head_dim is {config['head_dim']!r:.60}; supported is {size}")
         return problems
 
     def read_config(self, config: Mapping[str, Any], problems: list[str]) -> EncoderConfig | None:
@@ -79,8 +71,7 @@ class Gte(Family):
             problems.append(
                 f"rope_theta is {read.theta}, its scaling's factor {read.factor}; 1 or more expected of both"
             )
-        if not problems and read.heads > 0 and read.hidden // read.heads % 2:
-            problems.append(f"the head size {read.hidden // read.heads} is odd; rotary positions turn pairs")
+        check_rotary(read, problems)
         return None if problems else read
 
     def read_body(self, tensors: Tensors, config: EncoderConfig) -> Body:
@@ -125,14 +116,9 @@ _TRANSFORMERS = _Names(
 def _read_layer(tensors: Tensors, config: GteConfig, names: _Names, i: int) -> Layer:
     hidden, inner, at, label = config.hidden, config.intermediate, f"{names.layers}{i}", f"layer.{i}"
 
-    def linears(labels: tuple[str, ...], parts: tuple[str, ...], outputs: int, *, bias: bool) -> tuple[Linear, ...]:
-        named = [f"{label}.{name}" for name in labels]
-        if len(parts) == 1:
-            return tensors.fused(named, f"{at}.{parts[0]}", hidden, outputs, bias=bias)
-        return tuple(
-            tensors.linear(name, f"{at}.{part}", hidden, outputs, bias=bias)
-            for name, part in zip(named, parts, strict=True)
-        )
+    def linears(names: tuple[str, ...], parts: tuple[str, ...], outputs: int, *, bias: bool) -> tuple[Linear, ...]:
+        labels, own = [f"{label}.{name}" for name in names], [f"{at}.{part}" for part in parts]
+        return tensors.linears(labels, own, hidden, outputs, bias=bias)
 
     parts = _APART if tensors.has(f"{at}.{_APART[0]}") else names.query_key_value
     query, key, value = linears(("query", "key", "value"), parts, hidden, bias=True)

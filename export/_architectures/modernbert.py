@@ -16,7 +16,7 @@ from crossrank.export._graphs.encoder import (
 )
 from crossrank.export._graphs.layers import Norm
 
-from .base import ACTIVATIONS, Family, Tensors, rotary
+from .base import ACTIVATIONS, Family, Tensors, check_rotary, rotary
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 # transformers' defaults, and the field's name in configs that transformers 4 wrote.
@@ -119,8 +119,7 @@ class ModernBert(Family):
             problems.append(f"local_attention is {read.window}; 0 or more expected")
         if min(read.theta_global, read.theta_local) < 1:
             problems.append(f"rope_theta is {read.theta_global}, {read.theta_local}; 1 or more expected")
-        if not problems and read.heads > 0 and read.hidden // read.heads % 2:
-            problems.append(f"the head size {read.hidden // read.heads} is odd; rotary positions turn pairs")
+        check_rotary(read, problems)
         return None if problems else read
 
     def read_body(self, tensors: Tensors, config: EncoderConfig) -> Body:
@@ -165,8 +164,8 @@ def _read_layer(tensors: Tensors, config: ModernBertConfig, i: int) -> PreNormLa
     hidden, inner, at, label = config.hidden, config.intermediate, f"layers.{i}", f"layer.{i}"
     sees_all = config.sees_all(i)
     names = [f"{label}.{name}" for name in ("query", "key", "value")]
-    query, key, value = tensors.fused(names, f"{at}.attn.Wqkv", hidden, hidden, bias=config.attention_bias)
-    up, gate = tensors.fused([f"{label}.up", f"{label}.gate"], f"{at}.mlp.Wi", hidden, inner, bias=config.mlp_bias)
+    query, key, value = tensors.linears(names, [f"{at}.attn.Wqkv"], hidden, hidden, bias=config.attention_bias)
+    up, gate = tensors.linears([f"{label}.up", f"{label}.gate"], [f"{at}.mlp.Wi"], hidden, inner, bias=config.mlp_bias)
     return PreNormLayer(
         Attention(
             *(f"{label}.attention", query, key, value),
