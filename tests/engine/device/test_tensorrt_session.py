@@ -681,7 +681,9 @@ def test_the_portable_graphs_are_standard_and_of_static_rank(make_portable: Make
 # https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md
 _IN_TENSORRT = {
     *(
+        "Abs",
         "Add",
+        "And",
         "Cast",
         "Concat",
         "CumSum",
@@ -691,6 +693,7 @@ _IN_TENSORRT = {
         "Gather",
         "Gemm",
         "LayerNormalization",
+        "LessOrEqual",
         "MatMul",
         "Mul",
         "Not",
