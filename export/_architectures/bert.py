@@ -50,7 +50,9 @@ class Roberta(Family):
 
     def read_body(self, tensors: Tensors, config: EncoderConfig) -> Body:
         """As `Family.read_body`; also in the names of flash-attention's BERT, as jina-reranker-v2 has them."""
-        return (_FLASH if tensors.has("encoder.layers.0.mixer.Wqkv") else super()).read_body(tensors, config)
+        if tensors.has("encoder.layers.0.mixer.Wqkv"):
+            return _FLASH.read_body(tensors, config)
+        return super().read_body(tensors, config)
 
 
 class _Flash(Family):

@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Sequence
+from glob import escape
 from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -18,6 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from crossrank._artifact.manifest import MANIFEST_NAME
+from crossrank._artifact.settings import SAFETENSORS, has_weights, module_folders
 from crossrank._errors import ModelNotFoundError
 from crossrank._interrupts import not_thrown_in
 from crossrank.models import find_model, nearest_names
@@ -32,22 +34,12 @@ SETTINGS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model"),
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),  # refused, not used
-    "[1-9]*_*/config.json",  # of modules behind a transformer
-    CARD,  # says the licence
 )
-# What an export reads; nothing else is downloaded.
-_FILES = (
-    *SETTINGS,
-    *("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"),
-    *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "[1-9]*_*/model.safetensors"),
-)
-# Of repositories without safetensors only: many hold the same weights in both forms.
-_TORCH_WEIGHTS = (
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "pytorch_model-*.bin",
-    "[1-9]*_*/pytorch_model.bin",
-)
+# What an export reads beside; nothing else is downloaded.
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+# Of folders without safetensors only: many hold the same weights in both forms.
+_TORCH_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
 # How long the hub may take to answer at all. The hub library asks five times, for half a minute and more.
 _ANSWER_S = 4.0
 _SAID_S = 10.0  # for so long what was found holds
@@ -70,17 +62,29 @@ def download_checkpoint(name: str, revision: str | None, *, local_files_only: bo
     Raises:
         ModelNotFoundError: If the hub does not have it, does not give it or does not answer within seconds, or if it
             must not be asked, or there is no space left; or if it needs no export.
-        UnsupportedModelError: As `refuse_other_kinds`.
+        UnsupportedModelError: As `refuse_other_kinds`, and as `module_folders`.
+        CheckpointError: If its modules.json is damaged.
     """
     offline = local_files_only or constants.HF_HUB_OFFLINE
     settings = download(name, revision, SETTINGS, offline=offline, token=token)
     refuse_other_kinds(settings)  # gigabytes before they come
-    folder = download(name, settings.name, _FILES, offline=offline, token=token)
-    if not any(folder.rglob("model*.safetensors")):
-        download(name, folder.name, _TORCH_WEIGHTS, offline=offline, token=token)
-        if not any(folder.rglob("pytorch_model*.bin")):
+    inner, *behind = module_folders(settings)
+    wanted = [CARD, *within(settings, inner, (*SETTINGS, *_ADAPTER, *_WEIGHTS))]
+    wanted += [file for module in behind for file in within(settings, module, ("config.json", *_WEIGHTS))]
+    folder = download(name, settings.name, wanted, offline=offline, token=token)
+    bare = [place for place in (inner, *behind) if not has_weights(place, [SAFETENSORS])]
+    if bare:  # a Pooling always is
+        wanted = [file for place in bare for file in within(settings, place, _TORCH_WEIGHTS)]
+        download(name, folder.name, wanted, offline=offline, token=token)
+        if not any(map(has_weights, (inner, *behind))):
             _refuse_ready(name, folder, offline=offline, token=token)
     return folder
+
+
+def within(root: Path, folder: Path, patterns: Sequence[str]) -> list[str]:
+    """Patterns of files in a folder of a model, as `download` takes them."""
+    place = folder.relative_to(root).as_posix()
+    return [pattern if place == "." else f"{escape(place)}/{pattern}" for pattern in patterns]
 
 
 def _refuse_ready(name: str, folder: Path, *, offline: bool, token: str | bool | None) -> None:

@@ -20,7 +20,7 @@ from crossrank._errors import ArtifactError, ModelNotFoundError
 from crossrank._interrupts import not_thrown_in
 from crossrank._machine.device import Device
 
-from .hub import SETTINGS, download, silence
+from .hub import SETTINGS, download, silence, within
 
 
 def find_graphs(
@@ -89,7 +89,10 @@ def _download(
     if all(file.suffix != ".onnx" for file in files) or any(file.name in weight_names() for file in files):
         return None
     folder = get(revision, SETTINGS)
-    inner = PurePosixPath(transformer_folder(folder).relative_to(folder).as_posix())
+    place = transformer_folder(folder)
+    if place != folder:
+        get(folder.name, within(folder, place, SETTINGS))
+    inner = PurePosixPath(place.relative_to(folder).as_posix())
     variants = describe_variants(
         file for file in files if file.suffix == ".onnx" and file.parent in (inner, inner / "onnx")
     )

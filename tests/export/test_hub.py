@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -316,12 +316,46 @@ def test_what_changes_scores_beside_the_weights_is_downloaded(hub: Hub, tmp_path
     assert cached_files(fetch(tmp_path, hub.url, "someone/adapted")) == wanted
 
 
-def test_modules_in_subfolders_are_downloaded(hub: Hub, tmp_path: Path) -> None:
-    wanted = {"modules.json", "0_Transformer/config.json", "0_Transformer/model.safetensors"}
-    wanted |= {f"{path}/config.json" for path in ("1_Pooling", "2_Dense", "3_LayerNorm", "10_Dense")}
-    wanted |= {f"{path}/model.safetensors" for path in ("2_Dense", "3_LayerNorm", "10_Dense")}
-    for path in {*wanted, "0_Transformer/pytorch_model.bin", "2_Dense/pytorch_model.bin", "1_Pooling/README.md"}:
-        hub.files[f"someone/modules/{path}"] = b"{}"
+def add_modules(hub: Hub, files: Collection[str], *folders: str) -> None:
+    """Files of someone/modules, whose modules.json names these folders."""
+    kinds = ["Transformer", "Pooling", *(["LayerNorm"] * (len(folders) - 3)), "Dense"]
+    modules = [
+        {"type": f"sentence_transformers.models.{kind}", "path": path}
+        for kind, path in zip(kinds, folders, strict=True)
+    ]
+    hub.files |= {f"someone/modules/{path}": b"{}" for path in files}
+    hub.files["someone/modules/modules.json"] = json.dumps(modules).encode()
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("0_Transformer", "1_Pooling", "2_LayerNorm", "10_Dense"),
+        ("encoder", "pooling", "head/norm [1]", "head/scores"),
+        ("", "1_Pooling", "2_LayerNorm", "3_Dense"),
+    ],
+)
+def test_modules_are_downloaded_from_where_modules_json_says(
+    folders: tuple[str, ...], hub: Hub, tmp_path: Path
+) -> None:
+    weights = {Path(folder, "model.safetensors").as_posix() for folder in folders if "ooling" not in folder}
+    wanted = {"modules.json", *weights, *(Path(folder, "config.json").as_posix() for folder in folders)}
+    wanted |= {Path(folders[0], "tokenizer.json").as_posix()}
+    other = {Path(folders[0], "pytorch_model.bin").as_posix(), f"{folders[-1]}/pytorch_model.bin", "9_Old/config.json"}
+    add_modules(hub, {*wanted, *other, f"{folders[1]}/README.md"}, *folders)
+    folder = fetch(tmp_path, hub.url, "someone/modules")
+    assert cached_files(folder) == wanted
+    assert fetch(tmp_path, closed_port(), "someone/modules") == folder
+
+
+@pytest.mark.parametrize("old", [("0_Transformer",), ("2_Dense",), ("0_Transformer", "2_Dense")])
+def test_each_folder_is_downloaded_in_the_form_that_it_has(old: tuple[str, ...], hub: Hub, tmp_path: Path) -> None:
+    folders = ("0_Transformer", "1_Pooling", "2_Dense")
+    wanted = {"modules.json", *(f"{folder}/config.json" for folder in folders)}
+    for folder in ("0_Transformer", "2_Dense"):
+        wanted.add(f"{folder}/{'pytorch_model.bin' if folder in old else 'model.safetensors'}")
+    second = {f"{folder}/pytorch_model.bin" for folder in ("0_Transformer", "2_Dense") if folder not in old}
+    add_modules(hub, wanted | second, *folders)
     assert cached_files(fetch(tmp_path, hub.url, "someone/modules")) == wanted
 
 

@@ -264,17 +264,18 @@ def test_only_graph_of_a_repository_may_have_any_name(artifact: Path, hub: Hub, 
     np.testing.assert_allclose(found["logits"], expected, atol=ATOL)
 
 
+@pytest.mark.parametrize("place", ["0_Transformer", "encoder"])
 def test_onnx_repository_of_several_modules_is_found_by_its_list(
-    artifact: Path, hub: Hub, tmp_path: Path, expected: Any
+    artifact: Path, hub: Hub, tmp_path: Path, expected: Any, place: str
 ) -> None:
     folder = tmp_path / "modules"
-    strip_artifact(artifact, folder / "0_Transformer")
+    strip_artifact(artifact, folder / place)
     kind = "sentence_transformers.models.Transformer"
-    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "0_Transformer", "type": kind}])
-    write_json(folder / "0_Transformer" / "sentence_bert_config.json", {"transformer_task": "sequence-classification"})
+    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": place, "type": kind}])
+    write_json(folder / place / "sentence_bert_config.json", {"transformer_task": "sequence-classification"})
     hub.add(NAME, folder)
     found = load(tmp_path / "home", hub.url)
-    assert found["file"] == "0_Transformer/onnx/model.onnx"
+    assert found["file"] == f"{place}/onnx/model.onnx"
     np.testing.assert_allclose(found["logits"], expected, atol=ATOL)
 
 
