@@ -12,7 +12,9 @@ logger = logging.getLogger(__name__)
 
 CARD = "README.md"  # a model card, which begins with YAML between two lines of three dashes
 _CARD_BYTES = 1 << 20
-_FIELD = re.compile(r"""^license(?:_name)?:[ \t]*["']?([\w.+ -]{1,80}?)["']?[ \t]*$""", re.MULTILINE)
+# What a field says, on its line and on those of a list below it, in which names stand between commas or in lines.
+_FIELD = re.compile(r"^license(?:_name)?:(.*(?:\n[ \t-].*)*)", re.MULTILINE)
+_BETWEEN, _AROUND = re.compile(r"[,\n]|[ \t]#.*"), " \t\r-[]\"'"
 _RESTRICTED = re.compile(r"(?:^|[-_ ])(?:nc|non-?commercial|research)(?:[-_ ]|$)", re.IGNORECASE)
 
 
@@ -35,7 +37,7 @@ def say_licence(name: str, folder: Path, registered: RegisteredModel | None) -> 
 
 
 def _of_card(folder: Path) -> list[str]:
-    """What the YAML of a model card says: a licence's identifier, and its name where that is ``other``."""
+    """What the YAML of a model card says: an identifier or a list of them, a name where that is ``other``."""
     path = folder / CARD
     try:
         text = read_text(path) if has_entry(path) and path.stat().st_size <= _CARD_BYTES else ""
@@ -43,4 +45,6 @@ def _of_card(folder: Path) -> list[str]:
         return []
     start, _, rest = text.partition("\n")
     head, end, _ = rest.partition("\n---")
-    return _FIELD.findall(head) if start.strip() == "---" and end else []
+    said = _FIELD.findall(head) if start.strip() == "---" and end else []
+    names = (name.strip(_AROUND)[:80] for value in said for name in _BETWEEN.split(value))
+    return [name for name in names if name]

@@ -27,6 +27,11 @@ def said(folder: Path, card: str | None, caplog: pytest.LogCaptureFixture) -> st
         '---\nlicense: "cc-by-nc-sa-4.0"\n---\n',
         "---\nlicense: other\nlicense_name: nvidia-non-commercial-license\n---\n",
         "---\r\nlicense: cc-by-nc-4.0\r\n---\r\n",
+        "---\nlicense: cc-by-nc-4.0 # as its base\n---\n",
+        "---\nlicense:\n- apache-2.0\n- cc-by-nc-4.0\ntags:\n- reranker\n---\n",
+        "---\r\nlicense:\r\n  - cc-by-nc-4.0\r\n---\r\n",
+        '---\nlicense: [apache-2.0, "cc-by-nc-4.0"]\n---\n',
+        "---\nlicense: [apache-2.0,\n  cc-by-nc-4.0]\n---\n",
     ],
 )
 def test_restricted_licence_of_the_model_card_is_said(
@@ -44,6 +49,8 @@ def test_restricted_licence_of_the_model_card_is_said(
         "---\nlicense: apache-2.0\n---\n",
         "# No YAML\nlicense: cc-by-nc-4.0\n",
         "---\ntags:\n- nc\n---\nlicense: cc-by-nc-4.0\n",
+        "---\nlicense:\n- apache-2.0\n- mit\ntags:\n- nc\n---\n",
+        "---\nlicense: mit # and not cc-by-nc-4.0\n---\n",
         "---\nlicense: mit\nlicense_name: sync\n---\n",
         "---\nlicense: cc-by-nc-4.0\n",  # which has no end
     ],
