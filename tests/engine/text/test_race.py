@@ -15,11 +15,11 @@ QUICK_S, SLOW_S = 1e-3, 4e-3
 
 
 def run(race: Race, turns: int, *, memory_s: float, rust_s: float) -> list[bool]:
-    """Turns of 100 characters, and whose each was: True for the Rust tokenizer's."""
+    """Turns of 10,000 characters, and whose each was: True for the Rust tokenizer's."""
     taken = []
     for _ in range(turns):
         rust = race.rust_is_next()
-        race.learn(100, rust_s if rust else memory_s, rust=rust)
+        race.learn(10_000, rust_s if rust else memory_s, rust=rust)
         taken.append(rust)
     return taken
 
@@ -42,8 +42,28 @@ def test_the_other_one_takes_over_when_it_has_become_the_quicker_one(memory_firs
 def test_one_turn_that_was_interrupted_changes_nothing() -> None:
     race = Race()
     run(race, 100, memory_s=QUICK_S, rust_s=SLOW_S)
-    race.learn(100, 10.0, rust=False)
+    race.learn(10_000, 10.0, rust=False)
     assert not any(run(race, 500, memory_s=QUICK_S, rust_s=SLOW_S))
+
+
+def test_turns_over_next_to_no_text_are_no_measurement() -> None:
+    race = Race()
+    for rust in (False, True):
+        for characters in (0, 64):  # of empty texts, and of a letter each
+            race.learn(characters, QUICK_S, rust=rust)
+    assert (race.memory_s, race.rust_s) == (0, 0)
+    assert run(race, 3, memory_s=QUICK_S, rust_s=SLOW_S) == [False, True, False]
+    for _ in range(10):
+        race.learn(0, 1.0, rust=False)
+    assert not any(run(race, 500, memory_s=QUICK_S, rust_s=SLOW_S))
+
+
+def test_first_texts_that_are_empty_teach_nothing() -> None:
+    tokenizer = PairTokenizer(TOKENIZER)
+    tokenizer.hurry()
+    tokenizer.encode([""] * 300, "document")
+    assert tokenizer._race is not None
+    assert (tokenizer._race.memory_s, tokenizer._race.rust_s) == (0, 0)
 
 
 @pytest.mark.parametrize("rust", [False, True])
