@@ -52,9 +52,12 @@ class Gte(Family):
         known = {"layer_norm_type": "layer_norm", "logn_attention_scale": False, "logn_attention_clip1": False}
         problems = refuse_others(config, {**known, "head_dim": size_of_heads(config)})
         scaling = _scaling(config)
-        kind = scaling.get("rope_type") or scaling.get("type") or "default"
-        if kind not in ("default", "ntk"):
-            problems.append(f"rope_scaling is of type {kind!r:.60}; supported are default and ntk")
+        kinds = [scaling[name] for name in ("rope_type", "type") if scaling.get(name)]
+        if not any(kinds == [kind] * len(kinds) for kind in ("default", "ntk")):
+            stated = " and ".join(map(repr, kinds))
+            problems.append(f"rope_scaling is of type {stated:.60}; supported are default or ntk")
+        if (whole := config.get("rope_scaling") or config.get("rope_parameters")) and not scaling:
+            problems.append(f"rope_scaling is {whole!r:.60}; an object is expected")
         if scaling.get("mixed_b") is not None:
             problems.append(f"rope_scaling has mixed_b {scaling['mixed_b']!r:.60}; supported is none")
         return problems

@@ -85,7 +85,18 @@ def test_gte_as_transformers_saves_it_is_read(tmp_path: Path) -> None:
     assert read_proof(tmp_path / "artifact").reference == PROVEN_BY
 
 
-def test_stretched_positions_are_those_of_the_authors_formula(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", ["rope_type", "type"])
+def test_gte_whose_positions_are_not_stretched_is_held_against_transformers(tmp_path: Path, named: str) -> None:
+    folder = make_checkpoint(tmp_path / "checkpoint", "gte")
+    rope = {named: "default", "rope_theta": 50.0, "factor": 4.0}  # a factor of nothing
+    change_config(folder, rope_parameters=None, rope_scaling=rope)
+    theirs = transformers_logits(folder, PAIRS)
+    np.testing.assert_allclose(logits_of(folder, tmp_path / "artifact"), theirs, atol=TOLERANCE, rtol=0)
+    assert read_proof(tmp_path / "artifact").reference == PROVEN_BY
+
+
+@pytest.mark.parametrize("kind", ["new", "gte"])
+def test_stretched_positions_are_those_of_the_authors_formula(tmp_path: Path, kind: str) -> None:
     """Of gte-multilingual-reranker-base: factor 8, type ntk, for which transformers needs its inverse frequencies."""
     torch.is_tensor(None)
     import transformers
@@ -105,10 +116,14 @@ def test_stretched_positions_are_those_of_the_authors_formula(tmp_path: Path) ->
         theirs = model(**batch).logits.numpy()
         model.gte.rotary_emb.inv_freq.copy_(plain)
         without = model(**batch).logits.numpy()
-    as_new(folder, type="ntk", factor=factor)
+    if kind == "new":
+        as_new(folder, type="ntk", factor=factor)
+    else:
+        change_config(folder, rope_parameters={"rope_type": "ntk", "rope_theta": 2e4, "factor": factor})
     ours = logits_of(folder, tmp_path / "artifact")
     np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=0)
     assert np.abs(ours - without).max() > 10 * TOLERANCE
+    assert read_proof(tmp_path / "artifact").reference == "numpy"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +131,9 @@ def test_stretched_positions_are_those_of_the_authors_formula(tmp_path: Path) ->
     [
         ({"layer_norm_type": "rms_norm"}, "layer_norm_type is 'rms_norm'; supported is layer_norm"),
         ({"logn_attention_scale": True}, "logn_attention_scale is True; supported is False"),
+        ({"rope_scaling": 3}, "rope_scaling is 3; an object is expected"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling is of type 'yarn'; supported are default"),
+        ({"rope_scaling": {"type": "ntk", "rope_type": "default", "factor": 4.0}}, "of type 'default' and 'ntk'; supp"),
         ({"rope_scaling": {"type": "ntk", "factor": 4.0, "mixed_b": 0.6}}, "mixed_b 0.6; supported is none"),
         ({"position_embedding_type": "absolute"}, "position_embedding_type is 'absolute'; supported is rope"),
     ],

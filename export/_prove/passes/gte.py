@@ -11,6 +11,10 @@ from .activations import Floats, activate
 from .base import Bert, Integers
 
 
+def _scaling(config: dict[str, Any]) -> dict[str, Any]:
+    return config.get("rope_scaling") or config.get("rope_parameters") or {}
+
+
 class Gte(Bert):
     """As transformers 5 computes "gte", and for stretched positions as the authors' code computes "new"."""
 
@@ -19,14 +23,16 @@ class Gte(Bert):
     def __init__(self, config: dict[str, Any], folder: Path, *, bare_projection: bool) -> None:
         super().__init__(config, folder, bare_projection=bare_projection)
         self.tensors = {name.removeprefix("gte.").removeprefix("new."): read for name, read in self.tensors.items()}
-        scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+        scaling = _scaling(config)
         default = 160_000.0 if config["model_type"] == "gte" else 10_000.0
         self.theta = scaling.get("rope_theta", config.get("rope_theta", default))
         self.factor = scaling.get("factor", 1.0) if "ntk" in (scaling.get("type"), scaling.get("rope_type")) else 1.0
 
     @classmethod
     def in_transformers(cls, config: dict[str, Any], names: Collection[str]) -> bool:
-        return config["model_type"] == "gte" and not config.get("rope_scaling")
+        """Not "new", nor "ntk", at which transformers 5 stops."""
+        scaling = _scaling(config)
+        return config["model_type"] == "gte" and "ntk" not in (scaling.get("type"), scaling.get("rope_type"))
 
     def embed(self, ids: Integers, types: Integers) -> Floats:
         x = self.tensor("embeddings.word_embeddings.weight")[ids]
