@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import httptools
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -31,11 +32,37 @@ _STOOD_STILL_S = 1.0
 _KEEP_ALIVE_S = 75
 
 
+class _Parser(httptools.HttpRequestParser):  # type: ignore[misc]
+    """httptools' parser, for which a request that asks for another protocol is one like any other.
+
+    Java's HttpClient asks for h2c with each first request, and its body follows: a server that does not know the
+    protocol is to ignore the wish (RFC 9110, 7.8). httptools stops there and cannot go on, so that another one does.
+    """
+
+    def __init__(self, protocol: "_Protocol") -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+        if hasattr(self, "set_dangerous_leniencies"):  # as uvicorn: answer the request before what follows its end
+            self.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def feed_data(self, data: bytes) -> None:
+        """Read on."""
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as wish:
+            self._protocol.read_body(data[wish.args[0] :])
+
+
 class _Protocol(HttpToolsProtocol):
     """uvicorn's protocol, with bounds for what comes before a body."""
 
     _left = _MOST_HEADER_BYTES
     _timer: asyncio.TimerHandle | None = None
+    _again = False  # whether headers are read that were read before
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.parser = _Parser(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first headers, and no longer than that."""
@@ -52,8 +79,20 @@ class _Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             super().data_received(data)
 
+    def read_body(self, rest: bytes) -> None:
+        """Read what follows headers that ask for another protocol, by those that say how long it is."""
+        framing = (b"content-length", b"transfer-encoding")
+        lines = [b"%s: %s\r\n" % header for header in self.headers if header[0] in framing]
+        self.parser, self._again = _Parser(self), True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(lines) + b"\r\n")
+        self._again = False
+        if rest:
+            self.parser.feed_data(rest)
+
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._again:
+            return
         self._left = _MOST_HEADER_BYTES
         if self._timer is None:
             self._wait(_HEADER_S)
@@ -61,19 +100,28 @@ class _Protocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """A part of the path."""
+        if self._again:
+            return
         super().on_url(url)
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
+        if self._again:
+            return
         super().on_header(name, value)
         self._count(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
         """The headers are there."""
         self._stop()
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self._again:
             super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is there, unless `read_body` is to read it."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def _wait(self, seconds: float) -> None:
         due = self.loop.time() + seconds

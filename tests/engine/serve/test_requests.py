@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -341,3 +342,25 @@ def test_it_can_be_mounted_in_an_application_of_ones_own(model: CrossEncoder) ->
             assert (await client.get("/v1/rerank")).status_code == 404
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.05])
+def test_a_wish_for_another_protocol_is_ignored_and_the_body_is_read(client: httpx.Client, pause_s: float) -> None:
+    wish = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+    body = json.dumps(BODY)
+    for framing, data in (
+        (f"Content-Length: {len(body)}", body),
+        ("Transfer-Encoding: chunked", f"{len(body):x}\r\n{body}\r\n0\r\n\r\n"),
+    ):
+        with raw(client) as connection:
+            for _ in range(2):  # the connection goes on
+                connection.sendall(f"POST /v1/rerank HTTP/1.1\r\nHost: x\r\n{wish}{framing}\r\n\r\n".encode())
+                time.sleep(pause_s)
+                connection.sendall(data.encode())
+                answer = connection.recv(65_536)
+                assert answer.startswith(b"HTTP/1.1 200 "), answer
+            connection.sendall(f"GET /health HTTP/1.1\r\nHost: x\r\n{wish}\r\n".encode())
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            joined = f"POST /v1/rerank HTTP/1.1\r\nHost: x\r\n{wish}{framing}\r\n\r\n{data}".encode()
+            connection.sendall(joined + b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert read(connection).count(b"HTTP/1.1 200 ") == 2
