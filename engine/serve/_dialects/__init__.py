@@ -28,6 +28,7 @@ _TELLING: Mapping[str, Dialect[Any]] = {
     "raw_scores": INFINITY,
     "instruct": SGLANG,
 }
+_DOCUMENTS = ("texts", "passages", "candidates")
 _ANY = (*_TELLING.values(), COMMON)
 PATHS: Mapping[str, Sequence[Dialect[Any]]] = {
     "/rerank": _ANY,
@@ -73,6 +74,9 @@ def choose(dialects: Sequence[Dialect[Any]], body: bytes) -> Dialect[Any]:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # whichever is chosen says so
             return dialects[-1]
         for key, dialect in _TELLING.items():
-            if dialect in dialects and getattr(keys, key) is not msgspec.UNSET:
+            value = getattr(keys, key)
+            # Documents of null are none; clients send their options as null.
+            absent = value is msgspec.UNSET or (key in _DOCUMENTS and bytes(value) == b"null")
+            if dialect in dialects and not absent:
                 return dialect
     return dialects[-1]

@@ -213,6 +213,13 @@ def test_rag_api_has_no_bound_of_fifty(client: httpx.Client) -> None:
     assert (len(got["results"]), got["model"]) == (60, MODEL)
 
 
+@pytest.mark.parametrize("key", ["texts", "passages", "candidates"])
+def test_documents_of_null_under_another_dialect_s_key_are_none(client: httpx.Client, key: str) -> None:
+    answer = client.post("/v1/rerank", json={"query": QUERY, "documents": DOCUMENTS, key: None})
+    assert answer.status_code == 200
+    assert len(answer.json()["results"]) == len(DOCUMENTS)
+
+
 def test_the_string_true_is_true(client: httpx.Client) -> None:
     got = post(client, "/v1/rerank", query=QUERY, documents=DOCUMENTS, return_documents="true", top_n="1")
     assert got["results"][0]["document"]["text"] == ANSWER
