@@ -38,16 +38,23 @@ class Peers:
     Args:
         folder: Of the files, one of each worker's.
         index: Which worker this is.
+
+    Attributes:
+        supervisor: The id of the process that started this one.
     """
 
     def __init__(self, folder: Path, index: int) -> None:
         self._folder, self._index = folder, index
+        self.supervisor = os.getppid()
 
     def tell(self, text: bytes) -> None:
         """Leave word for the others; from the first time on this worker is one that works."""
         file = self._folder / f"{self._index}.new"
-        file.write_bytes(text)
-        file.replace(self._folder / f"{self._index}.prom")
+        try:
+            file.write_bytes(text)
+            file.replace(self._folder / f"{self._index}.prom")
+        except OSError as error:  # a full disk is no reason to answer nobody
+            logger.warning("metrics are not told to the other workers: %s", error)
 
     def joined(self, own: bytes) -> bytes:
         """The metrics of all workers, each with its number as a label.

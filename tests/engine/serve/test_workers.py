@@ -94,3 +94,23 @@ def test_metrics_of_all_are_one_page(tmp_path: Path) -> None:
     assert joined.count("# TYPE") == 1
     assert 'a_total{b="c",worker="0"} 3.0' in joined
     assert 'a_total{b="c",worker="1"} 2.0' in joined
+
+
+def test_a_folder_that_cannot_be_written_ends_no_worker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Peers(tmp_path / "gone", 0).tell(b"")
+    assert "metrics are not told" in caplog.text
+
+
+def test_workers_end_when_who_started_them_is_killed() -> None:
+    with process("--workers", "2") as (running, url):
+        running.kill()
+        running.wait()
+        end = time.monotonic() + WAIT_S
+        while time.monotonic() < end:
+            try:
+                httpx.get(f"{url}/health")
+            except httpx.TransportError:
+                break
+            time.sleep(0.1)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
