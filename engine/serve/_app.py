@@ -58,8 +58,14 @@ def create_app(
     """
     if default_budget_ms is not None:
         check_budget(default_budget_ms, InputError)
+    for name, texts in (("api_keys", api_keys), ("cors_origins", cors_origins)):
+        # One text is a sequence of texts too: each of its letters would be a key.
+        if isinstance(texts, str | bytes) or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{name}: a list of texts is needed")
     if any(not key.strip() or not key.isascii() for key in api_keys):
         raise InputError("api_keys: a key is a text of ASCII letters, and no empty one")
+    if default_chunks < 1:
+        raise InputError(f"default_chunks={default_chunks}: 1 or more is needed")
     limits = limits or Limits()
     served = load(models, max_queue_tokens, chunks=default_chunks, most_tokens=limits.tokens)
     service = Service(served, [key.strip().encode() for key in api_keys], default_budget_ms, limits)

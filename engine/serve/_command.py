@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -200,6 +201,9 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Tell the other workers once a second what was counted."""
         if self._peers is not None and counter % 10 == 0:
+            if os.getppid() != self._peers.supervisor:  # killed: nobody else would end this worker
+                logger.error("the process that started this worker is gone: it ends")
+                return True
             self._peers.tell(self._service.metrics.own())
         return await super().on_tick(counter)
 
@@ -319,6 +323,8 @@ def run(options: argparse.Namespace, bound: socket.socket, peers: Peers | None =
         cors_origins=[origin.strip() for origin in (options.cors_origins or "").split(",") if origin.strip()],
     )
     app.state.service.metrics.peers = peers
+    for served in app.state.service.models.values():
+        served.max_queue_tokens = options.max_queue_tokens  # as `_load` has told the models
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises again what has ended it, which is no failure
     grpc = None if options.grpc_port is None else (options.host, options.grpc_port)

@@ -28,6 +28,7 @@ _BREAK = re.compile(r"(?<=[.!?])[\"')\]»”’]*(?=\s)|(?<=[。！？])[」』�
 _LONGEST_SPAN = 2_000  # code points; a text without an end of a sentence is cut
 _MOST_SPANS = 1_000  # of a request
 _SAMPLE_S = 1.0
+_LONGEST_BOUND_MS = 10_000  # a longer budget bounds nothing
 
 
 class Served:
@@ -41,6 +42,9 @@ class Served:
         chunks: In how many parts a document is read where a request does not say it.
         most_tokens: Of a request.
         window_s: Seconds that `busy_ratio` looks back.
+
+    Attributes:
+        max_queue_tokens: Beyond so many nothing is tokenized first; None leaves it to the model's own bound.
     """
 
     def __init__(
@@ -57,7 +61,8 @@ class Served:
         self.name, self.model, self.owned = name, model, owned
         self.info = model.model.info()
         self.window_s = window_s
-        self._chunks, self._most_tokens, self._max_queue_tokens = chunks, most_tokens, max_queue_tokens
+        self.max_queue_tokens = max_queue_tokens
+        self._chunks, self._most_tokens = chunks, most_tokens
         self._lanes = self.info.threads if self.info.device == "cpu" else 1
         self._probability = "sigmoid" if self.info.labels == 1 else "softmax"
         self._samples: deque[tuple[float, float, int]] = deque()  # time, seconds in the model, tokens
@@ -152,14 +157,17 @@ class Served:
         return whole
 
     async def _rank(self, request: Rerank, size: int, started: float, budget_ms: float | None) -> Ranking:
-        if budget_ms is not None:
-            self._refuse_if_full()  # with a deadline the model would tokenize first, to see how far it gets
         assert isinstance(request.query, str), "of several each comes alone"
         chunks = request.max_chunks or (None if request.max_tokens else self._chunks)
+        # A text has no more tokens than bytes, and a short budget bounds what is read: most requests need no count.
+        bounded = budget_ms is not None and budget_ms <= _LONGEST_BOUND_MS
+        most_read = size + len(request.documents) * (chunks or 1) * len(request.query.encode())
+        counted = request.max_tokens is not None or (not bounded and most_read > self._most_tokens)
+        if counted or budget_ms is not None:
+            self._refuse_if_full()  # before tokenizing, which the model does first where there is a deadline
         documents: Sequence[str] | Sequence[EncodedDocument] = request.documents
         cut: set[int] = set()
-        # A text has no more tokens than bytes, and a budget bounds what is read: most requests need no count ahead.
-        if request.max_tokens is not None or (budget_ms is None and size > self._most_tokens):
+        if counted:
             documents, cut = await asyncio.to_thread(self._encode, request, chunks)
         if request.max_tokens is not None and chunks is None:
             chunks = 1 + 4 * request.max_tokens // self.info.max_length  # parts hold a quarter and more of a pair
@@ -180,16 +188,21 @@ class Served:
         return ranking
 
     def _refuse_if_full(self) -> None:
-        most = self._max_queue_tokens
+        most = self.max_queue_tokens
         if most is not None and (waiting := self.model.stats().waiting_tokens) >= most:
             raise Problem("overloaded", f"{waiting:,} tokens wait already, of {most:,}", self.retry_after_s())
 
     def _encode(self, request: Rerank, chunks: int | None) -> tuple[list[EncodedDocument], set[int]]:
         """Documents as tokens, cut where the request says, and which were."""
         encoded = self.model.model.encode(request.documents)
-        most = request.max_tokens
-        longest = min(most or math.inf, self.info.max_length * chunks if chunks else math.inf)
-        tokens = sum(min(length, longest) for length in encoded.lengths.tolist())
+        most, longest = request.max_tokens, self.info.max_length
+        (query,) = self.model.model.encode([str(request.query)]).lengths.tolist()
+        room = max(longest - query, longest // 4)  # of a document in a part, beside the query
+        tokens = 0
+        for length in encoded.lengths.tolist():
+            length = min(length, most or length)
+            parts = min(max(1, math.ceil(length / room)), chunks or math.inf)
+            tokens += min(length + parts * query, parts * longest)
         if tokens > self._most_tokens:
             raise Problem(
                 "too_large", f"{tokens:,} tokens to be read, of {self._most_tokens:,} that a request may have"

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from crossrank import InputError
+
 Kind = Literal[
     "invalid",  # the body says something that cannot be done
     "empty",  # no documents
@@ -67,12 +69,20 @@ class Limits:
         documents: How many.
         tokens: Of all its pairs, as far as the model reads them.
         body_seconds: Until its body is there.
+
+    Raises:
+        InputError: If one is not above 0.
     """
 
     body_bytes: int = 16_777_216
     documents: int = 10_000
     tokens: int = 1_000_000
     body_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("body_bytes", "documents", "tokens", "body_seconds"):
+            if not getattr(self, name) > 0:  # NaN is not, either
+                raise InputError(f"Limits({name}={getattr(self, name)}): a number above 0 is needed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,7 @@ def _request_id(request: Request) -> str:
 def check_budget(budget_ms: float, error: Callable[[str], Exception]) -> float:
     """A number of milliseconds, or what ``error`` makes of the reason why it is none."""
     if not 0 < budget_ms <= 1_000_000_000:  # NaN is not, either
-        raise error(f"a budget of {budget_ms:g} ms: milliseconds, a number above 0")
+        raise error(f"a budget of {budget_ms:g} ms: milliseconds, a number above 0 and up to 1,000,000,000")
     return float(budget_ms)
 
 

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ import httpx
 
 from crossrank import InputError
 from crossrank._cli.main import main
+from crossrank.serve import _command
 from crossrank.serve._options import PREFIX, named_models, parse, parser, read_keys
 from tests.support.serving import DOCUMENTS, QUERY, process
 
@@ -150,3 +152,25 @@ def test_the_examples_name_options_and_paths_that_there_are() -> None:
     assert int(grace) > options.drain_seconds + 5  # and the pause before
     assert set(re.findall(r"path: (/\w+)", deployment)) == {"/ready", "/health", "/metrics"}
     assert "crossrank_busy_ratio" in deployment
+
+
+def test_the_bound_of_the_queue_is_looked_at_before_texts_are_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    apps: list[Any] = []
+
+    class Seen:
+        def __init__(self, app: Any, *_: Any) -> None:
+            apps.append(app)
+
+        def run(self, sockets: list[socket.socket]) -> None:
+            for bound in sockets:
+                bound.close()
+
+    monkeypatch.setattr(_command, "Server", Seen)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        assert _command.main(["--port", "0", "--max-queue-tokens", "1234"]) == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    (served,) = apps[0].state.service.models.values()
+    assert served.max_queue_tokens == 1234

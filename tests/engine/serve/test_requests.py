@@ -92,6 +92,24 @@ def test_too_many_tokens(client: httpx.Client, model: CrossEncoder) -> None:
         assert client.post("/v1/rerank", json=body).status_code == status
 
 
+def test_tokens_of_the_query_count_beside_each_document(client: httpx.Client) -> None:
+    query = "the sea " * 12
+    assert client.post("/v1/rerank", json={"query": query, "documents": ["a"]}).status_code == 200
+    pairs = ({"query": query, "documents": ["a"] * 20}, {"text_1": query, "text_2": ["a"] * 20})
+    with serving(create_app(CrossEncoder(), limits=Limits(tokens=300))) as few:
+        for path, body in zip(("/v1/rerank", "/score"), pairs, strict=True):
+            assert few.post(path, json=body).status_code == 413
+
+
+def test_a_budget_that_bounds_nothing_leaves_the_bound_of_tokens(client: httpx.Client, model: CrossEncoder) -> None:
+    body = {
+        "query": "q",
+        "documents": [("the sea " * 99)[: 4 * model.info().max_length]] * (900 // model.info().max_length + 1),
+    }
+    for budget, status in (("999999999", 413), ("5000", 200)):
+        assert client.post("/v1/rerank", json=body, headers={"X-Rerank-Budget-Ms": budget}).status_code == status
+
+
 def test_half_a_body_is_answered_in_time_and_the_connection_is_closed(client: httpx.Client) -> None:
     with raw(client) as connection:
         connection.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
@@ -192,10 +210,22 @@ def test_keys_are_compared_in_constant_time(model: CrossEncoder, monkeypatch: py
     assert compared == [(b"first-key", b"first-key"), (b"first-key", b"second-key")]
 
 
-@pytest.mark.parametrize("keys", [[""], [" "], ["clé"]])
+@pytest.mark.parametrize("keys", [[""], [" "], ["clé"], "secret", b"secret", ["secret", 1]])
 def test_keys_that_nobody_could_show_are_refused(model: CrossEncoder, keys: list[str]) -> None:
     with pytest.raises(InputError, match="api_keys"):
         create_app(model, api_keys=keys)
+
+
+@pytest.mark.parametrize("options", [{"cors_origins": "https://example.org"}, {"default_chunks": 0}])
+def test_options_that_would_do_something_else_are_refused(model: CrossEncoder, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        create_app(model, **options)
+
+
+@pytest.mark.parametrize("limit", [{"documents": 0}, {"body_bytes": -1}, {"tokens": 0}, {"body_seconds": float("nan")}])
+def test_limits_are_above_nothing(limit: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(limit))):
+        Limits(**limit)
 
 
 def test_no_other_origin_may_call_unless_asked(model: CrossEncoder, client: httpx.Client) -> None:
