@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ _STOOD_STILL_S = 1.0
 _KEEP_ALIVE_S = 75
 
 
-class _Parser(httptools.HttpRequestParser):  # type: ignore[misc]
+class _Parser(httptools.HttpRequestParser):
     """httptools' parser, for which a request that asks for another protocol is one like any other.
 
     Java's HttpClient asks for h2c with each first request, and its body follows: a server that does not know the
@@ -46,12 +47,12 @@ class _Parser(httptools.HttpRequestParser):  # type: ignore[misc]
         if hasattr(self, "set_dangerous_leniencies"):  # as uvicorn: answer the request before what follows its end
             self.set_dangerous_leniencies(lenient_data_after_close=True)
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: "bytes | bytearray | memoryview[int] | array[int]") -> None:
         """Read on."""
         try:
             super().feed_data(data)
         except httptools.HttpParserUpgrade as wish:
-            self._protocol.read_body(data[wish.args[0] :])
+            self._protocol.read_body(bytes(data[wish.args[0] :]))
 
 
 class _Protocol(HttpToolsProtocol):

@@ -26,8 +26,8 @@ LAST_OPSET, LAST_IR = 23, 11
 # Another operator than these needs a look at docs/OperatorKernels.md of 1.24.4: does its provider have a kernel?
 STANDARD = {
     "Add", "Cast", "Concat", "CumSum", "Div", "Equal", "Erf", "Expand", "Gather", "LayerNormalization", "MatMul", "Min",
-    "Mul", "Not", "Range", "Relu", "Reshape", "ScatterND", "Shape", "Sigmoid", "Slice", "Softmax", "Squeeze", "Sub", "Tanh",
-    "Transpose", "Unsqueeze", "Where",
+    "Mul", "Not", "Range", "Relu", "Reshape", "ScatterND", "Shape", "Sigmoid", "Slice", "Softmax", "Squeeze", "Sub",
+    "Tanh", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 PACKED = {
     "Add", "Cast", "Gather", "LayerNormalization", "MatMul", "Mul", "Relu", "Reshape", "Shape", "Sigmoid", "Slice",
