@@ -188,15 +188,29 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Warm up, then listen."""
-        await super().startup(sockets)
+        """Warm up, then listen.
+
+        Raises:
+            InputError: If an address cannot be had.
+        """
+        sockets = sockets or []
+        wanted = [listening.getsockname()[:2] for listening in sockets]
+        try:
+            await super().startup(sockets)
+            for listening in sockets:
+                listening.getsockname()  # uvloop closes it and says nothing
+        except OSError:
+            taken = ", ".join(f"--host {host} --port {port}" for host, port in wanted)
+            raise InputError(f"{taken}: another process has come to listen there meanwhile") from None
         if self._grpc is not None:
             from ._grpc import start
 
-            self._grpc_server, port = await start(self._service, *self._grpc, shared=self._peers is not None)
+            try:
+                self._grpc_server, port = await start(self._service, *self._grpc, shared=self._peers is not None)
+            except RuntimeError:
+                raise InputError(f"--host {self._grpc[0]} --grpc-port {self._grpc[1]}: it cannot be had") from None
             print(f"listening on grpc://{self._grpc[0]}:{port}", file=sys.stderr, flush=True)
-        for listening in sockets or []:
-            host, port = listening.getsockname()[:2]
+        for host, port in wanted:
             print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
 
     async def on_tick(self, counter: int) -> bool:

@@ -17,7 +17,7 @@ import httpx
 
 from crossrank import InputError
 from crossrank._cli.main import main
-from crossrank.serve import _command
+from crossrank.serve import _command, create_app
 from crossrank.serve._options import PREFIX, named_models, parse, parser, read_keys
 from tests.support.serving import DOCUMENTS, QUERY, process
 
@@ -174,3 +174,20 @@ def test_the_bound_of_the_queue_is_looked_at_before_texts_are_tokenized(monkeypa
             signal.signal(number, handler)
     (served,) = apps[0].state.service.models.values()
     assert served.max_queue_tokens == 1234
+
+
+def test_an_address_that_another_takes_while_models_are_loaded_is_named() -> None:
+    with _command.bind("127.0.0.1", 0) as other:
+        port = other.getsockname()[1]
+        bound = _command.bind("127.0.0.1", port)  # nobody listens yet
+        other.listen()
+        with pytest.raises(InputError, match=f"--port {port}"):
+            _command.Server(create_app(), 1).run([bound])
+
+
+def test_a_second_port_that_is_taken_is_named() -> None:
+    pytest.importorskip("grpc_reflection", reason="crossrank[grpc] is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(InputError, match=f"--grpc-port {port}"):
+            _command.Server(create_app(), 1, ("127.0.0.1", port)).run([_command.bind("127.0.0.1", 0)])
