@@ -5,8 +5,9 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ._request import NO_LOGIT, Answer, Entry, Problem, Rerank, Span
 
 Model = str | Path | CrossEncoder | AsyncCrossEncoder
 # Behind the sign that ends a sentence; Chinese and Japanese need no space there.
-_BREAK = re.compile(r"(?<=[.!?])[\"')\]»”’]*(?=\s)|(?<=[。！？])[」』”’]*|\n")
+_BREAK = re.compile(r"(?<=[.!?])[\"')\]»”’]*(?=\s)|(?<=[。！？])[」』”’]*|\n\s*")
 _LONGEST_SPAN = 2_000  # code points; a text without an end of a sentence is cut
 _MOST_SPANS = 1_000  # of a request
 _SAMPLE_S = 1.0
@@ -218,11 +219,9 @@ class Served:
         """Sentences of the documents that are told, each scored by itself beside the query."""
         assert request.spans is not None, "asked for"
         assert isinstance(request.query, str), "by a dialect of one query"
-        places = []
-        for entry in ranking[: request.top_n]:
-            index = entry["corpus_id"]
-            places += [(index, start, end) for start, end in sentences(request.documents[index])]
-        places = places[:_MOST_SPANS]
+        told = (entry["corpus_id"] for entry in ranking[: request.top_n])
+        found_in = ((index, start, end) for index in told for start, end in sentences(request.documents[index]))
+        places = list(islice(found_in, _MOST_SPANS))  # a text of megabytes is not looked through for more
         found = await self.model.rank(
             request.query,
             [request.documents[index][start:end] for index, start, end in places],
@@ -283,22 +282,21 @@ def _left_ms(started: float, budget_ms: float | None) -> float | None:
     return None if budget_ms is None else max(0.1, budget_ms - 1000 * (time.perf_counter() - started))
 
 
-def sentences(text: str) -> list[tuple[int, int]]:
+def sentences(text: str) -> Iterator[tuple[int, int]]:
     r"""Where the sentences of a text begin and end, in code points, without the space around them.
 
-    >>> sentences("One. Two, 3.5 of it!\n\nThree")
+    >>> list(sentences("One. Two, 3.5 of it!\n\nThree"))
     [(0, 4), (5, 20), (22, 27)]
     """
-    found, start = [], 0
-    for end in [*(match.end() for match in _BREAK.finditer(text)), len(text)]:
+    start = 0
+    for end in chain((match.end() for match in _BREAK.finditer(text)), [len(text)]):
         while start < end:
             stop = min(end, start + _LONGEST_SPAN)
             piece = text[start:stop]
             if inner := piece.strip():
                 first = start + piece.index(inner[0])
-                found.append((first, first + len(inner)))
+                yield first, first + len(inner)
             start = stop
-    return found
 
 
 def load(models: Model | Mapping[str, Model], max_queue_tokens: int, **options: Any) -> dict[str, Served]:

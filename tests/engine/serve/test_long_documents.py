@@ -1,7 +1,9 @@
 """Long documents: cut, read in parts, or refused, as a request says; and the sentences that carry a score."""
 
 import math
+import tracemalloc
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -140,3 +142,13 @@ def test_sentences_cover_a_text_but_for_space(text: str, parts: list[str] | None
     if parts is not None:
         assert found == parts
     assert "".join("".join(found).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize("text", ["a. " * 500_000, "a." + "\n" * 1_500_000 + "b."])
+def test_sentences_of_a_huge_text_are_found_one_by_one(text: str) -> None:
+    tracemalloc.start()
+    try:
+        assert len(list(islice(sentences(text), 2))) == 2
+        assert tracemalloc.get_traced_memory()[1] < 100_000 + 4 * text.count("\n")  # bytes; the space is copied once
+    finally:
+        tracemalloc.stop()
