@@ -49,10 +49,14 @@ class _Parser(httptools.HttpRequestParser):
 
     def feed_data(self, data: "bytes | bytearray | memoryview[int] | array[int]") -> None:
         """Read on."""
-        try:
-            super().feed_data(data)
-        except httptools.HttpParserUpgrade as wish:
-            self._protocol.read_body(bytes(data[wish.args[0] :]))
+        parser, rest = self, memoryview(data)
+        while rest:
+            try:
+                httptools.HttpRequestParser.feed_data(parser, rest)
+                return
+            except httptools.HttpParserUpgrade as wish:
+                rest = rest[wish.args[0] :]
+                parser = self._protocol.behind_headers()
 
 
 class _Protocol(HttpToolsProtocol):
@@ -81,15 +85,14 @@ class _Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             super().data_received(data)
 
-    def read_body(self, rest: bytes) -> None:
-        """Read what follows headers that ask for another protocol, by those that say how long it is."""
+    def behind_headers(self) -> _Parser:
+        """A parser for what follows headers that ask for another protocol, by those that say how long it is."""
         framing = (b"content-length", b"transfer-encoding")
         lines = [b"%s: %s\r\n" % header for header in self.headers if header[0] in framing]
         self.parser, self._again = _Parser(self), True
         self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(lines) + b"\r\n")
         self._again = False
-        if rest:
-            self.parser.feed_data(rest)
+        return self.parser
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -121,7 +124,7 @@ class _Protocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The body is there, unless `read_body` is to read it."""
+        """The body is there, unless a parser `behind_headers` is to read it."""
         if not self.parser.should_upgrade():
             super().on_message_complete()
 

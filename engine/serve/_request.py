@@ -67,7 +67,8 @@ class Limits:
     Attributes:
         body_bytes: Of its body.
         documents: How many.
-        tokens: Of all its pairs, as far as the model reads them.
+        tokens: Of all its pairs, the query in each, as far as the model reads them. Of a request with a budget of up
+            to 10 s its time is the bound.
         body_seconds: Until its body is there.
 
     Raises:

@@ -133,7 +133,7 @@ class Service:
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > most:
             raise too_large
-        if request.headers.get("content-encoding", "identity") != "identity":
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise Problem("invalid", "Content-Encoding: bodies are read as they are, uncompressed")
         parts, size = [], 0
         try:

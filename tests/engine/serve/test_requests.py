@@ -394,3 +394,10 @@ def test_a_wish_for_another_protocol_is_ignored_and_the_body_is_read(client: htt
             joined = f"POST /v1/rerank HTTP/1.1\r\nHost: x\r\n{wish}{framing}\r\n\r\n{data}".encode()
             connection.sendall(joined + b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert read(connection).count(b"HTTP/1.1 200 ") == 2
+
+
+def test_many_wishes_behind_each_other_are_many_requests(client: httpx.Client) -> None:
+    wish = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with raw(client) as connection:
+        connection.sendall(wish * 700 + b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert read(connection).count(b"HTTP/1.1 200 ") == 701
