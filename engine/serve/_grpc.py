@@ -4,6 +4,7 @@ Its messages are described here and not compiled, so that any protobuf of the la
 by reflection too, as Haystack's does.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -148,6 +149,11 @@ class _Servicer:
         except Problem as problem:
             outcome = outcome_of(problem)
             code, told = _CODES.get(problem.kind, grpc.StatusCode.INVALID_ARGUMENT), problem.message
+        except asyncio.CancelledError:  # the client has gone, or its deadline has passed
+            seconds = time.perf_counter() - started
+            self._service.metrics.count(_DIALECT, "cancelled", seconds)
+            tell(log(id, _DIALECT, "cancelled", grpc.StatusCode.CANCELLED.value[0], None, seconds))
+            raise
         seconds = time.perf_counter() - started
         self._service.metrics.count(_DIALECT, outcome, seconds)
         tell(log(id, _DIALECT, outcome, code.value[0], answer, seconds))

@@ -1,5 +1,6 @@
 """``tei.v1.Rerank``: calls, streams, deadlines, keys, bounds, and Haystack's own client."""
 
+import logging
 import math
 import signal
 import socket
@@ -18,7 +19,7 @@ import grpc
 from crossrank import CrossEncoder
 from crossrank.serve import Limits, create_app
 from crossrank.serve._grpc import message
-from tests.support.callers import texts
+from tests.support.callers import eventually, texts
 from tests.support.serving import ANSWER, DOCUMENTS, QUERY, process, serving_grpc
 
 KEY = (("authorization", "Bearer a-key"),)
@@ -92,6 +93,19 @@ def test_the_deadline_is_the_budget(channel: Any) -> None:
     left = [rank.index for rank in answer.ranks[scored:]]
     assert left == sorted(left)
     assert {rank.score for rank in answer.ranks[scored:]} == {0.0}
+
+
+def test_a_client_that_goes_away_is_counted_and_logged(model: CrossEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    app = create_app(model)
+    with serving_grpc(app) as address, grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary(
+            "/tei.v1.Rerank/Rerank", request_serializer=lambda made: made.SerializeToString()
+        ).future(message("RerankRequest")(query=QUERY, texts=[text * 20 for text in texts(1_000, 2)]))
+        assert eventually(lambda: model.stats().waiting_tokens > 0)
+        call.cancel()
+        assert eventually(lambda: app.state.service.metrics.own().count(b'"cancelled"} 1.0') == 1)
+    assert "cancelled" in [record.facts["outcome"] for record in caplog.records if hasattr(record, "facts")]
 
 
 def test_problems_have_codes(channel: Any) -> None:
