@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import helper
 
 from crossrank.export._graphs.layers import Floats
 
@@ -76,7 +77,10 @@ def gathered(
     both = np.stack([rows(apart), rows(-apart)], axis=1).ravel()
     pairs = table[:, :, both].reshape(heads, most, 2, -1)
     cut = graph.add("Slice", graph.weight(name, pairs), graph.integers(0), length, graph.integers(1))  # [N, S, 2, D]
-    found = graph.add("Reshape", cut, graph.integers(1, heads, -1, pairs.shape[-1]))  # [1, N, 2S, D]
+    one = graph.add("Reshape", cut, graph.integers(1, heads, -1, pairs.shape[-1]))  # [1, N, 2S, D]
+    # A table for each pair: products that broadcast take pointers from memory that a captured graph does not keep.
+    kind = helper.np_dtype_to_tensor_dtype(graph.dtype)
+    found = graph.add("Add", one, graph.add("Cast", zeros, to=kind))  # [B, N, 2S, D]
     distances = apart[:, None] - apart  # query's position minus key's
     places = (2 * np.abs(distances) + (distances < 0)).astype(np.int32)[None, None]
     index = graph.constant("distances.places", places)
