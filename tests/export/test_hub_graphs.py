@@ -212,10 +212,9 @@ def test_onnx_repository_is_used_as_it_is_with_the_graph_that_is_needed(
     foreign: Path, hub: Hub, tmp_path: Path, expected: Any
 ) -> None:
     hub.add(NAME, foreign)
-    hub.files[f"{NAME}/README.md"] = b"---\nlicense: mit\n---\n"
-    for other in ("quantize_config.json", "onnx/notes.txt", "vocab.bin"):
+    for other in ("README.md", "quantize_config.json", "onnx/notes.txt", "vocab.bin"):
         hub.files[f"{NAME}/{other}"] = b"not asked for"
-    settings = {"config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "README.md"}
+    settings = {"config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
     found = load(tmp_path, hub.url)
     assert (found["file"], found["exporter"]) == ("onnx/model.onnx", "foreign")
     assert found["source"] == f"{NAME} at {COMMIT}"
