@@ -42,7 +42,7 @@ class Document(Struct):
     text: str
 
 
-class Result(Struct, omit_defaults=True):
+class Result(Struct):
     """A document's place."""
 
     index: int
@@ -107,6 +107,18 @@ class Failure(Struct):
     error: Fault
 
 
+class VllmFailure(Struct):
+    """A problem for clients of vLLM, infinity and SGLang."""
+
+    error: Fault
+
+
+class FastapiFailure(Struct):
+    """A problem for clients of Voyage and rag_api."""
+
+    detail: str
+
+
 def read(body: Body) -> Rerank:
     """A request of any of them."""
     for name in ("normalize", "softmax"):
@@ -156,6 +168,16 @@ def error(problem: Problem) -> tuple[int, Failure]:
     """A problem for all of them."""
     status, text = problem.status, problem.message
     return status, Failure(problem.id, text, text, Fault(text, problem.kind, status))
+
+
+def vllm_error(problem: Problem) -> tuple[int, VllmFailure]:
+    """A problem for clients of vLLM, infinity and SGLang."""
+    return problem.status, VllmFailure(Fault(problem.message, problem.kind, problem.status))
+
+
+def fastapi_error(problem: Problem) -> tuple[int, FastapiFailure]:
+    """A problem for clients of Voyage and rag_api."""
+    return problem.status, FastapiFailure(problem.message)
 
 
 COMMON = Dialect("common", Body, Reply, read, write, error)

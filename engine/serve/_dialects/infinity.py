@@ -2,9 +2,9 @@
 
 from msgspec import Struct
 
-from crossrank.serve._request import Answer, Problem, Rerank
+from crossrank.serve._request import Answer, Rerank
 
-from .common import Count, Fault, Usage
+from .common import Count, Usage, vllm_error
 from .dialect import Dialect, best
 
 
@@ -38,12 +38,6 @@ class Reply(Struct):
     usage: Usage
 
 
-class Failure(Struct):
-    """Its problem."""
-
-    error: Fault
-
-
 def read(body: Body) -> Rerank:
     """Its request."""
     return Rerank(
@@ -63,9 +57,4 @@ def write(request: Rerank, answer: Answer) -> Reply:
     return Reply("rerank", answer.id, answer.created, answer.model, results, usage)
 
 
-def error(problem: Problem) -> tuple[int, Failure]:
-    """Its problem."""
-    return problem.status, Failure(Fault(problem.message, problem.kind, problem.status))
-
-
-INFINITY = Dialect("infinity", Body, Reply, read, write, error)
+INFINITY = Dialect("infinity", Body, Reply, read, write, vllm_error)

@@ -4,9 +4,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from crossrank.serve._request import Answer, Problem, Rerank
+from crossrank.serve._request import Answer, Rerank
 
-from .common import Count
+from .common import Count, fastapi_error
 from .dialect import Dialect, best
 
 
@@ -40,12 +40,6 @@ class Reply(Struct):
     results: list[Result]
 
 
-class Failure(Struct):
-    """Its problem."""
-
-    detail: str
-
-
 def read(body: Body) -> Rerank:
     """Its request."""
     documents = [candidate.text for candidate in body.candidates]
@@ -57,9 +51,4 @@ def write(request: Rerank, answer: Answer) -> Reply:
     return Reply(answer.model, [Result(entry.index, entry.score) for entry in answer.entries])
 
 
-def error(problem: Problem) -> tuple[int, Failure]:
-    """Its problem."""
-    return problem.status, Failure(problem.message)
-
-
-RAG_API = Dialect("rag_api", Body, Reply, read, write, error)
+RAG_API = Dialect("rag_api", Body, Reply, read, write, fastapi_error)

@@ -4,9 +4,9 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from crossrank.serve._request import Answer, Problem, Rerank
+from crossrank.serve._request import Answer, Rerank
 
-from .common import Count, Fault
+from .common import Count, vllm_error
 from .dialect import Dialect, best
 
 
@@ -30,12 +30,6 @@ class Result(Struct):
     document: str | UnsetType = UNSET
 
 
-class Failure(Struct):
-    """Its problem."""
-
-    error: Fault
-
-
 def read(body: Body) -> Rerank:
     """Its request."""
     return Rerank(
@@ -57,9 +51,4 @@ def write(request: Rerank, answer: Answer) -> list[Result]:
     ]
 
 
-def error(problem: Problem) -> tuple[int, Failure]:
-    """Its problem."""
-    return problem.status, Failure(Fault(problem.message, problem.kind, problem.status))
-
-
-SGLANG = Dialect("sglang", Body, list[Result], read, write, error)
+SGLANG = Dialect("sglang", Body, list[Result], read, write, vllm_error)

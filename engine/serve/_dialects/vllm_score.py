@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from crossrank.serve._request import Answer, Problem, Rerank
 
-from .common import Fault, Usage
+from .common import Usage, vllm_error
 from .dialect import Dialect
 
 Texts = str | list[str]
@@ -42,12 +42,6 @@ class Reply(Struct):
     usage: Usage
 
 
-class Failure(Struct):
-    """Its problem."""
-
-    error: Fault
-
-
 def read(body: Body) -> Rerank:
     """Its request: one text on the left beside each on the right, or each beside its own."""
     left = next((texts for texts in (body.text_1, body.queries, body.data_1) if texts is not None), None)
@@ -68,9 +62,4 @@ def write(request: Rerank, answer: Answer) -> Reply:
     return Reply(answer.id, "list", answer.created, answer.model, results, usage)
 
 
-def error(problem: Problem) -> tuple[int, Failure]:
-    """Its problem."""
-    return problem.status, Failure(Fault(problem.message, problem.kind, problem.status))
-
-
-VLLM_SCORE = Dialect("vllm_score", Body, Reply, read, write, error)
+VLLM_SCORE = Dialect("vllm_score", Body, Reply, read, write, vllm_error)

@@ -2,9 +2,9 @@
 
 from msgspec import UNSET, Struct, UnsetType
 
-from crossrank.serve._request import Answer, Problem, Rerank
+from crossrank.serve._request import Answer, Rerank
 
-from .common import Count
+from .common import Count, fastapi_error
 from .dialect import Dialect, best
 
 
@@ -42,12 +42,6 @@ class Reply(Struct):
     usage: Usage
 
 
-class Failure(Struct):
-    """Voyage's problem."""
-
-    detail: str
-
-
 def read(body: Body) -> Rerank:
     """Voyage's request."""
     return Rerank(
@@ -69,9 +63,4 @@ def write(request: Rerank, answer: Answer) -> Reply:
     return Reply("list", results, answer.model, Usage(answer.tokens))
 
 
-def error(problem: Problem) -> tuple[int, Failure]:
-    """Voyage's problem."""
-    return problem.status, Failure(problem.message)
-
-
-VOYAGE = Dialect("voyage", Body, Reply, read, write, error)
+VOYAGE = Dialect("voyage", Body, Reply, read, write, fastapi_error)
