@@ -46,20 +46,9 @@ PATHS: Mapping[str, Sequence[Dialect[Any]]] = {
     "/infinity/rerank": (INFINITY,),  # for clients whose requests are those of vLLM's and that read another answer
 }
 DIALECTS = tuple({dialect.name: dialect for dialects in PATHS.values() for dialect in dialects}.values())
-
-
-class _Peek(msgspec.Struct):
-    """Which keys a body has."""
-
-    texts: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    passages: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    candidates: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    top_k: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    raw_scores: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    instruct: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-
-
-_peek = msgspec.json.Decoder(_Peek)
+_VALUE: Any = msgspec.Raw | msgspec.UnsetType
+# Which of these keys a body has.
+_peek = msgspec.json.Decoder(msgspec.defstruct("_Peek", [(key, _VALUE, msgspec.UNSET) for key in _TELLING]))
 
 
 def choose(dialects: Sequence[Dialect[Any]], body: bytes) -> Dialect[Any]:

@@ -21,7 +21,7 @@ class Dialect(Generic[B]):
         reply: What its answers hold.
         read: A body -> the request.
         write: A request and its answer -> the body of the response.
-        error: A problem -> HTTP status and the body of the response, None for none.
+        error: A problem -> HTTP status and the body of the response.
         headers: Of an answer, beside those of all dialects.
     """
 

@@ -71,10 +71,8 @@ def write(request: Rerank, answer: Answer) -> list[Result]:
     ]
 
 
-def error(problem: Problem) -> tuple[int, Failure | None]:
-    """Its problem; who shows no key gets an empty body."""
-    if problem.kind == "unauthorized":
-        return 401, None
+def error(problem: Problem) -> tuple[int, Failure]:
+    """Its problem."""
     status, name = _TYPES.get(problem.kind, (problem.status, "Validation"))
     return status, Failure(problem.message, name)
 
