@@ -20,9 +20,9 @@ from crossrank import InputError, Overloaded, __version__
 from ._dialects import PATHS
 from ._metrics import CONTENT_TYPE
 from ._models import Model, load
-from ._openapi import openapi
+from ._openapi import HEADERS, openapi
 from ._request import Limits, Problem
-from ._service import Service, check_budget
+from ._service import Service, check_budget, raised
 
 logger = logging.getLogger("crossrank.serve")
 
@@ -94,7 +94,7 @@ def create_app(
                 allow_origins=list(cors_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=allowed,
-                expose_headers=["X-Request-Id", "X-Rerank-Status", "X-Rerank-Scored"],
+                expose_headers=[*HEADERS],
             )
         )
     app = Starlette(routes=routes, middleware=middleware, lifespan=facts.lifespan)
@@ -135,7 +135,7 @@ class _Facts:
         except Overloaded:  # it computes as fast as it can: to take it out of service would load the others
             return _json({"status": "busy"})
         except Exception as error:  # whatever a model raises
-            logger.warning("not ready", exc_info=error)
+            logger.warning("not ready: %s", raised(error))
             return _json({"status": "not ready", "reason": type(error).__name__}, 503, {"Retry-After": "1"})
         return _json({"status": "ready"})
 
@@ -143,10 +143,10 @@ class _Facts:
         """What text-embeddings-inference tells, of the first model."""
         return self._guarded(request, self._tei_info)
 
-    def _tei_info(self) -> Any:
+    def _tei_info(self) -> Response:
         served = next(iter(self._models.values()))
         info = served.info
-        return {
+        facts = {
             "model_id": info.source.partition(" at ")[0],
             "model_sha": None,
             "model_dtype": {"fp32": "float32", "fp16": "float16"}.get(info.precision, info.precision),
@@ -162,39 +162,44 @@ class _Facts:
             "version": __version__,
             "docker_label": None,
         }
+        return _json(facts)
 
     async def models(self, request: Request) -> Response:
         """The models that there are, as OpenAI's clients and NVIDIA's ask for them."""
         return self._guarded(
             request,
-            lambda: {
-                "object": "list",
-                "data": [
-                    {"id": served.name, "object": "model", "created": 0, "owned_by": "crossrank", "root": served.name}
-                    | {"max_model_len": served.info.max_length}
-                    for served in self._models.values()
-                ],
-            },
+            lambda: _json(
+                {
+                    "object": "list",
+                    "data": [
+                        {
+                            "id": served.name,
+                            "object": "model",
+                            "created": 0,
+                            "owned_by": "crossrank",
+                            "root": served.name,
+                        }
+                        | {"max_model_len": served.info.max_length}
+                        for served in self._models.values()
+                    ],
+                }
+            ),
         )
 
     async def scrape(self, request: Request) -> Response:
         """What was counted."""
-        try:
-            self._service.require_key(request.headers)
-        except Problem as problem:
-            return _json({"error": problem.message}, 401)
-        return Response(self._service.metrics.text(), media_type=CONTENT_TYPE)
+        return self._guarded(request, lambda: Response(self._service.metrics.text(), media_type=CONTENT_TYPE))
 
     async def openapi(self, request: Request) -> Response:
         """The OpenAPI document; nothing in it is secret."""
         return Response(self._document, media_type="application/json")
 
-    def _guarded(self, request: Request, tell: Callable[[], Any]) -> Response:
+    def _guarded(self, request: Request, tell: Callable[[], Response]) -> Response:
         try:
             self._service.require_key(request.headers)
         except Problem as problem:
             return _json({"error": problem.message}, 401)
-        return _json(tell())
+        return tell()
 
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

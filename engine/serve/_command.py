@@ -23,6 +23,7 @@ from crossrank import CrossEncoder, InputError, MissingDependencyError
 from ._app import create_app
 from ._options import named_models, parse, read_keys
 from ._request import Limits
+from ._service import raised
 from ._workers import Peers, run_workers
 
 logger = logging.getLogger("crossrank.serve")
@@ -234,7 +235,7 @@ class Server(uvicorn.Server):
 
 
 class _Formatter(logging.Formatter):
-    """A line of JSON for each record."""
+    """A line of JSON for each record, of an exception without its message."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -246,7 +247,7 @@ class _Formatter(logging.Formatter):
         }
         line |= getattr(record, "facts", {})
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
+            line["error"] = raised(record.exc_info[1])
         return json.dumps(line, ensure_ascii=True)
 
 
@@ -305,6 +306,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Those after ``serve``.
 
+    Returns:
+        The exit status.
+
     Raises:
         CrossrankError: If an option, a key file, an address or a model is not what it can be.
     """
@@ -329,6 +333,9 @@ def run(options: argparse.Namespace, bound: socket.socket, peers: Peers | None =
         options: The command's.
         bound: The socket.
         peers: The other workers, or None for none.
+
+    Returns:
+        The exit status, 0.
     """
     models = _load(options, named_models(options.models))
     app = create_app(
@@ -336,7 +343,6 @@ def run(options: argparse.Namespace, bound: socket.socket, peers: Peers | None =
         api_keys=_keys(options),
         default_budget_ms=options.default_budget_ms,
         default_chunks=options.default_chunks,
-        max_queue_tokens=options.max_queue_tokens,
         limits=Limits(options.max_body_bytes, options.max_documents, options.max_request_tokens, options.body_seconds),
         cors_origins=[origin.strip() for origin in (options.cors_origins or "").split(",") if origin.strip()],
     )

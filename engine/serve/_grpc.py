@@ -14,12 +14,12 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_reflection.v1alpha import reflection
 
+from ._metrics import GRPC
 from ._request import Kind, Problem, Rerank
-from ._service import Service, log, outcome_of
+from ._service import Service, log, outcome_of, problem_of
 from ._tracing import Tell, request_span
 
 _SERVICE = "tei.v1.Rerank"
-_DIALECT = "tei_grpc"
 _WAY_BACK = 0.2  # of a deadline
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _TYPES = {
@@ -146,17 +146,18 @@ class _Servicer:
             if answer.failed:
                 raise Problem("backend", f"the model gives NaN for the text {answer.failed[0]}")
             outcome = "complete" if answer.complete else "partial"
-        except Problem as problem:
-            outcome = outcome_of(problem)
-            code, told = _CODES.get(problem.kind, grpc.StatusCode.INVALID_ARGUMENT), problem.message
         except asyncio.CancelledError:  # the client has gone, or its deadline has passed
             seconds = time.perf_counter() - started
-            self._service.metrics.count(_DIALECT, "cancelled", seconds)
-            tell(log(id, _DIALECT, "cancelled", grpc.StatusCode.CANCELLED.value[0], None, seconds))
+            self._service.metrics.count(GRPC, "cancelled", seconds)
+            tell(log(id, GRPC, "cancelled", grpc.StatusCode.CANCELLED.value[0], None, seconds))
             raise
+        except Exception as error:
+            problem = problem_of(error, id)
+            outcome = outcome_of(problem)
+            code, told = _CODES.get(problem.kind, grpc.StatusCode.INVALID_ARGUMENT), problem.message
         seconds = time.perf_counter() - started
-        self._service.metrics.count(_DIALECT, outcome, seconds)
-        tell(log(id, _DIALECT, outcome, code.value[0], answer, seconds))
+        self._service.metrics.count(GRPC, outcome, seconds)
+        tell(log(id, GRPC, outcome, code.value[0], answer, seconds))
         if answer is None or told:
             return await context.abort(code, told)  # which raises
         status = (("x-rerank-status", outcome), ("x-rerank-scored", f"{answer.scored}/{answer.documents}"))

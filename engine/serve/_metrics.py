@@ -8,10 +8,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ._dialects import DIALECTS
-from ._models import Served
+from ._models import WINDOW_S, Served
 from ._workers import Peers
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+GRPC = "tei_grpc"  # among the dialects
 # What became of a request: answered, answered in part, or why not.
 OUTCOMES = ("complete", "partial", "refused", "overloaded", "cancelled", "failed")
 _BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -66,7 +67,7 @@ class _Requests(Collector):
     """Requests by dialect and outcome, all from the start; the library's own counter also tells when each began."""
 
     def __init__(self) -> None:
-        names = [*(dialect.name for dialect in DIALECTS), "tei_grpc"]
+        names = [*(dialect.name for dialect in DIALECTS), GRPC]
         self.counts = {(name, outcome): 0 for name in names for outcome in OUTCOMES}
 
     def collect(self) -> Iterable[Metric]:
@@ -94,14 +95,13 @@ class _OfModels(Collector):
             for name, values in stats.items():
                 metric.add_metric([name], values[field])
             yield metric
-        window_s = next(iter(self._models.values())).window_s
         busy = GaugeMetricFamily(
             "crossrank_busy_ratio",
-            f"share of the last {window_s:g} s in which the model's lanes computed: 1 means that it can do no more",
+            f"share of the last {WINDOW_S:g} s in which the model's lanes computed: 1 means that it can do no more",
             labels=["model"],
         )
         speed = GaugeMetricFamily(
-            "crossrank_tokens_per_second", f"tokens computed in the last {window_s:g} s, per second", labels=["model"]
+            "crossrank_tokens_per_second", f"tokens computed in the last {WINDOW_S:g} s, per second", labels=["model"]
         )
         for name, served in self._models.items():
             ratio, tokens = served.sample()

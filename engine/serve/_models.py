@@ -29,6 +29,7 @@ _BREAK = re.compile(r"(?<=[.!?])[\"')\]»”’]*(?=\s)|(?<=[。！？])[」』�
 _LONGEST_SPAN = 2_000  # code points; a text without an end of a sentence is cut
 _MOST_SPANS = 1_000  # of a request
 _SAMPLE_S = 1.0
+WINDOW_S = 30.0  # in which it is looked at how busy a model is
 _LONGEST_BOUND_MS = 10_000  # a longer budget bounds nothing
 
 
@@ -42,7 +43,6 @@ class Served:
         max_queue_tokens: How many tokens may wait for it, None where its owner has said so.
         chunks: In how many parts a document is read where a request does not say it.
         most_tokens: Of a request.
-        window_s: Seconds that `busy_ratio` looks back.
 
     Attributes:
         max_queue_tokens: Beyond so many nothing is tokenized first; None leaves it to the model's own bound.
@@ -57,11 +57,9 @@ class Served:
         max_queue_tokens: int | None,
         chunks: int = 1,
         most_tokens: int = 1_000_000,
-        window_s: float = 30.0,
     ) -> None:
         self.name, self.model, self.owned = name, model, owned
         self.info = model.model.info()
-        self.window_s = window_s
         self.max_queue_tokens = max_queue_tokens
         self._chunks, self._most_tokens = chunks, most_tokens
         self._lanes = self.info.threads if self.info.device == "cpu" else 1
@@ -95,13 +93,13 @@ class Served:
         Asked when requests end and when metrics are read: in between without requests, nothing changes.
         """
         now, stats, samples = time.monotonic(), self.model.stats(), self._samples
-        while len(samples) > 1 and samples[1][0] <= now - self.window_s:
+        while len(samples) > 1 and samples[1][0] <= now - WINDOW_S:
             samples.popleft()
         if not samples or now - samples[-1][0] >= _SAMPLE_S:
             samples.append((now, stats.model_s, stats.tokens))
         then, model_s, tokens = samples[0]
         # The sample before the window may be older: nothing was done since, or it would not be the last one there.
-        seconds = min(max(now - then, _SAMPLE_S), self.window_s)
+        seconds = min(max(now - then, _SAMPLE_S), WINDOW_S)
         busy = (stats.model_s - model_s) / (seconds * self._lanes)
         return min(1.0, busy), (stats.tokens - tokens) / seconds
 

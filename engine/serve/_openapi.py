@@ -20,9 +20,11 @@ _FAILURES = {
     "500": "the model failed",
     "503": "the server is shutting down",
 }
-_HEADERS = {
+# Of the answers of rerank calls.
+HEADERS = {
     "X-Rerank-Status": "complete, or partial where the budget did not suffice for all documents",
     "X-Rerank-Scored": "how many documents have a score, of how many: 63/100",
+    "X-Rerank-Truncated": "how many documents were not read to their end; absent where all were",
     "X-Request-Id": "the request's, or a new one",
 }
 _READ = {
@@ -37,6 +39,7 @@ _READ = {
     "/docs": "this document as a page",
     "/": "a page to try models with",
 }
+_KEYED = ("/info", "/v1/models", "/metrics")
 
 
 def openapi() -> dict[str, Any]:
@@ -49,7 +52,7 @@ def openapi() -> dict[str, Any]:
     for path, dialects in PATHS.items():
         names = [dialect.name for dialect in dialects]
         clean = path.replace(":path", "")
-        headers = {name: {"schema": {"type": "string"}, "description": text} for name, text in _HEADERS.items()}
+        headers = {name: {"schema": {"type": "string"}, "description": text} for name, text in HEADERS.items()}
         operation: dict[str, Any] = {
             "summary": f"Rank documents: {', '.join(names)}",
             "requestBody": _content({"anyOf": [pairs[name][0] for name in names]}) | {"required": True},
@@ -65,7 +68,11 @@ def openapi() -> dict[str, Any]:
             operation["parameters"].append(model)
         paths[clean] = {"post": operation}
     for path, text in _READ.items():
-        answers = {"200": {"description": text}, "401": {"description": "no key"}, "503": {"description": "not ready"}}
+        answers = {"200": {"description": text}}
+        if path in _KEYED:
+            answers["401"] = {"description": "no key"}
+        if text.startswith("ready"):
+            answers["503"] = {"description": "not ready"}
         paths[path] = {"get": {"summary": text, "responses": answers}}
     return {
         "openapi": "3.1.0",

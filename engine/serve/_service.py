@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import logging
 import time
+import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -23,6 +24,7 @@ logger = logging.getLogger("crossrank.serve")
 
 T = TypeVar("T")
 _LONGEST_ID = 128
+_MOST_FRAMES = 20  # of an exception, in a log
 _encode = msgspec.json.Encoder().encode
 
 
@@ -40,6 +42,9 @@ class Service:
         limits: Of a request.
 
     Attributes:
+        models: As given.
+        budget_ms: As given.
+        limits: As given.
         metrics: What was counted.
     """
 
@@ -69,18 +74,11 @@ class Service:
             response = Response(_encode(dialect.write(wanted, answer)), media_type="application/json")
             response.headers.update(dialect.headers(answer) | _told(answer))
             outcome = "complete" if answer.complete else "partial"
-        except Problem as problem:
-            problem.id = id
-            response, outcome = _failure(dialect, problem), outcome_of(problem)
-            if problem.__cause__ is not None:
-                logger.error("a model failed", exc_info=problem.__cause__, extra={"facts": {"request_id": id}})
         except _Gone:
             response, outcome = Response(status_code=499), "cancelled"  # nobody reads it
         except Exception as error:
-            logger.exception("a request failed", extra={"facts": {"request_id": id}})
-            broken = Problem("backend", f"the server failed: {type(error).__name__}")
-            broken.id = id
-            response, outcome = _failure(dialect, broken), "failed"
+            problem = problem_of(error, id)
+            response, outcome = _failure(dialect, problem), outcome_of(problem)
         response.headers["X-Request-Id"] = id
         seconds = time.perf_counter() - started
         self.metrics.count(dialect.name, outcome, seconds)
@@ -214,6 +212,37 @@ def _told(answer: Answer) -> dict[str, str]:
     return told
 
 
+def problem_of(error: Exception, id: str) -> Problem:
+    """What a client is told of an exception; what it is beside a refusal goes to the log.
+
+    Args:
+        error: A problem, which has a cause if a model failed, or whatever the server raised.
+        id: The request's.
+    """
+    facts = {"facts": {"request_id": id}}
+    if not isinstance(error, Problem):
+        logger.error("a request failed: %s", raised(error), extra=facts)
+        error = Problem("backend", f"the server failed: {type(error).__name__}")
+    elif error.__cause__ is not None:
+        logger.error("a model failed: %s", raised(error.__cause__), extra=facts)
+    error.id = id
+    return error
+
+
+def raised(error: BaseException | None) -> str:
+    """An exception's type, the lines through which it came, the innermost last, and what it came of.
+
+    Its message is left out: it may hold what a client wrote.
+    """
+    parts, seen = list[str](), list[int]()
+    while error is not None and id(error) not in seen:  # an exception may be its own cause
+        seen.append(id(error))
+        lines = [f"{frame.f_code.co_filename}:{number}" for frame, number in traceback.walk_tb(error.__traceback__)]
+        parts.append(f"{type(error).__name__} ({', '.join(lines[-_MOST_FRAMES:])})")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return " from ".join(parts)
+
+
 def outcome_of(problem: Problem) -> str:
     """What became of a request, for metrics and logs."""
     if problem.kind in ("backend", "unhealthy"):
@@ -223,7 +252,7 @@ def outcome_of(problem: Problem) -> str:
 
 def _failure(dialect: Dialect[Any], problem: Problem) -> Response:
     status, body = dialect.error(problem)
-    response = Response(b"" if body is None else _encode(body), status, media_type="application/json")
+    response = Response(_encode(body), status, media_type="application/json")
     if problem.retry_after_s is not None:
         response.headers["Retry-After"] = str(problem.retry_after_s)
     if problem.kind == "unauthorized":

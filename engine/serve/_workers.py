@@ -159,7 +159,11 @@ def _end(running: Sequence["subprocess.Popen[bytes]"], drain_seconds: int) -> No
 
 
 def work(arguments: list[str]) -> int:
-    """Be a worker."""
+    """Be a worker, and return the exit status.
+
+    Args:
+        arguments: What `_start` says of this worker, as JSON, and those of the command.
+    """
     from ._command import log_as_json, run
     from ._options import parse
 

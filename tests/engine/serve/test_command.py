@@ -1,9 +1,11 @@
 """``crossrank serve``: options, environment, key files, signals, logs."""
 
 import json
+import logging
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -191,3 +193,13 @@ def test_a_second_port_that_is_taken_is_named() -> None:
         port = other.getsockname()[1]
         with pytest.raises(InputError, match=f"--grpc-port {port}"):
             _command.Server(create_app(), 1, ("127.0.0.1", port)).run([_command.bind("127.0.0.1", 0)])
+
+
+def test_a_line_of_an_exception_is_without_its_message() -> None:
+    try:
+        raise ValueError("a secret")
+    except ValueError:
+        record = logging.LogRecord("other", logging.ERROR, __file__, 1, "it failed", (), sys.exc_info())
+    line = json.loads(_command._Formatter().format(record))
+    assert (line["message"], "secret" in str(line)) == ("it failed", False)
+    assert line["error"].startswith(f"ValueError ({__file__}:")

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Never
 
 import pytest
 
@@ -17,9 +18,10 @@ pytest.importorskip("grpc_reflection", reason="crossrank[grpc] is not installed"
 import grpc
 
 from crossrank import CrossEncoder
-from crossrank.serve import Limits, create_app
+from crossrank.serve import Limits, _grpc, create_app
 from crossrank.serve._grpc import message
-from tests.support.callers import eventually, texts
+from tests.support.artifacts import make_artifact
+from tests.support.callers import eventually, open_model, texts
 from tests.support.serving import ANSWER, DOCUMENTS, QUERY, process, serving_grpc
 
 KEY = (("authorization", "Bearer a-key"),)
@@ -120,6 +122,29 @@ def test_problems_have_codes(channel: Any) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             rerank(channel, **options)
         assert caught.value.code() is code, options
+
+
+def test_failures_are_logged_without_their_messages(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "the secret of the sea"
+
+    def fail(*_: object, **__: object) -> Never:
+        raise ValueError(secret)
+
+    failing, session = open_model(make_artifact(tmp_path), threads=1)
+    app = create_app(failing)
+    with serving_grpc(app) as address, grpc.insecure_channel(address) as channel:
+        session.fails = fail
+        for _ in range(2):  # the model, then the server
+            with pytest.raises(grpc.RpcError) as caught:
+                rerank(channel, metadata=())
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
+            monkeypatch.setattr(_grpc, "Rerank", fail)
+        assert app.state.service.metrics.own().count(b'dialect="tei_grpc",outcome="failed"} 2.0') == 1
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert [text.partition(": ")[0] for text in told] == ["a model failed", "a request failed"]
+    assert secret not in caplog.text + "".join(str(vars(record)) for record in caplog.records)
 
 
 def test_haystack_s_client(address: str) -> None:

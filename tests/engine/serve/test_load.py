@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import pytest
 
@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 
 from crossrank import AsyncCrossEncoder, CrossEncoder
-from crossrank.serve import create_app
+from crossrank.serve import _service, create_app
 from tests.support.artifacts import make_artifact
 from tests.support.callers import DOCUMENTS, QUERY, Faulty, eventually, open_model, texts
 from tests.support.serving import raw, request_bytes, serving
@@ -156,6 +156,36 @@ def test_a_forward_pass_that_raises_answers_its_request_and_the_next_works(rig: 
     session.fails = lambda batch: False
     assert client.post("/v1/rerank", json=BODY).status_code == 200
     assert client.get("/ready").status_code == 200
+
+
+def test_the_log_of_a_failure_says_what_and_where_and_no_message(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _, session = rig
+    secret = "the secret of the sea"
+
+    def fail(*_: object) -> Never:
+        raise ValueError(secret)
+
+    session.fails = fail
+    assert client.post("/v1/rerank", json=BODY).status_code == 500
+    assert client.get("/ready").status_code == 503
+    monkeypatch.setattr(_service, "choose", fail)
+    assert client.post("/v1/rerank", json=BODY).status_code == 500
+    records = [record for record in caplog.records if record.name == "crossrank.serve"]
+    told = [record.getMessage() for record in records]
+    assert [text.partition(": ")[0] for text in told] == ["a model failed", "not ready", "a request failed"]
+    for text in told:
+        assert "ValueError" in text
+        assert f"{__file__}:" in text
+    assert secret not in caplog.text + "".join(str(vars(record)) for record in caplog.records)
+
+
+def test_a_failure_that_came_of_itself_or_of_another_is_told() -> None:
+    error = ValueError("a secret")
+    error.__cause__ = KeyError("a secret")
+    error.__cause__.__cause__ = error
+    assert _service.raised(error) == "ValueError () from KeyError ()"
 
 
 def test_a_nan_is_that_document_s_error(rig: Rig) -> None:

@@ -15,7 +15,7 @@ pytest.importorskip("msgspec", reason="crossrank[serve] is not installed")
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 
 from crossrank import CrossEncoder, InputError
 from crossrank.serve import Limits, create_app
@@ -187,12 +187,14 @@ def test_a_key_is_needed_where_there_is_one(locked: httpx.Client) -> None:
         for header in (f"Bearer {key}", f"bearer {key}", f"ApiKey {key}", key):
             assert locked.post("/v1/rerank", json=BODY, headers={"Authorization": header}).status_code == 200
         assert locked.post("/v1/rerank", json=BODY, headers={"X-API-Key": key}).status_code == 200
-    for path in ("/health", "/ready", "/docs", "/openapi.json"):
+    both = {"X-API-Key": "wrong", "Authorization": f"Bearer {KEYS[0]}"}
+    assert locked.post("/v1/rerank", json=BODY, headers=both).status_code == 401
+    for path in ("/health", "/ready", "/v1/health/live", "/v1/health/ready", "/", "/docs", "/openapi.json"):
         assert locked.get(path).status_code == 200
 
 
-def test_tei_s_answer_without_a_key_is_empty_where_only_tei_speaks(locked: httpx.Client) -> None:
-    # On a shared path nobody has read the body yet: all readers' form.
+def test_without_a_key_a_shared_path_answers_in_the_form_of_all_its_readers(locked: httpx.Client) -> None:
+    # Nobody has read the body yet.
     assert "detail" in locked.post("/rerank", json={"query": QUERY, "texts": DOCUMENTS}).json()
 
 
@@ -234,8 +236,11 @@ def test_no_other_origin_may_call_unless_asked(model: CrossEncoder, client: http
     assert client.options("/v1/rerank", headers=headers).status_code == 405
     with serving(create_app(model, cors_origins=["https://example.org"])) as open_client:
         assert open_client.options("/v1/rerank", headers=headers).status_code == 200
-        answer = open_client.post("/v1/rerank", json=BODY, headers=headers)
+        long = {"query": QUERY, "documents": ["the sea " * 200]}
+        answer = open_client.post("/v1/rerank", json=long, headers=headers)
         assert answer.headers["access-control-allow-origin"] == "https://example.org"
+        exposed = answer.headers["access-control-expose-headers"]
+        assert {name for name in answer.headers if name.startswith("x-r")} <= set(exposed.lower().split(", "))
         other = open_client.options("/v1/rerank", headers=headers | {"Origin": "https://example.com"})
         assert "access-control-allow-origin" not in other.headers
 
@@ -339,8 +344,10 @@ def test_logs_have_ids_and_counts_and_no_text(client: httpx.Client, caplog: pyte
     assert secret not in "".join(str(vars(record)) for record in caplog.records)
 
 
-def test_the_openapi_document_names_every_path_and_resolves(client: httpx.Client) -> None:
+def test_the_openapi_document_names_every_path_and_resolves(client: httpx.Client, model: CrossEncoder) -> None:
     document = client.get("/openapi.json").json()
+    routes = [route for route in create_app(model).routes if isinstance(route, Route)]
+    assert set(document["paths"]) == {route.path.replace(":path", "") for route in routes}
     for path in ("/rerank", "/v1/rerank", "/v2/rerank", "/v1/retrieval/{model}/reranking", "/score", "/metrics"):
         assert path in document["paths"]
     text = json.dumps(document)
@@ -349,6 +356,14 @@ def test_the_openapi_document_names_every_path_and_resolves(client: httpx.Client
     assert "http" not in json.dumps(document["paths"])
     references = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert references <= set(document["components"]["schemas"])
+
+
+def test_the_openapi_document_says_which_paths_need_a_key(client: httpx.Client, locked: httpx.Client) -> None:
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        if "get" in operations:
+            assert ("401" in operations["get"]["responses"]) == (locked.get(path).status_code == 401), path
+        else:
+            assert locked.post(path).status_code == 401, path
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
