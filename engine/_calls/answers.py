@@ -39,8 +39,7 @@ class Ranking(list[RankedDocument]):
         complete: Whether that is all of them.
         reason: Why it is not, or None.
         truncated: ``corpus_id`` of the scored documents of which the model did not see all tokens, rising.
-        tokens: Of the pairs that were to be computed, those that a deadline left over among them; the same pair counts
-            once.
+        tokens: Of the pairs that were computed; the same pair counts once.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Found:
         logits: float32 [pairs, labels], of those documents alone.
         windows: int [scored], pairs of each; None for one each.
         truncated: int, of the scored documents those of which the model did not see all tokens.
-        tokens: Of the pairs that were read, each distinct one once.
+        tokens: Of the pairs that were computed, each distinct one once.
     """
 
     documents: int
@@ -113,7 +112,7 @@ def gather(chunks: Sequence[Chunk], documents: int, labels: int) -> Found:
         scored = np.logical_and.reduceat(there, np.cumsum(windows) - windows)
         rows, windows = like[np.repeat(scored, windows)], windows[scored]
     logits = _joined(chunks, "logits")[rows]
-    tokens = sum(chunk.tokens for chunk in chunks)
+    tokens = sum(chunk.scored_tokens() for chunk in chunks)
     return Found(documents, np.flatnonzero(scored), logits, windows, np.flatnonzero(cut & scored), tokens)
 
 

@@ -67,7 +67,7 @@ class Chunk:
         self.scored = np.zeros(len(like), np.bool_)
         self._source: PairSource | None = source
         self._rows, self._progress = rows, progress
-        self.pairs, self.tokens = len(rows), int(source.lengths.sum())
+        self.pairs, self.tokens, self._lengths = len(rows), int(source.lengths.sum()), source.lengths
         self.weight = self.tokens**-0.5 if self.tokens else 0.0
         self.number = -1
         self.left: dict[int, list[tuple[int, int]]] = {}
@@ -118,6 +118,10 @@ class Chunk:
         self.scored[rows] = True
         if self._progress is not None:
             self._progress.advance(self._documents_of(rows))
+
+    def scored_tokens(self) -> int:
+        """Tokens of the pairs that were computed."""
+        return int(self._lengths[self.scored[self._rows]].sum())
 
     def note_repeated(self) -> None:
         """Tell of the documents whose pairs were all seen before: there is nothing to run for them."""

@@ -112,6 +112,7 @@ def test_what_is_scored_in_time_is_ranked_and_the_rest_follows(folder: Path, pla
     # The beginning of the list, but for the last step, which was to take half of the time that was left.
     assert scored[: found.scored // 2] == list(range(found.scored // 2))
     assert set(found.truncated) == set(plain.truncated) & set(scored)
+    assert found.tokens == CrossEncoder(folder, device="cpu", threads=1).rank(QUERY, [MANY[i] for i in scored]).tokens
     (record,) = records
     assert (record.ending, record.documents, record.unscored) == ("late", 400, 400 - found.scored)
     stats = model.stats()
@@ -169,6 +170,7 @@ def test_a_batch_that_is_too_long_is_not_waited_for(folder: Path, kind: str) -> 
         session.gate.set()
     assert took < 0.11 + 2 * SLACK_S
     assert (found.complete, found.scored, found.reason) == (False, 0, "the deadline of 100 ms came first")
+    assert found.tokens == 0
     assert [entry["corpus_id"] for entry in found] == list(range(len(MANY)))
     assert model.rank(QUERY, MANY[:3]).complete
 
