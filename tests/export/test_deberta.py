@@ -4,8 +4,7 @@ Its relative positions beyond half of the buckets need long texts, or few bucket
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +13,44 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from crossrank import CheckpointError, CrossEncoder, UnsupportedModelError
-from crossrank._artifact.manifest import read_manifest
+from crossrank import CheckpointError, UnsupportedModelError
 from crossrank.export import export_model
 from crossrank.export._architectures import deberta
 from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._architectures.deberta import DebertaConfig, Disentangled, distance_rows
 from crossrank.export._graphs.encoder import Layer
 from crossrank.export._graphs.graph import save_model
-from crossrank.export._graphs.layers import Floats
-from crossrank.export._prove.reference import numpy_logits
 from tests.support.checkpoint_files import change_config
-from tests.support.graph_scores import LENGTHS, TOLERANCE, VARIANTS, build, distance, graph_scores, texts
+from tests.support.graph_scores import (
+    LENGTHS,
+    TOLERANCE,
+    VARIANTS,
+    MakeCase,
+    assert_default_export_is_whole_and_int8_scores_alone_as_in_a_batch,
+    assert_equals_transformers,
+    assert_equals_transformers_at,
+    build,
+    case_maker,
+    distance,
+    graph_scores,
+)
 from tests.support.references import reference
-from tests.support.tiny_models import PAIRS, config_of, make_checkpoint, transformers_logits
+from tests.support.tiny_models import make_checkpoint
 
 torch = reference("torch")
 modeling = reference("transformers.models.deberta_v2.modeling_deberta_v2")
 
 
-@dataclass(frozen=True)
-class Case:
-    folder: Path
-    checkpoint: Checkpoint
-    theirs: Floats  # transformers' logits of `PAIRS`
-
-
-MakeCase = Callable[..., Case]
-
-
 @pytest.fixture(scope="module")
 def make_case(tmp_path_factory: pytest.TempPathFactory) -> MakeCase:
-    @cache
-    def make(max_length: int = 48, **overrides: Any) -> Case:
-        folder = tmp_path_factory.mktemp("deberta")
-        make_checkpoint(folder, "deberta-v2", max_length=max_length, **overrides)
-        return Case(folder, read_checkpoint(folder), transformers_logits(folder, PAIRS))
-
-    return make
+    return case_maker("deberta-v2", tmp_path_factory)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_length_equals_transformers(make_case: MakeCase, tmp_path: Path, variant: str) -> None:
     """With the 256 buckets and 512 positions of the published models."""
     case = make_case(max_length=512, position_buckets=256)
-    pairs = texts(max(LENGTHS))
-    found = graph_scores(case.checkpoint, variant, tmp_path / "m.onnx", pairs, LENGTHS)
-    for length, ours in zip(LENGTHS, found, strict=True):
-        theirs = transformers_logits(case.folder, pairs, max_length=length)
-        assert distance(ours, theirs) <= TOLERANCE, length
+    assert_equals_transformers_at(LENGTHS, case, variant, tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("variant", ["cpu", "portable"])
@@ -105,22 +93,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_equals_transformers(tmp_path: Path, name: str) -> None:
-    """Each graph, and the forward pass in numpy."""
     folder = make_checkpoint(tmp_path / "checkpoint", "deberta-v2", **SETTINGS[name])
-    checkpoint, theirs = read_checkpoint(folder), transformers_logits(folder, PAIRS)
-    assert theirs.std(axis=0).min() >= 1
-    for variant in VARIANTS:
-        (ours,) = graph_scores(checkpoint, variant, tmp_path / "m.onnx")
-        assert distance(ours, theirs) <= TOLERANCE, variant
-    ours = numpy_logits(
-        folder,
-        config_of(folder),
-        folder / "tokenizer.json",
-        PAIRS,
-        max_length=checkpoint.inputs.max_length,
-        token_types=checkpoint.inputs.token_types,
-    )
-    assert distance(ours, theirs) <= TOLERANCE
+    assert_equals_transformers(folder, tmp_path / "m.onnx")
 
 
 # Faults that a builder could have.
@@ -279,13 +253,8 @@ def test_damaged_setting_is_called_so(tmp_path: Path, setting: dict[str, Any], m
 def test_default_export_holds_every_bound_and_int8_alone_scores_as_in_a_batch(
     make_case: MakeCase, tmp_path: Path
 ) -> None:
-    folder = export_model(make_case().folder, tmp_path / "artifact")
-    variants = read_manifest(folder).variants
-    assert [variant.name for variant in variants] == ["cpu fp32", "cpu int8", "cuda fp16", "portable fp32"]
-    model = CrossEncoder(folder, precision="int8", device="cpu", activation_fn="identity")
-    together = model.predict(list(PAIRS))
-    alone = np.array([model.predict([pair])[0] for pair in PAIRS])
-    np.testing.assert_allclose(alone, together, atol=1e-5, rtol=0)
+    artifact = tmp_path / "artifact"
+    assert_default_export_is_whole_and_int8_scores_alone_as_in_a_batch(make_case().folder, artifact)
 
 
 def test_keys_and_values_of_the_last_layer_are_never_projected(make_case: MakeCase) -> None:

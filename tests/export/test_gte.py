@@ -1,56 +1,44 @@
 """GTE: every graph equals transformers at every length, and a fault in one would be seen."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from crossrank import CrossEncoder
-from crossrank._artifact.manifest import read_manifest
-from crossrank.export import export_model
 from crossrank.export._architectures import gte
 from crossrank.export._architectures.base import rotary
-from crossrank.export._architectures.checkpoint import Checkpoint, read_checkpoint
 from crossrank.export._graphs.encoder import Attention, GatedFeedForward, Head, Layer, PreNormLayer, Rotary
 from crossrank.export._graphs.layers import Linear
-from crossrank.export._prove.reference import numpy_logits
 from tests.support.checkpoint_files import change_config
-from tests.support.graph_scores import LENGTHS, TOLERANCE, VARIANTS, distance, graph_scores, texts
+from tests.support.graph_scores import (
+    LENGTHS,
+    TOLERANCE,
+    VARIANTS,
+    MakeCase,
+    assert_default_export_is_whole_and_int8_scores_alone_as_in_a_batch,
+    assert_equals_transformers,
+    assert_equals_transformers_at,
+    case_maker,
+    distance,
+    graph_scores,
+)
 from tests.support.references import reference
-from tests.support.tiny_models import PAIRS, config_of, make_checkpoint, transformers_logits
+from tests.support.tiny_models import make_checkpoint
 
 torch = reference("torch")
-MakeCase = Callable[..., "Case"]
-
-
-@dataclass(frozen=True)
-class Case:
-    folder: Path
-    checkpoint: Checkpoint
-    theirs: Any  # transformers' logits of `PAIRS`
 
 
 @pytest.fixture(scope="module")
 def make_case(tmp_path_factory: pytest.TempPathFactory) -> MakeCase:
-    @cache
-    def make(max_length: int = 48, **overrides: Any) -> Case:
-        folder = tmp_path_factory.mktemp("gte")
-        make_checkpoint(folder, "gte", max_length=max_length, **overrides)
-        return Case(folder, read_checkpoint(folder), transformers_logits(folder, PAIRS))
-
-    return make
+    return case_maker("gte", tmp_path_factory)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_length_equals_transformers(make_case: MakeCase, tmp_path: Path, variant: str) -> None:
-    case, pairs, lengths = make_case(max_length=2048), texts(2000), (*LENGTHS, 2000)
-    found = graph_scores(case.checkpoint, variant, tmp_path / "m.onnx", pairs, lengths)
-    for length, ours in zip(lengths, found, strict=True):
-        assert distance(ours, transformers_logits(case.folder, pairs, max_length=length)) <= TOLERANCE, length
+    assert_equals_transformers_at((*LENGTHS, 2000), make_case(max_length=2048), variant, tmp_path / "m.onnx")
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -65,30 +53,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_equals_transformers(tmp_path: Path, name: str) -> None:
-    """Each graph, and the forward pass in numpy."""
     folder = make_checkpoint(tmp_path / "checkpoint", "gte", **SETTINGS[name])
-    checkpoint, theirs = read_checkpoint(folder), transformers_logits(folder, PAIRS)
-    assert theirs.std(axis=0).min() >= 1
-    for variant in VARIANTS:
-        (ours,) = graph_scores(checkpoint, variant, tmp_path / "m.onnx")
-        assert distance(ours, theirs) <= TOLERANCE, variant
-    ours = numpy_logits(
-        *(folder, config_of(folder), folder / "tokenizer.json", PAIRS), max_length=48, token_types=False
-    )
-    assert distance(ours, theirs) <= TOLERANCE
+    assert_equals_transformers(folder, tmp_path / "m.onnx")
 
 
 def test_a_base_beside_how_positions_are_stretched_counts_as_in_transformers(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "checkpoint", "gte")
     rope = {"rope_type": "default", "rope_theta": 50.0}
     change_config(folder, rope_parameters=None, rope_theta=10_000.0, rope_scaling=rope)
-    checkpoint, theirs = read_checkpoint(folder), transformers_logits(folder, PAIRS)
-    (ours,) = graph_scores(checkpoint, "cpu", tmp_path / "m.onnx")
-    assert distance(ours, theirs) <= TOLERANCE
-    ours = numpy_logits(
-        *(folder, config_of(folder), folder / "tokenizer.json", PAIRS), max_length=48, token_types=False
-    )
-    assert distance(ours, theirs) <= TOLERANCE
+    assert_equals_transformers(folder, tmp_path / "m.onnx")
 
 
 # Faults that a builder could have, in each layer.
@@ -185,13 +158,8 @@ def test_stretched_positions_that_are_ignored_are_seen(make_case: MakeCase) -> N
 def test_default_export_holds_every_bound_and_int8_alone_scores_as_in_a_batch(
     make_case: MakeCase, tmp_path: Path
 ) -> None:
-    folder = export_model(make_case().folder, tmp_path / "artifact")
-    variants = read_manifest(folder).variants
-    assert [variant.name for variant in variants] == ["cpu fp32", "cpu int8", "cuda fp16", "portable fp32"]
-    model = CrossEncoder(folder, precision="int8", device="cpu", activation_fn="identity")
-    together = model.predict(list(PAIRS))
-    alone = np.array([model.predict([pair])[0] for pair in PAIRS])
-    np.testing.assert_allclose(alone, together, atol=1e-5, rtol=0)
+    artifact = tmp_path / "artifact"
+    assert_default_export_is_whole_and_int8_scores_alone_as_in_a_batch(make_case().folder, artifact)
 
 
 def test_attention_is_what_the_layers_have(make_case: MakeCase) -> None:

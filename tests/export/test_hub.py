@@ -517,6 +517,16 @@ def scores_of(name: str, folder: Path, *, local_files_only: bool = False) -> NDA
         shutil.rmtree(artifact)  # the next one may be as large
 
 
+def scores_or_skip(name: str, folder: Path) -> NDArray[np.float32]:
+    """As `scores_of`; skips what the cache does not hold where HF_HUB_OFFLINE lets nothing else be had."""
+    try:
+        return scores_of(name, folder)
+    except ModelNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            pytest.skip(str(error))
+        raise
+
+
 @pytest.fixture(scope="session")
 def a_hub() -> None:
     """Skip where no hub answers; with HF_HUB_OFFLINE what the cache holds is tested."""
@@ -535,12 +545,7 @@ def test_scores_are_the_published_ones(name: str, tmp_path: Path) -> None:
     figures = PUBLISHED["models"][name]
     if figures["architecture"] not in architectures() and util.find_spec("optimum") is None:
         pytest.skip(f"{figures['architecture']} needs the exporter of optimum, which is not installed")
-    try:
-        scores = scores_of(name, tmp_path)
-    except ModelNotFoundError as error:
-        if constants.HF_HUB_OFFLINE:
-            pytest.skip(str(error))
-        raise
+    scores = scores_or_skip(name, tmp_path)
     np.testing.assert_allclose(scores, figures["float32"], rtol=0, atol=FLOAT32_TOLERANCE)
     np.testing.assert_allclose(scores, figures["bfloat16"], rtol=0, atol=bfloat16_tolerance(figures["bfloat16"]))
 
@@ -559,12 +564,7 @@ UNPUBLISHED = (
 def test_registered_model_without_published_scores_holds_in_its_proof(name: str, tmp_path: Path) -> None:
     registered = find_model(name)
     assert registered is not None
-    try:
-        scores = scores_of(name, tmp_path)
-    except ModelNotFoundError as error:
-        if constants.HF_HUB_OFFLINE:
-            pytest.skip(str(error))
-        raise
+    scores = scores_or_skip(name, tmp_path)
     assert scores.shape == (
         (len(PUBLISHED["documents"]),) if registered.labels == 1 else (len(scores), registered.labels)
     )

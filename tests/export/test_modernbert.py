@@ -32,23 +32,18 @@ from crossrank.export._graphs.encoder import (
     PreNormLayer,
     StepsHead,
 )
-from crossrank.export._graphs.graph import Model, save_model
+from crossrank.export._graphs.graph import save_model
 from crossrank.export._graphs.layouts.cpu import build_cpu
-from crossrank.export._graphs.layouts.cuda import build_cuda
-from crossrank.export._graphs.layouts.portable import build_portable
 from crossrank.export._prove.passes.registry import passes
+from tests.support.graph_scores import TOLERANCE, VARIANTS, Floats, build, distance
 from tests.support.references import auto_classifier, reference
 from tests.support.tiny_models import PAIRS, config_of, make_checkpoint, transformers_logits, write_json
 
 torch = reference("torch")
 
-# As in test_parity.py.
-TOLERANCE = 2e-5
 LENGTHS = (1, 60, 64, 65, 66, 128, 129, 300, 512, 2000)
 PAIRS_OF_EACH = 2
 LABELS = {"cls": 1, "mean": 2}
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -92,25 +87,6 @@ def make_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Case]:
     return make
 
 
-def _cpu(weights: EncoderWeights, checkpoint: Checkpoint) -> Model:
-    return build_cpu(weights, checkpoint.config, token_types=False)
-
-
-def _portable(weights: EncoderWeights, checkpoint: Checkpoint) -> Model:
-    return build_portable(weights, checkpoint.config, token_types=False)
-
-
-def _cuda(weights: EncoderWeights, checkpoint: Checkpoint) -> Model:
-    return build_cuda(weights, checkpoint.config, token_types=False, dtype=np.float32, twin=True)
-
-
-BUILDERS: dict[str, Callable[[EncoderWeights, Checkpoint], Model]] = {
-    "cpu": _cpu,
-    "portable": _portable,
-    "cuda": _cuda,
-}
-
-
 def score(
     case: Case, variant: str, folder: Path, weights: EncoderWeights | None = None, *, most: int = max(LENGTHS)
 ) -> Floats:
@@ -119,7 +95,8 @@ def score(
     Those of more than ``most`` tokens are as they should be.
     """
     path = folder / "model.onnx"
-    save_model(BUILDERS[variant](weights or case.checkpoint.weights, case.checkpoint), path)
+    checkpoint = replace(case.checkpoint, weights=weights or case.checkpoint.weights)
+    save_model(build(checkpoint, variant), path)
     session = Session(path, case.checkpoint.inputs, Device("cpu"), 2)
     lengths = np.array([len(row) for row in case.ids], np.int32)
     if variant == "cpu":
@@ -136,28 +113,23 @@ def score(
     return logits
 
 
-def error(logits: Floats, case: Case) -> float:
-    assert np.isfinite(logits).all()
-    return float(np.abs(logits.astype(np.float64) - case.expected).max())
-
-
-@pytest.mark.parametrize("variant", BUILDERS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("pooling", LABELS)
 def test_every_graph_equals_transformers_at_every_length(
     make_case: Callable[..., Case], tmp_path: Path, pooling: str, variant: str
 ) -> None:
     case = make_case(pooling)
-    assert error(score(case, variant, tmp_path), case) <= TOLERANCE
+    assert distance(score(case, variant, tmp_path), case.expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("variant", BUILDERS)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_biases_that_a_config_asks_for_are_there(make_case: Callable[..., Case], tmp_path: Path, variant: str) -> None:
     biases = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)
     case = make_case("cls", **biases, classifier_activation="silu", hidden_activation="gelu_new")
-    assert error(score(case, variant, tmp_path), case) <= TOLERANCE
+    assert distance(score(case, variant, tmp_path), case.expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("variant", BUILDERS)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_last_layer_with_a_window_equals_transformers(
     make_case: Callable[..., Case], tmp_path: Path, variant: str
 ) -> None:
@@ -165,7 +137,7 @@ def test_a_last_layer_with_a_window_equals_transformers(
     kinds = ("full_attention", "sliding_attention", "full_attention", "sliding_attention")
     case = make_case("cls", layer_types=kinds)
     assert case.checkpoint.weights.layers[-1].attention.window == 64
-    assert error(score(case, variant, tmp_path), case) <= TOLERANCE
+    assert distance(score(case, variant, tmp_path), case.expected) <= TOLERANCE
 
 
 @pytest.mark.parametrize("pooling", LABELS)
@@ -289,7 +261,7 @@ def test_fault_in_the_graph_is_seen(make_case: Callable[..., Case], tmp_path: Pa
     # A mean behind the head wants rows by pair, as the portable graph has them.
     variant = "portable" if fault == "mean behind the head" else "cpu"
     logits = score(case, variant, tmp_path, change(case.checkpoint.weights), most=300)
-    assert error(logits, case) > 10 * TOLERANCE
+    assert distance(logits, case.expected) > 10 * TOLERANCE
 
 
 @pytest.mark.parametrize("variant", ["portable", "cuda"])
@@ -299,7 +271,7 @@ def test_a_window_off_by_one_is_seen_in_every_graph(
 ) -> None:
     case = make_case("cls")
     weights = window_of(places)(case.checkpoint.weights)
-    assert error(score(case, variant, tmp_path, weights, most=129), case) > 10 * TOLERANCE
+    assert distance(score(case, variant, tmp_path, weights, most=129), case.expected) > 10 * TOLERANCE
 
 
 def test_layers_are_pre_norm_and_the_first_has_none(make_case: Callable[..., Case]) -> None:
