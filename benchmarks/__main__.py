@@ -24,7 +24,7 @@ COMMANDS = {
     "serve": ("serve", "crossrank serve over loopback, beside the model in process and a plain FastAPI server"),
     "path": ("path", "modules that one call enters, switches between them, and Python calls"),
     "host": ("host", "CPU time of a document beside a GPU, encoded and as text, where computing takes none"),
-    "suite": ("suite", "all of these, each in a process of its own, to go on where an earlier run was stopped"),
+    "suite": ("suite", "the measurements that the documents show, to go on where an earlier run was stopped"),
     "gpu": ("gpu", "a GPU machine checked and timed in parts, beside peers; --rehearse needs none"),
     "report": ("report", "the tables and the goals in the documents, from the results"),
 }

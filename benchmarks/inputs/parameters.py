@@ -11,9 +11,6 @@ _ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 def parameter_shapes(config: dict[str, Any], labels: int) -> Iterator[tuple[str, Shape]]:
     """The names and shapes of the parameters of a model with this config.json and so many labels."""
     kind = config["model_type"]
-    if kind == "modernbert":
-        yield from _modernbert(config, labels)
-        return
     if kind in _OTHERS:
         yield from _OTHERS[kind](config, labels)
         return
@@ -167,4 +164,4 @@ def _head(kind: str, hidden: int, labels: int) -> Iterator[tuple[str, Shape]]:
     yield from _linear(last, labels, hidden)
 
 
-_OTHERS = {"deberta-v2": _deberta, "gte": _gte}
+_OTHERS = {"modernbert": _modernbert, "deberta-v2": _deberta, "gte": _gte}

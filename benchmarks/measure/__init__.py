@@ -1,1 +1,1 @@
-"""Measurements: turns, rankings, cascades, load, and a GPU."""
+"""Measurements: turns, rankings, systems, load, and a GPU."""

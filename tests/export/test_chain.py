@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from crossrank._artifact.manifest import read_manifest
 from crossrank._artifact.settings import read_model_folder
 from crossrank._proof import verify_artifact
 from crossrank.export import export_model
+from crossrank.export._architectures import checkpoint
 from crossrank.export._architectures.chain import read_chain
 from crossrank.export._prove import reference as proof
 from tests.support.references import needs_torch, reference
@@ -248,30 +250,22 @@ def test_a_changed_module_is_exported_anew(make_chain: Callable[[str], Path], tm
 
 FAULTS: dict[str, Callable[[Any], Any]] = {
     "no norm": lambda steps: [steps[0], steps[2]],
-    "norm behind the last": lambda steps: [steps[0], steps[2], steps[1]][:2],
-    "no activation": lambda steps: [_other(steps[0], activation="identity"), *steps[1:]],
-    "another activation": lambda steps: [_other(steps[0], activation="gelu_new"), *steps[1:]],
-    "activation behind the scores": lambda steps: [*steps[:2], _other(steps[2], activation="tanh")],
-    "another epsilon": lambda steps: [steps[0], _other(steps[1], epsilon=1e-1), steps[2]],
-    "a residual": lambda steps: [_other(steps[0], residual="same"), *steps[1:]],
+    "norm before the first": lambda steps: [steps[1], steps[0], steps[2]],
+    "no activation": lambda steps: [replace(steps[0], activation="identity"), *steps[1:]],
+    "another activation": lambda steps: [replace(steps[0], activation="gelu_new"), *steps[1:]],
+    "activation behind the scores": lambda steps: [*steps[:2], replace(steps[2], activation="tanh")],
+    "another epsilon": lambda steps: [steps[0], replace(steps[1], epsilon=1e-1), steps[2]],
+    "a residual": lambda steps: [replace(steps[0], residual="same"), *steps[1:]],
 }
-
-
-def _other(step: Any, **changes: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(step, **changes)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_head_is_seen(
     make_chain: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    from crossrank.export._architectures import checkpoint
-
     def read(source: Any, hidden: int) -> Any:
         head, labels = read_chain(source, hidden)
-        return _other(head, steps=tuple(FAULTS[fault](list(head.steps)))), labels
+        return replace(head, steps=tuple(FAULTS[fault](list(head.steps)))), labels
 
     monkeypatch.setattr(checkpoint, "read_chain", read)
     with pytest.raises(ModelError, match="leave the bounds"):

@@ -129,15 +129,20 @@ def _lowercase_wordpiece(entries: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
+def _bert_template(tokenizer: Tokenizer) -> processors.TemplateProcessing:
+    """Pairs between BERT's special tokens, which the tokenizer has."""
+    return processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+
+
 def make_wordpiece(entries: Sequence[str]) -> Tokenizer:
     """Lower-cased WordPiece as BERT has it, with these entries."""
     tokenizer = _lowercase_wordpiece(entries)
     tokenizer.add_special_tokens(list(BERT_TOKENS.values()))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[(name, entries.index(name)) for name in ("[CLS]", "[SEP]")],
-    )
+    tokenizer.post_processor = _bert_template(tokenizer)
     return tokenizer
 
 
@@ -197,11 +202,7 @@ def _modernbert_bpe() -> Tokenizer:
     tokenizer.train_from_iterator(_TEXTS, trainer)
     plain = [name for name in BERT_TOKENS.values() if name != "[MASK]"]
     tokenizer.add_special_tokens([*plain, AddedToken("[MASK]", lstrip=True, special=True)])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
-    )
+    tokenizer.post_processor = _bert_template(tokenizer)
     return tokenizer
 
 
@@ -244,11 +245,7 @@ def _deberta_unigram() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
     )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
-    )
+    tokenizer.post_processor = _bert_template(tokenizer)
     return tokenizer
 
 
