@@ -7,7 +7,8 @@ that clearly finds the queue full takes none either.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +18,10 @@ from ._artifact.origin import EMBEDDED_MODEL
 from ._attributes import KnownAttributes, load_again
 from ._calls.call import Call, Calls, present
 from ._calls.deadline import Deadline
-from ._calls.run import Run
 from ._cross_encoder import CrossEncoder
 from ._errors import Closed, InputError, Overloaded
 from ._machine.pool import Pool
+from ._schedule.chunk import Chunk
 from ._schedule.meter import Stats
 from ._text.encoded import EncodedDocuments
 
@@ -114,21 +115,23 @@ class AsyncCrossEncoder(KnownAttributes):
         await self.close(finish=error is None)
 
     async def _run(self, call: Call[T]) -> T:
-        model, loop, ended = self.model, asyncio.get_running_loop(), asyncio.Event()
-
-        def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # of a loop that is closed: nobody waits any more
-                loop.call_soon_threadsafe(ended.set)
-
+        model, steps = self.model, _Steps(call.deadline)
         scheduler = model._scorer.scheduler
         with scheduler.meter.call(len(call.pairs.documents)) as account:
             if self._closed:
                 raise Closed("the model is closed: it takes no more requests; load it again")
-            run = model._begin(call, account, tell)
+            run = model._begin(call, account, steps.tell)
             if not isinstance(call.pairs.documents, EncodedDocuments):
                 run.require_room(call.pairs.documents)  # a full queue refuses here, without a thread
             try:
-                await self._drive(run, call.deadline, ended)
+                while not run.read:
+                    chunk = await steps.next(self._pool.submit(run.step))
+                    if chunk is None:
+                        break
+                    if chunk.error is not None:
+                        raise chunk.error
+            except _Late:
+                run.give_up("late")
             except (Overloaded, Closed) as error:
                 run.refused(error)
             except BaseException:  # it was cancelled, or a signal handler has interrupted the loop here
@@ -136,41 +139,69 @@ class AsyncCrossEncoder(KnownAttributes):
                 raise
             return call.finish(run.found())
 
-    async def _drive(self, run: Run, deadline: Deadline | None, ended: asyncio.Event) -> None:
-        """Have a call's chunks computed, one after the other, or as many as its deadline lets it."""
-        while True:
-            step = self._in_thread(run.step)
-            if not await _in_time(step, deadline):
-                break
-            chunk = step.result()
-            if chunk is None:
-                return
-            while chunk.outcome is None and await _in_time(ended.wait(), deadline):
-                ended.clear()
-            if chunk.error is not None:
-                raise chunk.error
-            if chunk.outcome is None:
-                break
-        run.give_up("late")
-
     def _in_thread(self, work: Callable[[], T]) -> "asyncio.Future[T]":
         return asyncio.wrap_future(self._pool.submit(work))
 
 
-async def _in_time(awaited: "Awaitable[Any]", deadline: Deadline | None) -> bool:
-    """Wait for something, or for the deadline. Returns whether it was in time."""
-    if deadline is None:
-        await awaited
-        return True
-    future = asyncio.ensure_future(awaited)
-    future.add_done_callback(_forget)
-    done, _ = await asyncio.wait({future}, timeout=max(0.0, deadline.left_s()))
-    if not done and asyncio.iscoroutine(awaited):
-        future.cancel()  # of a thread's work nobody waits, and that ends by itself
-    return bool(done)
+class _Late(Exception):
+    """The deadline has passed."""
 
 
-def _forget(future: "asyncio.Future[Any]") -> None:
-    """Let nobody miss the error of what nobody waits for."""
-    if not future.cancelled():
-        future.exception()
+class _Steps:
+    """The steps of a call, each of which a thread takes; a task waits until the chunk that it reads has been computed.
+
+    Whichever comes last, the thread's return or the chunk's end, wakes the task: the event loop is asked once.
+
+    Args:
+        deadline: When to wait no more, or None.
+    """
+
+    def __init__(self, deadline: Deadline | None) -> None:
+        self._loop, self._deadline = asyncio.get_running_loop(), deadline
+        self._step: Future[Chunk | None] | None = None
+        self._woken: asyncio.Future[None] | None = None
+        self._late = False
+
+    async def next(self, step: "Future[Chunk | None]") -> Chunk | None:
+        """What a step has read, when that has ended.
+
+        Raises:
+            _Late: If the deadline came first.
+            Exception: What the step failed with.
+        """
+        self._step = step
+        step.add_done_callback(self.tell)
+        timer = None
+        try:
+            if self._deadline is not None:
+                timer = self._loop.call_later(max(0.0, self._deadline.left_s()), self._time_is_up)
+            while not self._ended:
+                self._woken = self._loop.create_future()
+                await self._woken
+                if self._late and not self._ended:
+                    raise _Late
+            return step.result()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def tell(self, step: object = None) -> None:
+        """A step or a chunk has ended; from any thread."""
+        if self._ended:
+            with contextlib.suppress(RuntimeError):  # of a loop that is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._wake)
+
+    @property
+    def _ended(self) -> bool:
+        step = self._step
+        if step is None or not step.done():
+            return False
+        return step.exception() is not None or (chunk := step.result()) is None or chunk.outcome is not None
+
+    def _time_is_up(self) -> None:
+        self._late = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)

@@ -147,6 +147,11 @@ class Run:
         """
         return self._scheduler.visit(self._step)
 
+    @property
+    def read(self) -> bool:
+        """Whether all documents were read: there is no further step."""
+        return bool(self._read) and self._next == len(self._query_index)
+
     def give_up(self, outcome: Outcome) -> None:
         """Read no more, and end the chunk that is under way; beside a `step` of another thread's, too."""
         self._given_up = True
@@ -232,7 +237,7 @@ class Run:
         Returns:
             What is to be waited for; None after the last ones, or when time is up.
         """
-        if self._read and self._next == len(self._query_index):
+        if self.read:
             return None
         scheduler, in_time = self._scheduler, self._deadline is not None
         if not in_time:  # learning takes longer than most deadlines leave
