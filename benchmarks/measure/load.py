@@ -24,7 +24,7 @@ Score = Callable[[str, list[str]], object]
 # the same mix. 44 documents on average.
 _DECK = ((1, 17), (2, 12), (5, 9), (10, 7), (20, 5), (50, 4), (100, 3), (200, 2), (500, 1), (1000, 1))
 _POOL = 2000  # documents; each request's query is new, so that no pair returns
-_MOST_REQUESTS = 20_000  # of one load
+MOST_REQUESTS = 20_000  # of one load
 _GRACE_S = 0.5  # for what waits when the last request has arrived
 
 
@@ -41,6 +41,7 @@ class Answers:
         failed: Requests that raised anything else.
         error: The first of that.
         elapsed_s: From the first request to the last answer, at least as long as requests arrived.
+        cpu_s: CPU time of those who asked, where they have a process of their own.
     """
 
     seconds: tuple[float, ...]
@@ -50,6 +51,7 @@ class Answers:
     failed: int
     error: str
     elapsed_s: float
+    cpu_s: float = 0.0
 
     def figures(self) -> dict[str, float | None]:
         """Documents per second, percentiles of what was answered, and what was not, as shares of all requests."""
@@ -64,12 +66,16 @@ class Answers:
 
 
 class Texts:
-    """Queries, each new, with slices of a pool of made-up documents, all different within a call. Thread-safe."""
+    """Queries, each new, with slices of a pool of made-up documents, all different within a call. Thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        first: The number of the first query.
+    """
+
+    def __init__(self, first: int = 0) -> None:
         self._documents = list(dict.fromkeys(sample_texts(_POOL, kind="document", seed=0)))
         self._queries = sample_texts(_POOL, kind="query", seed=0)
-        self._number, self._next, self._lock = count(), 0, Lock()
+        self._number, self._next, self._lock = count(first), 0, Lock()
 
     def take(self, size: int) -> tuple[str, list[str]]:
         """The texts of the next request."""
@@ -115,7 +121,7 @@ def arrivals(docs_per_s: float, documents: int | None, *, seconds: float, seed: 
     (200, True, True)
     """
     wanted, total, chosen = docs_per_s * seconds, 0, list[int]()
-    for size in islice(sizes(documents, seed), _MOST_REQUESTS):
+    for size in islice(sizes(documents, seed), MOST_REQUESTS):
         if chosen and total + size / 2 > wanted:
             break
         chosen.append(size)
@@ -146,7 +152,7 @@ def closed_loop(groups: Sequence[Callers], texts: Texts, *, seconds: float, seed
 
     with ThreadPoolExecutor(callers) as pool:
         for group, log in zip(groups, logs, strict=True):
-            drawn = islice(sizes(group.documents, seed), _MOST_REQUESTS)
+            drawn = islice(sizes(group.documents, seed), MOST_REQUESTS)
             for _ in range(group.count):
                 pool.submit(work, log, drawn)
     return [log.answers() for log in logs]
@@ -195,14 +201,35 @@ class _Log:
         self._ended.append((ending, size, due, at))
 
     def answers(self, start: float | None = None, seconds: float = 0.0) -> Answers:
-        answered = [entry for entry in self._ended if entry[0] == "answered"]
-        begin = min((due for _, _, due, _ in self._ended), default=0.0) if start is None else start
-        last = max((at for *_, at in answered), default=begin)
-        lost = {name: sum(entry[0] == name for entry in self._ended) for name in ("rejected", "unanswered", "failed")}
-        return Answers(
-            seconds=tuple(at - due for _, _, due, at in answered),
-            documents=sum(size for _, size, _, _ in answered),
-            error=self._error,
-            elapsed_s=max(seconds, last - begin, 1e-9),
-            **lost,
-        )
+        return answers_of(self._ended, self._error, start, seconds)
+
+
+def answers_of(
+    ended: Sequence[tuple[str, int, float, float]],
+    error: str,
+    start: float | None = None,
+    seconds: float = 0.0,
+    *,
+    cpu_s: float = 0.0,
+) -> Answers:
+    """What became of requests.
+
+    Args:
+        ended: How each ended, its documents, when it was meant to begin, and when it ended.
+        error: The first failure.
+        start: Of an open loop.
+        seconds: For which requests arrived in it.
+        cpu_s: CPU time of those who asked.
+    """
+    answered = [entry for entry in ended if entry[0] == "answered"]
+    begin = min((due for _, _, due, _ in ended), default=0.0) if start is None else start
+    last = max((at for *_, at in answered), default=begin)
+    lost = {name: sum(entry[0] == name for entry in ended) for name in ("rejected", "unanswered", "failed")}
+    return Answers(
+        seconds=tuple(at - due for _, _, due, at in answered),
+        documents=sum(size for _, size, _, _ in answered),
+        error=error,
+        elapsed_s=max(seconds, last - begin, 1e-9),
+        cpu_s=cpu_s,
+        **lost,
+    )

@@ -14,10 +14,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from crossrank import InputError, Overloaded, __version__
 
-from ._dialects import PATHS
+from ._dialects import PATHS, Dialect
 from ._metrics import CONTENT_TYPE
 from ._models import Model, load
 from ._openapi import HEADERS, openapi
@@ -70,9 +71,7 @@ def create_app(
     served = load(models, max_queue_tokens, chunks=default_chunks, most_tokens=limits.tokens)
     service = Service(served, [key.strip().encode() for key in api_keys], default_budget_ms, limits)
     facts = _Facts(service)
-    routes = [
-        Route(path, partial(service.rerank, dialects=dialects), methods=["POST"]) for path, dialects in PATHS.items()
-    ]
+    routes = [Route(path, _Reranks(service, dialects), methods=["POST"]) for path, dialects in PATHS.items()]
     for path in ("/health", "/v1/health/live"):
         routes.append(Route(path, facts.alive))
     for path in ("/ready", "/v1/health/ready"):
@@ -100,6 +99,22 @@ def create_app(
     app = Starlette(routes=routes, middleware=middleware, lifespan=facts.lifespan)
     app.state.service = service
     return app
+
+
+class _Reranks:
+    """The application behind a path that ranks. Starlette would have functions for each request around a function.
+
+    Args:
+        service: What answers.
+        dialects: Those of the path.
+    """
+
+    def __init__(self, service: Service, dialects: Sequence[Dialect[Any]]) -> None:
+        self._service, self._dialects = service, dialects
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._service.rerank(Request(scope, receive, send), self._dialects)
+        await response(scope, receive, send)
 
 
 class _Facts:

@@ -11,6 +11,7 @@ import sys
 import time
 from array import array
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import httptools
@@ -60,6 +61,40 @@ class _Parser(httptools.HttpRequestParser):
                 parser = self._protocol.behind_headers()
 
 
+class _Joining:
+    """A transport that sends what is written in one turn of the event loop at once: headers and their body.
+
+    Else each is a system call of its own, and wakes the client twice.
+
+    Args:
+        transport: What sends.
+        loop: Its event loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send at the end of this turn."""
+        if not self._parts:
+            self._loop.call_soon(self._send)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Send what is written, and close."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._parts:
+            parts, self._parts = self._parts, []
+            self._transport.write(b"".join(parts))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class _Protocol(HttpToolsProtocol):
     """uvicorn's protocol, with bounds for what comes before a body."""
 
@@ -73,7 +108,7 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first headers, and no longer than that."""
-        super().connection_made(transport)
+        super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]
         self._wait(_HEADER_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -240,7 +275,7 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
         line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
+            "time": f"{_second(int(record.created))}.{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -251,8 +286,15 @@ class _Formatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=True)
 
 
+@lru_cache(1)
+def _second(time_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_s))
+
+
 def log_as_json() -> None:
-    """Have the process log lines of JSON to standard error."""
+    """Have the process log lines of JSON to standard error, without what these do not tell."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # as Python's logging cookbook has it: nobody looks for who has logged
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])

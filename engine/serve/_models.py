@@ -6,10 +6,11 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from crossrank import (
     AsyncCrossEncoder,

@@ -1,8 +1,10 @@
 """The request and the answer that travel between a dialect and a model, and the problem that stands for an answer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from crossrank import InputError
 
@@ -99,8 +101,7 @@ class Spans:
     most: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rerank:
+class Rerank(Struct, frozen=True):
     """One query and its documents, whatever dialect they came in.
 
     Attributes:
@@ -130,8 +131,7 @@ class Rerank:
     unused: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """A sentence of a document with its score, ``text[start:end]`` in code points."""
 
     start: int
@@ -139,8 +139,7 @@ class Span:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One document of an answer.
 
     Attributes:
@@ -156,8 +155,7 @@ class Entry:
     spans: Sequence[Span] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What a model found.
 
     Attributes:
@@ -188,4 +186,4 @@ class Answer:
     tokens: int = 0
     characters: int = 0
     seconds: float = 0.0
-    warnings: Sequence[str] = field(default_factory=tuple)
+    warnings: Sequence[str] = ()

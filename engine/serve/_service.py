@@ -3,9 +3,9 @@
 import asyncio
 import hmac
 import logging
+import random
 import time
 import traceback
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -71,19 +71,18 @@ class Service:
             name = request.path_params.get("model", wanted.model)
             work = self.answer(wanted, name, id=id, size=len(body), started=started, budget_ms=budget_ms)
             answer = await _while_there(request, work)
-            response = Response(_encode(dialect.write(wanted, answer)), media_type="application/json")
-            response.headers.update(dialect.headers(answer) | _told(answer))
+            body, status, headers = _encode(dialect.write(wanted, answer)), 200, dialect.headers(answer) | _told(answer)
             outcome = "complete" if answer.complete else "partial"
         except _Gone:
-            response, outcome = Response(status_code=499), "cancelled"  # nobody reads it
+            body, status, headers, outcome = b"", 499, {}, "cancelled"  # nobody reads it
         except Exception as error:
             problem = problem_of(error, id)
-            response, outcome = _failure(dialect, problem), outcome_of(problem)
-        response.headers["X-Request-Id"] = id
+            (status, body, headers), outcome = _failure(dialect, problem), outcome_of(problem)
+        headers["X-Request-Id"] = id
         seconds = time.perf_counter() - started
         self.metrics.count(dialect.name, outcome, seconds)
-        tell(log(id, dialect.name, outcome, response.status_code, answer, seconds))
-        return response
+        tell(log(id, dialect.name, outcome, status, answer, seconds))
+        return Response(body, status, headers, media_type="application/json")
 
     async def answer(self, wanted: Rerank, model: str | None, *, size: int, **facts: Any) -> Answer:
         """Have a model answer a request.
@@ -170,20 +169,24 @@ async def _while_there(request: Request, work: Awaitable[T]) -> T:
     Raises:
         _Gone: If the client has gone.
     """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    here, waits = asyncio.current_task(), True
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        if waits and here is not None:
+            here.cancel()
+
+    watching = asyncio.ensure_future(watch())
     try:
-        while not task.done():
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if gone.done() and not task.done():
-                if gone.result()["type"] == "http.disconnect":
-                    raise _Gone
-                gone = asyncio.ensure_future(request.receive())
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if here is None or not watching.done() or here.uncancel():  # others end it
+            raise
+        raise _Gone from None
     finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
+        waits = False
+        watching.cancel()
 
 
 def _request_id(request: Request) -> str:
@@ -191,7 +194,7 @@ def _request_id(request: Request) -> str:
     given = request.headers.get("x-request-id", "")
     if given and len(given) <= _LONGEST_ID and given.isascii() and given.isprintable():
         return given
-    return uuid.uuid4().hex
+    return f"{random.getrandbits(128):032x}"
 
 
 def check_budget(budget_ms: float, error: Callable[[str], Exception]) -> float:
@@ -250,16 +253,17 @@ def outcome_of(problem: Problem) -> str:
     return "overloaded" if problem.kind == "overloaded" else "refused"
 
 
-def _failure(dialect: Dialect[Any], problem: Problem) -> Response:
+def _failure(dialect: Dialect[Any], problem: Problem) -> tuple[int, bytes, dict[str, str]]:
+    """Status, body and headers."""
     status, body = dialect.error(problem)
-    response = Response(_encode(body), status, media_type="application/json")
+    headers = {}
     if problem.retry_after_s is not None:
-        response.headers["Retry-After"] = str(problem.retry_after_s)
+        headers["Retry-After"] = str(problem.retry_after_s)
     if problem.kind == "unauthorized":
-        response.headers["WWW-Authenticate"] = "Bearer"
+        headers["WWW-Authenticate"] = "Bearer"
     if problem.kind == "timeout":
-        response.headers["Connection"] = "close"
-    return response
+        headers["Connection"] = "close"
+    return status, _encode(body), headers
 
 
 def log(

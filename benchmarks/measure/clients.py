@@ -1,0 +1,221 @@
+"""Clients of a server: connections that one thread of a process of its own drives, so that they cost it little.
+
+What is sent is written before a load begins. Each answer is read whole and looked at: its status, its length, that
+every document has one score and that the best come first. `Clients` asks for a load, this module's process makes it.
+"""
+
+import gc
+import math
+import re
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, islice, repeat
+from typing import Any, Self
+
+import msgspec
+
+from benchmarks.engines.process import Process, answer
+
+from .load import MOST_REQUESTS, Answers, Texts, answers_of
+
+_GRACE_S, _WAIT_S, _CONNECT_S = 0.5, 60.0, 30.0
+_PER_S = 1_000  # requests of a closed loop that are written ahead
+_HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r]*\r\n(?:.*\r\n)*?content-length: (\d+)\r\n(?:.*\r\n)*?\r\n", re.IGNORECASE)
+_SCORED = re.compile(rb"\r\nx-rerank-scored: (\d+)/", re.IGNORECASE)
+
+
+class _Result(msgspec.Struct):
+    index: int
+    relevance_score: float
+
+
+class _Reply(msgspec.Struct):
+    results: list[_Result]
+
+
+_decode = msgspec.json.Decoder(_Reply).decode
+
+
+class Clients:
+    """The clients of one server; a context manager, which ends their process.
+
+    Args:
+        address: HOST:PORT.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._process = Process(__name__, threads=1)
+        self._taken = 0  # requests until now, so that no query returns
+
+    def closed(self, callers: int, documents: int, *, seconds: float, budget_ms: float | None = None) -> Answers:
+        """Callers that send their next request when the one before is answered."""
+        return self._load(callers=callers, documents=documents, seconds=seconds, planned=None, budget_ms=budget_ms)
+
+    def open(
+        self, planned: Sequence[tuple[float, int]], *, seconds: float, callers: int, budget_ms: float | None = None
+    ) -> Answers:
+        """Requests at their times, as `arrivals` gives them; one that finds no connection free waits, which counts."""
+        return self._load(callers=callers, documents=0, seconds=seconds, planned=planned, budget_ms=budget_ms)
+
+    def _load(self, *, seconds: float, planned: Sequence[tuple[float, int]] | None, **load: Any) -> Answers:
+        asked = {"address": self._address, "seconds": seconds, "planned": planned, "first": self._taken, **load}
+        reply = self._process.ask("load", asked, limit_s=seconds + 2 * _WAIT_S)
+        self._taken += MOST_REQUESTS
+        begun = (None, 0.0) if planned is None else (0.0, seconds)
+        return answers_of(
+            [tuple(entry) for entry in reply["ended"]], reply["first_error"], *begun, cpu_s=reply["cpu_s"]
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.close()
+
+
+class _Connection:
+    """A connection, which has one request under way at a time."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.socket = socket.create_connection((host, port), _CONNECT_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.size, self.due, self._rest, self._read = 0, 0.0, memoryview(b""), b""
+
+    def send(self, request: bytes, size: int, due: float) -> bool:
+        """Begin a request of so many documents, and return whether it is sent."""
+        self.size, self.due, self._rest, self._read = size, due, memoryview(request), b""
+        return self.write()
+
+    def write(self) -> bool:
+        """Send on, and return whether all is sent."""
+        with suppress(BlockingIOError):
+            while self._rest:
+                self._rest = self._rest[self.socket.send(self._rest) :]
+        return not self._rest
+
+    def read(self) -> tuple[str, int] | None:
+        """How the request ended and how many documents were scored, or None while its answer is not there."""
+        received = self.socket.recv(1 << 18)
+        if not received:
+            raise ConnectionError("the server has closed the connection")
+        self._read = self._read + received if self._read else received
+        head = _HEAD.match(self._read)
+        if head is None or len(self._read) < head.end() + int(head[2]):
+            return None
+        if head[1] == b"429":
+            return "rejected", self.size
+        if head[1] != b"200":
+            raise ValueError(f"status {head[1].decode()}")
+        results = _decode(memoryview(self._read)[head.end() :]).results
+        scores = [result.relevance_score for result in results]
+        if len(results) != self.size or len({result.index for result in results}) != self.size:
+            raise ValueError(f"{len(results)} results of {self.size} documents")
+        if not all(map(math.isfinite, scores)) or scores != sorted(scores, reverse=True):
+            raise ValueError(f"scores that are no ranking: {scores}")
+        scored = _SCORED.search(head[0])
+        return "answered", self.size if scored is None else int(scored[1])
+
+
+class _Connections:
+    """Connections to a server, and what became of their requests."""
+
+    def __init__(self, host: str, port: int, count: int) -> None:
+        self._all = [_Connection(host, port) for _ in range(count)]
+        self.free, self.under_way = [*self._all], dict[int, _Connection]()
+        self.ended, self.error = list[tuple[str, int, float, float]](), ""
+        self._poll = select.epoll()
+        for connection in self._all:
+            self._poll.register(connection.socket, select.EPOLLIN)
+
+    def send(self, request: bytes, size: int, due: float) -> None:
+        """Begin a request on a connection that is free."""
+        connection = self.free.pop()
+        self.under_way[connection.socket.fileno()] = connection
+        if not connection.send(request, size, due):
+            self._poll.modify(connection.socket, select.EPOLLIN | select.EPOLLOUT)
+
+    def wait(self, seconds: float) -> None:
+        """Take what comes, once something does, or after so long."""
+        select.select([self._poll], [], [], max(0.0, seconds))  # the timeout of `poll` counts whole milliseconds
+        for file, event in self._poll.poll(0):
+            connection = self.under_way[file]
+            if event & select.EPOLLOUT and connection.write():
+                self._poll.modify(file, select.EPOLLIN)
+            if event & ~select.EPOLLOUT:
+                try:
+                    found = connection.read()
+                except (OSError, ValueError) as error:  # msgspec's are ValueErrors
+                    self.error = self.error or f"{type(error).__name__}: {error}"
+                    found = "failed", connection.size
+                if found is not None:
+                    self.ended.append((*found, connection.due, time.perf_counter()))
+                    self.free.append(self.under_way.pop(file))
+
+    def close(self) -> None:
+        """What is under way is left."""
+        self._poll.close()
+        for connection in self._all:
+            connection.socket.close()
+
+
+def _requests(texts: Texts, sizes: Iterable[int], head: str) -> Iterator[tuple[bytes, int]]:
+    for size in sizes:
+        query, documents = texts.take(size)
+        body = msgspec.json.encode({"query": query, "documents": documents})
+        yield f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, size
+
+
+def _load(
+    address: str,
+    callers: int,
+    documents: int,
+    seconds: float,
+    planned: Sequence[tuple[float, int]] | None,
+    budget_ms: float | None,
+    first: int,
+) -> dict[str, object]:
+    """Make a load; without a plan a closed loop of ``documents`` in each request. Times count from its begin."""
+    head = f"POST /v1/rerank HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
+    head += "" if budget_ms is None else f"X-Rerank-Budget-Ms: {budget_ms}\r\n"
+    endless = planned is None
+    due = deque(at for at, _ in planned or ())
+    wanted = repeat(documents, MOST_REQUESTS) if endless else [size for _, size in planned or ()]
+    made = _requests(Texts(first), wanted, head)
+    ahead = list(islice(made, int(seconds * _PER_S) if endless else None))
+    requests = chain(ahead, made)
+    host, _, port = address.rpartition(":")
+    connections = _Connections(host, int(port), callers)
+    gc.freeze()
+    cpu_s, start = time.process_time(), time.perf_counter()
+    end = start + seconds
+    while True:
+        now = time.perf_counter()
+        while connections.free and (now < end if endless else due and start + due[0] <= now):
+            meant = now if endless else start + due.popleft()
+            request = next(requests, None)
+            if request is None:
+                end = now
+            else:
+                connections.send(*request, meant)
+        last = end + (_WAIT_S if endless else _GRACE_S)
+        if now >= last or not (connections.under_way or due or (endless and now < end)):
+            break
+        connections.wait((start + due[0] if due and connections.free else last) - now)
+    cpu_s = time.process_time() - cpu_s
+    ended = [(ending, size, due - start, at - start) for ending, size, due, at in connections.ended]
+    left = [(connection.size, connection.due - start) for connection in connections.under_way.values()]
+    left += [(size, at) for at, (_, size) in zip(due, requests, strict=False)]
+    ended += [("unanswered", size, at, at) for size, at in left]
+    connections.close()
+    gc.unfreeze()
+    return {"ended": ended, "first_error": connections.error, "cpu_s": cpu_s}
+
+
+if __name__ == "__main__":
+    answer({"load": _load})
