@@ -122,7 +122,7 @@ class AsyncCrossEncoder(KnownAttributes):
                 raise Closed("the model is closed: it takes no more requests; load it again")
             run = model._begin(call, account, steps.tell)
             if not isinstance(call.pairs.documents, EncodedDocuments):
-                run.require_room(call.pairs.documents)  # a full queue refuses here, without a thread
+                run.take_place(call.pairs.documents)  # a full queue refuses here, without a thread
             try:
                 while not run.read:
                     chunk = await steps.next(self._pool.submit(run.step))
@@ -137,6 +137,8 @@ class AsyncCrossEncoder(KnownAttributes):
             except BaseException:  # it was cancelled, or a signal handler has interrupted the loop here
                 run.give_up("cancelled")
                 raise
+            finally:
+                run.give_back()
             return call.finish(run.found())
 
     def _in_thread(self, work: Callable[[], T]) -> "asyncio.Future[T]":

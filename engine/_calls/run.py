@@ -129,7 +129,7 @@ class Run:
         self._documents: Sequence[str] | Tokens | None = None
         self._distinct = DistinctPairs()
         self._read: list[Chunk] = []
-        self._given_up = False
+        self._given_up = self._let_in = False
         self._room = scorer.max_length - scorer.tokenizer.template.special_count  # of a pair, for both texts
 
     def finish(self) -> Found:
@@ -158,10 +158,12 @@ class Run:
         if self._read:
             self._scheduler.end(self._read[-1], outcome)
 
-    def require_room(self, documents: Sequence[object]) -> None:
-        """Raise what a full queue refuses the first documents with, so quickly that an event loop may ask.
+    def take_place(self, documents: Sequence[object]) -> None:
+        """Hold room in the queue for the first documents until they are read, so quickly that an event loop may ask.
 
-        With a deadline only the time that is left then tells how many come first: that says nothing here.
+        So what waits for a thread to read it counts as waiting, and what was let in once is not refused any more, after
+        it was tokenized in vain. With a deadline only the time that is left then tells how many come first: of those
+        nothing is known here.
 
         Args:
             documents: All of the call's, as its caller gave them.
@@ -172,7 +174,14 @@ class Run:
         """
         scorer, scheduler = self._scorer, self._scheduler
         if self._deadline is None and scheduler.bounded:
-            scheduler.queue.require_room(scorer.estimate.at_least(documents[: self._most_documents()], self._room))
+            tokens = scorer.estimate.at_least(documents[: self._most_documents()], self._room)
+            scheduler.queue.require_room(tokens)
+            if tokens:  # else nothing is known yet
+                scheduler.queue.reserved[self] = tokens
+
+    def give_back(self) -> None:
+        """Hold no room any more."""
+        self._scheduler.queue.reserved.pop(self, None)
 
     def refused(self, error: Overloaded | Closed) -> None:
         """Go on without the documents that were not taken in any more, if there is a deadline and others are scored.
@@ -269,7 +278,7 @@ class Run:
             if not self._scorer.backend.lanes:
                 most = min(most, _TEXTS)
             texts = self._documents[self._next : self._next + most]
-            self._scheduler.reserve(self._scorer.estimate.at_least(texts, self._room))
+            self._let_in = self._scheduler.reserve(self._scorer.estimate.at_least(texts, self._room), of=self)
         try:
             chunk = self._read_chunk(self._query_tokens, self._documents, texts, most)
         except TimeUp:
@@ -340,7 +349,7 @@ class Run:
             tokens, query_index = tokens.take(new), query_index[new]
         source = PairSource(tokenizer.template, queries, tokens, query_index, scorer.max_length)
         chunk = Chunk(source, like, new, scorer.labels, cut, counts, max_pairs=self._max_pairs, progress=self._progress)
-        chunk.on_end = self._on_end
+        chunk.on_end, chunk.let_in = self._on_end, self._let_in
         if repeated:
             chunk.note_repeated()
         return chunk

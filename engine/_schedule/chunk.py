@@ -43,6 +43,7 @@ class Chunk:
         done: Ranges of pairs that have run, in the order in which they did.
         ran: How many pairs that are.
         alone: Whether a batch of it may have the whole machine: it has few, and nobody else had any when it came.
+        let_in: Whether room was held for it before it was tokenized: it is not refused any more.
         aside: Whether its device runs it as a whole, beside the queue.
         outcome: How it ended, or None.
         error: Why it did not end well.
@@ -74,7 +75,7 @@ class Chunk:
         self._plan: list[tuple[int, int]] = []
         self.done: list[tuple[int, int]] = []
         self.ran = 0
-        self.alone = self.aside = False
+        self.alone = self.aside = self.let_in = False
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
         self.on_end: Callable[[], object] | None = None

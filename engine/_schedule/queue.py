@@ -41,7 +41,7 @@ class ChunkQueue:
     Attributes:
         open: By number, all chunks that have not ended.
         running: The batches that run.
-        reserved: Tokens expected of what is being tokenized, by who does that.
+        reserved: Tokens expected of what is being tokenized or waits for that, by whom.
         waiting_tokens: Tokens in no batch yet.
         whole_tokens: Of what its device runs as a whole.
         closed: Whether it takes no more chunks.
@@ -69,7 +69,7 @@ class ChunkQueue:
         """
         self.settle()
         if chunk.outcome is None:
-            self.require_room(chunk.tokens)
+            self._require_room_of(chunk)
             if chunk.pairs:
                 self._take_in(chunk)
                 return
@@ -84,7 +84,7 @@ class ChunkQueue:
             Closed: After `close`.
         """
         self.settle()
-        self.require_room(chunk.tokens)
+        self._require_room_of(chunk)
         chunk.aside = True
         self._take_in(chunk)
 
@@ -196,6 +196,10 @@ class ChunkQueue:
                 chunk.tell()
                 del self.open[number]
         self.torn = False
+
+    def _require_room_of(self, chunk: Chunk) -> None:
+        if self.closed or not chunk.let_in:
+            self.require_room(chunk.tokens)
 
     def _take_in(self, chunk: Chunk) -> None:
         self.torn = True

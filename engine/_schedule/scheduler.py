@@ -203,22 +203,30 @@ class Scheduler:
         """Let the backend take notice of the work that was done; now and then that takes half a second."""
         self._backend.worked(self.meter.unreported_s() / self._lanes)
 
-    def reserve(self, tokens: int) -> None:
+    def reserve(self, tokens: int, *, of: object = None) -> bool:
         """Hold room in the queue for what this thread tokenizes next: hardly more is begun than could wait.
 
         It is given back by `give_back`, or when the `visit` ends.
 
         Args:
             tokens: How many are expected.
+            of: Who may hold room already, which goes over to this thread.
+
+        Returns:
+            Whether that was so.
 
         Raises:
-            Overloaded: As a chunk of so many tokens would be refused.
+            Overloaded: As a chunk of so many tokens would be refused, unless room was held.
             Closed: After the queue was closed.
         """
         with self.guard.lock:
-            self.queue.settle()
-            self.queue.require_room(tokens)
-            self.queue.reserved[self.visits[get_ident()]] = tokens
+            queue = self.queue
+            queue.settle()
+            held = queue.reserved.pop(of, None)
+            if held is None or queue.closed:
+                queue.require_room(tokens)
+            queue.reserved[self.visits[get_ident()]] = tokens
+        return held is not None
 
     def give_back(self) -> None:
         """What this thread has reserved is entered, or will not be."""

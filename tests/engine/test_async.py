@@ -171,6 +171,30 @@ def test_a_full_queue_refuses_without_a_thread(folder: Path) -> None:
     run(work, folder, max_queue_tokens=300)
 
 
+def test_what_waits_for_a_thread_counts_and_is_not_refused_once_it_was_let_in(folder: Path) -> None:
+    async def work(model: AsyncCrossEncoder, session: Faulty) -> None:
+        assert len(await model.score(QUERY, DOCUMENTS)) == 60  # so that tokens per character are known
+        free = threading.Event()
+        busy = [model._in_thread(free.wait) for _ in range(20)]
+        calls = [asyncio.ensure_future(model.score(QUERY, DOCUMENTS)) for _ in range(4)]
+        await asyncio.sleep(0)  # their first steps: room for two of them
+        waiting = model.stats().waiting_tokens
+        assert 0 < waiting <= 3000
+        assert [call.done() for call in calls] == [False, False, True, True]
+        session.gate.clear()
+        free.set()
+        await asyncio.gather(*busy)
+        session.gate.set()
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(result).__name__ for result in ended] == ["ndarray", "ndarray", "Overloaded", "Overloaded"]
+        calls = [asyncio.ensure_future(model.score(QUERY, DOCUMENTS))]
+        calls[0].cancel()
+        await asyncio.wait(calls)
+        assert model.stats().waiting_tokens == 0
+
+    run(work, folder, max_queue_tokens=3000)
+
+
 def test_leaving_the_block_finishes_what_waits(folder: Path, sync_model: CrossEncoder) -> None:
     async def main() -> None:
         async with AsyncCrossEncoder(folder, device="cpu", threads=2, activation_fn="identity") as model:
