@@ -177,7 +177,7 @@ class Run:
             tokens = scorer.estimate.at_least(documents[: self._most_documents()], self._room)
             scheduler.queue.require_room(tokens)
             if tokens:  # else nothing is known yet
-                scheduler.queue.reserved[self] = tokens
+                scheduler.queue.reserved[self] = scorer.estimate.expected(tokens)
 
     def give_back(self) -> None:
         """Hold no room any more."""

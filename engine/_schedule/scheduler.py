@@ -225,7 +225,7 @@ class Scheduler:
             held = queue.reserved.pop(of, None)
             if held is None or queue.closed:
                 queue.require_room(tokens)
-            queue.reserved[self.visits[get_ident()]] = tokens
+            queue.reserved[self.visits[get_ident()]] = tokens if held is None else held
         return held is not None
 
     def give_back(self) -> None:

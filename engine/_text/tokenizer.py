@@ -334,6 +334,10 @@ class TokenEstimate:
         before, characters = self._seen
         self._seen = before + tokens, characters + sum(map(len, texts))
 
+    def expected(self, at_least: int) -> int:
+        """What is expected where `at_least` gave so many."""
+        return int(at_least / _LOW)
+
     def at_least(self, texts: Sequence[object], most: int) -> int:
         """A low estimate of the tokens of texts, the same ones counted once; 0 while nothing is known.
 

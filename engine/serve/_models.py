@@ -29,7 +29,7 @@ Model = str | Path | CrossEncoder | AsyncCrossEncoder
 _BREAK = re.compile(r"(?<=[.!?])[\"')\]»”’]*(?=\s)|(?<=[。！？])[」』”’]*|\n\s*")
 _LONGEST_SPAN = 2_000  # code points; a text without an end of a sentence is cut
 _MOST_SPANS = 1_000  # of a request
-_SAMPLE_S = 1.0
+_SAMPLE_S, _ESTIMATE_S = 1.0, 0.1
 WINDOW_S = 30.0  # in which it is looked at how busy a model is
 _LONGEST_BOUND_MS = 10_000  # a longer budget bounds nothing
 
@@ -66,7 +66,7 @@ class Served:
         self._lanes = self.info.threads if self.info.device == "cpu" else 1
         self._probability = "sigmoid" if self.info.labels == 1 else "softmax"
         self._samples: deque[tuple[float, float, int]] = deque()  # time, seconds in the model, tokens
-        self._warm = False
+        self._warm, self._estimated, self._retry_after_s = False, -math.inf, 1
         model.model.score("", [])  # of several labels one must mean relevant
         self.sample()
 
@@ -105,10 +105,13 @@ class Served:
         return min(1.0, busy), (stats.tokens - tokens) / seconds
 
     def retry_after_s(self) -> int:
-        """Seconds until what waits now is done, at the speed of late; 1 at least, 60 at most."""
-        _, speed = self.sample()
-        waiting = self.model.stats().waiting_tokens
-        return min(60, max(1, math.ceil(waiting / speed))) if speed else 1
+        """Seconds until what waits is done, at the speed of late; 1 at least, 60 at most; new ten times a second."""
+        if (now := time.monotonic()) >= self._estimated + _ESTIMATE_S:
+            _, speed = self.sample()
+            waiting = self.model.stats().waiting_tokens
+            self._retry_after_s = min(60, max(1, math.ceil(waiting / speed))) if speed else 1
+            self._estimated = now
+        return self._retry_after_s
 
     async def answer(self, request: Rerank, *, id: str, size: int, started: float, budget_ms: float | None) -> Answer:
         """Score a request's documents, or as many as time allows.
