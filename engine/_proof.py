@@ -4,7 +4,8 @@ The exporter proves a graph before it writes it; `verify_artifact` proves it aga
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,22 +54,28 @@ class Subject:
         backend: The graph.
         max_length: Most tokens of a joined pair.
         labels: Logits per pair.
+        lanes: Batches that run side by side, on a backend whose batches run on a thread each.
     """
 
     tokenizer: PairTokenizer
     backend: Backend
     max_length: int
     labels: int
+    lanes: int = 1
 
-    def logits(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        """float32 [pairs, labels]."""
+    def logits(self, pairs: Sequence[tuple[str, str]], pool: Executor | None = None) -> NDArray[np.float32]:
+        """float32 [pairs, labels]; ``pool`` runs batches side by side."""
         queries, documents = zip(*pairs, strict=True)
         tokens = self.tokenizer.encode(queries, "query"), self.tokenizer.encode(documents, "document")
         found = np.empty((len(pairs), self.labels), np.float32)
         source = PairSource(self.tokenizer.template, *tokens, np.arange(len(pairs)), self.max_length)
         batches = self.backend.plan(source.lengths, None)
-        wait = self.backend.submit(map(source.batch, batches), list(map(len, batches)))
-        for index, logits in zip(batches, wait(), strict=True):
+        joined = map(source.batch, batches)
+        if pool is None:
+            results: Iterable[NDArray[np.float32]] = self.backend.submit(joined, list(map(len, batches)))()
+        else:
+            results = pool.map(self.backend.run, joined)
+        for index, logits in zip(batches, results, strict=True):
             found[index] = logits
         return found
 
@@ -110,10 +117,13 @@ def measure_parity(proof: Proof, subject: Subject, precision: str, *, graph: str
         precision: The graph's.
         graph: "graph", or "twin" if a stand-in for it runs.
     """
+    with ThreadPoolExecutor(subject.lanes) as pool:
+        batched = subject.logits(proof.pairs, pool if subject.lanes > 1 else None)
+        alone = list(pool.map(lambda pair: subject.logits([pair]), proof.pairs[:_ALONE]))
     return compare_logits(
         proof.logits,
-        subject.logits(proof.pairs),
-        np.concatenate([subject.logits([pair]) for pair in proof.pairs[:_ALONE]]),
+        batched,
+        np.concatenate(alone),
         precision=precision,
         name=proof.reference,
         graph=graph,

@@ -1,7 +1,7 @@
 """A checkpoint that was read and how to make graphs of it: what both exporters give."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -31,6 +31,7 @@ class Blueprint:
             for it in the proof where a CPU cannot run it, a file beside it, else None.
         reference: Gives the name and the logits of what the graphs are held against, float32 [pairs, labels], of
             pairs of texts and the artifact's tokenizer.json.
+        release: Gives up the weights, which the next `build` reads again: a proof needs the memory.
     """
 
     exporter: str
@@ -40,3 +41,4 @@ class Blueprint:
     inputs: Inputs
     build: Callable[[Target, Path], Path | None]
     reference: Callable[[Pairs, Path], tuple[str, NDArray[np.float32]]]
+    release: Callable[[], None] = field(default=lambda: None)

@@ -222,9 +222,10 @@ class _Bench:
                     built[target] = self._blueprint.build(target, self._path(target))
                 except ModelError as error:
                     self._fail(target, error)
-                _give_memory_back(self._path(target))
+                _give_memory_back()
         if not built:
             return
+        self._blueprint.release()
         proof = self._reference()
         # Side by side, each on its share of the threads, since loading a graph keeps one core busy at most; large
         # ones one after the other, for the memory.
@@ -250,6 +251,7 @@ class _Bench:
             pairs = load_pairs("proof", self._blueprint.tokenizer)
             with stage(self._report, "reference logits"):
                 name, logits = self._blueprint.reference(pairs, self._work / "tokenizer.json")
+            _give_memory_back()
             self._proof = Proof(name, pairs, logits)
             write_proof(self._work, self._proof)
         return self._proof
@@ -261,7 +263,7 @@ class _Bench:
             self._fail(target, error)
             return
         finally:
-            _give_memory_back(self._path(target))
+            _give_memory_back()
             if stand_in is not None:
                 _remove(stand_in)
         problems = parity.problems(BOUNDS[target[1]])
@@ -289,9 +291,9 @@ def _remove(path: Path) -> None:
         file.unlink()
 
 
-def _give_memory_back(path: Path) -> None:
-    """Let a large graph's freed memory go back to the system: glibc keeps what came in pieces of less than 32 MB."""
-    if sys.platform == "linux" and sum(file.stat().st_size for file in _files_of(path)) > _LARGE_BYTES // 4:
+def _give_memory_back() -> None:
+    """Let freed memory go back to the system: glibc keeps what came in pieces of less than 32 MB."""
+    if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
@@ -301,6 +303,7 @@ def _measure(blueprint: Blueprint, proof: Proof, target: Target, path: Path, thr
     """Parity of a graph, or of what stands for it on a CPU, with the reference."""
     variant, precision = target
     packed = variant == "cuda"
-    backend = load_graph(path, blueprint.inputs, Device("cpu"), threads.count, packed=packed)
-    subject = Subject(blueprint.tokenizer, backend, blueprint.inputs.max_length, blueprint.head.labels)
+    lanes = 1 if packed else threads.count
+    backend = load_graph(path, blueprint.inputs, Device("cpu"), threads.count // lanes, packed=packed)
+    subject = Subject(blueprint.tokenizer, backend, blueprint.inputs.max_length, blueprint.head.labels, lanes)
     return measure_parity(proof, subject, precision, graph="twin" if packed else "graph")

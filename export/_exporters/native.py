@@ -1,12 +1,15 @@
 """The native exporter: graphs written directly from config and weights, without torch."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crossrank._artifact.manifest import Inputs
+from crossrank._artifact.settings import ModelFolder
 from crossrank._device.batches import plan_batches
 from crossrank._device.session import Session
 from crossrank._machine.cpu import available_threads
@@ -44,31 +47,62 @@ def read_native(folder: Path, registered: RegisteredModel | None, *, max_length:
     Raises:
         ModelError: As `read_checkpoint`.
     """
-    checkpoint = read_checkpoint(
-        folder,
-        max_length=max_length,
-        relevant_label=registered.relevant_label if registered else None,
-        bare_projection=bool(registered and registered.bare_projection),
+    shop = _Shop(
+        partial(
+            read_checkpoint,
+            folder,
+            max_length=max_length,
+            relevant_label=registered.relevant_label if registered else None,
+            bare_projection=bool(registered and registered.bare_projection),
+        )
     )
+    checkpoint = shop.checkpoint()
     return Blueprint(
         "native",
         checkpoint.source,
         checkpoint.tokenizer,
         checkpoint.head,
         checkpoint.inputs,
-        build=partial(_build, checkpoint),
-        reference=partial(_reference, checkpoint),
+        build=shop.build,
+        reference=partial(
+            _reference,
+            checkpoint.source,
+            checkpoint.inputs,
+            isinstance(checkpoint.weights.head, Head) and checkpoint.weights.head.dense is None,
+        ),
+        release=shop.release,
     )
 
 
-def _reference(checkpoint: Checkpoint, pairs: Pairs, tokenizer: Path) -> tuple[str, NDArray[np.float32]]:
+class _Shop:
+    """Where graphs are built: it holds the checkpoint until `release`, and reads it again for a build."""
+
+    def __init__(self, read: Callable[[], Checkpoint]) -> None:
+        self._read = read
+        self._held: Checkpoint | None = None
+
+    def checkpoint(self) -> Checkpoint:
+        if self._held is None:
+            self._held = self._read()
+        return self._held
+
+    def build(self, target: Target, path: Path) -> Path | None:
+        return _build(self.checkpoint(), target, path)
+
+    def release(self) -> None:
+        self._held = None
+
+
+def _reference(
+    source: ModelFolder, inputs: Inputs, bare_projection: bool, pairs: Pairs, tokenizer: Path
+) -> tuple[str, NDArray[np.float32]]:
     return reference_logits(
-        checkpoint.source,
+        source,
         tokenizer,
         pairs,
-        max_length=checkpoint.inputs.max_length,
-        token_types=checkpoint.inputs.token_types,
-        bare_projection=isinstance(checkpoint.weights.head, Head) and checkpoint.weights.head.dense is None,
+        max_length=inputs.max_length,
+        token_types=inputs.token_types,
+        bare_projection=bare_projection,
     )
 
 

@@ -5,6 +5,7 @@ is ever held in memory as a whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from crossrank._machine.cpu import available_threads
 
 # LayerNormalization came with opset 17, and with it what onnxruntime, OpenVINO and TensorRT have had for years;
 # Attention with opset 23. Each belongs to the IR version of its time.
@@ -201,18 +204,30 @@ def save_model(model: Model, path: Path, *, limit_bytes: int = EXTERNAL_DATA_BYT
         _write_whole(model, large, path)
         return [path]
     data = path.with_name(path.name + "_data")
-    outline = onnx.ModelProto()
+    outline, end = onnx.ModelProto(), 0
     outline.CopyFrom(model.proto)
+    starts: list[tuple[int, onnx.TensorProto]] = []
+    for tensor in outline.graph.initializer:
+        if tensor.name in model.arrays:
+            size = _size(tensor)
+            page = _WINDOWS_PAGE_BYTES if size > 2**20 else _PAGE_BYTES if size > _PAGE_BYTES else 1
+            start = end + -end % page
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", data.name), ("offset", start), ("length", size)):
+                tensor.external_data.add(key=key, value=str(value))
+            starts.append((start, tensor))
+            end = start + size
     with data.open("wb") as file:
-        for tensor in outline.graph.initializer:
-            if tensor.name in model.arrays:
-                size = _size(tensor)
-                page = _WINDOWS_PAGE_BYTES if size > 2**20 else _PAGE_BYTES if size > _PAGE_BYTES else 1
-                file.write(bytes(-file.tell() % page))
-                tensor.data_location = TensorProto.EXTERNAL
-                for key, value in (("location", data.name), ("offset", file.tell()), ("length", size)):
-                    tensor.external_data.add(key=key, value=str(value))
-                _write_value(file, model.arrays[tensor.name], tensor)
+        file.truncate(end)
+
+    def write(start: int, tensor: onnx.TensorProto) -> None:
+        with data.open("r+b") as file:
+            file.seek(start)
+            _write_value(file, model.arrays[tensor.name], tensor)
+
+    # Side by side: to lay weights out anew and to copy them to the system leave Python's lock.
+    with ThreadPoolExecutor(available_threads().count) as pool:
+        list(pool.map(write, *zip(*starts, strict=True)))
     path.write_bytes(outline.SerializeToString(deterministic=True))
     return [path, data]
 

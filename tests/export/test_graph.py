@@ -118,7 +118,7 @@ print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts in KiB there")
-def test_export_of_all_graphs_takes_three_times_the_weights_in_memory_at_most(tmp_path: Path) -> None:
+def test_export_of_all_graphs_takes_less_than_three_times_the_weights_in_memory(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "bert", **WIDE)
     weights = (checkpoint / "model.safetensors").stat().st_size
     assert weights > EXTERNAL_DATA_BYTES
@@ -126,7 +126,7 @@ def test_export_of_all_graphs_takes_three_times_the_weights_in_memory_at_most(tm
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     before, peak = (int(number) * 1024 for number in done.stdout.split())
-    assert peak - before < 3 * weights
+    assert peak - before < 2.75 * weights
     assert {path.name for path in (tmp_path / "artifact" / "onnx").glob("*_data")} == {
         "model.onnx_data",
         "model_cpu_fp32.onnx_data",
