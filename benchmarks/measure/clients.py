@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice, repeat
 from typing import Any, Self
+from urllib.request import Request, urlopen
 
 import msgspec
 
@@ -23,7 +24,7 @@ from benchmarks.engines.process import Process, answer
 from .load import MOST_REQUESTS, Answers, Texts, answers_of
 
 _GRACE_S, _WAIT_S, _CONNECT_S = 0.5, 60.0, 30.0
-_PER_S = 1_000  # requests of a closed loop that are written ahead
+_PER_S, _AHEAD = 1_000, 5_000  # requests of a closed loop that are written ahead, in a second and at most
 _HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r]*\r\n(?:.*\r\n)*?content-length: (\d+)\r\n(?:.*\r\n)*?\r\n", re.IGNORECASE)
 _SCORED = re.compile(rb"\r\nx-rerank-scored: (\d+)/", re.IGNORECASE)
 
@@ -52,17 +53,25 @@ class Clients:
         self._process = Process(__name__, threads=1)
         self._taken = 0  # requests until now, so that no query returns
 
-    def closed(self, callers: int, documents: int, *, seconds: float, budget_ms: float | None = None) -> Answers:
-        """Callers that send their next request when the one before is answered."""
-        return self._load(callers=callers, documents=documents, seconds=seconds, planned=None, budget_ms=budget_ms)
+    def closed(self, callers: int, documents: int, *, seconds: float, requests: int = MOST_REQUESTS) -> Answers:
+        """Callers that send their next request when the one before is answered, so many at most."""
+        return self._load(callers=callers, documents=documents, seconds=seconds, requests=requests)
 
     def open(
         self, planned: Sequence[tuple[float, int]], *, seconds: float, callers: int, budget_ms: float | None = None
     ) -> Answers:
         """Requests at their times, as `arrivals` gives them; one that finds no connection free waits, which counts."""
-        return self._load(callers=callers, documents=0, seconds=seconds, planned=planned, budget_ms=budget_ms)
+        return self._load(callers=callers, planned=planned, seconds=seconds, budget_ms=budget_ms)
 
-    def _load(self, *, seconds: float, planned: Sequence[tuple[float, int]] | None, **load: Any) -> Answers:
+    def scores(self, query: str, documents: Sequence[str]) -> dict[int, float]:
+        """The scores of documents by their places."""
+        body = msgspec.json.encode({"query": query, "documents": documents})
+        with urlopen(
+            Request(f"http://{self._address}/v1/rerank", body, {"Content-Type": "application/json"})
+        ) as answer:
+            return {result.index: result.relevance_score for result in _decode(answer.read()).results}
+
+    def _load(self, *, seconds: float, planned: Sequence[tuple[float, int]] | None = None, **load: Any) -> Answers:
         asked = {"address": self._address, "seconds": seconds, "planned": planned, "first": self._taken, **load}
         reply = self._process.ask("load", asked, limit_s=seconds + 2 * _WAIT_S)
         self._taken += MOST_REQUESTS
@@ -174,21 +183,21 @@ def _requests(texts: Texts, sizes: Iterable[int], head: str) -> Iterator[tuple[b
 def _load(
     address: str,
     callers: int,
-    documents: int,
     seconds: float,
-    planned: Sequence[tuple[float, int]] | None,
-    budget_ms: float | None,
     first: int,
+    planned: Sequence[tuple[float, int]] | None,
+    documents: int = 0,
+    requests: int = 0,
+    budget_ms: float | None = None,
 ) -> dict[str, object]:
-    """Make a load; without a plan a closed loop of ``documents`` in each request. Times count from its begin."""
+    """Make a load, without a plan a closed loop of so many requests of ``documents``. Times count from its begin."""
     head = f"POST /v1/rerank HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
     head += "" if budget_ms is None else f"X-Rerank-Budget-Ms: {budget_ms}\r\n"
     endless = planned is None
     due = deque(at for at, _ in planned or ())
-    wanted = repeat(documents, MOST_REQUESTS) if endless else [size for _, size in planned or ()]
+    wanted = repeat(documents, requests) if endless else [size for _, size in planned or ()]
     made = _requests(Texts(first), wanted, head)
-    ahead = list(islice(made, int(seconds * _PER_S) if endless else None))
-    requests = chain(ahead, made)
+    bodies = chain(list(islice(made, min(_AHEAD, int(seconds * _PER_S)) if endless else None)), made)
     host, _, port = address.rpartition(":")
     connections = _Connections(host, int(port), callers)
     gc.freeze()
@@ -198,7 +207,7 @@ def _load(
         now = time.perf_counter()
         while connections.free and (now < end if endless else due and start + due[0] <= now):
             meant = now if endless else start + due.popleft()
-            request = next(requests, None)
+            request = next(bodies, None)
             if request is None:
                 end = now
             else:
@@ -210,7 +219,7 @@ def _load(
     cpu_s = time.process_time() - cpu_s
     ended = [(ending, size, due - start, at - start) for ending, size, due, at in connections.ended]
     left = [(connection.size, connection.due - start) for connection in connections.under_way.values()]
-    left += [(size, at) for at, (_, size) in zip(due, requests, strict=False)]
+    left += [(size, at) for at, (_, size) in zip(due, bodies, strict=False)]
     ended += [("unanswered", size, at, at) for size, at in left]
     connections.close()
     gc.unfreeze()

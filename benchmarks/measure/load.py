@@ -42,6 +42,7 @@ class Answers:
         error: The first of that.
         elapsed_s: From the first request to the last answer, at least as long as requests arrived.
         cpu_s: CPU time of those who asked, where they have a process of their own.
+        refused_s: As `seconds`, of the rejected ones.
     """
 
     seconds: tuple[float, ...]
@@ -52,6 +53,7 @@ class Answers:
     error: str
     elapsed_s: float
     cpu_s: float = 0.0
+    refused_s: tuple[float, ...] = ()
 
     def figures(self) -> dict[str, float | None]:
         """Documents per second, percentiles of what was answered, and what was not, as shares of all requests."""
@@ -62,6 +64,7 @@ class Answers:
             **(percentiles(self.seconds) if self.seconds else dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"))),
             "requests": requests,
             **{name: round(number / requests, 4) for name, number in lost.items()},
+            "refused_p99_ms": percentiles(self.refused_s)["p99_ms"] if self.refused_s else None,
         }
 
 
@@ -231,5 +234,6 @@ def answers_of(
         error=error,
         elapsed_s=max(seconds, last - begin, 1e-9),
         cpu_s=cpu_s,
+        refused_s=tuple(at - due for ending, _, due, at in ended if ending == "rejected"),
         **lost,
     )
