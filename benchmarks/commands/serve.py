@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.engines.environments import ENVIRONMENTS
+from benchmarks.engines.registry import EngineUnavailable
 from benchmarks.measure.clients import Clients
 from benchmarks.measure.load import Answers, Callers, Texts, arrivals, closed_loop
 from benchmarks.measure.turns import percentiles, spread
@@ -32,6 +34,7 @@ _OPEN = 256  # connections; a request that finds none free waits, which counts
 _QUEUE_TOKENS = 20_000  # what 16 callers send, and half as much again
 _SOAK_CALLERS, _SOAK_DOCUMENTS, _SOAK_S = 2, 50, 600
 _IN_PROCESS, _OURS, _PEER = "in process", "crossrank serve", "FastAPI + sentence-transformers"
+_INFINITY_PEER = "infinity torch"
 _SERVE = "import sys; from crossrank._cli.main import main; sys.exit(main())"
 _FASTAPI = """
 import sys, torch, uvicorn
@@ -44,10 +47,19 @@ class Body(BaseModel):
     query: str
     documents: list[str]
 app = FastAPI()
-@app.post("/v1/rerank")
+@app.post("/rerank")
 def rerank(body: Body) -> dict:
     ranked = model.rank(body.query, body.documents)
     return {"results": [{"index": r["corpus_id"], "relevance_score": float(r["score"])} for r in ranked]}
+"""
+_INFINITY = """
+import sys, torch, uvicorn
+from infinity_emb import EngineArgs
+from infinity_emb.infinity_server import create_server
+torch.set_num_threads(int(sys.argv[2]))
+app = create_server(engine_args_list=[EngineArgs(model_name_or_path=sys.argv[1], engine="torch", device="cpu")])
+"""
+_LISTEN = """
 class Server(uvicorn.Server):
     async def startup(self, sockets=None):
         await super().startup(sockets)
@@ -78,13 +90,18 @@ def run(options: argparse.Namespace) -> None:
         own.warm_up()
         arguments = ["serve", "--port", "0", "--device", "cpu", "--precision", options.precision, str(model.folder)]
         arguments += ["--threads", str(options.threads), "--max-queue-tokens", str(_QUEUE_TOKENS)]
-        processes, clients = {_IN_PROCESS: os.getpid()}, dict[str, Clients]()
-        for name, code, given in (
-            (_OURS, _SERVE, arguments),
-            (_PEER, _FASTAPI, [str(model.folder), str(options.threads)]),
-        ):
-            processes[name], address = stack.enter_context(_server(code, *given))
-            clients[name] = stack.enter_context(Clients(address))
+        peers = [str(model.folder), str(options.threads)]
+        servers = {_OURS: (_SERVE, arguments, ""), _PEER: (_FASTAPI + _LISTEN, peers, "")}
+        servers[_INFINITY_PEER] = (_INFINITY + _LISTEN, peers, "infinity")
+        processes, clients, absent = {_IN_PROCESS: os.getpid()}, dict[str, Clients](), dict[str, str]()
+        for name, (code, given, environment) in servers.items():
+            try:
+                processes[name], address = stack.enter_context(_server(code, *given, environment=environment))
+            except EngineUnavailable as error:
+                absent[name] = str(error)
+                print(f"{name}: {error}", file=sys.stderr)
+                continue
+            clients[name] = stack.enter_context(Clients(address, "/rerank"))
         ours = clients[_OURS]
         _check_scores(own, ours, texts)
 
@@ -140,7 +157,9 @@ def run(options: argparse.Namespace) -> None:
             "rounds": options.rounds,
             "loads": loads,
         }
-        write_result(options.output, describe_run(options, machine, timed=_TIMED) | facts | {"soak": soak})
+        write_result(
+            options.output, describe_run(options, machine, timed=_TIMED) | facts | {"soak": soak, "absent": absent}
+        )
 
 
 def _in_process(own: CrossEncoder, count: int, texts: Texts, seconds: float, seed: int) -> Answers:
@@ -177,22 +196,27 @@ def _check_scores(own: CrossEncoder, ours: Clients, texts: Texts) -> None:
         ValueError: If they are not.
     """
     query, documents = texts.take(_DOCUMENTS)
-    scores = {entry["corpus_id"]: entry["score"] for entry in own.rank(query, documents)}
+    scores = {entry["corpus_id"]: entry["score"] for entry in own.rank(query, documents, activation_fn="sigmoid")}
     served = ours.scores(query, documents)
     if not np.allclose([served[i] for i in scores], list(scores.values()), atol=1e-4):
         raise ValueError(f"the server gives other scores than the model in process: {served}, {scores}")
 
 
 @contextmanager
-def _server(code: str, *arguments: str) -> Iterator[tuple[int, str]]:
-    """A server in a process of its own: its id and its address."""
-    command = [sys.executable, "-c", code, *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+def _server(code: str, *arguments: str, environment: str = "") -> Iterator[tuple[int, str]]:
+    """A server in a process of its own: its id and its address.
+
+    Raises:
+        EngineUnavailable: If its environment has not been made, or it ends before it listens.
+    """
+    command = [str(ENVIRONMENTS.interpreter(environment)), "-c", code, *arguments]
+    offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    with subprocess.Popen(command, env=os.environ | offline, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         lines = iter(process.stderr)
         address = next((line.split("//")[1].strip() for line in lines if line.startswith("listening on ")), None)
         if address is None:
-            raise ValueError(f"a server ended with status {process.wait()} before it listened")
+            raise EngineUnavailable(f"it ended with status {process.wait()} before it listened")
         reader = threading.Thread(target=lambda: [None for _ in lines])  # or the pipe would fill
         reader.start()
         try:

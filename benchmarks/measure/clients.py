@@ -46,10 +46,11 @@ class Clients:
 
     Args:
         address: HOST:PORT.
+        path: Where it ranks.
     """
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, path: str = "/v1/rerank") -> None:
+        self._address, self._path = address, path
         self._process = Process(__name__, threads=1)
         self._taken = 0  # requests until now, so that no query returns
 
@@ -67,12 +68,19 @@ class Clients:
         """The scores of documents by their places."""
         body = msgspec.json.encode({"query": query, "documents": documents})
         with urlopen(
-            Request(f"http://{self._address}/v1/rerank", body, {"Content-Type": "application/json"})
+            Request(f"http://{self._address}{self._path}", body, {"Content-Type": "application/json"})
         ) as answer:
             return {result.index: result.relevance_score for result in _decode(answer.read()).results}
 
     def _load(self, *, seconds: float, planned: Sequence[tuple[float, int]] | None = None, **load: Any) -> Answers:
-        asked = {"address": self._address, "seconds": seconds, "planned": planned, "first": self._taken, **load}
+        asked = {
+            "address": self._address,
+            "path": self._path,
+            "seconds": seconds,
+            "planned": planned,
+            "first": self._taken,
+            **load,
+        }
         reply = self._process.ask("load", asked, limit_s=seconds + 2 * _WAIT_S)
         self._taken += MOST_REQUESTS
         begun = (None, 0.0) if planned is None else (0.0, seconds)
@@ -182,6 +190,7 @@ def _requests(texts: Texts, sizes: Iterable[int], head: str) -> Iterator[tuple[b
 
 def _load(
     address: str,
+    path: str,
     callers: int,
     seconds: float,
     first: int,
@@ -191,7 +200,7 @@ def _load(
     budget_ms: float | None = None,
 ) -> dict[str, object]:
     """Make a load, without a plan a closed loop of so many requests of ``documents``. Times count from its begin."""
-    head = f"POST /v1/rerank HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
     head += "" if budget_ms is None else f"X-Rerank-Budget-Ms: {budget_ms}\r\n"
     endless = planned is None
     due = deque(at for at, _ in planned or ())
