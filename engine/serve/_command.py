@@ -12,9 +12,9 @@ import sys
 import time
 from array import array
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, TextIO
 
 import httptools
 import uvicorn
@@ -36,6 +36,7 @@ _MOST_HEADERS = 100
 _HEADER_S = 10.0  # from the first byte of a connection, or from the end of its last request, to the end of the headers
 _STOOD_STILL_S = 1.0
 _KEEP_ALIVE_S = 75
+_LOG_S = 0.05  # that a line may wait for others
 _WRITES = sys.platform != "win32"  # where sockets are files
 
 
@@ -211,6 +212,7 @@ class Server(uvicorn.Server):
         drain_seconds: How long requests under way may take when it is to end.
         grpc: Host and port of the gRPC service too, or None for none.
         peers: The other workers, or None for none.
+        alone: Whether the process is for nothing else.
     """
 
     def __init__(
@@ -219,8 +221,10 @@ class Server(uvicorn.Server):
         drain_seconds: int,
         grpc: tuple[str, int] | None = None,
         peers: Peers | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
-        self._peers = peers
+        self._peers, self._alone = peers, alone
         self._grpc, self._service, self._drain_seconds = grpc, app.state.service, drain_seconds
         self._grpc_server: Any = None
         config = uvicorn.Config(
@@ -252,9 +256,9 @@ class Server(uvicorn.Server):
         except OSError:
             taken = ", ".join(f"--host {host} --port {port}" for host, port in wanted)
             raise InputError(f"{taken}: another process has come to listen there meanwhile") from None
-        # A full collection looks at 50,000 objects that stay, and stops all threads for 20 ms and more.
-        gc.collect()
-        gc.freeze()
+        if self._alone:  # a full collection looks at 50,000 objects that stay, and stops all threads for 20 ms and more
+            gc.collect()
+            gc.freeze()
         if self._grpc is not None:
             from ._grpc import start
 
@@ -300,6 +304,39 @@ class _Formatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=True)
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes lines to standard error, those of a moment together.
+
+    Each time lets other threads have Python's lock, and the event loop then waits for it beside busy ones. What warns,
+    and what no event loop logs, is written at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a line."""
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+            if record.levelno >= logging.WARNING:
+                self.flush()
+            elif len(self._lines) == 1:
+                asyncio.get_running_loop().call_later(_LOG_S, self.flush)
+        except RuntimeError:  # no event loop runs here
+            self.flush()
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Write what there is."""
+        with self.lock or nullcontext():
+            lines, self._lines = self._lines, []
+            if lines:
+                self.stream.write("".join(lines))
+                super().flush()
+
+
 @lru_cache(1)
 def _second(time_s: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_s))
@@ -309,7 +346,7 @@ def log_as_json() -> None:
     """Have the process log lines of JSON to standard error, without what these do not tell."""
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # as Python's logging cookbook has it: nobody looks for who has logged
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it says nothing of requests that we do not
@@ -408,7 +445,7 @@ def run(options: argparse.Namespace, bound: socket.socket, peers: Peers | None =
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises again what has ended it, which is no failure
     grpc = None if options.grpc_port is None else (options.host, options.grpc_port)
-    Server(app, options.drain_seconds, grpc, peers).run([bound])
+    Server(app, options.drain_seconds, grpc, peers, alone=True).run([bound])
     for model in models.values():
         model.close(finish=False)
     return 0

@@ -1,5 +1,7 @@
 """``crossrank serve``: options, environment, key files, signals, logs."""
 
+import asyncio
+import io
 import json
 import logging
 import re
@@ -160,7 +162,7 @@ def test_the_bound_of_the_queue_is_looked_at_before_texts_are_tokenized(monkeypa
     apps: list[Any] = []
 
     class Seen:
-        def __init__(self, app: Any, *_: Any) -> None:
+        def __init__(self, app: Any, *_: Any, **options: Any) -> None:
             apps.append(app)
 
         def run(self, sockets: list[socket.socket]) -> None:
@@ -203,3 +205,33 @@ def test_a_line_of_an_exception_is_without_its_message() -> None:
     line = json.loads(_command._Formatter().format(record))
     assert (line["message"], "secret" in str(line)) == ("it failed", False)
     assert line["error"].startswith(f"ValueError ({__file__}:")
+
+
+def test_lines_of_a_moment_are_written_together_and_warnings_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Stream())
+    handler = _command._Handler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+
+    def log(message: str, level: int = logging.INFO) -> None:
+        handler.handle(logging.LogRecord("", level, "", 0, message, None, None))
+
+    async def work() -> None:
+        log("one")
+        log("two")
+        assert written == []
+        await asyncio.sleep(0.2)
+        assert written == ["one\ntwo\n"]
+        log("three")
+        log("four", logging.WARNING)
+        assert written[1:] == ["three\nfour\n"]
+
+    asyncio.run(work())
+    log("five")
+    assert written[2:] == ["five\n"]

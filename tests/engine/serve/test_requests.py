@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -416,3 +417,25 @@ def test_many_wishes_behind_each_other_are_many_requests(client: httpx.Client) -
     with raw(client) as connection:
         connection.sendall(wish * 700 + b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert read(connection).count(b"HTTP/1.1 200 ") == 701
+
+
+def test_an_answer_leaves_in_one_piece_and_a_large_one_whole_to_who_reads_slowly(model: CrossEncoder) -> None:
+    body: dict[str, Any] = {"query": QUERY, "documents": DOCUMENTS}
+    with serving(create_app(model)) as client, raw(client) as connection:
+        for _ in range(3):
+            connection.sendall(request_bytes("/v1/rerank", body))
+            head, _, rest = connection.recv(1 << 20).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK")
+            assert len(json.loads(rest)["results"]) == len(DOCUMENTS)
+        many = [f"{number} {'x' * 9_000}" for number in range(900)]
+        connection.sendall(request_bytes("/v1/rerank", {"query": "q", "documents": many, "return_documents": True}))
+        time.sleep(1)  # its buffers are full meanwhile
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += connection.recv(65_536)
+        head, _, rest = received.partition(b"\r\n\r\n")
+        length = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
+        while len(rest) < length:
+            rest += connection.recv(65_536)
+        told = json.loads(rest)["results"]
+        assert {result["document"]["text"] for result in told} == {*many}
