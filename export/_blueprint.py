@@ -1,9 +1,9 @@
 """A checkpoint that was read and how to make graphs of it: what both exporters give."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,14 @@ from ._targets import Target
 Pairs: TypeAlias = Sequence[tuple[str, str]]
 
 
+class Build(Protocol):
+    """Writes graphs."""
+
+    def __call__(self, target: Target, path: Path, spared: int = 0, /) -> Path | None:
+        """As `Blueprint.build`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Blueprint:
     """What an artifact says of its model, and the way to its graphs.
@@ -27,11 +35,12 @@ class Blueprint:
         tokenizer: The tokenizer.
         head: What the logits mean.
         inputs: What the graphs expect.
-        build: Writes the graph of a target to a path, large weights beside it. Gives the path of what stands
-            for it in the proof where a CPU cannot run it, a file beside it, else None.
+        build: Writes the graph of a target to a path, large weights beside it; a third argument is one of ``gentler``.
+            Gives the path of what stands for it in the proof where a CPU cannot run it, a file beside it, else None.
         reference: Gives the name and the logits of what the graphs are held against, float32 [pairs, labels], of
             pairs of texts and the artifact's tokenizer.json.
         release: Gives up the weights, which the next `build` reads again: a proof needs the memory.
+        gentler: Of a target, how many layers `build` can leave in float where its graph leaves the bound, rising.
     """
 
     exporter: str
@@ -39,6 +48,7 @@ class Blueprint:
     tokenizer: PairTokenizer
     head: Head
     inputs: Inputs
-    build: Callable[[Target, Path], Path | None]
+    build: Build
     reference: Callable[[Pairs, Path], tuple[str, NDArray[np.float32]]]
     release: Callable[[], None] = field(default=lambda: None)
+    gentler: Mapping[Target, Sequence[int]] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """The native exporter: graphs written directly from config and weights, without torch."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from crossrank.export._graphs.encoder import Head
 from crossrank.export._graphs.fused import fuse
 from crossrank.export._graphs.graph import Model, save_model
 from crossrank.export._graphs.half import keep_in_float32
-from crossrank.export._graphs.int8 import build_int8, calibrate
+from crossrank.export._graphs.int8 import Extremes, build_int8, calibrate, layer_errors
 from crossrank.export._graphs.layouts.cpu import build_cpu
 from crossrank.export._graphs.layouts.cuda import build_cuda
 from crossrank.export._graphs.layouts.portable import build_portable
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 # Ranges settle within a few thousand tokens: on a real MiniLM the whole pairs give no smaller error than their starts.
 _CALIBRATION_LENGTH = 32
+# Shares of the layers that an int8 graph leaves in float, the worst first, where its bound needs it. With more of them
+# it is hardly faster than a graph in float.
+_SPARED = (0.125, 0.25, 0.4)
 
 
 def read_native(folder: Path, registered: RegisteredModel | None, *, max_length: int | None) -> Blueprint:
@@ -71,6 +74,7 @@ def read_native(folder: Path, registered: RegisteredModel | None, *, max_length:
             isinstance(checkpoint.weights.head, Head) and checkpoint.weights.head.dense is None,
         ),
         release=shop.release,
+        gentler={("cpu", "int8"): sorted({int(share * checkpoint.config.layers) for share in _SPARED} - {0})},
     )
 
 
@@ -80,14 +84,38 @@ class _Shop:
     def __init__(self, read: Callable[[], Checkpoint]) -> None:
         self._read = read
         self._held: Checkpoint | None = None
+        self._extremes: Mapping[str, Extremes] | None = None
+        self._errors: Mapping[int, float] | None = None
 
     def checkpoint(self) -> Checkpoint:
         if self._held is None:
             self._held = self._read()
         return self._held
 
-    def build(self, target: Target, path: Path) -> Path | None:
+    def build(self, target: Target, path: Path, spared: int = 0) -> Path | None:
+        if target == ("cpu", "int8"):
+            save_model(self._quantized(path.parent, spared), path)
+            return None
         return _build(self.checkpoint(), target, path)
+
+    def _quantized(self, work: Path, spared: int) -> Model:
+        """The graph in int8, ``spared`` of its layers in float."""
+        checkpoint = self.checkpoint()
+        weights, config, inputs = checkpoint.weights, checkpoint.config, checkpoint.inputs
+        pairs = _join(checkpoint, "calibration", min(_CALIBRATION_LENGTH, inputs.max_length))
+        if self._extremes is None:
+            self._extremes = calibrate(weights, config, inputs, pairs, work)
+        floats: list[int] = []
+        if spared:
+            if self._errors is None:
+                self._errors = layer_errors(weights, config, inputs, self._extremes, pairs, work)
+            worst = sorted(self._errors, key=self._errors.__getitem__, reverse=True)
+            floats = sorted(worst[:spared])
+            names = ", ".join(map(str, floats))
+            logger.warning(
+                "cpu int8: of %d layers these err most and are left in float: %s", len(weights.layers), names
+            )
+        return build_int8(weights, config, self._extremes, token_types=inputs.token_types, spared=floats)
 
     def release(self) -> None:
         self._held = None
@@ -109,7 +137,7 @@ def _reference(
 def _build(checkpoint: Checkpoint, target: Target, path: Path) -> Path | None:
     if target[0] == "cuda":
         return _build_packed(checkpoint, path)
-    save_model(_graph(checkpoint, target, path.parent), path)
+    save_model(_graph(checkpoint, target), path)
     return None
 
 
@@ -138,16 +166,12 @@ def _peaks(checkpoint: Checkpoint, pairs: PairSource, path: Path, names: list[st
     return {name: float(np.max(values)) for name, values in zip(names, zip(*runs, strict=True), strict=True)}
 
 
-def _graph(checkpoint: Checkpoint, target: Target, work: Path) -> Model:
+def _graph(checkpoint: Checkpoint, target: Target) -> Model:
     weights, config, types = checkpoint.weights, checkpoint.config, checkpoint.inputs.token_types
     match target:
         case ("portable", precision):
             dtype = np.float16 if precision == "fp16" else np.float32
             return build_portable(weights, config, token_types=types, dtype=dtype)
-        case ("cpu", "int8"):
-            pairs = _join(checkpoint, "calibration", min(_CALIBRATION_LENGTH, checkpoint.inputs.max_length))
-            extremes = calibrate(weights, config, checkpoint.inputs, pairs, work)
-            return build_int8(weights, config, extremes, token_types=types)
         case ("cpu", "fp32"):
             return build_cpu(weights, config, token_types=types)
         case _:

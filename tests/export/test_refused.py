@@ -348,3 +348,21 @@ def test_order_counts_only_where_the_reference_differs_by_more_than_rounding(pre
     apart = [0.5 + 3 * step * i for i in range(8)]
     (problem,) = parity_problems(apart, [apart[i] for i in swapped], precision)
     assert problem.startswith(f"1 - Kendall tau {1 - parity_of_far_ones:.3g}, allowed")
+
+
+@pytest.mark.parametrize(("norm", "projection"), [("attn_norm", "attn.Wqkv"), ("mlp_norm", "mlp.Wi")])
+def test_the_layer_of_an_outlying_channel_is_left_in_float_and_int8_holds(
+    norm: str, projection: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_checkpoint(tmp_path / "checkpoint", "modernbert", num_hidden_layers=8)
+    tensors = read_tensors(folder)
+    tensors[f"model.layers.3.{norm}.weight"][0] = OUTLIER
+    tensors[f"model.layers.3.{projection}.weight"][:, 0] /= OUTLIER
+    write_tensors(folder, tensors)
+    artifact = export_model(folder, tmp_path / "artifact", variants=["cpu"])
+    manifest = read_manifest(artifact)
+    assert [variant.name for variant in manifest.variants] == ["cpu fp32", "cpu int8"]
+    assert manifest.refused == ()
+    said = [record.getMessage() for record in caplog.records if "int8" in record.getMessage()][-1]
+    assert "3" in said.removeprefix("cpu int8: of 8 layers these err most and are left in float: ").split(", ")
+    verify_artifact(artifact)
