@@ -23,6 +23,7 @@ from ._interrupts import not_thrown_in
 from ._json import has_entry, read_json_object
 from ._machine.cpu import available_threads
 from ._machine.device import Device
+from ._machine.gpu import read_gpu_facts
 from ._text.pairs import PairSource
 from ._text.tokenizer import PairTokenizer
 
@@ -179,7 +180,12 @@ def _verify(held: HeldFolder) -> tuple[Manifest, list[str]]:
         except (DeviceError, ArtifactError) as error:
             if isinstance(error, ArtifactError) and (folder / variant.file).exists():
                 raise
-            skipped.append(f"{variant.name} did not run here: {held.named(error)}")
+            if device.kind == "cuda" and read_gpu_facts().driver is None:
+                skipped.append(
+                    f"{variant.name} did not run here: there is no NVIDIA GPU, or no driver that tells of it"
+                )
+            else:
+                skipped.append(f"{variant.name} did not run here: {held.named(error)}")
             variants.append(replace(variant, parity=None))
             continue
         subject = Subject(tokenizer, backend, manifest.inputs.max_length, manifest.head.labels)

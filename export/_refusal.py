@@ -62,6 +62,6 @@ def advise_model(precision: str, proven: Collection[Target], reference: str | No
     """
     others = sorted({made for _, made in proven} - {precision})
     if precision != "auto" and (others or precision != "fp32"):
-        other = others[0] if others else "fp32"
+        other = "fp32" if "fp32" in others or not others else others[0]  # which every device runs
         return f'Ask for another precision: precision="{other}" (in a shell --precision {other})'
     return advise_export((), reference or "numpy")

@@ -274,7 +274,8 @@ class Calls:
         if len(found.truncated):
             logger.log(
                 logging.DEBUG if "truncated" in self.told else logging.WARNING,
-                "%d of %d documents are longer than %s reads, first %d: rank(max_windows=…) scores long ones in parts",
+                "%d of %d documents are cut: longer than %s reads (documents[%d] is the first); "
+                "rank(max_windows=…) scores long ones in parts",
                 len(found.truncated),
                 found.documents,
                 self.model,

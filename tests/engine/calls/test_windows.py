@@ -150,7 +150,7 @@ def test_score_and_predict_count_and_warn_once(folder: Path, caplog: pytest.LogC
         model.predict([(QUERY, document) for document in DOCUMENTS])
     told = [record for record in caplog.records if record.name == "crossrank._calls.call"]
     assert [record.levelno for record in told] == [logging.WARNING, logging.DEBUG]
-    assert told[0].getMessage().startswith(f"{len(cut)} of {len(DOCUMENTS)} documents are longer than")
+    assert told[0].getMessage().startswith(f"{len(cut)} of {len(DOCUMENTS)} documents are cut: longer than")
     assert [record.truncated for record in records] == [len(cut)] * 3
     assert model.stats().truncated == 3 * len(cut)
 
