@@ -66,6 +66,11 @@ class ModelInfo:
     parity: Parity | None
 
     @property
+    def name(self) -> str:
+        """The checkpoint's name, without its revision."""
+        return self.source.partition(" at ")[0]
+
+    @property
     def note(self) -> str | None:
         """What one should know of the device, None where there is nothing."""
         return _NOTES.get(self.device.partition(":")[0])

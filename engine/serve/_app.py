@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -19,11 +20,12 @@ from starlette.types import Receive, Scope, Send
 from crossrank import InputError, Overloaded, __version__
 
 from ._dialects import PATHS, Dialect
+from ._hosts import AllowedHosts
 from ._metrics import CONTENT_TYPE
 from ._models import Model, load
 from ._openapi import HEADERS, openapi
-from ._request import Limits, Problem
-from ._service import Service, check_budget, raised
+from ._request import Kind, Limits, Problem, check_budget
+from ._service import Service, raised
 
 logger = logging.getLogger("crossrank.serve")
 
@@ -39,6 +41,7 @@ def create_app(
     max_queue_tokens: int = 200_000,
     limits: Limits | None = None,
     cors_origins: Sequence[str] = (),
+    allowed_hosts: Sequence[str] | None = None,
 ) -> Starlette:
     """An ASGI application that answers every rerank client, to be run or mounted in another one.
 
@@ -52,6 +55,8 @@ def create_app(
         max_queue_tokens: How many tokens may wait for a model that is loaded here; beyond it requests get 429.
         limits: What one request may ask for.
         cors_origins: Web origins whose pages may call; none by default.
+        allowed_hosts: What a request's Host may be, without ports; None for anything. A server that everybody on this
+            machine may use, without a key, should say it: a web page can point its own name at 127.0.0.1.
 
     Raises:
         InputError: If an option is not what it can be.
@@ -59,7 +64,8 @@ def create_app(
     """
     if default_budget_ms is not None:
         check_budget(default_budget_ms, InputError)
-    for name, texts in (("api_keys", api_keys), ("cors_origins", cors_origins)):
+    lists = (("api_keys", api_keys), ("cors_origins", cors_origins), ("allowed_hosts", allowed_hosts or ()))
+    for name, texts in lists:
         # One text is a sequence of texts too: each of its letters would be a key.
         if isinstance(texts, str | bytes) or not all(isinstance(text, str) for text in texts):
             raise InputError(f"{name}: a list of texts is needed")
@@ -96,7 +102,14 @@ def create_app(
                 expose_headers=[*HEADERS],
             )
         )
-    app = Starlette(routes=routes, middleware=middleware, lifespan=facts.lifespan)
+    if allowed_hosts is not None:
+        middleware.insert(0, Middleware(AllowedHosts, hosts=allowed_hosts))
+    app = Starlette(
+        routes=routes,
+        middleware=middleware,
+        lifespan=facts.lifespan,
+        exception_handlers={404: partial(_unknown, kind="no_path"), 405: partial(_unknown, kind="no_method")},
+    )
     app.state.service = service
     return app
 
@@ -162,7 +175,7 @@ class _Facts:
         served = next(iter(self._models.values()))
         info = served.info
         facts = {
-            "model_id": info.source.partition(" at ")[0],
+            "model_id": info.name,
             "model_sha": None,
             "model_dtype": {"fp32": "float32", "fp16": "float16"}.get(info.precision, info.precision),
             "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
@@ -219,6 +232,16 @@ class _Facts:
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(_encode(value), status, headers, media_type="application/json")
+
+
+async def _unknown(request: Request, error: Exception, kind: Kind) -> Response:
+    """What a path that is none is told, or one that is asked in another way, in the form of its dialect."""
+    assert isinstance(error, HTTPException)
+    dialect = PATHS.get(request.url.path, PATHS["/v1/rerank"])[-1]
+    paths = "POST /v1/rerank, /v2/rerank, /rerank and others rank; GET /docs lists them"
+    what = f"no path {request.url.path!r:.100}" if kind == "no_path" else f"{request.method} is not for this path"
+    status, body = dialect.error(Problem(kind, f"{what}: {paths}"))
+    return _json(body, status, error.headers)
 
 
 async def _page(request: Request, name: str) -> Response:

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from crossrank import CrossEncoder, InputError, MissingDependencyError
 
 from ._app import create_app
-from ._options import named_models, parse, read_keys
+from ._options import hosts, is_loopback, named_models, parse, read_keys
 from ._request import Limits
 from ._service import raised
 from ._workers import Peers, run_workers
@@ -411,7 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _require_grpc()
     log_as_json()
     named_models(options.models)
-    if not _keys(options) and not options.host.startswith(("127.", "::1", "localhost")):
+    if not _keys(options) and not is_loopback(options.host):
         logger.warning("whoever reaches %s may use it: there is no --api-key-file", options.host)
     bound = bind(options.host, options.port)
     if options.workers > 1:
@@ -438,6 +438,7 @@ def run(options: argparse.Namespace, bound: socket.socket, peers: Peers | None =
         default_chunks=options.default_chunks,
         limits=Limits(options.max_body_bytes, options.max_documents, options.max_request_tokens, options.body_seconds),
         cors_origins=[origin.strip() for origin in (options.cors_origins or "").split(",") if origin.strip()],
+        allowed_hosts=hosts(options),
     )
     app.state.service.metrics.peers = peers
     for served in app.state.service.models.values():

@@ -320,7 +320,7 @@ def load(models: Model | Mapping[str, Model], max_queue_tokens: int, **options: 
             model = AsyncCrossEncoder(given)
         else:
             model = AsyncCrossEncoder(given, max_queue_tokens=max_queue_tokens)
-        name = name or model.model.info().source.partition(" at ")[0].rpartition("/")[2]
+        name = name or model.model.info().name.rpartition("/")[2]
         if name in served:
             raise InputError(f"models: two are named {name!r:.100}")
         served[name] = Served(name, model, owned=owned, max_queue_tokens=max_queue_tokens if owned else None, **options)

@@ -3,11 +3,13 @@
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 from crossrank import InputError
 
-from ._request import Limits
+from ._hosts import LOOPBACK
+from ._request import Limits, check_budget
 
 PREFIX = "CROSSRANK_SERVE_"
 _EMBEDDED = "crossrank-mini-en"
@@ -56,6 +58,14 @@ def parser() -> argparse.ArgumentParser:
     made.option("--drain-seconds", int, 20, "time that requests under way have after SIGTERM")
     made.option("--cors-origins", str, None, "web origins whose pages may call, with commas between", "ORIGINS")
     made.option(
+        "--allowed-hosts",
+        str,
+        None,
+        "names that a request's Host may say, with commas between, beside this machine's; none is these alone on a "
+        "loopback address and any name on another; * is any",
+        "HOSTS",
+    )
+    made.option(
         "--device", str, None, "cpu, cuda, cuda:N, tensorrt or tensorrt:N; none takes CUDA or else the CPU", "D"
     )
     made.option("--precision", str, "auto", "the graph's numbers: fp32, fp16, int8 or auto", "P")
@@ -82,9 +92,41 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("port", "grpc_port"):
         if not 0 <= (getattr(options, name) or 0) <= 65_535:
             made.error(f"--{name.replace('_', '-')} {getattr(options, name)}: 0 to 65535 is needed")
+    for name in ("threads", "max_length"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            made.error(f"--{name.replace('_', '-')} {getattr(options, name)}: 1 or more is needed")
+    if options.default_budget_ms is not None:
+        try:
+            check_budget(options.default_budget_ms, InputError)
+        except InputError as error:
+            made.error(f"--default-budget-ms: {error}")
     if options.drain_seconds < 0 or not options.body_seconds > 0:
         made.error("--drain-seconds and --body-seconds are times, no negative ones")
     return options
+
+
+def hosts(options: argparse.Namespace) -> list[str] | None:
+    """What a request's Host may say, None for anything.
+
+    >>> hosts(parse(["--host", "0.0.0.0"])), hosts(parse([]))
+    (None, ['localhost', '127.0.0.1', '::1', '127.0.0.1'])
+    """
+    named = [host.strip() for host in (options.allowed_hosts or "").split(",") if host.strip()]
+    if "*" in named or not (named or is_loopback(options.host)):
+        return None
+    return [*LOOPBACK, options.host, *named]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is of this machine alone.
+
+    >>> [is_loopback(host) for host in ("127.0.0.5", "::1", "localhost", "127.example.org", "0.0.0.0")]
+    [True, True, True, False, False]
+    """
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def named_models(models: Sequence[str]) -> Mapping[str, str]:

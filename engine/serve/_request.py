@@ -1,6 +1,6 @@
 """The request and the answer that travel between a dialect and a model, and the problem that stands for an answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ Kind = Literal[
     "malformed",  # no JSON
     "unauthorized",
     "no_model",
+    "no_path",
+    "no_method",
     "too_large",
     "overloaded",
     "unhealthy",  # closing, or not ready
@@ -26,6 +28,8 @@ STATUS: Mapping[Kind, int] = {
     "malformed": 400,
     "unauthorized": 401,
     "no_model": 404,
+    "no_path": 404,
+    "no_method": 405,
     "too_large": 413,
     "overloaded": 429,
     "unhealthy": 503,
@@ -60,6 +64,13 @@ class Problem(Exception):
     def status(self) -> int:
         """The HTTP status of most dialects."""
         return STATUS[self.kind]
+
+
+def check_budget(budget_ms: float, error: Callable[[str], Exception]) -> float:
+    """A number of milliseconds, or what ``error`` makes of the reason why it is none."""
+    if not 0 < budget_ms <= 1_000_000_000:  # NaN is not, either
+        raise error(f"a budget of {budget_ms:g} ms: milliseconds, a number above 0 and up to 1,000,000,000")
+    return float(budget_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from ._dialects import Dialect, choose
 from ._metrics import Metrics
 from ._models import Served
-from ._request import Answer, Limits, Problem, Rerank
+from ._request import Answer, Limits, Problem, Rerank, check_budget
 from ._tracing import Tell, request_span
 
 logger = logging.getLogger("crossrank.serve")
@@ -150,7 +150,7 @@ class Service:
         if not name:
             return next(iter(self.models.values()))
         for served in self.models.values():
-            if name in (served.name, served.info.source.partition(" at ")[0]):
+            if name in (served.name, served.info.name):
                 return served
         names = ", ".join(self.models)
         raise Problem("no_model", f"no model is named {name!r:.100} here; there are: {names}")
@@ -195,13 +195,6 @@ def _request_id(request: Request) -> str:
     if given and len(given) <= _LONGEST_ID and given.isascii() and given.isprintable():
         return given
     return f"{random.getrandbits(128):032x}"
-
-
-def check_budget(budget_ms: float, error: Callable[[str], Exception]) -> float:
-    """A number of milliseconds, or what ``error`` makes of the reason why it is none."""
-    if not 0 < budget_ms <= 1_000_000_000:  # NaN is not, either
-        raise error(f"a budget of {budget_ms:g} ms: milliseconds, a number above 0 and up to 1,000,000,000")
-    return float(budget_ms)
 
 
 def _told(answer: Answer) -> dict[str, str]:

@@ -24,8 +24,12 @@ DOCUMENTS = ["Berlin is well known for its museums.", "Bread dough rises because
 
 
 @contextmanager
-def serving(app: Starlette, drain_seconds: int = 10, grpc: tuple[str, int] | None = None) -> Iterator[httpx.Client]:
-    """A client of the application on a port of this process's."""
+def serving(
+    app: Starlette, drain_seconds: int = 10, grpc: tuple[str, int] | None = None, *, service: Starlette | None = None
+) -> Iterator[httpx.Client]:
+    """A client of the application, which may hold the one of ``service``, on a port of this process's."""
+    if service is not None:
+        app.state.service = service.state.service
     server, bound = Server(app, drain_seconds, grpc), bind("127.0.0.1", 0)
     port = bound.getsockname()[1]
     thread = threading.Thread(target=server.run, args=([bound],), daemon=True)

@@ -22,7 +22,7 @@ import httpx
 from crossrank import InputError
 from crossrank._cli.main import main
 from crossrank.serve import _command, create_app
-from crossrank.serve._options import PREFIX, named_models, parse, parser, read_keys
+from crossrank.serve._options import PREFIX, hosts, named_models, parse, parser, read_keys
 from tests.support.serving import DOCUMENTS, QUERY, process
 
 BODY = {"query": QUERY, "documents": DOCUMENTS}
@@ -35,6 +35,7 @@ def test_every_option_is_an_environment_variable_and_in_the_help(
         "host": "::1",
         "api_key_file": Path("keys"),
         "cors_origins": "https://example.org",
+        "allowed_hosts": "example.org",
         "device": "cpu",
         "precision": "int8",
     }
@@ -53,13 +54,35 @@ def test_every_option_is_an_environment_variable_and_in_the_help(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--port", "x"], ["--port", "70000"], ["--max-documents", "0"], ["--drain-seconds", "-1"], ["--unknown"]],
+    [
+        ["--port", "x"],
+        ["--default-budget-ms", "0"],
+        ["--threads", "0"],
+        ["--max-length", "-1"],
+        ["--port", "70000"],
+        ["--max-documents", "0"],
+        ["--drain-seconds", "-1"],
+        ["--unknown"],
+    ],
     ids=" ".join,
 )
 def test_wrong_options_end_with_status_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["serve", *arguments])
     assert caught.value.code == 2
+
+
+def test_a_server_on_loopback_answers_under_this_machines_names_unless_others_are_allowed() -> None:
+    own = ["localhost", "127.0.0.1", "::1"]
+    assert hosts(parse(["--host", "127.0.0.2"])) == [*own, "127.0.0.2"]
+    assert hosts(parse(["--host", "0.0.0.0"])) is None
+    assert hosts(parse(["--allowed-hosts", "*"])) is None
+    assert hosts(parse(["--host", "0.0.0.0", "--allowed-hosts", "a.example, b.example"])) == [
+        *own,
+        "0.0.0.0",
+        "a.example",
+        "b.example",
+    ]
 
 
 def test_models_have_the_last_part_of_their_name_or_the_one_given(tmp_path: Path) -> None:

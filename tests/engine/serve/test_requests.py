@@ -172,9 +172,40 @@ def test_a_budget_that_is_none_is_refused(client: httpx.Client) -> None:
         assert (answer.status_code, "udget" in answer.text) == (422, True), budget
 
 
-def test_other_paths_and_methods_are_not_found(client: httpx.Client) -> None:
-    assert client.post("/v1/embeddings", json=BODY).status_code == 404
-    assert client.get("/v1/rerank").status_code == 405
+def test_other_paths_and_methods_are_not_found_in_the_form_of_their_dialect(client: httpx.Client) -> None:
+    absent, wrong, cohere = client.post("/v1/embeddings", json=BODY), client.get("/v1/rerank"), client.get("/v2/rerank")
+    assert (absent.status_code, wrong.status_code, cohere.status_code) == (404, 405, 405)
+    assert "/v1/embeddings" in absent.json()["message"] == absent.json()["detail"] == absent.json()["error"]["message"]
+    assert wrong.headers["allow"] == "POST"
+    assert "GET" in wrong.json()["message"]
+    assert "GET" in cohere.json()["message"]
+
+
+def test_a_page_whose_name_leads_here_may_not_ask(model: CrossEncoder) -> None:
+    with serving(create_app(model, allowed_hosts=["localhost", "127.0.0.1", "::1", "Rerank.example"])) as own:
+        for host in ("localhost:8080", "127.0.0.1", "[::1]:8080", "rerank.EXAMPLE:80", "[::1]"):
+            for _ in range(2):
+                assert own.post("/v1/rerank", json=BODY, headers={"Host": host}).status_code == 200, host
+        for host in (
+            "evil.example",
+            "localhost.evil.example:8080",
+            "evil.example:127.0.0.1",
+            "[::2]:80",
+            "",
+            "localhost.",
+        ):
+            for path in ("/v1/rerank", "/metrics", "/"):
+                answer = own.request("POST" if path == "/v1/rerank" else "GET", path, headers={"Host": host})
+                assert (answer.status_code, "allowed-hosts" in answer.json()["error"]) == (421, True), host
+
+
+def test_an_application_in_another_one_ranks_without_its_lifespan_and_with_it(model: CrossEncoder) -> None:
+    app = create_app(model)
+    for lifespan in (None, lambda outer: app.router.lifespan_context(app)):
+        with serving(Starlette(routes=[Mount("/search", app)], lifespan=lifespan), service=app) as outer:
+            assert len(outer.post("/search/v1/rerank", json=BODY).json()["results"]) == len(BODY["documents"])
+            assert outer.get("/search/ready").json() == {"status": "ready"}
+            assert "detail" in outer.get("/search/absent").json()
 
 
 def test_a_key_is_needed_where_there_is_one(locked: httpx.Client) -> None:
