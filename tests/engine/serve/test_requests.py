@@ -201,8 +201,12 @@ def test_a_page_whose_name_leads_here_may_not_ask(model: CrossEncoder) -> None:
 
 def test_an_application_in_another_one_ranks_without_its_lifespan_and_with_it(model: CrossEncoder) -> None:
     app = create_app(model)
-    for lifespan in (None, lambda outer: app.router.lifespan_context(app)):
-        with serving(Starlette(routes=[Mount("/search", app)], lifespan=lifespan), service=app) as outer:
+    mount = Mount("/search", app)
+    for holder in (
+        Starlette(routes=[mount]),
+        Starlette(routes=[mount], lifespan=lambda outer: app.router.lifespan_context(app)),
+    ):
+        with serving(holder, service=app) as outer:
             assert len(outer.post("/search/v1/rerank", json=BODY).json()["results"]) == len(BODY["documents"])
             assert outer.get("/search/ready").json() == {"status": "ready"}
             assert "detail" in outer.get("/search/absent").json()
