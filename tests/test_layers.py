@@ -20,9 +20,11 @@ HEAVY = {"torch", "transformers", "sentence_transformers", "onnx", "safetensors"
 
 # Rooms and single modules, the highest first. Each imports from those below it and from itself.
 FRONT_ENDS = {"serve", "ray", "beam", "triton"}  # made of public names, each with an extra of its own
+PUBLIC_ROOMS = {"batch", "serve"}  # whose own public names other front ends may use
 LAYERS = (
     {"_cli"},  # whose commands may be a front end's
     FRONT_ENDS,
+    {"batch"},  # made of public names too
     {"_async_cross_encoder", "_cascade", "_proof"},
     {"_cross_encoder"},
     {"_attributes", "_info"},
@@ -209,8 +211,10 @@ def _of_a_gpu(entry: Import) -> str | None:
 
 def _in_the_engine(entry: Import, public: set[str]) -> str | None:
     own, other = room(entry.importer), room(entry.module) if folder_of(entry.module) else ""
-    if own in FRONT_ENDS and folder_of(entry.module) and own != other:
-        good = other == "" and entry.name in public
+    if own in FRONT_ENDS | {"batch"} and folder_of(entry.module) and own != other:
+        good = (other == "" and entry.name in public) or (
+            own != "batch" and entry.module in {f"crossrank.{name}" for name in PUBLIC_ROOMS}
+        )
         return None if good else f"imports {entry.module} {entry.name or ''}: a front end is made of public names"
     return _upwards(entry, LAYERS)
 
@@ -307,6 +311,8 @@ def test_every_room_is_in_one_layer(folder: str, layers: Sequence[set[str]]) -> 
         ("benchmarks/engines/serve.py", "from benchmarks.inputs.trec import Run", "engines is not above inputs"),
         ("engine/serve/app.py", "from crossrank._errors import InputError", "a front end is made of public names"),
         ("engine/serve/app.py", "from crossrank import _errors", "imports crossrank's private _errors"),
+        ("engine/ray/data.py", "from crossrank.batch._files import Run", "a front end is made of public names"),
+        ("engine/batch/files.py", "from crossrank.ray import rerank", "a front end is made of public names"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, file: str, line: str, problem: str) -> None:
@@ -320,6 +326,7 @@ def test_a_planted_violation_is_found(tmp_path: Path, file: str, line: str, prob
     ("file", "line"),
     [
         ("engine/serve/app.py", "from crossrank import CrossEncoder, InputError\nfrom .routes import routes"),
+        ("engine/ray/data.py", "from crossrank.batch import Reranker\ndef f(): from crossrank.serve import create_app"),
         ("engine/_device/open.py", "def f(): from .cuda.graph import Bucket"),
         ("engine/_calls/answers.py", "def f(): import torch"),
         ("engine/_cross_encoder.py", "from ._calls.run import Scorer\nfrom ._errors import InputError"),

@@ -1,0 +1,10 @@
+"""crossrank.batch: tables and files reranked in bulk, by one process or by the workers of an engine.
+
+>>> from crossrank.batch import Reranker
+>>> reranked = Reranker("crossrank-mini-en", top_k=10)(table)  # doctest: +SKIP
+"""
+
+from ._files import rerank_file
+from ._reranker import Reranker
+
+__all__ = ["Reranker", "rerank_file"]

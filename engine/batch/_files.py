@@ -1,0 +1,333 @@
+"""Files reranked block by block: what is written is kept, so that a job that was killed goes on where it was."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from filelock import FileLock, Timeout
+
+from crossrank import CrossrankError, InputError, __version__
+
+from ._reranker import Reranker, holds_lists, require_pyarrow
+from ._trec import TrecRun, run_lines
+
+# Lines of text, or a pyarrow Table.
+Block: TypeAlias = Any
+# Numbered blocks to numbered blocks, in any order; blocks are made when they are called.
+Run: TypeAlias = Callable[[Reranker, Iterable[tuple[int, Callable[[], Block]]]], Iterable[tuple[int, Block]]]
+
+BLOCK_BYTES = 2_000_000
+_SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".trec": "trec", ".run": "trec"}
+_READ_ROWS = 64  # of Parquet at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a job did.
+
+    Attributes:
+        rows: Rows, or of a run topics, in all.
+        marked: Those among them whose status is not "ok".
+        blocks: Blocks in all.
+        resumed: Those that an earlier, killed job had written.
+    """
+
+    rows: int
+    marked: int
+    blocks: int
+    resumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """One block of the input.
+
+    Attributes:
+        number: From 0.
+        rows: How many it has.
+        make: Reads it.
+    """
+
+    number: int
+    rows: int
+    make: Callable[[], Block]
+
+
+def rerank_file(
+    input: str | Path,
+    output: str | Path,
+    model: str | Path = "crossrank-mini-en",
+    *,
+    queries: str | Path | None = None,
+    corpus: str | Path | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    run: Run | None = None,
+    report: Callable[[int, int], object] | None = None,
+    **options: Any,
+) -> Summary:
+    """Rerank a Parquet file, JSONL or a TREC run into another of the same kind, which appears whole or not at all.
+
+    Finished blocks lie in a folder beside the output until all are there; the same call, made again after a kill,
+    scores only the others. Rows that cannot be scored say so in their status. In a run, documents without a text come
+    last in their topic, with the tag ``unscored``.
+
+    Args:
+        input: ``.parquet``, ``.jsonl`` or ``.ndjson`` with columns or keys as `Reranker` has them; or a run, ``.trec``
+            or ``.run``, whose topics' lines stand together.
+        output: A file of the same kind. Pairs get no rank, since those of a query may lie in several blocks.
+        model: A name or folder that `CrossEncoder` loads.
+        queries: Of a run the queries: ``id<tab>text`` a line, or ``.jsonl`` with ``_id`` or ``id``, and ``text``.
+        corpus: Of a run the documents, in the same form; a ``title`` is put before the text.
+        block_bytes: About how much text a block has.
+        run: Scores the blocks; None does so in this process, `crossrank.ray.actors` gives one that uses Ray.
+        report: Called with the number of rows done now, and of all rows.
+        options: Of `Reranker`.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InputError: If a file or option is not what it can be, another job writes this output, or one of other input or
+            options began it.
+        CrossrankError: If the model cannot be loaded.
+    """
+    source, target = Path(input), Path(os.path.abspath(output))
+    kind = _kind(source)
+    if _kind(target) != kind:
+        raise InputError(f"{output}: of a {kind} input the output is one too, with the same suffix: {source.suffix}")
+    if (queries is not None and corpus is not None) != (kind == "trec"):
+        raise InputError("a TREC run needs the files of its queries and of its corpus; other inputs hold their texts")
+    if type(block_bytes) is not int or block_bytes < 1:
+        raise InputError(f"block_bytes={block_bytes!r:.60}: an integer from 1 is needed")
+    if kind == "parquet":
+        require_pyarrow()
+        if options.get("top_k") is None:
+            options["ranks"] = False
+    elif kind == "trec":
+        options |= {"query": "query", "documents": "documents", "along": ["docids"]}
+    reranker = Reranker(model, **options)
+    folder = target.with_name(f".{target.name}.blocks")
+    job = _describe(reranker, block_bytes, source, queries, corpus)
+    if target.exists() and not (folder / "job.json").exists():
+        raise InputError(f"{output} is there already: remove it, or write to another file")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock", timeout=0):
+            _begin(folder, job, target)
+            total, cuts = _READERS[kind](source, block_bytes, queries, corpus, reranker)
+            summary = _score(reranker, folder, kind, total, cuts, run or _here, report)
+            _join(folder, kind, summary.blocks, target)
+    except Timeout:
+        raise InputError(f"{output}: another process is writing it") from None
+    except CrossrankError:  # some are OSErrors too
+        raise
+    except OSError as error:
+        raise InputError(f"{input} to {output}: {error}") from error
+    shutil.rmtree(folder)
+    return summary
+
+
+def _kind(file: Path) -> str:
+    if file.suffix not in _SUFFIXES:
+        raise InputError(f"{file}: its name must end in one of {', '.join(_SUFFIXES)}, which say what it holds")
+    return _SUFFIXES[file.suffix]
+
+
+def _describe(reranker: Reranker, block_bytes: int, *files: str | Path | None) -> dict[str, Any]:
+    """What blocks hang on: those of another job are not to be mixed with ours."""
+    marks = {}
+    for file in (*files, Path(reranker.model, "crossrank.json")):
+        if file is not None and Path(file).is_file():
+            facts = Path(file).stat()
+            marks[os.path.abspath(file)] = [facts.st_size, facts.st_mtime_ns]
+        elif file in files and file is not None:
+            raise InputError(f"{file}: no such file")
+    options = {name: value for name, value in vars(reranker).items() if name != "threads"}
+    described = {"crossrank": __version__, "files": marks, "block_bytes": block_bytes, "reranker": options}
+    return json.loads(json.dumps(described, default=str))  # type: ignore[no-any-return]
+
+
+def _begin(folder: Path, job: dict[str, Any], target: Path) -> None:
+    """Check that blocks which are there belong to this job, or begin it."""
+    place = folder / "job.json"
+    if place.exists():
+        before = json.loads(place.read_text("utf-8"))
+        if before != job:
+            other = ", ".join(name for name in job if job[name] != before.get(name))
+            raise InputError(f"{target} was begun with other {other}: remove {folder}, or write to another file")
+    else:
+        _write(place, lambda file: file.write(json.dumps(job).encode()))
+
+
+def _score(
+    reranker: Reranker,
+    folder: Path,
+    kind: str,
+    total: int,
+    cuts: Iterator[_Cut],
+    run: Run,
+    report: Callable[[int, int], object] | None,
+) -> Summary:
+    count = resumed = 0
+    rows: dict[int, int] = {}  # of blocks under way
+
+    def missing() -> Iterator[tuple[int, Callable[[], Block]]]:
+        nonlocal count, resumed
+        for cut in cuts:
+            count += 1
+            if _place(folder, kind, cut.number).exists():
+                resumed += 1
+                if report is not None:
+                    report(cut.rows, total)
+            else:
+                rows[cut.number] = cut.rows
+                yield cut.number, cut.make
+
+    for number, block in run(reranker, missing()):
+        _write(_place(folder, kind, number), partial(_WRITERS[kind], block, reranker))
+        if report is not None:
+            report(rows.pop(number), total)
+    marked = sum(_marked(folder, kind, i, reranker) for i in range(count))
+    return Summary(total, marked, count, resumed)
+
+
+def _here(reranker: Reranker, blocks: Iterable[tuple[int, Callable[[], Block]]]) -> Iterator[tuple[int, Block]]:
+    for number, make in blocks:
+        yield number, reranker.block(make())
+
+
+def _place(folder: Path, kind: str, number: int) -> Path:
+    return folder / f"{number:08}.{kind}"
+
+
+def _write(place: Path, write: Callable[[Any], object]) -> None:
+    """A file that is there whole or not at all, after a loss of power too."""
+    part = place.with_name(f"{place.name}.part")
+    with part.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(place)
+
+
+def _write_lines(block: Sequence[str], reranker: Reranker, file: Any) -> None:
+    file.writelines(f"{line}\n".encode() for line in block)
+
+
+def _write_run(block: Sequence[str], reranker: Reranker, file: Any) -> None:
+    _write_lines([line for topic in block for line in run_lines(json.loads(topic), reranker.prefix)], reranker, file)
+
+
+def _write_table(block: Any, reranker: Reranker, file: Any) -> None:
+    require_pyarrow().parquet.write_table(block, file)
+
+
+def _marked(folder: Path, kind: str, number: int, reranker: Reranker) -> int:
+    """Rows of a block that are not "ok"."""
+    place, status = _place(folder, kind, number), reranker.prefix + "status"
+    if kind == "parquet":
+        column = require_pyarrow().parquet.read_table(place, columns=[status]).column(0)
+        return sum(value != "ok" for value in column.to_pylist())
+    with place.open("rb") as file:
+        if kind == "trec":
+            return len({line.split()[0] for line in file if line.endswith(b" unscored\n")})
+        ending = f'{json.dumps(status)}: "ok"}}\n'.encode()  # the last key
+        return sum(not line.endswith(ending) for line in file)
+
+
+def _join(folder: Path, kind: str, count: int, target: Path) -> None:
+    """Write all blocks, in their order, to the output."""
+    places = [_place(folder, kind, i) for i in range(count)]
+    part = folder / "output"
+    if kind == "parquet":
+        parquet = require_pyarrow().parquet
+        with parquet.ParquetWriter(part, parquet.read_schema(places[0])) as writer:
+            for place in places:
+                writer.write_table(parquet.read_table(place))
+    else:
+        with part.open("wb") as file:
+            for place in places:
+                with place.open("rb") as block:
+                    shutil.copyfileobj(block, file)
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(target)
+
+
+def _read_parquet(
+    source: Path, block_bytes: int, _queries: object, _corpus: object, reranker: Reranker
+) -> tuple[int, Iterator[_Cut]]:
+    pa = require_pyarrow()
+    try:
+        file = pa.parquet.ParquetFile(source)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{source}: {error}") from error
+    schema = file.schema_arrow
+    reranker.check(schema.names)
+    if reranker.top_k is not None and not holds_lists(pa, schema.field(reranker.documents).type, []):
+        raise InputError(
+            f"top_k needs a list of documents in each row, and {reranker.documents!r} holds one: a query's pairs may "
+            "lie in several blocks; group the rows by their query first"
+        )
+
+    def cuts() -> Iterator[_Cut]:
+        waiting: list[Any] = []
+        number = 0
+        for batch in file.iter_batches(_READ_ROWS):
+            waiting.append(batch)
+            if sum(part.nbytes for part in waiting) >= block_bytes:
+                table, waiting = pa.Table.from_batches(waiting), []
+                yield _Cut(number, len(table), partial(lambda table: table, table))
+                number += 1
+        if waiting or number == 0:
+            table = pa.Table.from_batches(waiting, schema)
+            yield _Cut(number, len(table), lambda: table)
+
+    return file.metadata.num_rows, cuts()
+
+
+def _read_jsonl(source: Path, block_bytes: int, *_: Any) -> tuple[int, Iterator[_Cut]]:
+    with source.open("rb") as file:
+        total = sum(bool(line.strip()) for line in file)
+
+    def cuts() -> Iterator[_Cut]:
+        number, size = 0, 0
+        lines: list[str] = []
+        with source.open("rb") as file:
+            for line in file:
+                if not line.strip():
+                    continue
+                lines.append(line.decode("utf-8", "replace").rstrip("\r\n").removeprefix("\ufeff"))
+                size += len(line)
+                if size >= block_bytes:
+                    yield _Cut(number, len(lines), partial(list, lines))
+                    number, size, lines = number + 1, 0, []
+        if lines:
+            yield _Cut(number, len(lines), partial(list, lines))
+
+    return total, cuts()
+
+
+def _read_trec(
+    source: Path, block_bytes: int, queries: str | Path, corpus: str | Path, reranker: Reranker
+) -> tuple[int, Iterator[_Cut]]:
+    run = TrecRun(source, Path(queries), Path(corpus))
+
+    def cuts() -> Iterator[_Cut]:
+        for number, topics in enumerate(run.blocks(block_bytes)):
+            yield _Cut(number, len(topics), partial(run.lines, topics))
+
+    return run.topics, cuts()
+
+
+_READERS: dict[str, Callable[..., tuple[int, Iterator[_Cut]]]] = {
+    "parquet": _read_parquet,
+    "jsonl": _read_jsonl,
+    "trec": _read_trec,
+}
+_WRITERS: dict[str, Callable[..., None]] = {"parquet": _write_table, "jsonl": _write_lines, "trec": _write_run}
