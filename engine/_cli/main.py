@@ -1,4 +1,4 @@
-"""``crossrank rank|info|bench|verify|cache|serve``: parse, call the library, print."""
+"""``crossrank rank|rerank|info|bench|verify|cache|serve``: parse, call the library, print."""
 
 import argparse
 import io
@@ -22,6 +22,8 @@ from crossrank._proof import verify_artifact
 
 from .bench import bench, format_speeds
 from .cache import format_cache, format_removals
+from .rerank import add_arguments as add_rerank_arguments
+from .rerank import run as rerank
 from .tables import format_parity_table
 
 
@@ -92,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     rank.add_argument("--top-k", type=int, metavar="N", help="print the best N only (default: all)")
     rank.add_argument("--json", action="store_true", help="print JSONL: corpus_id, score, text")
+    add_rerank_arguments(commands.add_parser("rerank", help="rerank a file: Parquet, JSONL or a TREC run"))
     info = commands.add_parser("info", help="show what a model is and runs on")
     bench = commands.add_parser("bench", help="measure a model's speed on this machine")
     bench.add_argument(
@@ -306,7 +309,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     options = _parse(arguments)
     if options.command == "cache":
         return _cache(options)
-    {"rank": _rank, "info": _info, "bench": _bench, "verify": _verify}[options.command](options)
+    {"rank": _rank, "rerank": rerank, "info": _info, "bench": _bench, "verify": _verify}[options.command](options)
     return 0
 
 

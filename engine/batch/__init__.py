@@ -4,7 +4,8 @@
 >>> reranked = Reranker("crossrank-mini-en", top_k=10)(table)  # doctest: +SKIP
 """
 
-from ._files import rerank_file
+from ._files import Summary, rerank_file
+from ._judge import Judged, judge, problem_of
 from ._reranker import Reranker
 
-__all__ = ["Reranker", "rerank_file"]
+__all__ = ["Judged", "Reranker", "Summary", "judge", "problem_of", "rerank_file"]

@@ -153,9 +153,10 @@ def _describe(reranker: Reranker, block_bytes: int, *files: str | Path | None) -
 
 
 def _begin(folder: Path, job: dict[str, Any], target: Path) -> None:
-    """Check that blocks which are there belong to this job, or begin it."""
+    """Check that blocks which are there belong to this job; without blocks, begin it."""
     place = folder / "job.json"
-    if place.exists():
+    written = any(path.suffix.removeprefix(".") in _READERS for path in folder.iterdir())
+    if place.exists() and written:
         before = json.loads(place.read_text("utf-8"))
         if before != job:
             other = ", ".join(name for name in job if job[name] != before.get(name))

@@ -1,0 +1,134 @@
+"""Ray Data and Ray's actors, each with a `Reranker`."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.util.actor_pool import ActorPool
+
+from crossrank import InputError
+from crossrank.batch import Reranker
+
+_LISTS, _PAIRS = 64, 4_096  # rows of a batch: what a killed actor does again
+
+
+def rerank(
+    ds: "ray.data.Dataset",
+    model: str | Path = "crossrank-mini-en",
+    *,
+    query: str = "query",
+    documents: str = "documents",
+    top_k: int | None = None,
+    actors: int | tuple[int, int] | None = None,
+    num_cpus: int = 1,
+    num_gpus: float | None = None,
+    batch_size: int | None = None,
+    **options: Any,
+) -> "ray.data.Dataset":
+    """Rerank a dataset, as ``ds.map_batches(Reranker, …)`` does, with the options that suit it.
+
+    Lazy as Ray's transformations are, but for the dataset's schema, which is asked for. The rows of an actor that dies
+    are scored by another one.
+
+    Args:
+        ds: Rows as `crossrank.batch.Reranker` has them: a query with its list of documents, or a pair each.
+        model: A name, or a folder that every worker has.
+        query: The column of queries.
+        documents: The column of documents.
+        top_k: Keep each query's best only. Of pairs Ray groups the rows by their query for it, which sorts them.
+        actors: How many workers, or the fewest and the most of them; None lets Ray take what is free.
+        num_cpus: Cores of a worker, which are its threads.
+        num_gpus: GPUs of a worker.
+        batch_size: Rows of a batch; by default 64 lists or 4,096 pairs.
+        options: Of `Reranker`.
+
+    Returns:
+        The dataset with new columns. Pairs have a rank only with ``top_k``: others of their query may be elsewhere.
+
+    Raises:
+        InputError: If an option is not what it can be, or a column is absent.
+    """
+    if type(num_cpus) is not int or num_cpus < 1:
+        raise InputError(f"num_cpus={num_cpus!r:.60}: whole cores are needed, 1 or more, since they are threads")
+    options |= {"query": query, "documents": documents, "top_k": top_k}
+    options.setdefault("threads", num_cpus)
+    reranker = Reranker(model, **options)  # what can be refused is refused here
+    schema = ds.schema()
+    names, types = (schema.names, schema.types) if schema is not None else ([], [])
+    reranker.check(names)
+    kind = types[names.index(documents)]
+    lists = isinstance(kind, pa.DataType) and pa.types.is_nested(kind)
+    if actors is None:
+        compute = ray.data.ActorPoolStrategy()
+    elif isinstance(actors, int):
+        compute = ray.data.ActorPoolStrategy(size=actors)
+    else:
+        compute = ray.data.ActorPoolStrategy(min_size=actors[0], max_size=actors[1])
+    given: dict[str, Any] = {"batch_format": "pyarrow", "compute": compute, "num_cpus": num_cpus, "num_gpus": num_gpus}
+    given["fn_constructor_kwargs"] = {"model": str(model), **options}
+    if not lists and top_k is not None:
+        return ds.groupby(query).map_groups(Reranker, **given)
+    if not lists:
+        given["fn_constructor_kwargs"]["ranks"] = False
+    return ds.map_batches(Reranker, batch_size=batch_size or (_LISTS if lists else _PAIRS), **given)
+
+
+def actors(
+    address: str | None = None, *, count: int | None = None, num_cpus: int = 1
+) -> Callable[[Reranker, Iterable[tuple[int, Callable[[], Any]]]], Iterator[tuple[int, Any]]]:
+    """What `crossrank.batch.rerank_file` takes as ``run``: blocks go to actors, which Ray starts again when they die.
+
+    Args:
+        address: Of a cluster, as in ``ray.init``; None for the one of this process, or "local" for one started here.
+        count: How many actors, None for as many as the cluster has cores for.
+        num_cpus: Cores of an actor, which are its threads.
+    """
+
+    def run(reranker: Reranker, blocks: Iterable[tuple[int, Callable[[], Any]]]) -> Iterator[tuple[int, Any]]:
+        started = not ray.is_initialized()
+        if started:
+            ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False)
+        try:
+            worker = copy.copy(reranker)
+            worker.threads = reranker.threads or num_cpus
+            many = count or max(1, int(ray.cluster_resources().get("CPU", 1)) // num_cpus)
+            kind = ray.remote(num_cpus=num_cpus, max_restarts=-1, max_task_retries=-1)(_Worker)
+            pool = ActorPool([kind.remote(worker) for _ in range(many)])
+            for number, make in blocks:
+                while not pool.has_free():
+                    yield _next(pool)
+                pool.submit(_score, (number, make()))
+            while pool.has_next():
+                yield _next(pool)
+        finally:
+            if started:
+                ray.shutdown()
+
+    return run
+
+
+class _Worker:
+    """An actor with a model."""
+
+    def __init__(self, reranker: Reranker) -> None:
+        self._reranker = reranker
+        reranker.load()
+
+    def score(self, number: int, block: Any) -> tuple[int, Any]:
+        """A block, scored."""
+        return number, self._reranker.block(block)
+
+
+def _score(actor: Any, block: tuple[int, Any]) -> Any:
+    return actor.score.remote(*block)
+
+
+def _next(pool: Any) -> tuple[int, Any]:
+    try:
+        return pool.get_next_unordered()  # type: ignore[no-any-return]
+    except ray.exceptions.RayTaskError as error:  # of a worker: what it has raised
+        raise error.cause from error
