@@ -19,7 +19,7 @@ except ImportError as _error:
 
 
 def deployment(model: str = "crossrank-mini-en", **options: Any) -> Any:
-    """As `crossrank.ray._serve.deployment`, imported when it is called: Ray Serve takes seconds, and extras of its own."""
+    """As `crossrank.ray._serve.deployment`, imported when it is called: Ray Serve takes seconds and further extras."""
     try:
         from ._serve import deployment
     except ImportError as error:

@@ -240,7 +240,7 @@ def test_two_jobs_of_one_output_at_once_are_refused(tmp_path: Path) -> None:
     [
         (("in.csv", "out.csv"), {}, "its name must end in one of"),
         (("in.jsonl", "out.parquet"), {}, "of a jsonl input the output is one too"),
-        (("in.jsonl", "out.jsonl"), {"corpus": "c"}, "a TREC run needs"),
+        (("in.jsonl", "out.jsonl"), {"corpus": "c", "queries": "q"}, "a TREC run needs"),
         (("in.trec", "out.trec"), {}, "a TREC run needs the files"),
         (("absent.jsonl", "out.jsonl"), {}, "no such file"),
         (("in.jsonl", "out.jsonl"), {"block_bytes": 0}, "block_bytes=0"),

@@ -136,8 +136,6 @@ def test_a_file_is_reranked_by_actors_as_by_one_process(tmp_path: Path) -> None:
     assert [row["id"] for row in out] == list(range(40))
     expected = [json.loads(line) for line in Reranker(threads=1).lines([json.dumps(row) for row in rows])]
     assert_equal([row for row in out if "scores" in row], [row for row in expected if "scores" in row])
-    with pytest.raises(InputError, match="no such file|'nowhere'|nowhere"):
-        rerank_file(tmp_path / "absent.jsonl", tmp_path / "o.jsonl", run=actors())
 
 
 def test_what_a_worker_raises_reaches_the_caller_as_it_is(tmp_path: Path) -> None:
@@ -164,14 +162,12 @@ def _parquet_out(folder: Path, parquet: Any, run: Any) -> list[dict[str, Any]]:
 def test_ten_actors_killed_at_random_lose_double_and_change_no_row() -> None:
     from crossrank.ray import rerank
 
-    whole = table(20_000, seed=1)
-    ds = ray.data.from_arrow([whole.slice(i, 200) for i in range(0, 20_000, 200)])
+    whole = table(8_000, seed=1)
+    ds = ray.data.from_arrow([whole.slice(i, 200) for i in range(0, 8_000, 200)])
     killed: list[int] = []
     done = threading.Event()
 
     def kill() -> None:
-        from ray.util.state import list_workers  # noqa: F401 - without a dashboard /proc says it
-
         generator = random.Random(0)
         while len(killed) < 10 and not done.wait(2.0):
             pids = [pid for pid in _actors() if pid not in killed]
