@@ -1,13 +1,17 @@
 """``export-model``: parse, call the library, print."""
 
+import os
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 
 from crossrank._artifact.manifest import PRECISIONS, VARIANTS, read_manifest
 from crossrank._cli.main import Parser, comma_list, print_json, run_command
 from crossrank._cli.tables import align_columns, format_parity_table
 from crossrank._errors import InputError
+from crossrank._options import folder_path
 from crossrank._printable import printable_line
 from crossrank.models import load_registry
 
@@ -48,6 +52,17 @@ def _parser() -> Parser:
         action="store_true",
         help="make portable fp16 too, and build its TensorRT engines for the GPU of this machine, ahead of a service",
     )
+    parser.add_argument(
+        "--triton",
+        metavar="DIR",
+        help="write a model repository of Triton there too: the engine as a Python model, and the portable graph",
+    )
+    parser.add_argument("--triton-name", metavar="NAME", help="of the model there (default: the last part of NAME)")
+    parser.add_argument("--triton-instances", type=int, default=1, metavar="N", help="of each model (default: 1)")
+    parser.add_argument(
+        "--triton-threads", type=int, metavar="N", help="of each instance on a CPU (default: all cores)"
+    )
+    parser.add_argument("--triton-gpu", action="store_true", help="instances on each GPU, not on the CPU")
     parser.add_argument("--revision", metavar="R", help="hub revision (default: the registry's, else the newest)")
     parser.add_argument("--offline", action="store_true", help="never ask the hub")
     parser.add_argument("--force", action="store_true", help="replace an artifact that is already there")
@@ -98,11 +113,29 @@ def _main(arguments: Sequence[str] | None) -> int:
         report=terminal_report(),
     )
     manifest = read_manifest(folder)
+    written = _write_triton(options, folder)
     if options.json:
         print_json({"folder": folder, **asdict(manifest)})
     else:
         print(f"{printable_line(f'{manifest.source.name} -> {folder}')}\n{format_parity_table(manifest)}")
+    for model in written:
+        print(printable_line(f"triton: {model}"))
     return 0
+
+
+def _write_triton(options: Namespace, folder: Path) -> list[Path]:
+    if options.triton is None:
+        return []
+    from ._write.triton import write_triton  # of an extra
+
+    return write_triton(
+        folder,
+        folder_path("--triton", options.triton),
+        options.triton_name or Path(os.path.abspath(options.model)).name,
+        gpu=options.triton_gpu,
+        instances=options.triton_instances,
+        threads=options.triton_threads,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
