@@ -9,14 +9,17 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +33,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 FASTAPI, GRPC, WORKERS, FORK = "fastapi_service", "grpc_service", "worker_processes", "before_the_fork"
 QUICK_START, CASCADE = "quick_start", "cascade"
 SEARCH, LONG, METRICS = "search_engine", "long_documents", "metrics"
+BM25S, TANTIVY, ELASTIC = "bm25s_cascade", "tantivy_cascade", "elasticsearch_cascade"
+POSTGRES, LANCEDB = "postgres_cascade", "lancedb_reranker"
+RAY, RAY_SERVE, BEAM = "ray_rerank", "ray_serve", "beam_rerank"
+SPARK, DASK = "spark_rerank", "dask_rerank"
 LANGCHAIN, LLAMA_INDEX, HAYSTACK = "langchain_reranker", "llama_index_reranker", "haystack_ranker"
 
 QUERY = "how many people live in berlin"
@@ -64,11 +71,14 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     return load
 
 
-def run_example(name: str, folder: Path, **changes: str) -> list[str]:
+def run_example(
+    name: str, folder: Path, *, arguments: Sequence[str] = (), wait_s: float = WAIT_S, **changes: str
+) -> list[str]:
     """Run an example as a program. Returns the lines that it prints."""
     path = folder / "program.py"
     path.write_text(changed(name, **changes), encoding="utf-8")
-    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=WAIT_S, cwd=folder)
+    command = [sys.executable, str(path), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=wait_s, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -95,6 +105,8 @@ def test_every_example_is_run_here() -> None:
         HAYSTACK,
         QUICK_START,
         CASCADE,
+        *(BM25S, TANTIVY, ELASTIC, POSTGRES, LANCEDB),
+        *(RAY, RAY_SERVE, BEAM, SPARK, DASK),
     }
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested | {"demo"}  # which has a test of its own
 
@@ -357,6 +369,162 @@ def test_search_falls_back_on_the_first_stage_where_time_is_up(load: Callable[[s
     pytest.importorskip("bm25s")
     search = load(SEARCH)
     assert search.search(QUERY, deadline_ms=1e-6) == search.candidates(QUERY)
+
+
+# 1,000 candidates, a cascade, 10 hits
+
+EMBEDDED = {'LARGE = "ms-marco-MiniLM-L12-v2"': 'LARGE = "crossrank-mini-en"'}
+
+
+@pytest.mark.parametrize(("name", "package"), [(BM25S, "bm25s"), (TANTIVY, "tantivy")])
+def test_a_cascade_ranks_what_an_engine_in_the_process_found(tmp_path: Path, name: str, package: str) -> None:
+    pytest.importorskip(package)
+    lines = run_example(name, tmp_path, **EMBEDDED)
+    assert len(lines) >= 3
+    assert lines[0] == ANSWER
+
+
+def test_a_cascade_ranks_what_elasticsearchs_own_client_found(tmp_path: Path) -> None:
+    pytest.importorskip("elasticsearch")
+    asked: list[tuple[str, Any]] = []
+
+    class Documented(BaseHTTPRequestHandler):
+        """Elasticsearch, as its reference shows an answer of _search."""
+
+        def do_POST(self) -> None:
+            asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            hits = [
+                {"_index": "passages", "_id": str(i), "_score": 3.0 - i, "_source": {"text": text}}
+                for i, text in enumerate(DOCUMENTS)
+            ]
+            found = {"total": {"value": 3, "relation": "eq"}, "max_score": 3.0, "hits": hits}
+            shards = {"total": 1, "successful": 1, "skipped": 0, "failed": 0}
+            body = json.dumps({"took": 5, "timed_out": False, "_shards": shards, "hits": found}).encode()
+            self.send_response(200)
+            self.send_header("X-Elastic-Product", "Elasticsearch")
+            self.send_header("Content-Type", "application/vnd.elasticsearch+json; compatible-with=9")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Documented) as server, ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever)
+        try:
+            url = f"http://127.0.0.1:{server.server_address[1]}"
+            lines = run_example(ELASTIC, tmp_path, arguments=[url, "passages", QUERY], **EMBEDDED)
+        finally:
+            server.shutdown()
+    assert lines[0] == f"2 {ANSWER}"
+    assert len(lines) == 3
+    ((path, body),) = asked
+    assert path.startswith("/passages/_search")
+    assert (body["query"], body["size"]) == ({"match": {"text": QUERY}}, 1_000)
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """A server of its own on a socket in a folder. Gives its address."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not programs:
+        pytest.skip("no Postgres in /usr/lib/postgresql")
+    place = Path(tempfile.mkdtemp(prefix="pg"))  # a socket's path is short, and its owner another user
+    options: dict[str, Any] = {"cwd": place, "check": True, "capture_output": True, "timeout": WAIT_S}
+    if os.geteuid() == 0:  # which Postgres refuses
+        shutil.chown(place, "nobody", "nogroup")
+        options |= {"user": "nobody", "group": "nogroup"}
+    data, control = str(place / "data"), str(programs[-1].with_name("pg_ctl"))
+    try:
+        subprocess.run([str(programs[-1]), "-D", data, "-U", "test", "--auth=trust", "-N"], **options)
+        flags = f"-k {place} -c listen_addresses= -c fsync=off"
+        subprocess.run([control, "-D", data, "-l", str(place / "log"), "-o", flags, "-w", "start"], **options)
+        try:
+            yield f"postgresql://test@/postgres?host={place}"
+        finally:
+            subprocess.run([control, "-D", data, "-m", "immediate", "stop"], **options)
+    finally:
+        shutil.rmtree(place)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets")
+def test_a_cascade_ranks_what_postgres_found(tmp_path: Path, load: Callable[[str], Any]) -> None:
+    psycopg = pytest.importorskip("psycopg")
+    example = load(POSTGRES)
+    with postgres(tmp_path) as address:
+        with psycopg.connect(address) as connection:
+            connection.execute(example.TABLE)
+            for i, text in enumerate([*DOCUMENTS, "a sentence about nothing"]):
+                connection.execute("INSERT INTO passages (id, text) VALUES (%s, %s)", (i, text))
+        lines = run_example(
+            POSTGRES, tmp_path, arguments=[address, "how many people live in Berlin's houses?"], **EMBEDDED
+        )
+    assert sorted(lines) == [f"0 {DOCUMENTS[0]}", f"2 {ANSWER}"]
+
+
+def test_lancedb_reranks_by_its_own_interface(tmp_path: Path, load: Callable[[str], Any], model: CrossEncoder) -> None:
+    lancedb = pytest.importorskip("lancedb")
+    pyarrow = pytest.importorskip("pyarrow")
+    reranker = load(LANCEDB).CrossrankReranker(model)
+    vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array([0.0, 0, 1, 0, 0, 1], pyarrow.float32()), 2)
+    table = lancedb.connect(tmp_path).create_table("passages", pyarrow.table({"text": DOCUMENTS, "vector": vectors}))
+    table.create_fts_index("text")
+    expected = model.rank(QUERY, DOCUMENTS)
+    by_vector = table.search([0.0, 0.0]).limit(10).rerank(reranker, QUERY).to_list()
+    assert [row["text"] for row in by_vector] == [DOCUMENTS[hit["corpus_id"]] for hit in expected]
+    assert [row["_relevance_score"] for row in by_vector] == pytest.approx([hit["score"] for hit in expected], abs=ATOL)
+    words = table.search("berlin", query_type="fts").limit(10).rerank(reranker).to_list()
+    assert {row["text"] for row in words} == {DOCUMENTS[0], ANSWER}
+    both = table.search(query_type="hybrid").vector([0.0, 0.0]).text(QUERY).limit(10).rerank(reranker).to_list()
+    assert both[0]["text"] == ANSWER
+    assert table.search("nothing of it", query_type="fts").limit(10).rerank(reranker).to_list() == []
+
+
+# Beyond one machine
+
+
+def test_ray_keeps_the_best_of_each_list(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="crossrank[ray] is not installed; make test-scale")
+    lines = run_example(RAY, tmp_path, wait_s=5 * WAIT_S)
+    assert [line for line in lines if line[:1].isdecimal()] == [
+        f"{i} Berlin had 3,520,031 people in 2015." for i in range(4)
+    ]
+
+
+def test_ray_serve_gets_an_application(load: Callable[[str], Any]) -> None:
+    pytest.importorskip("ray.serve", reason="crossrank[ray] is not installed; make test-scale")
+    pytest.importorskip("msgspec")
+    deployed = load(RAY_SERVE).app._bound_deployment
+    assert deployed.max_ongoing_requests == 8
+    assert deployed._deployment_config.autoscaling_config.target_ongoing_requests == pytest.approx(5.6)
+
+
+def test_beam_prints_the_best_and_the_bad(tmp_path: Path) -> None:
+    pytest.importorskip("apache_beam", reason="crossrank[beam] is not installed; make test-scale")
+    lines = sorted(run_example(BEAM, tmp_path))
+    assert [line.partition(" [")[0] for line in lines] == [
+        "failed None",
+        "how many people live in berlin",
+        "why does bread dough rise",
+    ]
+    assert lines[1].endswith(", 1]")
+
+
+def test_spark_marks_a_bad_row_and_keeps_it(tmp_path: Path) -> None:
+    pytest.importorskip("pyspark")
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java")
+    lines = run_example(SPARK, tmp_path, wait_s=5 * WAIT_S)
+    assert lines[0] == "0 [1, 2] ok"
+    assert lines[1].endswith("1 of 4 documents: documents[3]: null")
+    assert len(lines) == 4
+
+
+def test_dask_scores_its_partitions(tmp_path: Path) -> None:
+    pytest.importorskip("dask.dataframe")
+    lines = run_example(DASK, tmp_path)
+    assert [line.split()[:2] for line in lines] == [["2", "ok"], ["0", "ok"], ["1", "ok"]]
 
 
 def test_long_documents_are_found_in_windows(tmp_path: Path) -> None:
