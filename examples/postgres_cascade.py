@@ -22,7 +22,7 @@ CREATE INDEX IF NOT EXISTS passages_words ON passages USING gin (words);
 # Any of the words: all of them, as Postgres takes a question, finds next to nothing.
 SEARCH = """
 SELECT id, text
-FROM passages, replace(plainto_tsquery('english', %s)::text, '&', '|')::tsquery AS question
+FROM passages, (SELECT replace(plainto_tsquery('english', %s)::text, '&', '|')::tsquery AS question) AS asked
 WHERE words @@ question
 ORDER BY ts_rank_cd(words, question) DESC, id
 LIMIT %s
