@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-serve test test-data test-all test-rig test-hub test-frameworks test-clients bench-env bench check docs clean
+.PHONY: help install demo demo-serve test test-data test-all test-rig test-hub test-frameworks test-clients test-scale bench-env bench check docs clean
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -59,6 +59,12 @@ test-frameworks: $(STAMP)-frameworks ## Run the examples and uses in LangChain, 
 
 test-clients: $(STAMP)-clients ## Have real clients of rerank services ask crossrank serve (installs 700 MB).
 	@CROSSRANK_TEST_CLIENTS=1 $(BIN)/python -m pytest tests/engine/serve/test_clients.py
+
+# Triton's server wants an older numpy beside it, and nothing else of what its wheel names.
+test-scale: $(STAMP)-scale ## Run what works beyond one machine with Ray, Beam, Dask and Triton's own server (installs 900 MB).
+	@test -d build/triton/pytriton || $(PIP) install --target build/triton --no-deps 'nvidia-pytriton==0.7.0' 'numpy<2'
+	@CROSSRANK_TEST_TRITON="$$PWD/build/triton" $(BIN)/python -m pytest -m 'not hub and not gpu' tests/engine/batch \
+		tests/engine/ray tests/engine/beam tests/engine/triton tests/docs/test_examples.py $(OPTIONS)
 
 bench-env: $(STAMP)-install ## Make the environments of the benchmarks' other engines, in .bench (takes minutes).
 	@$(BIN)/python -m benchmarks.engines.environments

@@ -74,9 +74,9 @@ def judge(model: CrossEncoder, queries: Sequence[Any], documents: Sequence[Any])
         count = len(row) if isinstance(row, list | tuple | np.ndarray) else 0
         full, ranks = np.full(count, np.nan, np.float32), np.zeros(count, np.int32)
         if good:
-            places = np.array(good)
-            full[places] = scores
-            ranks[places[order]] = np.arange(1, len(good) + 1)
+            at = np.array(good)
+            full[at] = scores
+            ranks[at[order]] = np.arange(1, len(good) + 1)
         judged.append(Judged(full, ranks, note))
     return judged
 

@@ -179,7 +179,7 @@ class Reranker:
         entry: dict[str, Any] = {}
         places = list(range(count))
         if self.top_k is not None and status == OK:
-            columns = {name: row.get(name) for name in (self.documents, *self.along)}
+            columns: dict[str, Any] = {name: row.get(name) for name in (self.documents, *self.along)}
             for name, value in columns.items():
                 if not isinstance(value, list) or len(value) != count:
                     status = f"{name}: a list of {count}, as long as the documents', is needed to be cut with them"
@@ -207,7 +207,6 @@ class Reranker:
                 raise InputError(
                     f"the table has a column {self.prefix + name!r} already: pass a prefix for the new ones"
                 )
-        return True
 
 
 def require_pyarrow() -> Any:

@@ -73,7 +73,8 @@ class TrecRun:
                 if docid not in self._places:
                     return None
                 file.seek(self._places[docid])
-                return parse(file.readline())[1]
+                found: str | None = parse(file.readline())[1]
+                return found
 
             return [
                 json.dumps(

@@ -38,7 +38,7 @@ class TritonPythonModel:
             Path(args["model_repository"], args["model_version"], "artifact"),
             device=f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
             threads=int(threads) if threads else None,
-            precision=given.get("precision", "auto"),  # type: ignore[arg-type]
+            precision=given.get("precision", "auto"),
         )
         self._model.warm_up()
 

@@ -125,7 +125,9 @@ def _protobuf() -> Any:
     try:
         from tritonclient.grpc import model_config_pb2
     except ImportError as error:
-        raise MissingDependencyError(f"--triton needs {error.name}: pip install 'crossrank[export,triton]'") from error
+        raise MissingDependencyError(
+            f"a repository of Triton needs {error.name}: pip install 'crossrank[export,triton]'"
+        ) from error
     return model_config_pb2
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -71,9 +71,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     return load
 
 
-def run_example(
-    name: str, folder: Path, *, arguments: Sequence[str] = (), wait_s: float = WAIT_S, **changes: str
-) -> list[str]:
+def run_example(name: str, folder: Path, *, arguments: Any = (), wait_s: Any = WAIT_S, **changes: str) -> list[str]:
     """Run an example as a program. Returns the lines that it prints."""
     path = folder / "program.py"
     path.write_text(changed(name, **changes), encoding="utf-8")

@@ -125,7 +125,7 @@ def write_run(folder: Path) -> list[str]:
 
 def test_a_run_is_reranked_and_what_has_no_text_comes_last(tmp_path: Path) -> None:
     write_run(tmp_path)
-    files = {"queries": tmp_path / "queries.tsv", "corpus": tmp_path / "corpus.jsonl"}
+    files: dict[str, Any] = {"queries": tmp_path / "queries.tsv", "corpus": tmp_path / "corpus.jsonl"}
     summary = rerank_file(tmp_path / "in.trec", tmp_path / "out.trec", threads=1, block_bytes=1, **files)
     assert (summary.rows, summary.marked, summary.blocks) == (3, 2, 3)
     rows = [line.split() for line in (tmp_path / "out.trec").read_text("utf-8").splitlines()]
@@ -215,7 +215,7 @@ def test_after_kill_9_no_block_that_was_written_is_scored_again(
             yield number, reranker.block(make())
             assert {path: path.stat().st_mtime_ns for path in written} == written
 
-    options = {"precision": "auto", "device": None, "max_length": None, "relevant_label": None}
+    options: dict[str, Any] = {"precision": "auto", "device": None, "max_length": None, "relevant_label": None}
     monkeypatch.chdir(tmp_path)
     summary = rerank_file("in.jsonl", "out.jsonl", block_bytes=1, threads=1, run=counting, **options)
     assert summary.resumed == len(written)
