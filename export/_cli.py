@@ -133,6 +133,7 @@ def _write_triton(options: Namespace, folder: Path) -> list[Path]:
         folder_path("--triton", options.triton),
         options.triton_name or Path(os.path.abspath(options.model)).name,
         gpu=options.triton_gpu,
+        tensorrt=options.tensorrt,
         instances=options.triton_instances,
         threads=options.triton_threads,
     )

@@ -4,11 +4,14 @@ Times are whole: those of Ray hold the start of its actors and the loading of th
 """
 
 import argparse
+import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from benchmarks.inputs.workloads import synthetic_calls
@@ -123,10 +126,14 @@ def _by_beam(given: dict[str, Any], threads: int) -> Callable[[list[Any]], list[
 
     def score(rows: list[Any]) -> list[Any]:
         _counted.clear()
-        elements = [(row["query"], row["documents"]) for part in rows for row in part.to_pylist()]
-        with beam.Pipeline("DirectRunner") as pipeline:
-            results = pipeline | beam.Create(elements) | RunInference(RerankModelHandler(**given, threads=threads))
-            results | beam.combiners.Count.Globally() | beam.Map(_count)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "candidates.jsonl")  # beam.Create would pack all of it into the pipeline, with bzip2
+            lines = [json.dumps([row["query"], row["documents"]]) for part in rows for row in part.to_pylist()]
+            file.write_text("\n".join(lines), "utf-8")
+            with beam.Pipeline("DirectRunner") as pipeline:
+                elements = pipeline | beam.io.ReadFromText(str(file)) | beam.Map(json.loads)
+                results = elements | RunInference(RerankModelHandler(**given, threads=threads))
+                results | beam.combiners.Count.Globally() | beam.Map(_count)
         return [range(sum(_counted))]
 
     return score

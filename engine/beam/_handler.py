@@ -52,7 +52,7 @@ class RerankModelHandler(ModelHandler):  # type: ignore[misc]
             raise InputError(f"max_batch_weight={max_batch_weight!r:.60}: tokens of a batch, an integer from 1")
         # BatchElements counts its sizes by element_size_fn, and knows no max_batch_weight
         super().__init__(
-            min_batch_size=max(1, max_batch_weight // 8),
+            min_batch_size=max(1, max_batch_weight // 2),
             max_batch_size=max_batch_weight,
             max_batch_duration_secs=max_batch_duration_secs,
             element_size_fn=weight,

@@ -19,7 +19,14 @@ _GRAPH_PRECISIONS = ("fp32", "fp16")  # of the portable graph, what is taken fir
 
 
 def write_triton(
-    artifact: Path, repository: Path, name: str, *, gpu: bool = False, instances: int = 1, threads: int | None = None
+    artifact: Path,
+    repository: Path,
+    name: str,
+    *,
+    gpu: bool = False,
+    tensorrt: bool = False,
+    instances: int = 1,
+    threads: int | None = None,
 ) -> list[Path]:
     """Write an artifact's models into a repository, beside those of others.
 
@@ -28,6 +35,7 @@ def write_triton(
         repository: Triton's ``--model-repository``; made if it is absent.
         name: Of the model that takes texts; the graph's is this with ``-graph``.
         gpu: Instances on each GPU in place of the CPU.
+        tensorrt: Have Triton's onnxruntime run the graph by TensorRT, on GPUs.
         instances: How many; each has its own session.
         threads: Of each instance on a CPU, None for all cores.
 
@@ -59,6 +67,8 @@ def write_triton(
             version.mkdir()
             config = write(artifact, manifest, chosen, version, threads)
             config.name = model
+            if tensorrt and gpu and write is _of_graph:
+                config.optimization.execution_accelerators.gpu_execution_accelerator.add().name = "tensorrt"
             group = config.instance_group.add()
             group.count, group.kind = instances, group.KIND_GPU if gpu else group.KIND_CPU
             (part / "config.pbtxt").write_text(_text_format().MessageToString(config), "utf-8")

@@ -174,6 +174,15 @@ def test_the_command_writes_the_repository_beside_the_artifact(
     assert "is there already" in capsys.readouterr().err
 
 
+def test_on_gpus_the_graph_may_run_by_tensorrt(artifact: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tritonclient.grpc", reason="crossrank[triton] is not installed; make test-scale")
+    engine, graph = (config_of(model) for model in write_triton(artifact, tmp_path, "tiny", gpu=True, tensorrt=True))
+    assert [group.kind for group in (engine.instance_group[0], graph.instance_group[0])] == [1, 1]  # KIND_GPU
+    accelerators = graph.optimization.execution_accelerators.gpu_execution_accelerator
+    assert [accelerator.name for accelerator in accelerators] == ["tensorrt"]
+    assert not engine.HasField("optimization")
+
+
 def test_a_name_that_is_no_folder_of_the_repository_is_refused(artifact: Path, tmp_path: Path) -> None:
     for name in ("", "..", "a/b", ".hidden"):
         with pytest.raises(InputError, match="a model's name in Triton"):
