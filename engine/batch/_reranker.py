@@ -81,10 +81,15 @@ class Reranker:
         for name, value in (("query", query), ("documents", documents), ("prefix", prefix)):
             if not isinstance(value, str):
                 raise InputError(f"{name}={value!r:.60}: a text is needed")
-        # str, since a Path is not what another system's worker may unpickle
-        self.model, self.query, self.documents, self.prefix = str(model), query, documents, prefix
-        self.top_k, self.along, self.ranks, self.threads = top_k, tuple(along), ranks, threads
-        self.options = options
+        self.model: str = str(model)  # a Path is not what another system's worker may unpickle
+        self.query: str = query
+        self.documents: str = documents
+        self.prefix: str = prefix
+        self.top_k: int | None = top_k
+        self.along: tuple[str, ...] = tuple(along)
+        self.ranks: bool = ranks
+        self.threads: int | None = threads
+        self.options: dict[str, Any] = options
 
     def load(self) -> CrossEncoder:
         """The model, which this process may have loaded already."""

@@ -96,7 +96,8 @@ def actors(
             worker = copy.copy(reranker)
             worker.threads = reranker.threads or num_cpus
             many = count or max(1, int(ray.cluster_resources().get("CPU", 1)) // num_cpus)
-            kind = ray.remote(num_cpus=num_cpus, max_restarts=-1, max_task_retries=-1)(_Worker)
+            # A block that ends ten actors, by their memory for example, would end all that follow.
+            kind = ray.remote(num_cpus=num_cpus, max_restarts=-1, max_task_retries=10)(_Worker)
             pool = ActorPool([kind.remote(worker) for _ in range(many)])
             for number, make in blocks:
                 while not pool.has_free():

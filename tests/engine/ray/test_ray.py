@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -138,6 +140,19 @@ def test_a_file_is_reranked_by_actors_as_by_one_process(tmp_path: Path) -> None:
     assert_equal([row for row in out if "scores" in row], [row for row in expected if "scores" in row])
 
 
+@pytest.mark.slow
+def test_the_command_starts_a_ray_of_its_own(tmp_path: Path) -> None:
+    rows = [{"id": i, "query": QUERY, "documents": DOCUMENTS} for i in range(12)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    code = "import sys; from crossrank._cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = ["rerank", "in.jsonl", "out.jsonl", "--ray", "local", "--actors", "2", "--block-bytes", "500"]
+    done = subprocess.run([sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("out.jsonl: 12 rows\n")
+    out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    assert [(row["id"], row["ranks"]) for row in out] == [(i, [2, 3, 1]) for i in range(12)]
+
+
 def test_what_a_worker_raises_reaches_the_caller_as_it_is(tmp_path: Path) -> None:
     from crossrank.ray import actors
 
@@ -218,6 +233,8 @@ def test_a_deployment_answers_rerank_clients_and_says_whether_it_is_healthy() ->
             request = urllib.request.Request(f"http://127.0.0.1:8123{path}", body, {"Content-Type": "application/json"})
             answer = json.load(urllib.request.urlopen(request, timeout=60))
             assert [result["index"] for result in answer["results"]] == [2, 0]
+        handle = serve.get_deployment_handle("crossrank", app_name="reranking")
+        assert handle.check_health.remote().result(timeout_s=60) is None
         until = time.monotonic() + 30
         while serve.status().applications["reranking"].status != "RUNNING" and time.monotonic() < until:
             time.sleep(0.5)
