@@ -3,19 +3,29 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from apache_beam.ml.inference.base import ModelHandler, PredictionResult
+from apache_beam.ml.inference.base import PredictionResult
 
 from crossrank import CrossEncoder, InputError
 from crossrank.batch import Reranker, judge, problem_of
+
+if TYPE_CHECKING:  # Beam has no types
+
+    class ModelHandler:
+        """Beam's."""
+
+        def __init__(self, **options: Any) -> None: ...
+
+else:
+    from apache_beam.ml.inference.base import ModelHandler
 
 Element = Any  # (query, documents)
 
 _LETTERS_OF_A_TOKEN = 4
 
 
-class RerankModelHandler(ModelHandler):  # type: ignore[misc]
+class RerankModelHandler(ModelHandler):
     """Scores queries, each with its list of documents, in batches of about so many tokens.
 
     Elements are pairs ``(query, documents)``; with a key before them through Beam's ``KeyedModelHandler``. The
@@ -66,8 +76,8 @@ class RerankModelHandler(ModelHandler):  # type: ignore[misc]
 
     def run_inference(
         self, batch: Sequence[Element], model: CrossEncoder, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[PredictionResult]:
-        """A result for each element, in order."""
+    ) -> Iterable[Any]:
+        """A `PredictionResult` for each element, in order."""
         pairs = [
             element if isinstance(element, list | tuple) and len(element) == 2 else (None, None) for element in batch
         ]

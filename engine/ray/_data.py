@@ -17,7 +17,7 @@ _LISTS, _PAIRS = 64, 4_096  # rows of a batch: what a killed actor does again
 
 
 def rerank(
-    ds: "ray.data.Dataset",
+    ds: Any,
     model: str | Path = "crossrank-mini-en",
     *,
     query: str = "query",
@@ -28,14 +28,15 @@ def rerank(
     num_gpus: float | None = None,
     batch_size: int | None = None,
     **options: Any,
-) -> "ray.data.Dataset":
+) -> Any:
     """Rerank a dataset, as ``ds.map_batches(Reranker, …)`` does, with the options that suit it.
 
     Lazy as Ray's transformations are, but for the dataset's schema, which is asked for. The rows of an actor that dies
     are scored by another one.
 
     Args:
-        ds: Rows as `crossrank.batch.Reranker` has them: a query with its list of documents, or a pair each.
+        ds: A Ray dataset, with rows as `crossrank.batch.Reranker` has them: a query with its list of documents, or a
+            pair.
         model: A name, or a folder that every worker has.
         query: The column of queries.
         documents: The column of documents.
