@@ -171,6 +171,8 @@ class Reranker:
         entries = [self._entry(row, found) for row, found in zip(rows, judged, strict=True)]
         for name in names:
             at, field = table.column_names.index(name), table.schema.field(name)
+            if pa.types.is_fixed_size_list(field.type):  # which the best of it are not
+                field = field.with_type(pa.list_(field.type.value_field))
             values = pa.array([{**row, **entry}[name] for row, entry in zip(rows, entries, strict=True)], field.type)
             table = table.set_column(at, field, values)
         new = {}

@@ -99,10 +99,16 @@ def test_bad_rows_and_documents_are_marked_and_kept() -> None:
     assert binary[0]["status"] == "1 of 1 documents: documents[0]: bytes, not a text"
 
 
-@pytest.mark.parametrize("kind", [pa.large_list(pa.large_string()), pa.list_(pa.string(), 1)])
+KINDS = [pa.large_list(pa.large_string()), pa.list_(pa.string(), 3), pa.list_(pa.dictionary(pa.int32(), pa.string()))]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, pa.list_view(pa.string())])
 def test_every_kind_of_list_is_one(kind: Any) -> None:
-    table = pa.table({"query": pa.array(["q"], pa.large_string()), "documents": pa.array([["d"]], kind)})
-    assert Reranker(threads=1)(table)["ranks"].to_pylist() == [[1]]
+    table = pa.table({"query": pa.array(QUERIES[:1], pa.large_string()), "documents": pa.array([DOCUMENTS], kind)})
+    assert Reranker(threads=1)(table)["ranks"].to_pylist() == [[2, 3, 1]]
+    best = Reranker(threads=1, top_k=1)(table)
+    assert best["documents"].to_pylist() == [[DOCUMENTS[2]]]
+    assert best["ranks"].to_pylist() == [[1]]
 
 
 def test_an_empty_table_and_a_record_batch_keep_their_kind() -> None:
