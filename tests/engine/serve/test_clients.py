@@ -26,6 +26,8 @@ ORDER = [2, 0, 1]
 def package(name: str) -> Any:
     """A client's package; absent it is skipped, or fails where all must be there."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    if name.startswith("infinity_client"):  # it wants an older httpx than litellm: an environment of its own
+        return pytest.importorskip(name, reason="pip install infinity-client 'httpx<0.28' in another environment")
     if os.environ.get("CROSSRANK_TEST_CLIENTS"):
         return importlib.import_module(name)
     return pytest.importorskip(name, reason=f"{name} is not installed: make test-clients brings it")

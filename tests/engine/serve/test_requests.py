@@ -5,7 +5,8 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +203,13 @@ def test_a_page_whose_name_leads_here_may_not_ask(model: CrossEncoder) -> None:
 def test_an_application_in_another_one_ranks_without_its_lifespan_and_with_it(model: CrossEncoder) -> None:
     app = create_app(model)
     mount = Mount("/search", app)
-    for holder in (
-        Starlette(routes=[mount]),
-        Starlette(routes=[mount], lifespan=lambda outer: app.router.lifespan_context(app)),
-    ):
+
+    @asynccontextmanager
+    async def lifespan(outer: Starlette) -> AsyncIterator[None]:
+        async with app.router.lifespan_context(app):
+            yield
+
+    for holder in (Starlette(routes=[mount]), Starlette(routes=[mount], lifespan=lifespan)):
         with serving(holder, service=app) as outer:
             assert len(outer.post("/search/v1/rerank", json=BODY).json()["results"]) == len(BODY["documents"])
             assert outer.get("/search/ready").json() == {"status": "ready"}
