@@ -23,7 +23,8 @@ def test_a_short_run_measures_all_three_and_writes_what_it_found(
     arguments = ["serve", "--model", str(checkpoint), "--rounds", "1", "--seconds", "0.2", "--soak", "1000"]
     assert main([*arguments, "--output", str(output), "--bench", str(tmp_path / "bench")]) == 0
     result = json.loads(output.read_text())
-    assert set(result["loads"]["16 closed"]) == {"in process", "crossrank serve", "FastAPI + sentence-transformers"}
+    always = {"in process", "crossrank serve", "FastAPI + sentence-transformers"}
+    assert always <= set(result["loads"]["16 closed"]) <= always | {"infinity torch"}  # where its environment was made
     for servers in result["loads"].values():
         for figures in servers.values():
             assert figures["failed"]["median"] == 0
