@@ -1,0 +1,200 @@
+"""Int8 cross-encoders of the BERT kind on x86-64 with AVX-512 VNNI: the compiled library, and a model in it.
+
+>>> isinstance(instructions(), str)
+True
+"""
+
+import ctypes
+import sys
+import weakref
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ACTIVATIONS", "ModelError", "Model", "instructions"]
+
+_ABI = 1
+# Numbers of src/crossrank.h; those before "tanh" may be a model's, all a head's, "identity" a head's alone.
+ACTIVATIONS: Final = ("identity", "gelu", "gelu_new", "relu", "silu", "tanh", "sigmoid")
+_DTYPES = {np.dtype(np.float32): 1, np.dtype(np.uint8): 2, np.dtype(np.int8): 3}
+_ERROR_BYTES = 4096
+
+
+class ModelError(Exception):
+    """The library refuses: a model that it does not know, or ids that a model does not have."""
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("values", ctypes.c_void_p),
+        ("dims", ctypes.c_int64 * 4),
+        ("rank", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+    )
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = (
+        ("epsilon", ctypes.c_float),
+        ("activation", ctypes.c_int32),
+        ("head_activation", ctypes.c_int32),
+        ("pad_id", ctypes.c_int32),
+        ("reference", ctypes.c_int32),
+    )
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, ctypes.c_int32)
+            for name in ("vocabulary", "positions", "types", "layers", "hidden", "heads", "intermediate", "labels")
+        ),
+        ("bytes", ctypes.c_int64),
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    name = {"win32": "crossrank.dll", "darwin": "libcrossrank.dylib"}.get(sys.platform, "libcrossrank.so")
+    path = Path(__file__).with_name(name)
+    library = ctypes.CDLL(str(path))
+    if (abi := library.crossrank_abi()) != _ABI:
+        raise ImportError(f"{path} has ABI {abi}; {_ABI} expected: reinstall crossrank-kernels")
+    library.crossrank_instructions.restype = ctypes.c_char_p
+    pointer, number, size = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t
+    library.crossrank_open.argtypes = [pointer, number, pointer, pointer, pointer, size]
+    library.crossrank_describe.argtypes = [pointer, pointer]
+    library.crossrank_run.argtypes = [*[pointer] * 4, number, number, ctypes.c_int32, pointer, pointer, size]
+    library.crossrank_close.argtypes = [pointer]
+    library.crossrank_close.restype = library.crossrank_describe.restype = None
+    return library
+
+
+def instructions() -> str:
+    """What the kernels use on this processor, as "avx512-vnni avx512-bf16"; "" where it cannot run them.
+
+    Raises:
+        ImportError: If the compiled library is another version's.
+        OSError: If it cannot be loaded.
+    """
+    return bytes(_library().crossrank_instructions()).decode()
+
+
+class Model:
+    """A model in the library. Threads may share it, and run it at the same time.
+
+    Args:
+        tensors: The initializers of the int8 graph by their names; those of other types than float32, int8 and uint8
+            are left out. They are copied.
+        epsilon: Of its layer normalizations.
+        activation: Of its feed-forwards.
+        head_activation: Behind ``head.dense``.
+        pad_id: The padding id where positions count from it on, as in RoBERTa; None where they count from 0 on.
+        reference: Whether to run plain C++, for tests.
+
+    Attributes:
+        labels: Logits of each pair.
+        positions: Positions that tokens can have.
+        bytes: Of its weights in memory.
+
+    Raises:
+        ModelError: If they are none of a model of the BERT kind; the message names each that is missing, has another
+            shape, or does not belong to one.
+        MemoryError: If the memory does not suffice.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, NDArray[Any]],
+        *,
+        epsilon: float,
+        activation: str = "gelu",
+        head_activation: str = "tanh",
+        pad_id: int | None = None,
+        reference: bool = False,
+    ) -> None:
+        library = _library()
+        kept = {name: np.ascontiguousarray(value) for name, value in tensors.items() if value.dtype in _DTYPES}
+        array = (_Tensor * len(kept))()
+        for entry, (name, value) in zip(array, kept.items(), strict=True):
+            entry.name, entry.values, entry.rank = name.encode(), value.ctypes.data, min(value.ndim, 5)
+            entry.dtype = _DTYPES[value.dtype]
+            entry.dims[:] = (*value.shape, 0, 0, 0, 0)[:4]
+            if tensors[name].ndim == 0:  # of which ascontiguousarray makes one dimension
+                entry.rank = 0
+        settings = _Settings(
+            epsilon,
+            _activation(activation),
+            _activation(head_activation),
+            -1 if pad_id is None else pad_id,
+            reference,
+        )
+        handle, error = ctypes.c_void_p(), ctypes.create_string_buffer(_ERROR_BYTES)
+        status = library.crossrank_open(
+            array, len(kept), ctypes.byref(settings), ctypes.byref(handle), error, _ERROR_BYTES
+        )
+        _check(status, error)
+        self._handle = handle
+        self._close = weakref.finalize(self, library.crossrank_close, handle)
+        shape = _Shape()
+        library.crossrank_describe(handle, ctypes.byref(shape))
+        self.labels, self.positions, self.bytes = int(shape.labels), int(shape.positions), int(shape.bytes)
+
+    def run(
+        self,
+        ids: NDArray[np.int32],
+        types: NDArray[np.int32] | None,
+        lengths: NDArray[np.int32],
+        *,
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """Logits of joined pairs, float32 [pairs, labels]; the same for a pair whatever the others are.
+
+        Args:
+            ids: int32 [tokens], pair after pair.
+            types: int32 [tokens], None for 0.
+            lengths: int32 [pairs], tokens of each.
+            threads: Threads that work on it, this one among them.
+
+        Raises:
+            ModelError: If an id, type or position is out of bounds, or lengths do not add up.
+            MemoryError: If the memory does not suffice.
+        """
+        ids, lengths = np.ascontiguousarray(ids, np.int32), np.ascontiguousarray(lengths, np.int32)
+        if types is not None:
+            types = np.ascontiguousarray(types, np.int32)
+            if types.shape != ids.shape:
+                raise ModelError(f"types have shape {types.shape}; that of ids, {ids.shape}, expected")
+        logits = np.empty((len(lengths), self.labels), np.float32)
+        error = ctypes.create_string_buffer(_ERROR_BYTES)
+        status = _library().crossrank_run(
+            self._handle,
+            ids.ctypes.data,
+            None if types is None else types.ctypes.data,
+            lengths.ctypes.data,
+            lengths.size,
+            ids.size,
+            threads,
+            logits.ctypes.data,
+            error,
+            _ERROR_BYTES,
+        )
+        _check(status, error)
+        return logits
+
+
+def _activation(name: str) -> int:
+    if name not in ACTIVATIONS:
+        raise ModelError(f"activation {name!r} is none of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS.index(name)
+
+
+def _check(status: int, error: "ctypes.Array[ctypes.c_char]") -> None:
+    if status:
+        message = error.value.decode(errors="replace")
+        raise MemoryError(message) if status == 2 else ModelError(message)

@@ -1,0 +1,363 @@
+// The forward pass over a flat batch: which kernel runs on which rows.
+//
+// Rows are split between threads, each of which takes its own through a whole layer in blocks that stay in the second
+// cache. Only attention looks at rows of others, so threads wait for each other before and after it. What a row is
+// computed from, and in which order, depends on its pair alone.
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <future>
+#include <cstring>
+#include <thread>
+
+#include "model.h"
+
+namespace crossrank {
+namespace {
+
+constexpr int kBlockRows = 192;
+constexpr int kBlockPairs = 16;  // whose last layer is computed at a time
+constexpr size_t kSpareBytes = size_t{64} << 20;
+
+// All threads of a call wait for the last one.
+class Barrier {
+public:
+    explicit Barrier(int threads) : threads_(threads) {}
+    void expect(int threads) { threads_ = threads; }
+    void wait() {
+        if (threads_ == 1) return;
+        const int round = round_.load(std::memory_order_acquire);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
+            arrived_.store(0, std::memory_order_relaxed);
+            round_.store(round + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; round_.load(std::memory_order_acquire) == round; spins++) {
+            if (spins > 1000) std::this_thread::yield();
+        }
+    }
+
+private:
+    int threads_;
+    std::atomic<int> arrived_{0}, round_{0};
+};
+
+struct Batch {
+    const int32_t *ids, *types, *lengths;
+    int pairs, tokens, longest;
+};
+
+// Where a thread's own scratch lies.
+struct Own {
+    float *narrow, *apart, *row, *query, *probes, *mixed, *context, *wide_row, *scores;
+    uint8_t* wide;
+    void* attend;
+};
+
+class Pass {
+public:
+    Pass(crossrank_model& model, const Batch& batch, int threads)
+        : model_(model), kernels_(*model.kernels), batch_(batch), threads_(threads), barrier_(threads),
+          hidden_(padded(model.shape.hidden)), projected_(padded(3 * model.shape.hidden) * kernels_.projected_bytes),
+          own_(threads) {}
+
+    // Bytes of scratch; lays it out from `start`, unless that is null.
+    size_t lay_out(char* start) {
+        size_t used = 0;
+        auto take = [&](auto*& pointer, size_t count) {
+            pointer = start ? reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(start + used) : nullptr;
+            used += (count * sizeof(*pointer) + 63) / 64 * 64;
+        };
+        const size_t tokens = batch_.tokens, heads = model_.heads.count;
+        const size_t block = std::min(batch_.tokens, kBlockRows), pairs = std::min(batch_.pairs, kBlockPairs);
+        take(rows_, tokens * hidden_);
+        take(bytes_, tokens * hidden_);
+        take(contexts_, tokens * hidden_);
+        take(projections_, tokens * projected_);
+        take(positions_, tokens);
+        take(starts_, batch_.pairs + 1);
+        int apart = 0;
+        for (const Layer& layer : model_.layers) apart = std::max(apart, layer.apart ? layer.apart_up.outputs : 0);
+        const size_t wide = padded(model_.shape.intermediate);
+        for (Own& own : own_) {
+            char* attend = nullptr;
+            take(attend, kernels_.attend_scratch(model_.heads, batch_.longest));
+            own.attend = attend;
+            take(own.wide, block * wide);
+            take(own.apart, block * padded(apart));
+            take(own.narrow, model_.projected ? block * padded(model_.embeddings.width) : 0);
+            take(own.row, pairs * hidden_);
+            take(own.query, pairs * hidden_);
+            take(own.probes, pairs * heads * hidden_);
+            take(own.mixed, pairs * heads * hidden_);
+            take(own.context, pairs * hidden_);
+            take(own.wide_row, pairs * wide);
+            take(own.scores, heads * padded(batch_.longest));
+        }
+        return used;
+    }
+
+    // Numbers the tokens; returns a sentence where something is out of bounds.
+    std::string check() {
+        const crossrank_shape& shape = model_.shape;
+        int at = 0;
+        for (int p = 0; p < batch_.pairs; p++) {
+            starts_[p] = at;
+            int next = model_.pad_id < 0 ? 0 : model_.pad_id + 1;
+            for (const int end = at + batch_.lengths[p]; at < end; at++) {
+                const int id = batch_.ids[at], type = batch_.types ? batch_.types[at] : 0;
+                if (id < 0 || id >= shape.vocabulary) return problem("id", id, at, p, shape.vocabulary);
+                if (type < 0 || type >= std::max(shape.types, 1)) return problem("type", type, at, p, shape.types);
+                positions_[at] = model_.pad_id >= 0 && id == model_.pad_id ? id : next++;
+                if (positions_[at] >= shape.positions) return problem("position", positions_[at], at, p, shape.positions);
+            }
+        }
+        starts_[batch_.pairs] = at;
+        return "";
+    }
+
+    void run(float* logits) {
+        std::vector<std::thread> others;
+        others.reserve(threads_);
+        std::promise<void> ready;  // they begin when it is known how many there are
+        const std::shared_future<void> begin = ready.get_future().share();
+        try {
+            for (int t = 1; t < threads_; t++) others.emplace_back([=] { begin.wait(), work(t, logits); });
+        } catch (const std::system_error&) {  // the system gives no more threads: fewer do
+            threads_ = static_cast<int>(others.size()) + 1;
+            barrier_.expect(threads_);
+        }
+        ready.set_value();
+        work(0, logits);
+        for (std::thread& other : others) other.join();
+    }
+
+private:
+    static std::string problem(const char* what, int value, int at, int pair, int limit) {
+        return std::string(what) + " " + std::to_string(value) + " of token " + std::to_string(at) + " in pair " +
+               std::to_string(pair) + " is out of bounds; 0 to " + std::to_string(limit - 1) + " are allowed";
+    }
+
+    void work(int thread, float* logits) {
+        const int first = share(batch_.tokens, thread), end = share(batch_.tokens, thread + 1);
+        for (int i = first; i < end; i += kBlockRows) enter(own_[thread], i, std::min(kBlockRows, end - i));
+        for (size_t index = 0; index < model_.layers.size(); index++) {
+            barrier_.wait();
+            attend(own_[thread], model_.layers[index], static_cast<int>(index));
+            barrier_.wait();
+            for (int i = first; i < end; i += kBlockRows) leave(own_[thread], index, i, std::min(kBlockRows, end - i));
+        }
+        barrier_.wait();
+        const int last = share(batch_.pairs, thread + 1);
+        for (int p = share(batch_.pairs, thread); p < last; p += kBlockPairs) {
+            finish(own_[thread], p, std::min(kBlockPairs, last - p), logits);
+        }
+    }
+
+    int share(int count, int thread) const { return static_cast<int>(static_cast<int64_t>(count) * thread / threads_); }
+
+    // Embeddings, and the first layer's queries, keys and values.
+    void enter(Own& own, int at, int count) {
+        float* rows = rows_ + at * hidden_;
+        float* narrow = model_.projected ? own.narrow : rows;
+        const bool quantized = !model_.layers.empty();
+        const Quantizer input = quantized ? model_.layers[0].input : Quantizer{1.0f, 0};
+        uint8_t* bytes = quantized ? bytes_ + at * hidden_ : nullptr;
+        kernels_.embed(model_.embeddings, batch_.ids + at, batch_.types ? batch_.types + at : nullptr, positions_ + at,
+                       count, narrow);
+        kernels_.normalize(model_.embeddings_norm, narrow, count, input, model_.projected ? nullptr : bytes);
+        if (model_.projected) {
+            const Linear& linear = model_.projection;
+            std::memset(rows, 0, count * hidden_ * sizeof(float));
+            kernels_.linear(linear, narrow, padded(linear.inputs), count, Activation::identity, false, rows, hidden_);
+            if (quantized) kernels_.quantize(rows, count, linear.outputs, input, bytes);
+        }
+        if (quantized) kernels_.project(model_.layers[0].projections, bytes, count, projections_ + at * projected_);
+    }
+
+    void attend(Own& own, const Layer& layer, int index) {
+        const int heads = model_.heads.count, tasks = batch_.pairs * heads;
+        // Each layer counts on from where the one before ended, plus a task too many of each thread.
+        const int base = index * (tasks + threads_);
+        for (int task; (task = next_task_.fetch_add(1, std::memory_order_relaxed) - base) < tasks;) {
+            const size_t at = starts_[task / heads];
+            kernels_.attend(model_.heads, projections_ + at * projected_, batch_.lengths[task / heads], task % heads,
+                            layer.context, contexts_ + at * hidden_, own.attend);
+        }
+    }
+
+    // What of a layer is behind attention, and the next one's queries, keys and values.
+    void leave(Own& own, size_t index, int at, int count) {
+        const Layer& layer = model_.layers[index];
+        const Layer* next = index + 1 < model_.layers.size() ? &model_.layers[index + 1] : nullptr;
+        float* rows = rows_ + at * hidden_;
+        uint8_t* bytes = bytes_ + at * hidden_;
+        kernels_.add(layer.output, contexts_ + at * hidden_, count, rows);
+        kernels_.normalize(layer.attention_norm, rows, count, layer.attended, bytes);
+        kernels_.expand(layer.up, bytes, count, model_.activation, layer.expanded, own.wide);
+        if (layer.apart) {
+            const int stride = padded(layer.apart_up.outputs);
+            kernels_.linear(layer.apart_up, rows, hidden_, count, model_.activation, false, own.apart, stride);
+            kernels_.linear(layer.apart_down, own.apart, stride, count, Activation::identity, true, rows, hidden_);
+        }
+        kernels_.add(layer.down, own.wide, count, rows);
+        kernels_.normalize(layer.output_norm, rows, count, next ? next->input : Quantizer{1.0f, 0},
+                           next ? bytes : nullptr);
+        if (next) kernels_.project(next->projections, bytes, count, projections_ + at * projected_);
+    }
+
+    // The last layer and the head, of some pairs.
+    void finish(Own& own, int first, int count, float* logits) {
+        const LastLayer& last = model_.last;
+        const Heads& heads = model_.heads;
+        const int64_t by_head = heads.count * hidden_;
+        const Quantizer none = {1.0f, 0};
+        for (int p = 0; p < count; p++) {
+            std::memcpy(own.row + p * hidden_, rows_ + starts_[first + p] * hidden_, hidden_ * sizeof(float));
+        }
+        linear(last.query, own.row, hidden_, count, own.query, hidden_);
+        for (int head = 0; head < heads.count; head++) {
+            linear(last.keys[head], own.query + head * heads.size, hidden_, count, own.probes + head * hidden_, by_head);
+        }
+        for (int p = 0; p < count; p++) {
+            kernels_.attend_first(heads, own.probes + p * by_head, rows_ + starts_[first + p] * hidden_,
+                                  batch_.lengths[first + p], own.mixed + p * by_head, own.scores);
+        }
+        for (int head = 0; head < heads.count; head++) {
+            linear(last.values[head], own.mixed + head * hidden_, by_head, count, own.context + head * heads.size, hidden_);
+        }
+        kernels_.linear(last.output, own.context, hidden_, count, Activation::identity, true, own.row, hidden_);
+        kernels_.normalize(last.attention_norm, own.row, count, none, nullptr);
+        const int wide = padded(last.up.outputs);
+        linear(last.up, own.row, hidden_, count, own.wide_row, wide, model_.activation);
+        kernels_.linear(last.down, own.wide_row, wide, count, Activation::identity, true, own.row, hidden_);
+        kernels_.normalize(last.output_norm, own.row, count, none, nullptr);
+        float* row = own.row;
+        if (model_.dense_head) {
+            linear(model_.head_dense, row, hidden_, count, own.query, hidden_, model_.head_activation);
+            row = own.query;
+        }
+        const int labels = model_.shape.labels;
+        linear(model_.classifier, row, hidden_, count, logits + static_cast<size_t>(first) * labels, labels);
+    }
+
+    void linear(const Linear& linear, const float* rows, int64_t stride, int count, float* out, int64_t out_stride,
+                Activation activation = Activation::identity) {
+        kernels_.linear(linear, rows, stride, count, activation, false, out, out_stride);
+    }
+
+    crossrank_model& model_;
+    const Kernels& kernels_;
+    const Batch& batch_;
+    int threads_;
+    Barrier barrier_;
+    std::atomic<int64_t> next_task_{0};
+    const int64_t hidden_, projected_;  // how far rows and projections lie apart, the latter in bytes
+    float* rows_ = nullptr;             // of the layers, [tokens, hidden]
+    uint8_t *bytes_ = nullptr, *contexts_ = nullptr;
+    char* projections_ = nullptr;
+    int32_t *positions_ = nullptr, *starts_ = nullptr;
+    std::vector<Own> own_;
+};
+
+// A copy of a sentence for the caller.
+int32_t say(crossrank_status status, const std::string& sentence, char* error, size_t size) {
+    if (error && size > 0) {
+        const size_t count = std::min(sentence.size(), size - 1);
+        std::memcpy(error, sentence.data(), count);
+        error[count] = 0;
+    }
+    return status;
+}
+
+// The scratch of an earlier call if one has enough; else a new one.
+Block take_scratch(crossrank_model& model, size_t bytes) {
+    {
+        std::lock_guard<std::mutex> lock(model.mutex);
+        if (!model.spare.empty()) {
+            Block block = std::move(model.spare.back());
+            model.spare.pop_back();
+            if (block.size() >= bytes) return block;
+        }
+    }
+    return Block(bytes);
+}
+
+int32_t run(crossrank_model& model, Batch batch, int64_t pairs, int64_t tokens, int threads, float* logits, char* error,
+            size_t error_size) {
+    if (pairs < 0 || tokens < 0 || threads < 1 || pairs > tokens || tokens > INT32_MAX / 2) {
+        return say(CROSSRANK_INVALID, "there are " + std::to_string(pairs) + " pairs of " + std::to_string(tokens) +
+                   " tokens for " + std::to_string(threads) + " threads", error, error_size);
+    }
+    int64_t sum = 0;
+    for (int64_t p = 0; p < pairs; p++) {
+        if (batch.lengths[p] < 1) {
+            return say(CROSSRANK_INVALID, "pair " + std::to_string(p) + " has " + std::to_string(batch.lengths[p]) +
+                       " tokens; at least 1 expected", error, error_size);
+        }
+        sum += batch.lengths[p];
+        batch.longest = std::max(batch.longest, batch.lengths[p]);
+    }
+    if (sum != tokens) {
+        return say(CROSSRANK_INVALID, "lengths add up to " + std::to_string(sum) + "; there are " +
+                   std::to_string(tokens) + " tokens", error, error_size);
+    }
+    if (pairs == 0) return CROSSRANK_OK;
+    batch.pairs = static_cast<int>(pairs);
+    batch.tokens = static_cast<int>(tokens);
+    Pass pass(model, batch, static_cast<int>(std::min<int64_t>(threads, tokens)));
+    Block scratch = take_scratch(model, pass.lay_out(nullptr));
+    pass.lay_out(scratch.data());
+    const std::string problem = pass.check();
+    if (problem.empty()) pass.run(logits);
+    if (scratch.size() <= kSpareBytes) {
+        std::lock_guard<std::mutex> lock(model.mutex);
+        model.spare.push_back(std::move(scratch));
+    }
+    return problem.empty() ? CROSSRANK_OK : say(CROSSRANK_INVALID, problem, error, error_size);
+}
+
+}  // namespace
+}  // namespace crossrank
+
+using crossrank::say;
+
+int32_t crossrank_abi() { return CROSSRANK_ABI; }
+
+const char* crossrank_instructions() {
+    const crossrank::Kernels* best = crossrank::best_kernels();
+    return best ? best->instructions : "";
+}
+
+int32_t crossrank_open(const crossrank_tensor* tensors, int64_t count, const crossrank_settings* settings,
+                       crossrank_model** model, char* error, size_t error_size) {
+    *model = nullptr;
+    try {
+        auto opened = std::make_unique<crossrank_model>();
+        std::string sentence;
+        for (const std::string& problem : crossrank::read_model(*opened, tensors, count, *settings)) {
+            sentence += (sentence.empty() ? "" : "; ") + problem;
+        }
+        if (!sentence.empty()) return say(CROSSRANK_INVALID, sentence, error, error_size);
+        const crossrank::Kernels* best = settings->reference ? nullptr : crossrank::best_kernels();
+        opened->kernels = best ? best : &crossrank::kReference;
+        *model = opened.release();
+        return CROSSRANK_OK;
+    } catch (const std::exception& failure) {
+        return say(CROSSRANK_OUT_OF_MEMORY, std::string("no memory for the weights: ") + failure.what(), error, error_size);
+    }
+}
+
+void crossrank_describe(const crossrank_model* model, crossrank_shape* shape) { *shape = model->shape; }
+
+int32_t crossrank_run(crossrank_model* model, const int32_t* ids, const int32_t* types, const int32_t* lengths,
+                      int64_t pairs, int64_t tokens, int32_t threads, float* logits, char* error, size_t error_size) {
+    try {
+        return crossrank::run(*model, {ids, types, lengths, 0, 0, 0}, pairs, tokens, threads, logits, error, error_size);
+    } catch (const std::exception& failure) {
+        return say(CROSSRANK_OUT_OF_MEMORY,
+                   "no memory for " + std::to_string(tokens) + " tokens: " + failure.what(), error, error_size);
+    }
+}
+
+void crossrank_close(crossrank_model* model) { delete model; }

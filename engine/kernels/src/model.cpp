@@ -1,0 +1,315 @@
+#include "model.h"
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <set>
+
+namespace crossrank {
+
+Block::Block(size_t bytes) : size_(bytes), memory_(new char[bytes + 64]()) {
+    start_ = memory_.get() + (64 - reinterpret_cast<uintptr_t>(memory_.get()) % 64) % 64;
+}
+
+namespace {
+
+using Dims = std::vector<int64_t>;
+
+std::string text(const Dims& dims) {
+    std::string result = "[";
+    for (size_t i = 0; i < dims.size(); i++) result += (i ? ", " : "") + std::to_string(dims[i]);
+    return result + "]";
+}
+
+// A matrix as it is stored: int8 with a scale per column, or float. Null where it is missing.
+struct Matrix {
+    const int8_t* int8 = nullptr;
+    const float* values = nullptr;
+    const float* scales = nullptr;
+
+    explicit operator bool() const { return int8 || values; }
+    Matrix part(size_t index, size_t rows, size_t columns) const {
+        Matrix result = *this;
+        if (int8) result.int8 += index * rows * columns, result.scales += index * columns;
+        else result.values += index * rows * columns;
+        return result;
+    }
+};
+
+class Reader {
+public:
+    Reader(const crossrank_tensor* tensors, int64_t count, std::vector<Block>& memory) : memory_(memory) {
+        for (int64_t i = 0; i < count; i++) tensors_.emplace(tensors[i].name, &tensors[i]);
+    }
+
+    std::vector<std::string> problems;
+
+    bool has(const std::string& name) const { return tensors_.count(name) > 0; }
+    bool has_matrix(const std::string& name) const { return has(name) || has(name + ".int8"); }
+
+    // Size along an axis, 0 of a tensor that is missing or has fewer.
+    int size(const std::string& name, int axis) const {
+        auto found = tensors_.find(name);
+        if (found == tensors_.end() || axis >= found->second->rank) return 0;
+        const int64_t size = found->second->dims[axis];
+        return size > 0 && size <= INT32_MAX / kColumns ? static_cast<int>(size) : 0;
+    }
+    int matrix_size(const std::string& name, int axis) const {
+        return size(has(name) ? name : name + ".int8", axis);
+    }
+
+    // The values of a tensor of this type and shape, or null, with a problem noted.
+    template <class T>
+    const T* get(const std::string& name, const Dims& dims, bool optional = false) {
+        auto found = tensors_.find(name);
+        if (found == tensors_.end()) {
+            if (!optional) problems.push_back(name + " is missing");
+            return nullptr;
+        }
+        used_.insert(name);
+        const crossrank_tensor& tensor = *found->second;
+        const int32_t dtype = std::is_same<T, float>::value    ? CROSSRANK_FLOAT32
+                              : std::is_same<T, int8_t>::value ? CROSSRANK_INT8
+                                                               : CROSSRANK_UINT8;
+        const bool ranked = tensor.rank >= 0 && tensor.rank <= 4;
+        const Dims given(tensor.dims, tensor.dims + (ranked ? tensor.rank : 0));
+        if (!ranked || given != dims || tensor.dtype != dtype || !tensor.values) {
+            problems.push_back(name + " has shape " + text(given) + " and type " + std::to_string(tensor.dtype) +
+                               "; " + text(dims) + " and " + std::to_string(dtype) + " expected");
+            return nullptr;
+        }
+        return static_cast<const T*>(tensor.values);
+    }
+
+    // A matrix [..., rows, columns]; scales [..., 1, columns].
+    Matrix matrix(const std::string& name, Dims dims) {
+        Matrix result;
+        if (has(name)) {
+            result.values = get<float>(name, dims);
+            return result;
+        }
+        result.int8 = get<int8_t>(name + ".int8", dims);
+        dims[dims.size() - 2] = 1;
+        result.scales = get<float>(name + ".scales", dims);
+        return result.scales ? result : Matrix();
+    }
+
+    template <class T>
+    T* make(size_t count) {
+        memory_.emplace_back(count * sizeof(T));
+        return reinterpret_cast<T*>(memory_.back().data());
+    }
+
+    // A vector copied, padded by 0; zeros where it is null.
+    const float* vector(const float* values, int count, float factor = 1.0f) {
+        float* result = make<float>(padded(count));
+        for (int i = 0; values && i < count; i++) result[i] = values[i] * factor;
+        return result;
+    }
+
+    Norm norm(const std::string& name, int width, float epsilon) {
+        return {width, epsilon, vector(get<float>(name + ".scale", {width}), width),
+                vector(get<float>(name + ".bias", {width}), width)};
+    }
+
+    // A matrix of float products; `factor` scales what comes of them.
+    Linear pack(const Matrix& matrix, int inputs, int outputs, const float* bias, float factor = 1.0f) {
+        Linear result = {inputs, outputs, nullptr, nullptr, nullptr, vector(bias, outputs, factor)};
+        float* scales = make<float>(padded(outputs));
+        const size_t count = static_cast<size_t>(padded(outputs)) * inputs;
+        auto order = [&](auto* to, const auto* from) {
+            for (int k = 0; k < inputs; k++) {
+                for (int n = 0; n < outputs; n++) {
+                    to[(static_cast<size_t>(n / 16) * inputs + k) * 16 + n % 16] = from[static_cast<size_t>(k) * outputs + n];
+                }
+            }
+        };
+        for (int n = 0; n < outputs; n++) scales[n] = factor * (matrix.scales ? matrix.scales[n] : 1.0f);
+        result.scale = scales;
+        if (matrix.int8) {
+            int8_t* packed = make<int8_t>(count);
+            order(packed, matrix.int8);
+            result.int8_weights = packed;
+        } else {
+            float* packed = make<float>(count);
+            if (matrix.values) order(packed, matrix.values);
+            result.float_weights = packed;
+        }
+        return result;
+    }
+
+    Linear linear(const std::string& name, int inputs, int outputs, float factor = 1.0f) {
+        const Matrix weight = matrix(name + ".weight", {inputs, outputs});
+        return pack(weight, inputs, outputs, get<float>(name + ".bias", {outputs}, true), factor);
+    }
+
+    Quantizer quantizer(const std::string& point) {
+        const float* scale = get<float>(point + ".scale", {});
+        const uint8_t* zero = get<uint8_t>(point + ".zero_point", {});
+        if (scale && !(*scale > 0.0f && std::isfinite(*scale))) problems.push_back(point + ".scale is not above 0");
+        return {scale ? *scale : 1.0f, zero ? *zero : 0};
+    }
+
+    // Matrices of one input beside each other, in bytes.
+    Int8Linear int8_linear(const std::vector<std::string>& names, int inputs, int outputs, Quantizer input) {
+        const int all = static_cast<int>(names.size()) * outputs, steps = (inputs + 3) / 4;
+        int8_t* weights = make<int8_t>(static_cast<size_t>(padded(all)) * steps * 4);
+        int32_t* start = make<int32_t>(padded(all));
+        float *scale = make<float>(padded(all)), *bias = make<float>(padded(all));
+        int n = 0;
+        for (const std::string& name : names) {
+            const int8_t* values = get<int8_t>(name + ".int8", {inputs, outputs});
+            const float* scales = get<float>(name + ".scales", {outputs});
+            const float* biases = get<float>(name + ".bias", {outputs}, true);
+            for (int c = 0; values && scales && c < outputs; c++, n++) {
+                int8_t* panel = weights + static_cast<size_t>(n / kColumns) * steps * 4 * kColumns + n % kColumns * 4;
+                for (int k = 0; k < inputs; k++) {
+                    const int8_t value = values[static_cast<size_t>(k) * outputs + c];
+                    panel[k / 4 * 4 * kColumns + k % 4] = value;
+                    start[n] -= input.zero * value;
+                }
+                scale[n] = input.scale * scales[c];
+                bias[n] = biases ? biases[c] : 0.0f;
+            }
+        }
+        return {inputs, all, weights, start, scale, bias};
+    }
+
+    // A table of rows in float.
+    const float* table(const std::string& name, int rows, int width) {
+        float* result = make<float>(static_cast<size_t>(rows) * width);
+        const Matrix stored = matrix(name, {rows, width});
+        for (size_t i = 0; stored && i < static_cast<size_t>(rows) * width; i++) {
+            result[i] = stored.int8 ? stored.int8[i] * stored.scales[i % width] : stored.values[i];
+        }
+        return result;
+    }
+
+    // What a model of another kind has, and would be left out here. Names of mere sizes are the graph's own.
+    void refuse_others() {
+        const char* sizes[] = {"integers_", "int64_", "axis_", "scalar_", "first_row"};
+        for (const auto& [name, tensor] : tensors_) {
+            bool known = used_.count(name) > 0;
+            for (const char* prefix : sizes) known = known || name.rfind(prefix, 0) == 0;
+            if (!known) problems.push_back(name + " is none of a model of the BERT kind");
+        }
+    }
+
+private:
+    std::map<std::string, const crossrank_tensor*> tensors_;
+    std::set<std::string> used_;
+    std::vector<Block>& memory_;
+};
+
+Layer read_layer(Reader& reader, const std::string& at, int hidden, int quantized, int apart, float epsilon) {
+    Layer layer = {};
+    layer.input = reader.quantizer(at + "attention");
+    layer.context = reader.quantizer(at + "output");
+    layer.attended = reader.quantizer(at + "up");
+    layer.expanded = reader.quantizer(at + "down");
+    layer.projections = reader.int8_linear({at + "query", at + "key", at + "value"}, hidden, hidden, layer.input);
+    layer.output = reader.int8_linear({at + "output"}, hidden, hidden, layer.context);
+    layer.up = reader.int8_linear({at + "up"}, hidden, quantized, layer.attended);
+    layer.down = reader.int8_linear({at + "down"}, quantized, hidden, layer.expanded);
+    layer.attention_norm = reader.norm(at + "attention_norm", hidden, epsilon);
+    layer.output_norm = reader.norm(at + "output_norm", hidden, epsilon);
+    layer.apart = apart > 0;
+    if (layer.apart) {
+        layer.apart_up = reader.linear(at + "up.apart", hidden, apart);
+        layer.apart_down = reader.linear(at + "down.apart", apart, hidden);
+    }
+    return layer;
+}
+
+LastLayer read_last(Reader& reader, const std::string& at, const Heads& heads, int intermediate, float epsilon) {
+    LastLayer last;
+    const int count = heads.count, size = heads.size, hidden = heads.hidden;
+    last.query = reader.linear(at + "query", hidden, hidden, 1.0f / std::sqrt(static_cast<float>(size)));
+    const Matrix keys = reader.matrix(at + "key.per_head", {count, size, hidden});
+    const Matrix values = reader.matrix(at + "value.per_head", {count, hidden, size});
+    const float* bias = reader.get<float>(at + "value.bias", {hidden}, true);
+    for (int head = 0; keys && values && head < count; head++) {
+        last.keys.push_back(reader.pack(keys.part(head, size, hidden), size, hidden, nullptr));
+        const float* own = bias ? bias + head * size : nullptr;
+        last.values.push_back(reader.pack(values.part(head, hidden, size), hidden, size, own));
+    }
+    last.output = reader.linear(at + "output", hidden, hidden);
+    last.up = reader.linear(at + "up", hidden, intermediate);
+    last.down = reader.linear(at + "down", intermediate, hidden);
+    last.attention_norm = reader.norm(at + "attention_norm", hidden, epsilon);
+    last.output_norm = reader.norm(at + "output_norm", hidden, epsilon);
+    return last;
+}
+
+}  // namespace
+
+std::vector<std::string> read_model(crossrank_model& model, const crossrank_tensor* tensors, int64_t count,
+                                    const crossrank_settings& settings) {
+    Reader reader(tensors, count, model.memory);
+    std::vector<std::string>& problems = reader.problems;
+    crossrank_shape& shape = model.shape;
+    if (!(settings.epsilon > 0.0f && settings.epsilon < 1.0f)) problems.push_back("epsilon is not between 0 and 1");
+    if (settings.activation < CROSSRANK_GELU || settings.activation > CROSSRANK_SILU) {
+        problems.push_back("activation " + std::to_string(settings.activation) + " is none of 1 to 4");
+    }
+    if (settings.head_activation < CROSSRANK_IDENTITY || settings.head_activation > CROSSRANK_SIGMOID) {
+        problems.push_back("head_activation " + std::to_string(settings.head_activation) + " is none of 0 to 6");
+    }
+    model.activation = static_cast<Activation>(settings.activation);
+    model.head_activation = static_cast<Activation>(settings.head_activation);
+    model.pad_id = settings.pad_id;
+
+    while (reader.has("layer." + std::to_string(shape.layers) + ".query.int8")) shape.layers++;
+    const std::string last = "layer." + std::to_string(shape.layers) + ".";
+    shape.vocabulary = reader.size("embeddings.words.int8", 0);
+    shape.positions = reader.matrix_size("embeddings.positions", 0);
+    shape.types = reader.matrix_size("embeddings.types", 0);
+    shape.heads = reader.matrix_size(last + "key.per_head", 0);
+    const int size = reader.matrix_size(last + "key.per_head", 1);
+    shape.hidden = reader.matrix_size(last + "key.per_head", 2);
+    shape.intermediate = reader.matrix_size(last + "up.weight", 1);
+    shape.labels = reader.matrix_size("head.classifier.weight", 1);
+    const int width = reader.size("embeddings.words.int8", 1);
+    const std::pair<const char*, int> sizes[] = {
+        {"embeddings.words.int8", shape.vocabulary}, {"embeddings.positions", shape.positions},
+        {"key.per_head of the last layer", size},    {"up.weight of the last layer", shape.intermediate},
+        {"head.classifier.weight", shape.labels},
+    };
+    for (const auto& [name, value] : sizes) {
+        if (value == 0) problems.push_back(std::string(name) + " is missing or no matrix");
+    }
+    // Not 64-bit: sums of bytes below are int32, and 255 * 128 * 65536 fills them.
+    if (shape.hidden > 32768 || shape.intermediate > 32768) problems.push_back("layers are wider than 32768");
+    if (static_cast<int64_t>(shape.heads) * size != shape.hidden) {
+        problems.push_back(last + "key.per_head has heads that are not as wide as the model");
+    }
+    if (!problems.empty()) return problems;  // without sizes nothing more can be said
+    model.heads = {shape.heads, size, shape.hidden};
+
+    const int hidden = shape.hidden;
+    const float* word_scales = reader.get<float>("embeddings.words.scales", {shape.vocabulary, 1});
+    const int8_t* words = reader.get<int8_t>("embeddings.words.int8", {shape.vocabulary, width});
+    int8_t* table = reader.make<int8_t>(static_cast<size_t>(shape.vocabulary) * width);
+    if (words) std::memcpy(table, words, static_cast<size_t>(shape.vocabulary) * width);
+    model.embeddings = {width, table, reader.vector(word_scales, shape.vocabulary),
+                        reader.table("embeddings.positions", shape.positions, width),
+                        shape.types ? reader.table("embeddings.types", shape.types, width) : nullptr};
+    model.embeddings_norm = reader.norm("embeddings.norm", width, settings.epsilon);
+    model.projected = width != hidden;
+    if (model.projected) model.projection = reader.linear("embeddings.projection", width, hidden);
+    for (int i = 0; i < shape.layers; i++) {
+        const std::string at = "layer." + std::to_string(i) + ".";
+        const int apart = reader.matrix_size(at + "up.apart.weight", 1);
+        if (apart >= shape.intermediate) problems.push_back(at + "up.apart.weight has all units");
+        else model.layers.push_back(read_layer(reader, at, hidden, shape.intermediate - apart, apart, settings.epsilon));
+    }
+    model.last = read_last(reader, last, model.heads, shape.intermediate, settings.epsilon);
+    model.dense_head = reader.has_matrix("head.dense.weight");
+    if (model.dense_head) model.head_dense = reader.linear("head.dense", hidden, hidden);
+    model.classifier = reader.linear("head.classifier", hidden, shape.labels);
+    reader.refuse_others();
+    for (const Block& block : model.memory) shape.bytes += static_cast<int64_t>(block.size());
+    return problems;
+}
+
+}  // namespace crossrank

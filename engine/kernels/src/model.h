@@ -1,0 +1,73 @@
+// A model: its weights as the kernels want them, read from the initializers of an int8 graph.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "crossrank.h"
+#include "kernels.h"
+
+namespace crossrank {
+
+// Memory on a multiple of 64 bytes, zero at first.
+class Block {
+public:
+    explicit Block(size_t bytes);  // throws std::bad_alloc
+    char* data() const { return start_; }
+    size_t size() const { return size_; }
+
+private:
+    size_t size_;
+    std::unique_ptr<char[]> memory_;
+    char* start_;
+};
+
+struct Layer {
+    Quantizer input, context, attended, expanded;  // of what the products below get
+    Int8Linear projections, output, up, down;
+    Norm attention_norm, output_norm;
+    bool apart;  // whether some units of the feed-forward are computed in float
+    Linear apart_up, apart_down;
+};
+
+// The last layer, in float, of the first row of each pair alone. A query is taken through the keys' weights, so that it
+// meets the rows themselves, and the values' weights are applied to a mean of rows.
+struct LastLayer {
+    Linear query;               // with the scale of scores in it
+    std::vector<Linear> keys;   // of each head, [size, hidden]
+    std::vector<Linear> values;  // of each head, [hidden, size]
+    Linear output, up, down;
+    Norm attention_norm, output_norm;
+};
+
+}  // namespace crossrank
+
+struct crossrank_model {
+    const crossrank::Kernels* kernels = nullptr;
+    crossrank_shape shape = {};
+    int pad_id = -1;
+    crossrank::Activation activation = {}, head_activation = {};
+    crossrank::Heads heads = {};
+    crossrank::Embeddings embeddings = {};
+    crossrank::Norm embeddings_norm = {};
+    bool projected = false;  // whether the embeddings are narrower than the layers
+    crossrank::Linear projection = {};
+    std::vector<crossrank::Layer> layers;
+    crossrank::LastLayer last;
+    bool dense_head = false;
+    crossrank::Linear head_dense = {}, classifier = {};
+    std::vector<crossrank::Block> memory;  // of the weights
+
+    std::mutex mutex;
+    std::vector<crossrank::Block> spare;  // scratch of calls that have ended
+};
+
+namespace crossrank {
+
+// Fills a model; returns what is wrong, a line each.
+std::vector<std::string> read_model(crossrank_model&, const crossrank_tensor* tensors, int64_t count,
+                                    const crossrank_settings&);
+
+}  // namespace crossrank

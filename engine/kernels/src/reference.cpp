@@ -1,0 +1,170 @@
+// The kernels in plain C++: what they compute, to be read and compared with, not to be fast.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels.h"
+
+namespace crossrank {
+namespace {
+
+float activated(Activation activation, float x) {
+    switch (activation) {
+        case Activation::identity: return x;
+        case Activation::gelu: return 0.5f * x * (1.0f + std::erf(x * 0.70710678f));
+        case Activation::gelu_new: return 0.5f * x * (1.0f + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)));
+        case Activation::relu: return std::max(x, 0.0f);
+        case Activation::silu: return x / (1.0f + std::exp(-x));
+        case Activation::tanh: return std::tanh(x);
+        case Activation::sigmoid: return 1.0f / (1.0f + std::exp(-x));
+    }
+    return x;
+}
+
+uint8_t byte(Quantizer quantizer, float x) {
+    float steps = std::nearbyint(x * (1.0f / quantizer.scale)) + static_cast<float>(quantizer.zero);
+    return static_cast<uint8_t>(std::min(std::max(steps, 0.0f), 255.0f));
+}
+
+void embed(const Embeddings& tables, const int32_t* ids, const int32_t* types, const int32_t* positions, int count,
+           float* rows) {
+    const int width = tables.width, stride = padded(width);
+    for (int i = 0; i < count; i++) {
+        const int8_t* word = tables.words + static_cast<size_t>(ids[i]) * width;
+        const float* position = tables.positions + static_cast<size_t>(positions[i]) * width;
+        const float* type = tables.types ? tables.types + static_cast<size_t>(types ? types[i] : 0) * width : nullptr;
+        float* row = rows + static_cast<size_t>(i) * stride;
+        for (int c = 0; c < stride; c++) {
+            row[c] = c < width ? word[c] * tables.word_scales[ids[i]] + (type ? type[c] : 0.0f) + position[c] : 0.0f;
+        }
+    }
+}
+
+void quantize(const float* rows, int count, int width, Quantizer quantizer, uint8_t* bytes) {
+    const size_t stride = padded(width);
+    for (int i = 0; i < count; i++) {
+        for (int c = 0; c < width; c++) bytes[i * stride + c] = byte(quantizer, rows[i * stride + c]);
+    }
+}
+
+void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, uint8_t* bytes) {
+    const int stride = padded(norm.width);
+    for (int i = 0; i < count; i++) {
+        float* row = rows + static_cast<size_t>(i) * stride;
+        double sum = 0, squares = 0;
+        for (int c = 0; c < norm.width; c++) sum += row[c];
+        const double mean = sum / norm.width;
+        for (int c = 0; c < norm.width; c++) squares += (row[c] - mean) * (row[c] - mean);
+        const double inverse = 1 / std::sqrt(squares / norm.width + norm.epsilon);
+        for (int c = 0; c < norm.width; c++) {
+            row[c] = static_cast<float>((row[c] - mean) * inverse) * norm.scale[c] + norm.bias[c];
+        }
+        for (int c = norm.width; c < stride; c++) row[c] = 0.0f;
+    }
+    if (bytes) quantize(rows, count, norm.width, quantizer, bytes);
+}
+
+float product(const Int8Linear& linear, const uint8_t* row, int n) {
+    const size_t steps = (linear.inputs + 3) / 4;
+    const int8_t* panel = linear.weights + n / kColumns * steps * 4 * kColumns + n % kColumns * 4;
+    int32_t sum = linear.start[n];
+    for (int k = 0; k < linear.inputs; k++) sum += row[k] * panel[k / 4 * 4 * kColumns + k % 4];
+    return static_cast<float>(sum) * linear.scale[n] + linear.bias[n];
+}
+
+// Calls write(row, column, product) for each.
+template <class Write>
+void products(const Int8Linear& linear, const uint8_t* rows, int count, Write write) {
+    const size_t stride = padded(linear.inputs);
+    for (int i = 0; i < count; i++) {
+        for (int n = 0; n < linear.outputs; n++) write(i, n, product(linear, rows + i * stride, n));
+    }
+}
+
+void project(const Int8Linear& linear, const uint8_t* rows, int count, void* out) {
+    const size_t stride = padded(linear.outputs);
+    products(linear, rows, count, [&](int i, int n, float x) { static_cast<float*>(out)[i * stride + n] = x; });
+}
+
+void expand(const Int8Linear& linear, const uint8_t* rows, int count, Activation activation, Quantizer quantizer,
+            uint8_t* out) {
+    const size_t stride = padded(linear.outputs);
+    products(linear, rows, count,
+             [&](int i, int n, float x) { out[i * stride + n] = byte(quantizer, activated(activation, x)); });
+}
+
+void add(const Int8Linear& linear, const uint8_t* rows, int count, float* out) {
+    const size_t stride = padded(linear.outputs);
+    products(linear, rows, count, [&](int i, int n, float x) { out[i * stride + n] += x; });
+}
+
+// Scores in place as the weights of a mean.
+void softmax(float* scores, int count) {
+    const float largest = *std::max_element(scores, scores + count);
+    float sum = 0.0f;
+    for (int j = 0; j < count; j++) sum += scores[j] = std::exp(scores[j] - largest);
+    for (int j = 0; j < count; j++) scores[j] /= sum;
+}
+
+size_t attend_scratch(const Heads&, int tokens) { return tokens * sizeof(float); }
+
+void attend(const Heads& heads, const void* projected, int tokens, int head, Quantizer quantizer, uint8_t* context,
+            void* scratch) {
+    const size_t stride = padded(3 * heads.hidden), out_stride = padded(heads.hidden);
+    const float* queries = static_cast<const float*>(projected) + head * heads.size;
+    const float *keys = queries + heads.hidden, *values = keys + heads.hidden;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(heads.size));
+    float* scores = static_cast<float*>(scratch);
+    for (int i = 0; i < tokens; i++) {
+        for (int j = 0; j < tokens; j++) {
+            scores[j] = 0.0f;
+            for (int d = 0; d < heads.size; d++) scores[j] += queries[i * stride + d] * keys[j * stride + d];
+            scores[j] *= scale;
+        }
+        softmax(scores, tokens);
+        for (int d = 0; d < heads.size; d++) {
+            float mean = 0.0f;
+            for (int j = 0; j < tokens; j++) mean += scores[j] * values[j * stride + d];
+            context[i * out_stride + head * heads.size + d] = byte(quantizer, mean);
+        }
+    }
+}
+
+void linear(const Linear& linear, const float* rows, int64_t stride, int count, Activation activation, bool add,
+            float* out, int64_t out_stride) {
+    for (int i = 0; i < count; i++) {
+        for (int n = 0; n < linear.outputs; n++) {
+            const size_t at = static_cast<size_t>(n / 16) * linear.inputs * 16 + n % 16;
+            float sum = 0.0f;
+            for (int k = 0; k < linear.inputs; k++) {
+                sum += rows[i * stride + k] * (linear.int8_weights ? static_cast<float>(linear.int8_weights[at + k * 16])
+                                                                   : linear.float_weights[at + k * 16]);
+            }
+            const float y = activated(activation, sum * linear.scale[n] + linear.bias[n]);
+            out[i * out_stride + n] = add ? out[i * out_stride + n] + y : y;
+        }
+    }
+}
+
+void attend_first(const Heads& heads, const float* probes, const float* rows, int tokens, float* mixed,
+                  float* scratch) {
+    const size_t stride = padded(heads.hidden);
+    for (int head = 0; head < heads.count; head++) {
+        for (int j = 0; j < tokens; j++) {
+            scratch[j] = 0.0f;
+            for (int c = 0; c < heads.hidden; c++) scratch[j] += probes[head * stride + c] * rows[j * stride + c];
+        }
+        softmax(scratch, tokens);
+        for (int c = 0; c < heads.hidden; c++) {
+            float mean = 0.0f;
+            for (int j = 0; j < tokens; j++) mean += scratch[j] * rows[j * stride + c];
+            mixed[head * stride + c] = mean;
+        }
+    }
+}
+
+}  // namespace
+
+const Kernels kReference = {"",  sizeof(float), embed,          normalize, quantize,    project, expand,
+                            add, attend,        attend_scratch, linear,    attend_first};
+
+}  // namespace crossrank
