@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ACTIVATIONS", "ModelError", "Model", "instructions"]
+__all__ = ["ACTIVATIONS", "Model", "ModelError", "instructions"]
 
 _ABI = 1
 # Numbers of src/crossrank.h; those before "tanh" may be a model's, all a head's, "identity" a head's alone.

@@ -21,8 +21,8 @@ float activated(Activation activation, float x) {
 }
 
 uint8_t byte(Quantizer quantizer, float x) {
-    float steps = std::nearbyint(x * (1.0f / quantizer.scale)) + static_cast<float>(quantizer.zero);
-    return static_cast<uint8_t>(std::min(std::max(steps, 0.0f), 255.0f));
+    const float steps = std::nearbyint(x * (1.0f / quantizer.scale)) + static_cast<float>(quantizer.zero);
+    return steps >= 0.0f ? static_cast<uint8_t>(std::min(steps, 255.0f)) : 0;  // 0 of NaN too
 }
 
 void embed(const Embeddings& tables, const int32_t* ids, const int32_t* types, const int32_t* positions, int count,

@@ -1,0 +1,677 @@
+// The kernels for AVX-512 with VNNI: compiled twice, with CROSSRANK_BF16 for processors that multiply bfloat16 too.
+//
+// Products are computed in tiles of 6 rows and 64 columns, whose sums and weights just fit into the 32 registers.
+// Attention multiplies dwords of a query by dwords of 16 keys: two bfloat16 numbers, or one float. Everything stands in
+// an unnamed namespace and calls nothing of the standard library: see kernels.h.
+#include <immintrin.h>
+
+#include "kernels.h"
+
+#define UNROLLED _Pragma("GCC unroll 8")
+#define INLINE static inline __attribute__((always_inline))
+
+namespace crossrank {
+namespace {
+
+using Floats = __m512;
+using Ints = __m512i;
+
+constexpr int kLanes = 16;
+constexpr int kRows = 6;
+
+INLINE Floats all(float value) { return _mm512_set1_ps(value); }
+INLINE int least(int a, int b) { return a < b ? a : b; }
+INLINE int chunks(int count) { return (count + kLanes - 1) / kLanes; }
+// The lanes of chunk c that hold one of `count` numbers.
+INLINE __mmask16 lanes(int count, int c) {
+    const int left = count - c * kLanes;
+    return left >= kLanes ? __mmask16(0xffff) : __mmask16((1u << left) - 1);
+}
+
+// GCC 12 spills the sums around its own intrinsic for this, which takes two thirds of the speed.
+INLINE void multiply_bytes(Ints& sum, Ints bytes, Ints weights) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(weights));
+}
+
+INLINE Ints broadcast(const void* dword) {
+    int32_t value;
+    __builtin_memcpy(&value, dword, sizeof(value));
+    return _mm512_set1_epi32(value);
+}
+
+// 2^x by a polynomial on [-1/2, 1/2], within 1e-7 of it; 0 far below.
+INLINE Floats exp2(Floats x) {
+    const Floats f = _mm512_sub_ps(x, _mm512_roundscale_ps(x, 0));
+    Floats p = _mm512_fmadd_ps(all(0.00132764666f), f, all(0.00967554096f));
+    p = _mm512_fmadd_ps(p, f, all(0.0555071346f));
+    p = _mm512_fmadd_ps(p, f, all(0.240221202f));
+    p = _mm512_fmadd_ps(p, f, all(0.693146944f));
+    p = _mm512_fmadd_ps(p, f, all(1.00000012f));
+    return _mm512_scalef_ps(p, _mm512_roundscale_ps(x, 0));
+}
+
+constexpr float kLog2e = 1.44269504f;
+
+INLINE Floats sigmoid(Floats x) {
+    // Beyond 80 nothing changes, and 2^x stays finite.
+    const Floats limited = _mm512_max_ps(_mm512_min_ps(x, all(80.0f)), all(-80.0f));
+    return _mm512_div_ps(all(1.0f), _mm512_add_ps(all(1.0f), exp2(_mm512_mul_ps(limited, all(-kLog2e)))));
+}
+
+// x / 2 * (1 + erf(x / sqrt(2))), within 1e-6 of it where |x| < 6 and 5e-7 |x| beyond: erf(x / sqrt(2)) / x is a
+// polynomial of x^2, by least squares weighted to the smallest maximum, and the rest is flat.
+INLINE Floats gelu(Floats x) {
+    const Floats limited = _mm512_max_ps(_mm512_min_ps(x, all(5.0f)), all(-5.0f));
+    const Floats t = _mm512_fmsub_ps(_mm512_mul_ps(limited, all(2.0f / 25.0f)), limited, all(1.0f));
+    Floats p = _mm512_fmadd_ps(all(0.00102860294f), t, all(-0.00308358623f));
+    p = _mm512_fmadd_ps(p, t, all(0.00392486854f));
+    p = _mm512_fmadd_ps(p, t, all(-0.00571606029f));
+    p = _mm512_fmadd_ps(p, t, all(0.0123767601f));
+    p = _mm512_fmadd_ps(p, t, all(-0.0220313948f));
+    p = _mm512_fmadd_ps(p, t, all(0.032987915f));
+    p = _mm512_fmadd_ps(p, t, all(-0.0466470346f));
+    p = _mm512_fmadd_ps(p, t, all(0.0628515407f));
+    p = _mm512_fmadd_ps(p, t, all(-0.0808691084f));
+    p = _mm512_fmadd_ps(p, t, all(0.103043057f));
+    p = _mm512_fmadd_ps(p, t, all(-0.140593201f));
+    p = _mm512_fmadd_ps(p, t, all(0.282727569f));
+    const Floats half = _mm512_mul_ps(x, all(0.5f));
+    return _mm512_fmadd_ps(half, _mm512_mul_ps(limited, p), half);
+}
+
+INLINE Floats activated(Activation activation, Floats x) {
+    switch (activation) {
+        case Activation::identity: return x;
+        case Activation::gelu: return gelu(x);
+        case Activation::gelu_new: {
+            const Floats cubic = _mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_mul_ps(x, all(0.044715f)));
+            return _mm512_mul_ps(x, sigmoid(_mm512_mul_ps(all(2 * 0.79788456f), _mm512_add_ps(x, cubic))));
+        }
+        case Activation::relu: return _mm512_max_ps(x, all(0.0f));
+        case Activation::silu: return _mm512_mul_ps(x, sigmoid(x));
+        case Activation::tanh:
+            return _mm512_fmsub_ps(all(2.0f), sigmoid(_mm512_mul_ps(x, all(2.0f))), all(1.0f));
+        case Activation::sigmoid: return sigmoid(x);
+    }
+    return x;
+}
+
+// 16 floats as bytes.
+struct ToBytes {
+    Floats inverse;
+    Ints zero;
+    explicit ToBytes(Quantizer quantizer) : inverse(all(1.0f / quantizer.scale)), zero(_mm512_set1_epi32(quantizer.zero)) {}
+    inline __attribute__((always_inline)) __m128i operator()(Floats x) const {
+        const Ints steps = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)), zero);
+        return _mm512_cvtusepi32_epi8(_mm512_max_epi32(steps, _mm512_setzero_si512()));
+    }
+};
+
+INLINE void store_bytes(uint8_t* to, __m128i bytes) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes); }
+
+// ---- rows ----
+
+void embed(const Embeddings& tables, const int32_t* ids, const int32_t* types, const int32_t* positions, int count,
+           float* rows) {
+    const int width = tables.width, stride = padded(width);
+    for (int i = 0; i < count; i++) {
+        const int8_t* word = tables.words + static_cast<size_t>(ids[i]) * width;
+        const float* position = tables.positions + static_cast<size_t>(positions[i]) * width;
+        const float* type = tables.types ? tables.types + static_cast<size_t>(types ? types[i] : 0) * width : nullptr;
+        const Floats scale = all(tables.word_scales[ids[i]]);
+        float* row = rows + static_cast<size_t>(i) * stride;
+        for (int c = 0; c < stride / kLanes; c++) {
+            const int at = c * kLanes;
+            const __mmask16 mask = at < width ? lanes(width, c) : __mmask16(0);
+            Floats x = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, word + at)));
+            x = _mm512_mul_ps(x, scale);
+            if (type) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, type + at));
+            _mm512_storeu_ps(row + at, _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, position + at)));
+        }
+    }
+}
+
+void quantize(const float* rows, int count, int width, Quantizer quantizer, uint8_t* bytes) {
+    const ToBytes to_bytes(quantizer);
+    const size_t all_rows = static_cast<size_t>(count) * padded(width);
+    for (size_t i = 0; i < all_rows; i += kLanes) store_bytes(bytes + i, to_bytes(_mm512_loadu_ps(rows + i)));
+}
+
+void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, uint8_t* bytes) {
+    const int stride = padded(norm.width), last = chunks(norm.width) - 1;
+    const __mmask16 tail = lanes(norm.width, last);
+    const float part = 1.0f / static_cast<float>(norm.width);
+    const ToBytes to_bytes(quantizer);
+    for (int i = 0; i < count; i++) {
+        float* row = rows + static_cast<size_t>(i) * stride;
+        Floats sum = all(0.0f), squares = all(0.0f);
+        for (int c = 0; c <= last; c++) sum = _mm512_add_ps(sum, _mm512_loadu_ps(row + c * kLanes));
+        const Floats mean = all(_mm512_reduce_add_ps(sum) * part);
+        for (int c = 0; c <= last; c++) {
+            const Floats x = _mm512_sub_ps(_mm512_loadu_ps(row + c * kLanes), mean);
+            squares = _mm512_mask3_fmadd_ps(x, x, squares, c == last ? tail : __mmask16(0xffff));
+        }
+        const Floats variance = all(_mm512_reduce_add_ps(squares) * part + norm.epsilon);
+        const Floats inverse = _mm512_div_ps(all(1.0f), _mm512_sqrt_ps(variance));
+        for (int at = 0; at < stride; at += kLanes) {  // scale and bias of the padding are 0
+            Floats x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(row + at), mean), inverse);
+            x = _mm512_fmadd_ps(x, _mm512_loadu_ps(norm.scale + at), _mm512_loadu_ps(norm.bias + at));
+            _mm512_storeu_ps(row + at, x);
+            if (bytes) store_bytes(bytes + static_cast<size_t>(i) * stride + at, to_bytes(x));
+        }
+    }
+}
+
+// ---- products of bytes ----
+
+// Sums of `rows` rows and 64 columns into `sums` [rows, 64].
+template <int rows>
+INLINE void tile(const uint8_t* bytes, size_t stride, const int8_t* panel, int steps, const int32_t* start,
+                 int32_t* sums) {
+    Ints sum[rows][4];
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        UNROLLED
+        for (int c = 0; c < 4; c++) sum[r][c] = _mm512_loadu_si512(start + c * kLanes);
+    }
+    for (int k = 0; k < steps; k++, panel += 4 * kColumns, bytes += 4) {
+        Ints weights[4];
+        UNROLLED
+        for (int c = 0; c < 4; c++) weights[c] = _mm512_load_si512(panel + c * 64);
+        UNROLLED
+        for (int r = 0; r < rows; r++) {
+            const Ints four = broadcast(bytes + r * stride);
+            UNROLLED
+            for (int c = 0; c < 4; c++) multiply_bytes(sum[r][c], four, weights[c]);
+        }
+    }
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        UNROLLED
+        for (int c = 0; c < 4; c++) _mm512_store_si512(sums + r * kColumns + c * kLanes, sum[r][c]);
+    }
+}
+
+// Calls write(row, column, 16 products) for all, those of the padding among them.
+template <class Write>
+INLINE void products(const Int8Linear& linear, const uint8_t* rows, int count, Write write) {
+    const size_t stride = padded(linear.inputs);
+    const int steps = (linear.inputs + 3) / 4;
+    alignas(64) int32_t sums[kRows * kColumns];
+    for (int n = 0; n < linear.outputs; n += kColumns) {
+        const int8_t* panel = linear.weights + static_cast<size_t>(n) * steps * 4;
+        const int32_t* start = linear.start + n;
+        for (int i = 0; i < count; i += kRows) {
+            const uint8_t* bytes = rows + i * stride;
+            const int some = least(kRows, count - i);
+            switch (some) {
+                case 1: tile<1>(bytes, stride, panel, steps, start, sums); break;
+                case 2: tile<2>(bytes, stride, panel, steps, start, sums); break;
+                case 3: tile<3>(bytes, stride, panel, steps, start, sums); break;
+                case 4: tile<4>(bytes, stride, panel, steps, start, sums); break;
+                case 5: tile<5>(bytes, stride, panel, steps, start, sums); break;
+                default: tile<6>(bytes, stride, panel, steps, start, sums);
+            }
+            for (int r = 0; r < some; r++) {
+                UNROLLED
+                for (int c = 0; c < kColumns; c += kLanes) {
+                    const Floats x = _mm512_cvtepi32_ps(_mm512_load_si512(sums + r * kColumns + c));
+                    write(i + r, n + c,
+                          _mm512_fmadd_ps(x, _mm512_loadu_ps(linear.scale + n + c), _mm512_loadu_ps(linear.bias + n + c)));
+                }
+            }
+        }
+    }
+}
+
+void expand(const Int8Linear& linear, const uint8_t* rows, int count, Activation activation, Quantizer quantizer,
+            uint8_t* out) {
+    const size_t stride = padded(linear.outputs);
+    const ToBytes to_bytes(quantizer);
+    products(linear, rows, count, [&](int i, int n, Floats x) __attribute__((always_inline)) {
+        store_bytes(out + i * stride + n, to_bytes(activated(activation, x)));
+    });
+}
+
+void add(const Int8Linear& linear, const uint8_t* rows, int count, float* out) {
+    const size_t stride = padded(linear.outputs);
+    products(linear, rows, count, [&](int i, int n, Floats x) __attribute__((always_inline)) {
+        float* to = out + i * stride + n;
+        _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), x));
+    });
+}
+
+// ---- attention ----
+
+#if defined(CROSSRANK_BF16)
+using Number = uint16_t;  // a bfloat16
+using Wide = __mmask32;
+
+INLINE void multiply(Floats& sum, Ints a, Ints b) {
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+}
+INLINE __m256i rounded(Floats x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+INLINE void store(Number* to, Floats x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded(x)); }
+INLINE Ints load_dwords(Wide mask, const Number* from) { return _mm512_maskz_loadu_epi16(mask, from); }
+// Dwords of the same column in two rows.
+INLINE Ints load_column_dwords(__mmask16 mask, const Number* row, size_t stride, bool second) {
+    const Ints low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row));
+    const __mmask16 other = second ? mask : __mmask16(0);
+    const Ints high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(other, second ? row + stride : row));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+#else
+using Number = float;
+using Wide = __mmask16;
+
+INLINE void multiply(Floats& sum, Ints a, Ints b) {
+    sum = _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
+}
+INLINE void store(Number* to, Floats x) { _mm512_storeu_ps(to, x); }
+INLINE Ints load_dwords(Wide mask, const Number* from) {
+    return _mm512_castps_si512(_mm512_maskz_loadu_ps(mask, from));
+}
+INLINE Ints load_column_dwords(__mmask16 mask, const Number* row, size_t, bool) {
+    return _mm512_castps_si512(_mm512_maskz_loadu_ps(mask, row));
+}
+#endif
+
+constexpr int kPerDword = sizeof(float) / sizeof(Number);
+
+void project(const Int8Linear& linear, const uint8_t* rows, int count, void* out) {
+    const size_t stride = padded(linear.outputs);
+    products(linear, rows, count, [&](int i, int n, Floats x) __attribute__((always_inline)) {
+        store(static_cast<Number*>(out) + i * stride + n, x);
+    });
+}
+
+// Scratch of one head, in bytes of 64: its keys [dwords of a head][tokens], its values [dwords of tokens][lanes of a
+// head], and of some rows their scores and weights.
+struct Scratch {
+    int columns;  // tokens, padded
+    int32_t *keys, *values;
+    float* scores;
+    Number* weights;
+    size_t bytes;
+
+    Scratch(const Heads& heads, int tokens, void* start) : columns((tokens + 31) / 32 * 32) {
+        const size_t key_dwords = (heads.size + kPerDword - 1) / kPerDword * static_cast<size_t>(columns);
+        const size_t value_dwords = static_cast<size_t>(columns / kPerDword) * chunks(heads.size) * kLanes;
+        const size_t others = static_cast<size_t>(kRows) * columns;
+        bytes = (key_dwords + value_dwords + others) * sizeof(int32_t) + others * sizeof(Number);
+        keys = static_cast<int32_t*>(start);
+        values = start ? keys + key_dwords : nullptr;
+        scores = start ? reinterpret_cast<float*>(values + value_dwords) : nullptr;
+        weights = start ? reinterpret_cast<Number*>(scores + others) : nullptr;
+    }
+};
+
+size_t attend_scratch(const Heads& heads, int tokens) { return Scratch(heads, tokens, nullptr).bytes; }
+
+// 16 rows of 16 dwords as columns.
+INLINE void transpose(Ints (&x)[16]) {
+    Ints t[16];
+    UNROLLED
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
+    }
+    UNROLLED
+    for (int i = 0; i < 4; i++) {
+        x[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        x[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        x[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        x[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    UNROLLED
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
+    }
+    UNROLLED
+    for (int i = 0; i < 4; i++) {
+        x[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        x[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        x[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        x[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+void gather_keys(const Heads& heads, const Number* keys, size_t stride, int tokens, const Scratch& scratch) {
+    const int dwords = (heads.size + kPerDword - 1) / kPerDword;
+    for (int d = 0; d < dwords; d += kLanes) {
+        const int left = heads.size - d * kPerDword, most = kLanes * kPerDword;
+        const Wide mask = left >= most ? Wide(~Wide(0)) : Wide((Wide(1) << left) - 1);
+        for (int j = 0; j < tokens; j += kLanes) {
+            Ints rows[16];
+            UNROLLED
+            for (int r = 0; r < 16; r++) {
+                const bool there = j + r < tokens;
+                rows[r] = load_dwords(there ? mask : Wide(0), keys + (there ? j + r : j) * stride + d * kPerDword);
+            }
+            transpose(rows);
+            for (int r = 0; r < least(kLanes, dwords - d); r++) {
+                _mm512_store_si512(scratch.keys + static_cast<size_t>(d + r) * scratch.columns + j, rows[r]);
+            }
+        }
+    }
+}
+
+void gather_values(const Heads& heads, const Number* values, size_t stride, int tokens, const Scratch& scratch) {
+    const int wide = chunks(heads.size);
+    for (int j = 0; j * kPerDword < chunks(tokens) * kLanes; j++) {
+        const int row = j * kPerDword;
+        for (int c = 0; c < wide; c++) {
+            const __mmask16 mask = row < tokens ? lanes(heads.size, c) : __mmask16(0);
+            const Number* from = values + (row < tokens ? row : 0) * stride + c * kLanes;
+            _mm512_store_si512(scratch.values + (static_cast<size_t>(j) * wide + c) * kLanes,
+                               load_column_dwords(mask, from, stride, row + 1 < tokens));
+        }
+    }
+}
+
+// Scores of 6 queries with `wide` * 16 keys from token j on, and the largest ones so far.
+template <int wide>
+INLINE void score(const Number* const (&queries)[kRows], int dwords, const Scratch& scratch, int j, int tokens,
+                  Floats (&largest)[kRows]) {
+    Floats sum[kRows][wide];
+    UNROLLED
+    for (int r = 0; r < kRows; r++) {
+        UNROLLED
+        for (int c = 0; c < wide; c++) sum[r][c] = all(0.0f);
+    }
+    for (int d = 0; d < dwords; d++) {
+        const int32_t* from = scratch.keys + static_cast<size_t>(d) * scratch.columns + j;
+        Ints keys[wide];
+        UNROLLED
+        for (int c = 0; c < wide; c++) keys[c] = _mm512_load_si512(from + c * kLanes);
+        UNROLLED
+        for (int r = 0; r < kRows; r++) {
+            const Ints query = broadcast(queries[r] + d * kPerDword);
+            UNROLLED
+            for (int c = 0; c < wide; c++) multiply(sum[r][c], query, keys[c]);
+        }
+    }
+    UNROLLED
+    for (int r = 0; r < kRows; r++) {
+        UNROLLED
+        for (int c = 0; c < wide; c++) {
+            const __mmask16 there = lanes(tokens - j, c);
+            const Floats x = _mm512_mask_mov_ps(all(-1e30f), there, sum[r][c]);
+            largest[r] = _mm512_max_ps(largest[r], x);
+            _mm512_store_ps(scratch.scores + static_cast<size_t>(r) * scratch.columns + j + c * kLanes, x);
+        }
+    }
+}
+
+// Scores of a row as weights 2^(scale * (score - largest)); returns their sum.
+INLINE float weigh(const float* scores, Number* weights, int tokens, float scale, Floats largest) {
+    const Floats by = all(scale), top = all(_mm512_reduce_max_ps(largest) * scale);
+    Floats sum = all(0.0f);
+    for (int j = 0; j < tokens; j += kLanes) {
+        const Floats x = _mm512_fmsub_ps(_mm512_load_ps(scores + j), by, top);
+#if defined(CROSSRANK_BF16)  // 3 digits of a weight are kept, so that a shorter polynomial does
+        const Floats whole = _mm512_roundscale_ps(x, 0), f = _mm512_sub_ps(x, whole);
+        Floats p = _mm512_fmadd_ps(all(0.0551716238f), f, all(0.242611125f));
+        p = _mm512_fmadd_ps(p, f, all(0.693260968f));
+        const Floats weight = _mm512_scalef_ps(_mm512_fmadd_ps(p, f, all(0.999928057f)), whole);
+#else
+        const Floats weight = exp2(x);
+#endif
+        sum = _mm512_add_ps(sum, weight);
+        store(weights + j, weight);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+// Weighted sums of `wide` * 16 columns from chunk c on, written for `rows` rows.
+template <int wide>
+INLINE void mix(const Heads& heads, const Scratch& scratch, int c, int dwords, const float (&parts)[kRows], int rows,
+                const ToBytes& to_bytes, uint8_t* out, size_t stride) {
+    const int all_chunks = chunks(heads.size);
+    Floats sum[kRows][wide];
+    UNROLLED
+    for (int r = 0; r < kRows; r++) {
+        UNROLLED
+        for (int i = 0; i < wide; i++) sum[r][i] = all(0.0f);
+    }
+    for (int j = 0; j < dwords; j++) {
+        const int32_t* from = scratch.values + (static_cast<size_t>(j) * all_chunks + c) * kLanes;
+        Ints values[wide];
+        UNROLLED
+        for (int i = 0; i < wide; i++) values[i] = _mm512_load_si512(from + i * kLanes);
+        UNROLLED
+        for (int r = 0; r < kRows; r++) {
+            const Ints weight = broadcast(scratch.weights + static_cast<size_t>(r) * scratch.columns + j * kPerDword);
+            UNROLLED
+            for (int i = 0; i < wide; i++) multiply(sum[r][i], weight, values[i]);
+        }
+    }
+    UNROLLED
+    for (int r = 0; r < kRows; r++) {
+        UNROLLED
+        for (int i = 0; i < wide; i++) {
+            const __m128i bytes = to_bytes(_mm512_mul_ps(sum[r][i], all(parts[r])));
+            if (r < rows) _mm_mask_storeu_epi8(out + r * stride + (c + i) * kLanes, lanes(heads.size, c + i), bytes);
+        }
+    }
+}
+
+void attend(const Heads& heads, const void* projected, int tokens, int head, Quantizer quantizer, uint8_t* context,
+            void* memory) {
+    const size_t stride = padded(3 * heads.hidden), out_stride = padded(heads.hidden);
+    const Number* queries = static_cast<const Number*>(projected) + head * heads.size;
+    const Scratch scratch(heads, tokens, memory);
+    gather_keys(heads, queries + heads.hidden, stride, tokens, scratch);
+    gather_values(heads, queries + 2 * heads.hidden, stride, tokens, scratch);
+    const int dwords = (heads.size + kPerDword - 1) / kPerDword;
+    const int all_tokens = chunks(tokens), all_columns = chunks(heads.size);
+    // Softmax by powers of 2, with the scale of scores in one.
+    const float scale = kLog2e / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(static_cast<float>(heads.size))));
+    const ToBytes to_bytes(quantizer);
+    for (int i = 0; i < tokens; i += kRows) {
+        const int rows = least(kRows, tokens - i);
+        const Number* some[kRows];
+        Floats largest[kRows];
+        float parts[kRows];
+        for (int r = 0; r < kRows; r++) {
+            some[r] = queries + (i + least(r, rows - 1)) * stride;
+            largest[r] = all(-1e30f);
+        }
+        int c = 0;
+        for (; c + 4 <= all_tokens; c += 4) score<4>(some, dwords, scratch, c * kLanes, tokens, largest);
+        for (; c + 2 <= all_tokens; c += 2) score<2>(some, dwords, scratch, c * kLanes, tokens, largest);
+        for (; c < all_tokens; c++) score<1>(some, dwords, scratch, c * kLanes, tokens, largest);
+        for (int r = 0; r < kRows; r++) {
+            const size_t at = static_cast<size_t>(r) * scratch.columns;
+            parts[r] = 1.0f / weigh(scratch.scores + at, scratch.weights + at, tokens, scale, largest[r]);
+        }
+        uint8_t* out = context + i * out_stride + head * heads.size;
+        const int steps = all_tokens * kLanes / kPerDword;
+        for (c = 0; c + 4 <= all_columns; c += 4) mix<4>(heads, scratch, c, steps, parts, rows, to_bytes, out, out_stride);
+        for (; c + 2 <= all_columns; c += 2) mix<2>(heads, scratch, c, steps, parts, rows, to_bytes, out, out_stride);
+        for (; c < all_columns; c++) mix<1>(heads, scratch, c, steps, parts, rows, to_bytes, out, out_stride);
+    }
+}
+
+// ---- products of floats ----
+
+INLINE Floats load_weights(const float* from) { return _mm512_loadu_ps(from); }
+INLINE Floats load_weights(const int8_t* from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+
+struct FloatProduct {
+    const Linear& linear;
+    const float* rows;
+    int64_t stride;
+    Activation activation;
+    bool add;
+    float* out;
+    int64_t out_stride;
+};
+
+// `rows` rows from i on, `wide` * 16 columns from chunk c on. Each sum is over one input after the other, so that it
+// does not depend on the tile.
+template <int rows, int wide, class Weight>
+INLINE void float_tile(const FloatProduct& product, const Weight* weights, int i, int c) {
+    const Linear& linear = product.linear;
+    const size_t chunk = static_cast<size_t>(linear.inputs) * kLanes;
+    const Weight* from = weights + c * chunk;
+    const float* row = product.rows + i * product.stride;
+    Floats sum[rows][wide];
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        UNROLLED
+        for (int n = 0; n < wide; n++) sum[r][n] = all(0.0f);
+    }
+    for (int k = 0; k < linear.inputs; k++) {
+        Floats weight[wide];
+        UNROLLED
+        for (int n = 0; n < wide; n++) weight[n] = load_weights(from + n * chunk + k * kLanes);
+        UNROLLED
+        for (int r = 0; r < rows; r++) {
+            const Floats x = all(row[r * product.stride + k]);
+            UNROLLED
+            for (int n = 0; n < wide; n++) sum[r][n] = _mm512_fmadd_ps(x, weight[n], sum[r][n]);
+        }
+    }
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        UNROLLED
+        for (int n = 0; n < wide; n++) {
+            const int at = (c + n) * kLanes;
+            const __mmask16 mask = lanes(linear.outputs, c + n);
+            float* to = product.out + (i + r) * product.out_stride + at;
+            Floats x = _mm512_fmadd_ps(sum[r][n], _mm512_loadu_ps(linear.scale + at), _mm512_loadu_ps(linear.bias + at));
+            x = activated(product.activation, x);
+            if (product.add) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, to));
+            _mm512_mask_storeu_ps(to, mask, x);
+        }
+    }
+}
+
+template <class Weight>
+void float_products(const FloatProduct& product, const Weight* weights, int count) {
+    const int all_columns = chunks(product.linear.outputs);
+    int i = 0, c;
+    for (; i + kRows <= count; i += kRows) {
+        for (c = 0; c + 4 <= all_columns; c += 4) float_tile<kRows, 4>(product, weights, i, c);
+        for (; c + 2 <= all_columns; c += 2) float_tile<kRows, 2>(product, weights, i, c);
+        for (; c < all_columns; c++) float_tile<kRows, 1>(product, weights, i, c);
+    }
+    for (; i + 2 <= count; i += 2) {
+        for (c = 0; c + 4 <= all_columns; c += 4) float_tile<2, 4>(product, weights, i, c);
+        for (; c < all_columns; c++) float_tile<2, 1>(product, weights, i, c);
+    }
+    for (; i < count; i++) {
+        for (c = 0; c + 8 <= all_columns; c += 8) float_tile<1, 8>(product, weights, i, c);
+        for (; c < all_columns; c++) float_tile<1, 1>(product, weights, i, c);
+    }
+}
+
+void linear(const Linear& linear, const float* rows, int64_t stride, int count, Activation activation, bool add,
+            float* out, int64_t out_stride) {
+    const FloatProduct product = {linear, rows, stride, activation, add, out, out_stride};
+    if (linear.int8_weights) float_products(product, linear.int8_weights, count);
+    else float_products(product, linear.float_weights, count);
+}
+
+// ---- attention of one row ----
+
+// Of `wide` heads from `head` on.
+template <int wide>
+INLINE void attend_first_heads(const Heads& heads, const float* probes, const float* rows, int tokens, float* mixed,
+                               float* scores, int head) {
+    const size_t stride = padded(heads.hidden), columns = padded(tokens);
+    const int all_columns = chunks(heads.hidden);
+    Floats largest[wide];
+    float parts[wide];
+    for (int j = 0; j < tokens; j++) {
+        Floats sum[wide];
+        UNROLLED
+        for (int h = 0; h < wide; h++) sum[h] = all(0.0f);
+        for (int c = 0; c < all_columns; c++) {
+            const Floats x = _mm512_loadu_ps(rows + j * stride + c * kLanes);
+            const __mmask16 mask = lanes(heads.hidden, c);
+            UNROLLED
+            for (int h = 0; h < wide; h++) {
+                const Floats probe = _mm512_maskz_loadu_ps(mask, probes + (head + h) * stride + c * kLanes);
+                sum[h] = _mm512_fmadd_ps(x, probe, sum[h]);
+            }
+        }
+        UNROLLED
+        for (int h = 0; h < wide; h++) scores[h * columns + j] = _mm512_reduce_add_ps(sum[h]);
+    }
+    for (int h = 0; h < wide; h++) {
+        float* own = scores + h * columns;
+        largest[h] = all(-1e30f);
+        for (int c = 0; c < chunks(tokens); c++) {
+            const Floats x = _mm512_loadu_ps(own + c * kLanes);
+            largest[h] = _mm512_mask_max_ps(largest[h], lanes(tokens, c), largest[h], x);
+        }
+        const Floats top = all(_mm512_reduce_max_ps(largest[h]));
+        Floats sum = all(0.0f);
+        for (int c = 0; c < chunks(tokens); c++) {
+            const Floats x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(own + c * kLanes), top), all(kLog2e));
+            const Floats weight = _mm512_maskz_mov_ps(lanes(tokens, c), exp2(x));
+            sum = _mm512_add_ps(sum, weight);
+            _mm512_storeu_ps(own + c * kLanes, weight);
+        }
+        parts[h] = 1.0f / _mm512_reduce_add_ps(sum);
+    }
+    for (int c = 0; c < all_columns; c += 4) {
+        const int some = least(4, all_columns - c);  // rows have whole 64s, of which the last may not be written
+        Floats sum[wide][4];
+        UNROLLED
+        for (int h = 0; h < wide; h++) {
+            UNROLLED
+            for (int i = 0; i < 4; i++) sum[h][i] = all(0.0f);
+        }
+        for (int j = 0; j < tokens; j++) {
+            Floats x[4];
+            UNROLLED
+            for (int i = 0; i < 4; i++) x[i] = _mm512_loadu_ps(rows + j * stride + (c + i) * kLanes);
+            UNROLLED
+            for (int h = 0; h < wide; h++) {
+                const Floats weight = all(scores[h * columns + j]);
+                UNROLLED
+                for (int i = 0; i < 4; i++) sum[h][i] = _mm512_fmadd_ps(weight, x[i], sum[h][i]);
+            }
+        }
+        UNROLLED
+        for (int h = 0; h < wide; h++) {
+            UNROLLED
+            for (int i = 0; i < 4; i++) {
+                float* to = mixed + (head + h) * stride + (c + i) * kLanes;
+                if (i < some) _mm512_storeu_ps(to, _mm512_mul_ps(sum[h][i], all(parts[h])));
+            }
+        }
+    }
+}
+
+void attend_first(const Heads& heads, const float* probes, const float* rows, int tokens, float* mixed,
+                  float* scratch) {
+    int head = 0;
+    for (; head + 4 <= heads.count; head += 4) {
+        attend_first_heads<4>(heads, probes, rows, tokens, mixed, scratch, head);
+    }
+    for (; head < heads.count; head++) attend_first_heads<1>(heads, probes, rows, tokens, mixed, scratch, head);
+}
+
+}  // namespace
+
+#if defined(CROSSRANK_BF16)
+#define TABLE kAvx512VnniBf16
+#define NAME "avx512-vnni avx512-bf16"
+#else
+#define TABLE kAvx512Vnni
+#define NAME "avx512-vnni"
+#endif
+
+const Kernels TABLE = {NAME, sizeof(Number), embed,          normalize, quantize,    project, expand,
+                       add,  attend,         attend_scratch, linear,    attend_first};
+
+}  // namespace crossrank
