@@ -93,6 +93,16 @@ struct Kernels {
                          float* scratch);
 };
 
+// gelu(x) = max(x, 0) - g(|x|), where g is a bump: here a cubic polynomial on each of 32 segments of [0, end], by powers
+// of |x|, the last one flat and 0 beyond.
+struct GeluTable {
+    static constexpr int segments = 32;
+    static constexpr float end = 5.12f;
+    alignas(64) float coefficients[4][segments];
+    GeluTable();
+};
+extern const GeluTable kGelu;
+
 extern const Kernels kReference;
 #if defined(CROSSRANK_AVX512)
 extern const Kernels kAvx512Vnni;
