@@ -192,7 +192,10 @@ INLINE void products(const Int8Linear& linear, const uint8_t* rows, int count, W
     for (int n = 0; n < linear.outputs; n += kColumns) {
         const int8_t* panel = linear.weights + static_cast<size_t>(n) * steps * 4;
         const int32_t* start = linear.start + n;
+        const size_t part = n + kColumns < linear.outputs ? (steps * 4 * kRows + count - 1) / count : 0;
+        const int8_t* ahead = panel + steps * 4 * kColumns;  // the next panel is fetched while this one is worked on
         for (int i = 0; i < count; i += kRows) {
+            for (size_t line = 0; line < part; line++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
             const uint8_t* bytes = rows + i * stride;
             const int some = least(kRows, count - i);
             switch (some) {

@@ -15,7 +15,7 @@
 namespace crossrank {
 namespace {
 
-constexpr int kBlockRows = 192;
+constexpr int kBlockRows = 384;
 constexpr int kBlockPairs = 16;  // whose last layer is computed at a time
 constexpr size_t kSpareBytes = size_t{64} << 20;
 
