@@ -36,7 +36,8 @@ def pytest_configure() -> None:
         f"{folder}/{module}"
         for folder, place in FOLDERS.items()
         for module in sorted(p.relative_to(ROOT / folder) for p in (ROOT / folder).rglob("*.py"))
-        if (ROOT / folder / module).with_name("__init__.py").exists()  # else scripts of no package
+        # Else scripts of no package, or a distribution of its own.
+        if all((ROOT / folder / parent / "__init__.py").exists() for parent in module.parents)
         and not (package / place / module).exists()
     ]
     if missing:
@@ -64,9 +65,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep exports of the tests out of the user's cache."""
+    """Keep exports of the tests out of the user's cache, and what all graphs do off the compiled kernels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CROSSRANK_HOME", str(tmp_path_factory.mktemp("crossrank-home")))
+        patch.setenv("CROSSRANK_KERNELS", "0")
         yield
 
 

@@ -1,0 +1,304 @@
+// Compares every kernel with its reference: check <most tokens> <seed>
+//
+// What kernels read and write ends where a page begins that nobody may touch, so that one byte too far ends the program.
+// Each line that is printed is a difference; the exit status is 1 if there was one.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+using namespace crossrank;
+
+namespace {
+
+int failures = 0;
+std::mt19937 random_numbers;
+
+// An array whose end is the end of what may be touched.
+template <class T>
+class Guarded {
+public:
+    explicit Guarded(size_t count) : count_(count) {
+        const size_t page = sysconf(_SC_PAGESIZE), bytes = count * sizeof(T);
+        pages_ = (bytes + page - 1) / page * page;
+        start_ = static_cast<char*>(mmap(nullptr, pages_ + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        if (start_ == MAP_FAILED || mprotect(start_ + pages_, page, PROT_NONE)) abort();
+        all_ = pages_ + page;
+        data_ = reinterpret_cast<T*>(start_ + pages_ - bytes);
+    }
+    Guarded(const Guarded& other) : Guarded(other.count_) { std::copy(other.begin(), other.end(), data_); }
+    Guarded& operator=(const Guarded&) = delete;
+    ~Guarded() { munmap(start_, all_); }
+    T* begin() const { return data_; }
+    T* end() const { return data_ + count_; }
+    T& operator[](size_t i) const { return data_[i]; }
+    size_t size() const { return count_; }
+
+private:
+    size_t count_, pages_, all_;
+    char* start_;
+    T* data_;
+};
+
+int pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_numbers); }
+float normal() { return std::normal_distribution<float>()(random_numbers); }
+
+template <class T>
+void fail(const char* kernel, const std::string& shape, size_t at, T ours, T reference) {
+    if (failures++ < 20) {
+        std::printf("%s %s: [%zu] is %g; %g expected\n", kernel, shape.c_str(), at, double(ours), double(reference));
+    }
+}
+
+template <class T>
+void compare(const char* kernel, const std::string& shape, const T* ours, const T* reference, size_t count, double tolerance) {
+    for (size_t i = 0; i < count; i++) {
+        // Of bytes a number of steps, which rounding leads to; else a part of what is expected, or of 1.
+        const double scale = sizeof(T) == 1 ? 1.0 : std::max(1.0, std::fabs(double(reference[i])));
+        const double limit = tolerance * scale;
+        if (!(std::fabs(double(ours[i]) - double(reference[i])) <= limit)) return fail(kernel, shape, i, ours[i], reference[i]);
+    }
+}
+
+std::string shape_of(std::initializer_list<int> sizes) {
+    std::string text;
+    for (int size : sizes) text += (text.empty() ? "" : "x") + std::to_string(size);
+    return text;
+}
+
+// Floats of rows with a padding of 0.
+Guarded<float> rows_of(int count, int width, float scale = 1.0f) {
+    Guarded<float> rows(static_cast<size_t>(count) * padded(width));
+    for (size_t i = 0; i < rows.size(); i++) rows[i] = int(i % padded(width)) < width ? scale * normal() : 0.0f;
+    return rows;
+}
+
+float as_float(const Kernels& kernels, const void* numbers, size_t at) {
+    if (kernels.projected_bytes == 4) return static_cast<const float*>(numbers)[at];
+    const uint32_t bits = uint32_t(static_cast<const uint16_t*>(numbers)[at]) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+// The same row by row must be the same to the bit.
+template <class T, class Call>
+void compare_alone(const char* kernel, const std::string& shape, const Guarded<T>& together, int count, Call call) {
+    const size_t width = together.size() / count;
+    for (int i = 0; i < count; i++) {
+        Guarded<T> alone = call(i);
+        if (std::memcmp(alone.begin(), together.begin() + i * width, width * sizeof(T))) {
+            return fail(kernel, shape + " alone", i * width, alone[0], together[i * width]);
+        }
+    }
+}
+
+void check_bytes(const Kernels& ours, int count, int inputs, int outputs) {
+    const std::string shape = shape_of({count, inputs, outputs});
+    const int steps = (inputs + 3) / 4, stride = padded(inputs), wide = padded(outputs);
+    Guarded<int8_t> weights(static_cast<size_t>(wide) * steps * 4);
+    Guarded<int32_t> start(wide);
+    Guarded<float> scale(wide), bias(wide);
+    for (int n = 0; n < outputs; n++) {
+        int8_t* panel = weights.begin() + static_cast<size_t>(n / kColumns) * steps * 4 * kColumns + n % kColumns * 4;
+        for (int k = 0; k < inputs; k++) panel[k / 4 * 4 * kColumns + k % 4] = static_cast<int8_t>(pick(-127, 127));
+        start[n] = pick(-100000, 100000), scale[n] = 1e-5f * pick(1, 20), bias[n] = normal();
+    }
+    Guarded<uint8_t> rows(static_cast<size_t>(count) * stride);
+    for (uint8_t& byte : rows) byte = static_cast<uint8_t>(pick(0, 255));  // the padding too, on purpose
+    const Int8Linear linear = {inputs, outputs, weights.begin(), start.begin(), scale.begin(), bias.begin()};
+
+    const size_t size = static_cast<size_t>(count) * wide;
+    Guarded<float> expected(size);
+    kReference.project(linear, rows.begin(), count, expected.begin());
+    Guarded<uint8_t> projected(size * ours.projected_bytes);
+    ours.project(linear, rows.begin(), count, projected.begin());
+    Guarded<float> found(size);
+    for (size_t i = 0; i < size; i++) found[i] = int(i % wide) < outputs ? as_float(ours, projected.begin(), i) : 0.0f;
+    compare("project", shape, found.begin(), expected.begin(), size, ours.projected_bytes == 4 ? 1e-5 : 4e-3);
+
+    Guarded<float> sums = rows_of(count, outputs), expected_sums = sums;
+    ours.add(linear, rows.begin(), count, sums.begin());
+    kReference.add(linear, rows.begin(), count, expected_sums.begin());
+    compare("add", shape, sums.begin(), expected_sums.begin(), size, 1e-5);
+
+    const auto activation = static_cast<Activation>(pick(1, 4));
+    const Quantizer quantizer = {0.02f, pick(0, 255)};
+    Guarded<uint8_t> bytes(size), expected_bytes(size);
+    ours.expand(linear, rows.begin(), count, activation, quantizer, bytes.begin());
+    kReference.expand(linear, rows.begin(), count, activation, quantizer, expected_bytes.begin());
+    for (size_t i = 0; i < size; i++) if (int(i % wide) >= outputs) bytes[i] = expected_bytes[i];
+    compare("expand", shape, bytes.begin(), expected_bytes.begin(), size, 1);
+    compare_alone("project", shape, projected, count, [&](int i) {
+        Guarded<uint8_t> alone(wide * ours.projected_bytes);
+        ours.project(linear, rows.begin() + static_cast<size_t>(i) * stride, 1, alone.begin());
+        return alone;
+    });
+}
+
+void check_floats(const Kernels& ours, int count, int inputs, int outputs) {
+    const std::string shape = shape_of({count, inputs, outputs});
+    const bool int8 = pick(0, 1), add = pick(0, 1);
+    const size_t size = static_cast<size_t>((outputs + 15) / 16) * inputs * 16;
+    Guarded<int8_t> int8_weights(int8 ? size : 0);
+    Guarded<float> float_weights(int8 ? 0 : size), scale(padded(outputs)), bias(padded(outputs));
+    for (int8_t& weight : int8_weights) weight = static_cast<int8_t>(pick(-127, 127));
+    for (float& weight : float_weights) weight = 64 * normal();
+    for (int n = 0; n < outputs; n++) scale[n] = 0.005f, bias[n] = normal();
+    const Linear linear = {inputs, outputs, int8 ? int8_weights.begin() : nullptr, int8 ? nullptr : float_weights.begin(),
+                           scale.begin(), bias.begin()};
+    const int stride = inputs + pick(0, 9), out_stride = outputs + pick(0, 9);
+    Guarded<float> rows(static_cast<size_t>(count - 1) * stride + inputs);
+    for (float& value : rows) value = normal();
+    Guarded<float> out(static_cast<size_t>(count - 1) * out_stride + outputs);
+    for (float& value : out) value = normal();
+    Guarded<float> expected = out, before = out;
+    const auto activation = static_cast<Activation>(pick(0, 6));
+    ours.linear(linear, rows.begin(), stride, count, activation, add, out.begin(), out_stride);
+    kReference.linear(linear, rows.begin(), stride, count, activation, add, expected.begin(), out_stride);
+    compare("linear", shape, out.begin(), expected.begin(), out.size(), 2e-4);
+    for (int i = 0; i < count; i++) {
+        Guarded<float> alone(outputs);
+        std::copy_n(before.begin() + static_cast<size_t>(i) * out_stride, outputs, alone.begin());
+        ours.linear(linear, rows.begin() + static_cast<size_t>(i) * stride, stride, 1, activation, add, alone.begin(), outputs);
+        if (std::memcmp(alone.begin(), out.begin() + static_cast<size_t>(i) * out_stride, outputs * sizeof(float))) {
+            return fail("linear", shape + " alone", i, alone[0], out[static_cast<size_t>(i) * out_stride]);
+        }
+    }
+}
+
+void check_rows(const Kernels& ours, int count, int width) {
+    const std::string shape = shape_of({count, width});
+    const int vocabulary = pick(1, 50), positions = pick(1, 50), types = pick(0, 2);
+    Guarded<int8_t> words(static_cast<size_t>(vocabulary) * width);
+    Guarded<float> word_scales(vocabulary), position_table(static_cast<size_t>(positions) * width);
+    Guarded<float> type_table(static_cast<size_t>(types) * width);
+    for (int8_t& value : words) value = static_cast<int8_t>(pick(-127, 127));
+    for (float& value : word_scales) value = 0.001f * pick(1, 9);
+    for (float& value : position_table) value = normal();
+    for (float& value : type_table) value = normal();
+    Guarded<int32_t> ids(count), at(count), kinds(count);
+    for (int i = 0; i < count; i++) {
+        ids[i] = pick(0, vocabulary - 1), at[i] = pick(0, positions - 1), kinds[i] = types ? pick(0, types - 1) : 0;
+    }
+    const Embeddings tables = {width, words.begin(), word_scales.begin(), position_table.begin(),
+                               types ? type_table.begin() : nullptr};
+    const int32_t* kind = pick(0, 1) ? kinds.begin() : nullptr;
+    const size_t size = static_cast<size_t>(count) * padded(width);
+    Guarded<float> rows(size), expected(size);
+    for (float& value : rows) value = NAN;
+    ours.embed(tables, ids.begin(), kind, at.begin(), count, rows.begin());
+    kReference.embed(tables, ids.begin(), kind, at.begin(), count, expected.begin());
+    compare("embed", shape, rows.begin(), expected.begin(), size, 1e-6);
+
+    Guarded<float> scale = rows_of(1, width), bias = rows_of(1, width);
+    const Norm norm = {width, 1e-5f, scale.begin(), bias.begin()};
+    const Quantizer quantizer = {0.03f, pick(0, 255)};
+    Guarded<uint8_t> bytes(size), expected_bytes(size);
+    ours.normalize(norm, rows.begin(), count, quantizer, bytes.begin());
+    kReference.normalize(norm, expected.begin(), count, quantizer, expected_bytes.begin());
+    compare("normalize", shape, rows.begin(), expected.begin(), size, 2e-4);  // of few numbers that are nearly equal
+    for (size_t i = 0; i < size; i++) if (int(i % padded(width)) >= width) bytes[i] = expected_bytes[i];
+    compare("normalize to bytes", shape, bytes.begin(), expected_bytes.begin(), size, 1.0);
+    Guarded<uint8_t> again(size);
+    ours.quantize(rows.begin(), count, width, quantizer, again.begin());
+    for (size_t i = 0; i < size; i++) if (int(i % padded(width)) >= width) again[i] = bytes[i];
+    compare("quantize", shape, again.begin(), bytes.begin(), size, 0.0);
+}
+
+void check_attention(const Kernels& ours, int tokens, const Heads& heads, bool compared) {
+    const std::string shape = shape_of({tokens, heads.count, heads.size});
+    const size_t stride = padded(3 * heads.hidden), out = padded(heads.hidden), size = tokens * stride;
+    Guarded<float> numbers(compared ? size : 0);
+    Guarded<uint8_t> projected(size * ours.projected_bytes);
+    const float sharp = pick(0, 1) ? 3.0f : 0.5f;
+    for (size_t i = 0; i < size; i++) {
+        const float value = compared ? sharp * normal() : 0.5f;
+        uint32_t bits;
+        std::memcpy(&bits, &value, 4);
+        if (ours.projected_bytes == 2) bits &= 0xffff0000;
+        std::memcpy(projected.begin() + i * ours.projected_bytes, reinterpret_cast<char*>(&bits) + 4 - ours.projected_bytes,
+                    ours.projected_bytes);
+        if (compared) std::memcpy(&numbers[i], &bits, 4);
+    }
+    const Quantizer quantizer = {sharp / 32, 128};
+    Guarded<uint8_t> context(tokens * out), expected(tokens * out);
+    Guarded<float> ours_scratch((ours.attend_scratch(heads, tokens) + 63) / 64 * 16);
+    for (float& value : ours_scratch) value = NAN;
+    Guarded<float> scratch(tokens);
+    for (int head = 0; head < heads.count; head++) {
+        ours.attend(heads, projected.begin(), tokens, head, quantizer, context.begin(), ours_scratch.begin());
+        if (compared) kReference.attend(heads, numbers.begin(), tokens, head, quantizer, expected.begin(), scratch.begin());
+    }
+    if (compared) compare("attend", shape, context.begin(), expected.begin(), context.size(), 1);
+}
+
+void check_first(const Kernels& ours, int tokens, const Heads& heads) {
+    Guarded<float> probes = rows_of(heads.count, heads.hidden, 0.3f), rows = rows_of(tokens, heads.hidden);
+    for (size_t i = 0; i < probes.size(); i++) {
+        if (int(i % padded(heads.hidden)) >= heads.hidden) probes[i] = NAN;  // which products leave as it was
+    }
+    Guarded<float> mixed = rows_of(heads.count, heads.hidden), expected = mixed;
+    Guarded<float> scratch(static_cast<size_t>(heads.count) * padded(tokens)), other = scratch;
+    for (float& value : scratch) value = NAN;
+    ours.attend_first(heads, probes.begin(), rows.begin(), tokens, mixed.begin(), scratch.begin());
+    kReference.attend_first(heads, probes.begin(), rows.begin(), tokens, expected.begin(), other.begin());
+    for (size_t i = 0; i < mixed.size(); i++) if (int(i % padded(heads.hidden)) >= heads.hidden) mixed[i] = expected[i];
+    compare("attend_first", shape_of({tokens, heads.count, heads.hidden}), mixed.begin(), expected.begin(), mixed.size(), 1e-4);
+}
+
+void check_gelu(const Kernels& ours) {
+    const float one[16] = {1.0f};
+    const float scale[64] = {1.0f}, bias[64] = {};
+    const Linear identity = {1, 1, nullptr, one, scale, bias};
+    for (double at = -40; at < 40; at += 0.0007 + 1e-4 * std::fabs(at)) {
+        const float x = static_cast<float>(at);
+        float y;
+        ours.linear(identity, &x, 1, 1, Activation::gelu, false, &y, 1);
+        const float expected = static_cast<float>(0.5 * x * std::erfc(-x / std::sqrt(2.0)));
+        compare("gelu", std::to_string(at), &y, &expected, 1, 1e-6);
+    }
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    const int longest = count > 1 ? std::atoi(arguments[1]) : 128;
+    random_numbers.seed(count > 2 ? std::atoi(arguments[2]) : 0);
+    std::vector<const Kernels*> tables;
+    if (best_kernels() == nullptr) return std::puts("no kernels for this processor"), 2;
+#if defined(CROSSRANK_AVX512)
+    tables.push_back(&kAvx512Vnni);
+    if (best_kernels() != tables[0]) tables.push_back(best_kernels());
+#endif
+    const Heads kinds[] = {{2, 32, 64}, {1, 64, 64}, {3, 26, 78}, {5, 3, 15}, {1, 128, 128}, {2, 17, 34}, {1, 96, 96}};
+    for (const Kernels* table : tables) {
+        std::printf("%s\n", table->instructions);
+        check_gelu(*table);
+        for (int i = 0; i < 60; i++) {
+            check_bytes(*table, pick(1, 40), pick(1, 700), pick(1, 300));
+            check_floats(*table, pick(1, 20), pick(1, 400), pick(1, 300));
+            check_rows(*table, pick(1, 9), pick(2, 400));
+        }
+        for (int tokens = 1; tokens <= longest; tokens++) {
+            check_attention(*table, tokens, kinds[tokens % 3], true);
+            check_attention(*table, tokens, kinds[pick(0, 6)], true);
+            check_first(*table, tokens, kinds[pick(0, 6)]);
+        }
+        for (int most = 1024; most <= 8192; most *= 2) {
+            for (int i = 0; i < 2; i++) check_attention(*table, most - pick(0, most / 2), kinds[pick(0, 6)], false);
+        }
+        check_attention(*table, 8192, kinds[1], false);
+        check_first(*table, 8192, kinds[2]);
+    }
+    return failures > 0;
+}

@@ -1,0 +1,257 @@
+"""The compiled kernels against their references: each kernel, and the whole forward pass against onnxruntime."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from crossrank.export import export_model
+from tests.support.compiled_kernels import ROOT, built, initializers, kernels, needs_instructions
+from tests.support.tiny_models import make_checkpoint
+
+ARCHITECTURES = ("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert")
+Batch = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+
+
+class Artifact:
+    """An int8 graph, and its settings as the graph's nodes say them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.tensors = path, initializers(path)
+        nodes = list(onnx.load(path).graph.node)
+        ops = [node.op_type for node in nodes]
+        (self.epsilon,) = {
+            a.f for n in nodes if n.op_type == "LayerNormalization" for a in n.attribute if a.name == "epsilon"
+        }
+        self.has_types = "token_type_ids" in {name for node in nodes for name in node.input}
+        # RoBERTa's kind counts the tokens that are no padding, whose id is added to what it counts.
+        added = {f"integers_{i}": i for i in range(10)}
+        counting = [node for node in nodes if node.op_type == "CumSum"]
+        pads = [added[name] for node in nodes if node.op_type == "Equal" for name in node.input if name in added]
+        self.pad_id = pads[0] if counting else None
+        last = nodes[len(nodes) - 8 :]
+        heads = {"Tanh": "tanh", "Relu": "relu", "Gelu": "gelu"}
+        self.head = next((heads[node.op_type] for node in last if node.op_type in heads), "identity")
+        assert "Gelu" in ops
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def model(self, **changed: Any) -> Any:
+        settings = {"epsilon": self.epsilon, "head_activation": self.head, "pad_id": self.pad_id, **changed}
+        return kernels().Model(self.tensors, **settings)
+
+    def expected(self, batch: Batch) -> NDArray[np.float32]:
+        """onnxruntime's logits, pair by pair."""
+        rows = []
+        ids, types, lengths = batch
+        for end, length in zip(np.cumsum(lengths), lengths, strict=True):
+            feed = {"input_ids": ids[None, end - length : end]}
+            if self.has_types:
+                feed["token_type_ids"] = types[None, end - length : end]
+            rows.append(self.session.run(["logits"], feed)[0][0])
+        return np.array(rows, np.float32)
+
+    def batch(self, lengths: list[int], seed: int = 0) -> Batch:
+        rng = np.random.default_rng(seed)
+        tokens = sum(lengths)
+        ids = rng.integers(5, len(self.tensors["embeddings.words.int8"]), tokens).astype(np.int32)
+        types = rng.integers(0, 2, tokens).astype(np.int32) if self.has_types else np.zeros(tokens, np.int32)
+        return ids, types, np.array(lengths, np.int32)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made: dict[tuple[Any, ...], Artifact] = {}
+
+    def make(architecture: str = "bert", **sizes: Any) -> Artifact:
+        key = (architecture, *sorted(sizes.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("artifact")
+            make_checkpoint(folder / "checkpoint", architecture, **sizes)
+            export_model(folder / "checkpoint", folder / "artifact", variants=["cpu"], precisions=["int8"])
+            made[key] = Artifact(folder / "artifact" / "onnx" / "model_cpu_int8.onnx")
+        return made[key]
+
+    return make
+
+
+def test_each_kernel_gives_what_its_reference_gives_and_touches_nothing_else() -> None:
+    needs_instructions()
+    done = subprocess.run([built() / "check", "128"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_each_kernel_gives_what_its_reference_gives_at_all_lengths() -> None:
+    needs_instructions()
+    for seed in range(3):
+        done = subprocess.run([built() / "check", "600", str(seed)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_sanitizers_find_nothing(artifact: Any) -> None:
+    needs_instructions()
+    flags = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
+    folder = built(flags=flags, kind="None")
+    done = subprocess.run([folder / "check", "100"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # And the whole library in a Python that the sanitizer is loaded into.
+    asan = subprocess.run(["c++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from tests.support import compiled_kernels as support\n"
+        f"support.built = lambda: Path({str(folder)!r})\n"
+        "from tests.engine.kernels.test_kernels_library import Artifact, fuzz\n"
+        "fuzz(Artifact(Path(sys.argv[1])), batches=300)\n"
+    )
+    environment = {**os.environ, "LD_PRELOAD": asan.strip(), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(artifact("bert").path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_plain_kernels_give_the_graphs_logits(artifact: Any, architecture: str) -> None:
+    made = artifact(architecture)
+    batch = made.batch([1, 2, 7, 16, 17, 33, 40])
+    found = made.model(reference=True).run(*batch)
+    # A float that lies between two bytes may fall to either: of tiny models, a step moves a logit by 0.01.
+    np.testing.assert_allclose(found, made.expected(batch), atol=0.05)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_fast_kernels_give_the_graphs_logits(artifact: Any, architecture: str) -> None:
+    needs_instructions()
+    made = artifact(architecture)
+    batch = made.batch([1, 2, 7, 16, 17, 33, 40])
+    np.testing.assert_allclose(made.model().run(*batch), made.expected(batch), atol=0.1)  # attention in bfloat16
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"labels": 2}, {"hidden_size": 52, "num_attention_heads": 2}], ids=["labels", "heads of 26"]
+)
+def test_other_shapes_give_the_graphs_logits(artifact: Any, sizes: dict[str, Any]) -> None:
+    needs_instructions()
+    made = artifact("bert", **sizes)
+    batch = made.batch([5, 48, 19])
+    found = made.model().run(*batch)
+    assert found.shape == made.expected(batch).shape
+    np.testing.assert_allclose(found, made.expected(batch), atol=0.1)
+
+
+def test_padding_ids_count_as_in_the_graph(artifact: Any) -> None:
+    needs_instructions()
+    made = artifact("roberta")
+    ids, types, lengths = made.batch([9, 12])
+    ids[[3, 4, 15]] = made.pad_id
+    found = made.model().run(ids, types, lengths)
+    np.testing.assert_allclose(found, made.expected((ids, types, lengths)), atol=0.1)
+
+
+def fuzz(made: Artifact, batches: int) -> None:
+    """Random batches: each pair has the logits that it has alone, to the bit, on one thread or several."""
+    model, rng = made.model(), np.random.default_rng(batches)
+    alone: dict[bytes, NDArray[np.float32]] = {}
+    for seed in range(batches):
+        lengths = rng.integers(1, 49, rng.integers(1, 9)).tolist()
+        ids, types, counts = made.batch(lengths, seed % 50)
+        found = model.run(ids, types, counts, threads=int(rng.integers(1, 4)))
+        ends = np.cumsum(counts)
+        for row, (end, length) in zip(found, zip(ends, counts, strict=True), strict=True):
+            part = slice(end - length, end)
+            key = ids[part].tobytes() + types[part].tobytes()
+            if key not in alone:
+                alone[key] = model.run(ids[part], types[part], np.array([length], np.int32))[0]
+            np.testing.assert_array_equal(row, alone[key])
+
+
+def test_a_pairs_logits_are_the_same_in_any_batch(artifact: Any) -> None:
+    needs_instructions()
+    fuzz(artifact("bert"), batches=300)
+
+
+@pytest.mark.slow
+def test_random_batches_give_the_graphs_logits(artifact: Any) -> None:
+    needs_instructions()
+    made = artifact("bert")
+    model, rng, worst = made.model(), np.random.default_rng(1), 0.0
+    for seed in range(10_000):
+        batch = made.batch(rng.integers(1, 49, rng.integers(1, 6)).tolist(), seed)
+        worst = max(worst, float(np.abs(model.run(*batch) - made.expected(batch)).max()))
+    assert worst < 0.3
+    fuzz(made, batches=2_000)
+
+
+def test_threads_share_a_model(artifact: Any) -> None:
+    needs_instructions()
+    made = artifact("bert")
+    model, batches = made.model(), [made.batch([3 + i, 20, 48 - i], i) for i in range(8)]
+    expected = [model.run(*batch) for batch in batches]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        wrong.extend(i for _ in range(50) if not np.array_equal(model.run(*batches[i]), expected[i]))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_what_is_missing_or_misshapen_is_named_all_at_once(artifact: Any) -> None:
+    made = artifact("bert")
+    tensors = dict(made.tensors)
+    del tensors["layer.0.output.int8"]
+    tensors["layer.0.up.scales"] = tensors["layer.0.up.scales"][1:]
+    tensors["embeddings.norm.bias"] = tensors["embeddings.norm.bias"].astype(np.int8)
+    tensors["layer.0.gate.int8"] = tensors["layer.0.up.int8"]
+    with pytest.raises(kernels().ModelError) as raised:
+        kernels().Model(tensors, epsilon=1e-12)
+    message = str(raised.value)
+    assert "layer.0.output.int8 is missing" in message
+    assert "layer.0.up.scales has shape" in message
+    assert "embeddings.norm.bias has shape" in message
+    assert "layer.0.gate.int8 is none of a model of the BERT kind" in message
+
+
+@pytest.mark.parametrize("architecture", ["mpnet", "deberta-v2", "gte"])
+def test_models_of_other_kinds_are_refused(artifact: Any, tmp_path: Path, architecture: str) -> None:
+    make_checkpoint(tmp_path / "checkpoint", architecture)
+    export_model(tmp_path / "checkpoint", tmp_path / "artifact", variants=["cpu"], precisions=["int8"])
+    tensors = initializers(tmp_path / "artifact" / "onnx" / "model_cpu_int8.onnx")
+    with pytest.raises(kernels().ModelError, match=r"is none of a model|is missing"):
+        kernels().Model(tensors, epsilon=1e-12)
+
+
+def test_ids_types_and_positions_that_a_model_lacks_are_named(artifact: Any) -> None:
+    made = artifact("bert")
+    model, (ids, types, lengths) = made.model(), made.batch([4, 5])
+    cases: list[tuple[NDArray[np.int32], NDArray[np.int32], list[int], str]] = [
+        (np.where(np.arange(9) == 6, 1 << 30, ids), types, [4, 5], "id 1073741824 of token 6 in pair 1"),
+        (np.where(np.arange(9) == 2, -1, ids), types, [4, 5], "id -1 of token 2 in pair 0"),
+        (ids, np.where(np.arange(9) == 8, 7, types), [4, 5], "type 7 of token 8 in pair 1"),
+        (ids, types, [4, 4], "lengths add up to 8; there are 9 tokens"),
+        (ids, types, [9, 0], "pair 1 has 0 tokens"),
+        (ids, types, [10, -1], "pair 1 has -1 tokens"),
+    ]
+    for wrong_ids, wrong_types, wrong_lengths, message in cases:
+        with pytest.raises(kernels().ModelError, match=message):
+            model.run(wrong_ids, wrong_types, np.array(wrong_lengths, np.int32))
+    long = made.batch([model.positions + 1])
+    with pytest.raises(kernels().ModelError, match=f"position {model.positions} of token"):
+        model.run(*long)
+    with pytest.raises(kernels().ModelError, match="for 0 threads"):
+        model.run(ids, types, lengths, threads=0)
+    assert model.run(ids[:0], types[:0], lengths[:0]).shape == (0, 1)
