@@ -42,13 +42,18 @@ def built(*, flags: str = "", kind: str = "Release") -> Path:
 
 
 @cache
-def kernels() -> Any:
-    """The package `crossrank_kernels` of the checkout with the library that `built` gives; it is not in sys.modules."""
-    package = built() / "crossrank_kernels"
+def kernels(*, reference: bool = False) -> Any:
+    """The package `crossrank_kernels` of the checkout with the library that `built` gives; it is not in sys.modules.
+
+    Args:
+        reference: Whether the library runs the plain C++ that the kernels are compared with, on any processor.
+    """
+    name = "reference" if reference else "crossrank"
+    package = built() / f"{name}_package"
     shutil.copytree(KERNELS / "crossrank_kernels", package, ignore=shutil.ignore_patterns("*.so"))
-    (library,) = [path for path in (built() / "kernels").iterdir() if path.suffix in (".so", ".dylib")]
-    shutil.copy(library, package)
-    spec = importlib.util.spec_from_file_location("crossrank_kernels_built", package / "__init__.py")
+    (library,) = built().glob(f"**/lib{name}.*")
+    shutil.copy(library, package / f"libcrossrank{library.suffix}")
+    spec = importlib.util.spec_from_file_location(f"{name}_kernels_built", package / "__init__.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)

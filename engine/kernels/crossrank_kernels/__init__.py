@@ -44,7 +44,6 @@ class _Settings(ctypes.Structure):
         ("activation", ctypes.c_int32),
         ("head_activation", ctypes.c_int32),
         ("pad_id", ctypes.c_int32),
-        ("reference", ctypes.c_int32),
     )
 
 
@@ -95,7 +94,6 @@ class Model:
         activation: Of its feed-forwards.
         head_activation: Behind ``head.dense``.
         pad_id: The padding id where positions count from it on, as in RoBERTa; None where they count from 0 on.
-        reference: Whether to run plain C++, for tests.
 
     Attributes:
         labels: Logits of each pair.
@@ -103,8 +101,8 @@ class Model:
         bytes: Of its weights in memory.
 
     Raises:
-        ModelError: If they are none of a model of the BERT kind; the message names each that is missing, has another
-            shape, or does not belong to one.
+        ModelError: If the processor runs no kernel, or they are none of a model of the BERT kind; the message names
+            each that is missing, has another shape, or does not belong to one.
         MemoryError: If the memory does not suffice.
     """
 
@@ -116,7 +114,6 @@ class Model:
         activation: str = "gelu",
         head_activation: str = "tanh",
         pad_id: int | None = None,
-        reference: bool = False,
     ) -> None:
         library = _library()
         kept = {name: np.ascontiguousarray(value) for name, value in tensors.items() if value.dtype in _DTYPES}
@@ -132,7 +129,6 @@ class Model:
             _activation(activation),
             _activation(head_activation),
             -1 if pad_id is None else pad_id,
-            reference,
         )
         handle, error = ctypes.c_void_p(), ctypes.create_string_buffer(_ERROR_BYTES)
         status = library.crossrank_open(

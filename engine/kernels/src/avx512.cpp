@@ -7,7 +7,7 @@
 
 #include "kernels.h"
 
-#define UNROLLED _Pragma("GCC unroll 8")
+#define EACH(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); i++)  // unrolled
 #define INLINE static inline __attribute__((always_inline))
 
 namespace crossrank {
@@ -22,6 +22,9 @@ constexpr int kRows = 6;
 INLINE Floats all(float value) { return _mm512_set1_ps(value); }
 INLINE int least(int a, int b) { return a < b ? a : b; }
 INLINE int chunks(int count) { return (count + kLanes - 1) / kLanes; }
+INLINE Floats affine(Floats x, const float* scale, const float* bias) {
+    return _mm512_fmadd_ps(x, _mm512_loadu_ps(scale), _mm512_loadu_ps(bias));
+}
 // The lanes of chunk c that hold one of `count` numbers.
 INLINE __mmask16 lanes(int count, int c) {
     const int left = count - c * kLanes;
@@ -146,7 +149,7 @@ void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, ui
         const Floats inverse = _mm512_div_ps(all(1.0f), _mm512_sqrt_ps(variance));
         for (int at = 0; at < stride; at += kLanes) {  // scale and bias of the padding are 0
             Floats x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(row + at), mean), inverse);
-            x = _mm512_fmadd_ps(x, _mm512_loadu_ps(norm.scale + at), _mm512_loadu_ps(norm.bias + at));
+            x = affine(x, norm.scale + at, norm.bias + at);
             _mm512_storeu_ps(row + at, x);
             if (bytes) store_bytes(bytes + static_cast<size_t>(i) * stride + at, to_bytes(x));
         }
@@ -160,27 +163,16 @@ template <int rows>
 INLINE void tile(const uint8_t* bytes, size_t stride, const int8_t* panel, int steps, const int32_t* start,
                  int32_t* sums) {
     Ints sum[rows][4];
-    UNROLLED
-    for (int r = 0; r < rows; r++) {
-        UNROLLED
-        for (int c = 0; c < 4; c++) sum[r][c] = _mm512_loadu_si512(start + c * kLanes);
-    }
+    EACH(r, rows) EACH(c, 4) sum[r][c] = _mm512_loadu_si512(start + c * kLanes);
     for (int k = 0; k < steps; k++, panel += 4 * kColumns, bytes += 4) {
         Ints weights[4];
-        UNROLLED
-        for (int c = 0; c < 4; c++) weights[c] = _mm512_load_si512(panel + c * 64);
-        UNROLLED
-        for (int r = 0; r < rows; r++) {
+        EACH(c, 4) weights[c] = _mm512_load_si512(panel + c * 64);
+        EACH(r, rows) {
             const Ints four = broadcast(bytes + r * stride);
-            UNROLLED
-            for (int c = 0; c < 4; c++) multiply_bytes(sum[r][c], four, weights[c]);
+            EACH(c, 4) multiply_bytes(sum[r][c], four, weights[c]);
         }
     }
-    UNROLLED
-    for (int r = 0; r < rows; r++) {
-        UNROLLED
-        for (int c = 0; c < 4; c++) _mm512_store_si512(sums + r * kColumns + c * kLanes, sum[r][c]);
-    }
+    EACH(r, rows) EACH(c, 4) _mm512_store_si512(sums + r * kColumns + c * kLanes, sum[r][c]);
 }
 
 // Calls write(row, column, 16 products) for all, those of the padding among them.
@@ -207,11 +199,10 @@ INLINE void products(const Int8Linear& linear, const uint8_t* rows, int count, W
                 default: tile<6>(bytes, stride, panel, steps, start, sums);
             }
             for (int r = 0; r < some; r++) {
-                UNROLLED
-                for (int c = 0; c < kColumns; c += kLanes) {
-                    const Floats x = _mm512_cvtepi32_ps(_mm512_load_si512(sums + r * kColumns + c));
-                    write(i + r, n + c,
-                          _mm512_fmadd_ps(x, _mm512_loadu_ps(linear.scale + n + c), _mm512_loadu_ps(linear.bias + n + c)));
+                EACH(c, 4) {
+                    const int at = n + c * kLanes;
+                    const Floats x = _mm512_cvtepi32_ps(_mm512_load_si512(sums + r * kColumns + c * kLanes));
+                    write(i + r, at, affine(x, linear.scale + at, linear.bias + at));
                 }
             }
         }
@@ -305,27 +296,23 @@ size_t attend_scratch(const Heads& heads, int tokens) { return Scratch(heads, to
 // 16 rows of 16 dwords as columns.
 INLINE void transpose(Ints (&x)[16]) {
     Ints t[16];
-    UNROLLED
-    for (int i = 0; i < 8; i++) {
+    EACH(i, 8) {
         t[2 * i] = _mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
         t[2 * i + 1] = _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
     }
-    UNROLLED
-    for (int i = 0; i < 4; i++) {
+    EACH(i, 4) {
         x[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
         x[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
         x[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
         x[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
     }
-    UNROLLED
-    for (int i = 0; i < 4; i++) {
+    EACH(i, 4) {
         t[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
         t[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
         t[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
         t[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
     }
-    UNROLLED
-    for (int i = 0; i < 4; i++) {
+    EACH(i, 4) {
         x[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
         x[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
         x[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
@@ -340,8 +327,7 @@ void gather_keys(const Heads& heads, const Number* keys, size_t stride, int toke
         const Wide mask = left >= most ? Wide(~Wide(0)) : Wide((Wide(1) << left) - 1);
         for (int j = 0; j < tokens; j += kLanes) {
             Ints rows[16];
-            UNROLLED
-            for (int r = 0; r < 16; r++) {
+            EACH(r, 16) {
                 const bool there = j + r < tokens;
                 rows[r] = load_dwords(there ? mask : Wide(0), keys + (there ? j + r : j) * stride + d * kPerDword);
             }
@@ -371,27 +357,18 @@ template <int wide>
 INLINE void score(const Number* const (&queries)[kRows], int dwords, const Scratch& scratch, int j, int tokens,
                   Floats (&largest)[kRows]) {
     Floats sum[kRows][wide];
-    UNROLLED
-    for (int r = 0; r < kRows; r++) {
-        UNROLLED
-        for (int c = 0; c < wide; c++) sum[r][c] = all(0.0f);
-    }
+    EACH(r, kRows) EACH(c, wide) sum[r][c] = all(0.0f);
     for (int d = 0; d < dwords; d++) {
         const int32_t* from = scratch.keys + static_cast<size_t>(d) * scratch.columns + j;
         Ints keys[wide];
-        UNROLLED
-        for (int c = 0; c < wide; c++) keys[c] = _mm512_load_si512(from + c * kLanes);
-        UNROLLED
-        for (int r = 0; r < kRows; r++) {
+        EACH(c, wide) keys[c] = _mm512_load_si512(from + c * kLanes);
+        EACH(r, kRows) {
             const Ints query = broadcast(queries[r] + d * kPerDword);
-            UNROLLED
-            for (int c = 0; c < wide; c++) multiply(sum[r][c], query, keys[c]);
+            EACH(c, wide) multiply(sum[r][c], query, keys[c]);
         }
     }
-    UNROLLED
-    for (int r = 0; r < kRows; r++) {
-        UNROLLED
-        for (int c = 0; c < wide; c++) {
+    EACH(r, kRows) {
+        EACH(c, wide) {
             const __mmask16 there = lanes(tokens - j, c);
             const Floats x = _mm512_mask_mov_ps(all(-1e30f), there, sum[r][c]);
             largest[r] = _mm512_max_ps(largest[r], x);
@@ -426,27 +403,18 @@ INLINE void mix(const Heads& heads, const Scratch& scratch, int c, int dwords, c
                 const ToBytes& to_bytes, uint8_t* out, size_t stride) {
     const int all_chunks = chunks(heads.size);
     Floats sum[kRows][wide];
-    UNROLLED
-    for (int r = 0; r < kRows; r++) {
-        UNROLLED
-        for (int i = 0; i < wide; i++) sum[r][i] = all(0.0f);
-    }
+    EACH(r, kRows) EACH(i, wide) sum[r][i] = all(0.0f);
     for (int j = 0; j < dwords; j++) {
         const int32_t* from = scratch.values + (static_cast<size_t>(j) * all_chunks + c) * kLanes;
         Ints values[wide];
-        UNROLLED
-        for (int i = 0; i < wide; i++) values[i] = _mm512_load_si512(from + i * kLanes);
-        UNROLLED
-        for (int r = 0; r < kRows; r++) {
+        EACH(i, wide) values[i] = _mm512_load_si512(from + i * kLanes);
+        EACH(r, kRows) {
             const Ints weight = broadcast(scratch.weights + static_cast<size_t>(r) * scratch.columns + j * kPerDword);
-            UNROLLED
-            for (int i = 0; i < wide; i++) multiply(sum[r][i], weight, values[i]);
+            EACH(i, wide) multiply(sum[r][i], weight, values[i]);
         }
     }
-    UNROLLED
-    for (int r = 0; r < kRows; r++) {
-        UNROLLED
-        for (int i = 0; i < wide; i++) {
+    EACH(r, kRows) {
+        EACH(i, wide) {
             const __m128i bytes = to_bytes(_mm512_mul_ps(sum[r][i], all(parts[r])));
             if (r < rows) _mm_mask_storeu_epi8(out + r * stride + (c + i) * kLanes, lanes(heads.size, c + i), bytes);
         }
@@ -497,49 +465,46 @@ INLINE Floats load_weights(const int8_t* from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 }
 
+// Rows [count, inputs] by weights whose chunks of 16 columns and whose inputs lie so far apart.
+template <class Weight>
 struct FloatProduct {
-    const Linear& linear;
-    const float* rows;
-    int64_t stride;
+    int inputs, outputs;
+    const Weight* weights;
+    size_t chunk, step;
+    const float *scale, *bias;  // null for neither
     Activation activation;
     bool add;
+    const float* rows;
+    int64_t stride;
     float* out;
     int64_t out_stride;
 };
+template <class Weight, class... Others>
+FloatProduct(int, int, const Weight*, Others...) -> FloatProduct<Weight>;
 
 // `rows` rows from i on, `wide` * 16 columns from chunk c on. Each sum is over one input after the other, so that it
 // does not depend on the tile.
 template <int rows, int wide, class Weight>
-INLINE void float_tile(const FloatProduct& product, const Weight* weights, int i, int c) {
-    const Linear& linear = product.linear;
-    const size_t chunk = static_cast<size_t>(linear.inputs) * kLanes;
-    const Weight* from = weights + c * chunk;
+INLINE void float_tile(const FloatProduct<Weight>& product, int i, int c) {
+    const Weight* from = product.weights + c * product.chunk;
     const float* row = product.rows + i * product.stride;
     Floats sum[rows][wide];
-    UNROLLED
-    for (int r = 0; r < rows; r++) {
-        UNROLLED
-        for (int n = 0; n < wide; n++) sum[r][n] = all(0.0f);
-    }
-    for (int k = 0; k < linear.inputs; k++) {
+    EACH(r, rows) EACH(n, wide) sum[r][n] = all(0.0f);
+    for (int k = 0; k < product.inputs; k++) {
         Floats weight[wide];
-        UNROLLED
-        for (int n = 0; n < wide; n++) weight[n] = load_weights(from + n * chunk + k * kLanes);
-        UNROLLED
-        for (int r = 0; r < rows; r++) {
+        EACH(n, wide) weight[n] = load_weights(from + n * product.chunk + k * product.step);
+        EACH(r, rows) {
             const Floats x = all(row[r * product.stride + k]);
-            UNROLLED
-            for (int n = 0; n < wide; n++) sum[r][n] = _mm512_fmadd_ps(x, weight[n], sum[r][n]);
+            EACH(n, wide) sum[r][n] = _mm512_fmadd_ps(x, weight[n], sum[r][n]);
         }
     }
-    UNROLLED
-    for (int r = 0; r < rows; r++) {
-        UNROLLED
-        for (int n = 0; n < wide; n++) {
+    EACH(r, rows) {
+        EACH(n, wide) {
             const int at = (c + n) * kLanes;
-            const __mmask16 mask = lanes(linear.outputs, c + n);
+            const __mmask16 mask = lanes(product.outputs, c + n);
             float* to = product.out + (i + r) * product.out_stride + at;
-            Floats x = _mm512_fmadd_ps(sum[r][n], _mm512_loadu_ps(linear.scale + at), _mm512_loadu_ps(linear.bias + at));
+            Floats x = sum[r][n];
+            if (product.scale) x = affine(x, product.scale + at, product.bias + at);
             x = activated(product.activation, x);
             if (product.add) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, to));
             _mm512_mask_storeu_ps(to, mask, x);
@@ -547,112 +512,86 @@ INLINE void float_tile(const FloatProduct& product, const Weight* weights, int i
     }
 }
 
+template <int rows, class Weight>
+INLINE void float_rows(const FloatProduct<Weight>& product, int i) {
+    constexpr int most = rows == 1 ? 8 : 4;
+    const int all_columns = chunks(product.outputs);
+    int c = 0;
+    for (; c + most <= all_columns; c += most) float_tile<rows, most>(product, i, c);
+    for (; c + 2 <= all_columns; c += 2) float_tile<rows, 2>(product, i, c);
+    for (; c < all_columns; c++) float_tile<rows, 1>(product, i, c);
+}
+
 template <class Weight>
-void float_products(const FloatProduct& product, const Weight* weights, int count) {
-    const int all_columns = chunks(product.linear.outputs);
-    int i = 0, c;
-    for (; i + kRows <= count; i += kRows) {
-        for (c = 0; c + 4 <= all_columns; c += 4) float_tile<kRows, 4>(product, weights, i, c);
-        for (; c + 2 <= all_columns; c += 2) float_tile<kRows, 2>(product, weights, i, c);
-        for (; c < all_columns; c++) float_tile<kRows, 1>(product, weights, i, c);
-    }
-    for (; i + 2 <= count; i += 2) {
-        for (c = 0; c + 4 <= all_columns; c += 4) float_tile<2, 4>(product, weights, i, c);
-        for (; c < all_columns; c++) float_tile<2, 1>(product, weights, i, c);
-    }
-    for (; i < count; i++) {
-        for (c = 0; c + 8 <= all_columns; c += 8) float_tile<1, 8>(product, weights, i, c);
-        for (; c < all_columns; c++) float_tile<1, 1>(product, weights, i, c);
-    }
+void multiply_floats(const FloatProduct<Weight>& product, int count) {
+    int i = 0;
+    for (; i + kRows <= count; i += kRows) float_rows<kRows>(product, i);
+    for (; i + 2 <= count; i += 2) float_rows<2>(product, i);
+    for (; i < count; i++) float_rows<1>(product, i);
 }
 
 void linear(const Linear& linear, const float* rows, int64_t stride, int count, Activation activation, bool add,
             float* out, int64_t out_stride) {
-    const FloatProduct product = {linear, rows, stride, activation, add, out, out_stride};
-    if (linear.int8_weights) float_products(product, linear.int8_weights, count);
-    else float_products(product, linear.float_weights, count);
+    const size_t chunk = static_cast<size_t>(linear.inputs) * kLanes;
+    const auto multiply = [&](auto* weights) {
+        multiply_floats(FloatProduct{linear.inputs, linear.outputs, weights, chunk, kLanes, linear.scale, linear.bias,
+                                     activation, add, rows, stride, out, out_stride}, count);
+    };
+    if (linear.int8_weights) multiply(linear.int8_weights);
+    else multiply(linear.float_weights);
 }
 
 // ---- attention of one row ----
 
-// Of `wide` heads from `head` on.
+// Scores of `wide` heads, [wide, padded tokens].
 template <int wide>
-INLINE void attend_first_heads(const Heads& heads, const float* probes, const float* rows, int tokens, float* mixed,
-                               float* scores, int head) {
-    const size_t stride = padded(heads.hidden), columns = padded(tokens);
-    const int all_columns = chunks(heads.hidden);
-    Floats largest[wide];
-    float parts[wide];
+INLINE void score_first(const float* probes, const float* rows, int tokens, int width, float* scores) {
+    const size_t stride = padded(width), columns = padded(tokens);
     for (int j = 0; j < tokens; j++) {
         Floats sum[wide];
-        UNROLLED
-        for (int h = 0; h < wide; h++) sum[h] = all(0.0f);
-        for (int c = 0; c < all_columns; c++) {
+        EACH(h, wide) sum[h] = all(0.0f);
+        for (int c = 0; c < chunks(width); c++) {
             const Floats x = _mm512_loadu_ps(rows + j * stride + c * kLanes);
-            const __mmask16 mask = lanes(heads.hidden, c);
-            UNROLLED
-            for (int h = 0; h < wide; h++) {
-                const Floats probe = _mm512_maskz_loadu_ps(mask, probes + (head + h) * stride + c * kLanes);
-                sum[h] = _mm512_fmadd_ps(x, probe, sum[h]);
+            const __mmask16 mask = lanes(width, c);
+            EACH(h, wide) {
+                sum[h] = _mm512_fmadd_ps(x, _mm512_maskz_loadu_ps(mask, probes + h * stride + c * kLanes), sum[h]);
             }
         }
-        UNROLLED
-        for (int h = 0; h < wide; h++) scores[h * columns + j] = _mm512_reduce_add_ps(sum[h]);
+        EACH(h, wide) scores[h * columns + j] = _mm512_reduce_add_ps(sum[h]);
     }
-    for (int h = 0; h < wide; h++) {
-        float* own = scores + h * columns;
-        largest[h] = all(-1e30f);
-        for (int c = 0; c < chunks(tokens); c++) {
-            const Floats x = _mm512_loadu_ps(own + c * kLanes);
-            largest[h] = _mm512_mask_max_ps(largest[h], lanes(tokens, c), largest[h], x);
-        }
-        const Floats top = all(_mm512_reduce_max_ps(largest[h]));
-        Floats sum = all(0.0f);
-        for (int c = 0; c < chunks(tokens); c++) {
-            const Floats x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(own + c * kLanes), top), all(kLog2e));
-            const Floats weight = _mm512_maskz_mov_ps(lanes(tokens, c), exp2(x));
-            sum = _mm512_add_ps(sum, weight);
-            _mm512_storeu_ps(own + c * kLanes, weight);
-        }
-        parts[h] = 1.0f / _mm512_reduce_add_ps(sum);
+}
+
+// Scores in place as the weights of a mean.
+void softmax(float* scores, int count) {
+    Floats largest = all(-1e30f), sum = all(0.0f);
+    for (int c = 0; c < chunks(count); c++) {
+        largest = _mm512_mask_max_ps(largest, lanes(count, c), largest, _mm512_loadu_ps(scores + c * kLanes));
     }
-    for (int c = 0; c < all_columns; c += 4) {
-        const int some = least(4, all_columns - c);  // rows have whole 64s, of which the last may not be written
-        Floats sum[wide][4];
-        UNROLLED
-        for (int h = 0; h < wide; h++) {
-            UNROLLED
-            for (int i = 0; i < 4; i++) sum[h][i] = all(0.0f);
-        }
-        for (int j = 0; j < tokens; j++) {
-            Floats x[4];
-            UNROLLED
-            for (int i = 0; i < 4; i++) x[i] = _mm512_loadu_ps(rows + j * stride + (c + i) * kLanes);
-            UNROLLED
-            for (int h = 0; h < wide; h++) {
-                const Floats weight = all(scores[h * columns + j]);
-                UNROLLED
-                for (int i = 0; i < 4; i++) sum[h][i] = _mm512_fmadd_ps(weight, x[i], sum[h][i]);
-            }
-        }
-        UNROLLED
-        for (int h = 0; h < wide; h++) {
-            UNROLLED
-            for (int i = 0; i < 4; i++) {
-                float* to = mixed + (head + h) * stride + (c + i) * kLanes;
-                if (i < some) _mm512_storeu_ps(to, _mm512_mul_ps(sum[h][i], all(parts[h])));
-            }
-        }
+    const Floats top = all(_mm512_reduce_max_ps(largest));
+    for (int c = 0; c < chunks(count); c++) {
+        const Floats x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + c * kLanes), top), all(kLog2e));
+        const Floats weight = _mm512_maskz_mov_ps(lanes(count, c), exp2(x));
+        sum = _mm512_add_ps(sum, weight);
+        _mm512_storeu_ps(scores + c * kLanes, weight);
+    }
+    const Floats part = all(1.0f / _mm512_reduce_add_ps(sum));
+    for (int c = 0; c < chunks(count); c++) {
+        _mm512_storeu_ps(scores + c * kLanes, _mm512_mul_ps(_mm512_loadu_ps(scores + c * kLanes), part));
     }
 }
 
 void attend_first(const Heads& heads, const float* probes, const float* rows, int tokens, float* mixed,
                   float* scratch) {
-    int head = 0;
-    for (; head + 4 <= heads.count; head += 4) {
-        attend_first_heads<4>(heads, probes, rows, tokens, mixed, scratch, head);
+    const int stride = padded(heads.hidden), columns = padded(tokens);
+    int h = 0;
+    for (; h + 4 <= heads.count; h += 4) {
+        score_first<4>(probes + h * stride, rows, tokens, heads.hidden, scratch + h * columns);
     }
-    for (; head < heads.count; head++) attend_first_heads<1>(heads, probes, rows, tokens, mixed, scratch, head);
+    for (; h < heads.count; h++) score_first<1>(probes + h * stride, rows, tokens, heads.hidden, scratch + h * columns);
+    for (h = 0; h < heads.count; h++) softmax(scratch + h * columns, tokens);
+    const FloatProduct<float> mix = {tokens, heads.hidden, rows, kLanes, static_cast<size_t>(stride), nullptr, nullptr,
+                                     Activation::identity, false, scratch, columns, mixed, stride};
+    multiply_floats(mix, heads.count);
 }
 
 }  // namespace

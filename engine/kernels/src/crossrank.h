@@ -26,13 +26,12 @@ extern "C" {
 #define CROSSRANK_ABI 1
 CROSSRANK_API int32_t crossrank_abi(void);
 
-/* What the fast kernels use on this processor: "avx512-vnni avx512-bf16", "avx512-vnni", or "" where they cannot run
- * and only plain C++ does, which is no faster than anything. */
+/* What the kernels use on this processor: "avx512-vnni avx512-bf16", "avx512-vnni", or "" where none can run. */
 CROSSRANK_API const char *crossrank_instructions(void);
 
 enum crossrank_status {
     CROSSRANK_OK = 0,
-    CROSSRANK_INVALID = 1,      /* the arguments are wrong; the sentence names each */
+    CROSSRANK_INVALID = 1,      /* the arguments are wrong, or no kernel runs here; the sentence says what */
     CROSSRANK_OUT_OF_MEMORY = 2 /* try fewer tokens */
 };
 
@@ -59,13 +58,12 @@ enum crossrank_activation {
 
 /* What no shape says. `head_activation` is that behind head.dense, and of no matter without one. Tokens have the
  * positions 0, 1, ... where `pad_id` is negative; else, as in RoBERTa, those other than it count from pad_id + 1 and
- * it has its own number. With `reference` the plain C++ runs, for tests. */
+ * it has its own number. */
 typedef struct crossrank_settings {
     float epsilon;
     int32_t activation;
     int32_t head_activation;
     int32_t pad_id;
-    int32_t reference;
 } crossrank_settings;
 
 typedef struct crossrank_model crossrank_model;

@@ -5,8 +5,9 @@
 // computed from, and in which order, depends on its pair alone.
 #include <algorithm>
 #include <atomic>
-#include <exception>
 #include <future>
+#include <stdexcept>
+#include <system_error>
 #include <cstring>
 #include <thread>
 
@@ -18,6 +19,25 @@ namespace {
 constexpr int kBlockRows = 384;
 constexpr int kBlockPairs = 16;  // whose last layer is computed at a time
 constexpr size_t kSpareBytes = size_t{64} << 20;
+
+// Runs what may throw; turns that into a status, and a sentence for the caller.
+template <class Work>
+int32_t guarded(char* error, size_t size, Work work) {
+    const auto say = [&](crossrank_status status, const std::string& sentence) {
+        if (error && size > 0) error[sentence.copy(error, size - 1)] = 0;
+        return status;
+    };
+    try {
+        work();
+        return CROSSRANK_OK;
+    } catch (const std::invalid_argument& refusal) {
+        return say(CROSSRANK_INVALID, refusal.what());
+    } catch (const std::exception& failure) {
+        return say(CROSSRANK_OUT_OF_MEMORY, std::string("the memory does not suffice: ") + failure.what());
+    }
+}
+
+[[noreturn]] void refuse(const std::string& sentence) { throw std::invalid_argument(sentence); }
 
 // All threads of a call wait for the last one.
 class Barrier {
@@ -97,23 +117,26 @@ public:
         return used;
     }
 
-    // Numbers the tokens; returns a sentence where something is out of bounds.
-    std::string check() {
+    // Numbers the tokens, and refuses what is out of bounds.
+    void number() {
         const crossrank_shape& shape = model_.shape;
         int at = 0;
         for (int p = 0; p < batch_.pairs; p++) {
+            const auto check = [&](const char* what, int value, int limit) {
+                if (value >= 0 && value < limit) return;
+                refuse(what + (" " + std::to_string(value)) + " of token " + std::to_string(at) + " in pair " +
+                       std::to_string(p) + " is out of bounds; 0 to " + std::to_string(limit - 1) + " are allowed");
+            };
             starts_[p] = at;
             int next = model_.pad_id < 0 ? 0 : model_.pad_id + 1;
             for (const int end = at + batch_.lengths[p]; at < end; at++) {
-                const int id = batch_.ids[at], type = batch_.types ? batch_.types[at] : 0;
-                if (id < 0 || id >= shape.vocabulary) return problem("id", id, at, p, shape.vocabulary);
-                if (type < 0 || type >= std::max(shape.types, 1)) return problem("type", type, at, p, shape.types);
-                positions_[at] = model_.pad_id >= 0 && id == model_.pad_id ? id : next++;
-                if (positions_[at] >= shape.positions) return problem("position", positions_[at], at, p, shape.positions);
+                check("id", batch_.ids[at], shape.vocabulary);
+                check("type", batch_.types ? batch_.types[at] : 0, std::max(shape.types, 1));
+                positions_[at] = batch_.ids[at] == model_.pad_id ? model_.pad_id : next++;
+                check("position", positions_[at], shape.positions);
             }
         }
         starts_[batch_.pairs] = at;
-        return "";
     }
 
     void run(float* logits) {
@@ -133,11 +156,6 @@ public:
     }
 
 private:
-    static std::string problem(const char* what, int value, int at, int pair, int limit) {
-        return std::string(what) + " " + std::to_string(value) + " of token " + std::to_string(at) + " in pair " +
-               std::to_string(pair) + " is out of bounds; 0 to " + std::to_string(limit - 1) + " are allowed";
-    }
-
     void work(int thread, float* logits) {
         const int first = share(batch_.tokens, thread), end = share(batch_.tokens, thread + 1);
         for (int i = first; i < end; i += kBlockRows) enter(own_[thread], i, std::min(kBlockRows, end - i));
@@ -260,16 +278,6 @@ private:
     std::vector<Own> own_;
 };
 
-// A copy of a sentence for the caller.
-int32_t say(crossrank_status status, const std::string& sentence, char* error, size_t size) {
-    if (error && size > 0) {
-        const size_t count = std::min(sentence.size(), size - 1);
-        std::memcpy(error, sentence.data(), count);
-        error[count] = 0;
-    }
-    return status;
-}
-
 // The scratch of an earlier call if one has enough; else a new one.
 Block take_scratch(crossrank_model& model, size_t bytes) {
     {
@@ -283,81 +291,67 @@ Block take_scratch(crossrank_model& model, size_t bytes) {
     return Block(bytes);
 }
 
-int32_t run(crossrank_model& model, Batch batch, int64_t pairs, int64_t tokens, int threads, float* logits, char* error,
-            size_t error_size) {
-    if (pairs < 0 || tokens < 0 || threads < 1 || pairs > tokens || tokens > INT32_MAX / 2) {
-        return say(CROSSRANK_INVALID, "there are " + std::to_string(pairs) + " pairs of " + std::to_string(tokens) +
-                   " tokens for " + std::to_string(threads) + " threads", error, error_size);
+void run(crossrank_model& model, Batch batch, int64_t pairs, int64_t tokens, int threads, float* logits) {
+    if (pairs < 0 || threads < 1 || pairs > tokens || tokens > INT32_MAX / 2) {
+        refuse("there are " + std::to_string(pairs) + " pairs of " + std::to_string(tokens) + " tokens for " +
+               std::to_string(threads) + " threads");
     }
     int64_t sum = 0;
-    for (int64_t p = 0; p < pairs; p++) {
-        if (batch.lengths[p] < 1) {
-            return say(CROSSRANK_INVALID, "pair " + std::to_string(p) + " has " + std::to_string(batch.lengths[p]) +
-                       " tokens; at least 1 expected", error, error_size);
-        }
-        sum += batch.lengths[p];
+    for (int64_t p = 0; p < pairs; sum += batch.lengths[p++]) {
         batch.longest = std::max(batch.longest, batch.lengths[p]);
+        if (batch.lengths[p] < 1) {
+            refuse("pair " + std::to_string(p) + " has " + std::to_string(batch.lengths[p]) + " tokens");
+        }
     }
     if (sum != tokens) {
-        return say(CROSSRANK_INVALID, "lengths add up to " + std::to_string(sum) + "; there are " +
-                   std::to_string(tokens) + " tokens", error, error_size);
+        refuse("lengths add up to " + std::to_string(sum) + "; there are " + std::to_string(tokens) + " tokens");
     }
-    if (pairs == 0) return CROSSRANK_OK;
+    if (pairs == 0) return;
     batch.pairs = static_cast<int>(pairs);
     batch.tokens = static_cast<int>(tokens);
     Pass pass(model, batch, static_cast<int>(std::min<int64_t>(threads, tokens)));
     Block scratch = take_scratch(model, pass.lay_out(nullptr));
     pass.lay_out(scratch.data());
-    const std::string problem = pass.check();
-    if (problem.empty()) pass.run(logits);
+    pass.number();
+    pass.run(logits);
     if (scratch.size() <= kSpareBytes) {
         std::lock_guard<std::mutex> lock(model.mutex);
         model.spare.push_back(std::move(scratch));
     }
-    return problem.empty() ? CROSSRANK_OK : say(CROSSRANK_INVALID, problem, error, error_size);
 }
 
 }  // namespace
 }  // namespace crossrank
 
-using crossrank::say;
+using namespace crossrank;
 
 int32_t crossrank_abi() { return CROSSRANK_ABI; }
 
-const char* crossrank_instructions() {
-    const crossrank::Kernels* best = crossrank::best_kernels();
-    return best ? best->instructions : "";
-}
+const char* crossrank_instructions() { return best_kernels() ? best_kernels()->instructions : ""; }
 
 int32_t crossrank_open(const crossrank_tensor* tensors, int64_t count, const crossrank_settings* settings,
                        crossrank_model** model, char* error, size_t error_size) {
     *model = nullptr;
-    try {
+    return guarded(error, error_size, [&] {
         auto opened = std::make_unique<crossrank_model>();
+        opened->kernels = best_kernels();
+        if (!opened->kernels) refuse("the processor has no AVX-512 VNNI");
         std::string sentence;
-        for (const std::string& problem : crossrank::read_model(*opened, tensors, count, *settings)) {
+        for (const std::string& problem : read_model(*opened, tensors, count, *settings)) {
             sentence += (sentence.empty() ? "" : "; ") + problem;
         }
-        if (!sentence.empty()) return say(CROSSRANK_INVALID, sentence, error, error_size);
-        const crossrank::Kernels* best = settings->reference ? nullptr : crossrank::best_kernels();
-        opened->kernels = best ? best : &crossrank::kReference;
+        if (!sentence.empty()) refuse(sentence);
         *model = opened.release();
-        return CROSSRANK_OK;
-    } catch (const std::exception& failure) {
-        return say(CROSSRANK_OUT_OF_MEMORY, std::string("no memory for the weights: ") + failure.what(), error, error_size);
-    }
+    });
 }
 
 void crossrank_describe(const crossrank_model* model, crossrank_shape* shape) { *shape = model->shape; }
 
 int32_t crossrank_run(crossrank_model* model, const int32_t* ids, const int32_t* types, const int32_t* lengths,
                       int64_t pairs, int64_t tokens, int32_t threads, float* logits, char* error, size_t error_size) {
-    try {
-        return crossrank::run(*model, {ids, types, lengths, 0, 0, 0}, pairs, tokens, threads, logits, error, error_size);
-    } catch (const std::exception& failure) {
-        return say(CROSSRANK_OUT_OF_MEMORY,
-                   "no memory for " + std::to_string(tokens) + " tokens: " + failure.what(), error, error_size);
-    }
+    return guarded(error, error_size, [&] {
+        run(*model, {ids, types, lengths, 0, 0, 0}, pairs, tokens, threads, logits);
+    });
 }
 
 void crossrank_close(crossrank_model* model) { delete model; }

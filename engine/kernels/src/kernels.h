@@ -1,4 +1,5 @@
-// What a forward pass is made of: a table of kernels, in plain C++ and for AVX-512, and the packed weights they take.
+// What a forward pass is made of: a table of kernels, and the packed weights that they take. What each computes is said
+// in plain C++ by the tests' reference.cpp, which has a table of its own.
 //
 // Files of kernels are compiled for processors that this one may not be. They see this header alone, which has no
 // inline function of external linkage: the linker might else keep the copy that was compiled for AVX-512 for everyone.
@@ -93,23 +94,22 @@ struct Kernels {
                          float* scratch);
 };
 
-// gelu(x) = max(x, 0) - g(|x|), where g is a bump: here a cubic polynomial on each of 32 segments of [0, end], by powers
-// of |x|, the last one flat and 0 beyond.
+// gelu(x) = max(x, 0) - g(|x|), where g is a bump: here a cubic polynomial on each of 32 segments of [0, end], by
+// powers of |x|. Beyond it is what it is at the end, 8e-7.
 struct GeluTable {
     static constexpr int segments = 32;
     static constexpr float end = 5.12f;
     alignas(64) float coefficients[4][segments];
-    GeluTable();
+    GeluTable();  // of src/dispatch.cpp
 };
 extern const GeluTable kGelu;
 
-extern const Kernels kReference;
 #if defined(CROSSRANK_AVX512)
 extern const Kernels kAvx512Vnni;
 extern const Kernels kAvx512VnniBf16;
 #endif
 
-// The fastest that this processor and its system can run; null for none but the reference.
+// The fastest that this processor and its system can run; null for none.
 const Kernels* best_kernels();
 
 }  // namespace crossrank

@@ -16,6 +16,10 @@
 
 #include "kernels.h"
 
+namespace crossrank {
+extern const Kernels kReference;
+}
+
 using namespace crossrank;
 
 namespace {
@@ -276,10 +280,8 @@ int main(int count, char** arguments) {
     random_numbers.seed(count > 2 ? std::atoi(arguments[2]) : 0);
     std::vector<const Kernels*> tables;
     if (best_kernels() == nullptr) return std::puts("no kernels for this processor"), 2;
-#if defined(CROSSRANK_AVX512)
     tables.push_back(&kAvx512Vnni);
     if (best_kernels() != tables[0]) tables.push_back(best_kernels());
-#endif
     const Heads kinds[] = {{2, 32, 64}, {1, 64, 64}, {3, 26, 78}, {5, 3, 15}, {1, 128, 128}, {2, 17, 34}, {1, 96, 96}};
     for (const Kernels* table : tables) {
         std::printf("%s\n", table->instructions);

@@ -45,9 +45,9 @@ class Artifact:
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def model(self, **changed: Any) -> Any:
-        settings = {"epsilon": self.epsilon, "head_activation": self.head, "pad_id": self.pad_id, **changed}
-        return kernels().Model(self.tensors, **settings)
+    def model(self, *, reference: bool = False) -> Any:
+        settings = {"epsilon": self.epsilon, "head_activation": self.head, "pad_id": self.pad_id}
+        return kernels(reference=reference).Model(self.tensors, **settings)
 
     def expected(self, batch: Batch) -> NDArray[np.float32]:
         """onnxruntime's logits, pair by pair."""
@@ -211,14 +211,15 @@ def test_threads_share_a_model(artifact: Any) -> None:
 
 
 def test_what_is_missing_or_misshapen_is_named_all_at_once(artifact: Any) -> None:
+    library = kernels(reference=True)
     made = artifact("bert")
     tensors = dict(made.tensors)
     del tensors["layer.0.output.int8"]
     tensors["layer.0.up.scales"] = tensors["layer.0.up.scales"][1:]
     tensors["embeddings.norm.bias"] = tensors["embeddings.norm.bias"].astype(np.int8)
     tensors["layer.0.gate.int8"] = tensors["layer.0.up.int8"]
-    with pytest.raises(kernels().ModelError) as raised:
-        kernels().Model(tensors, epsilon=1e-12)
+    with pytest.raises(library.ModelError) as raised:
+        library.Model(tensors, epsilon=1e-12)
     message = str(raised.value)
     assert "layer.0.output.int8 is missing" in message
     assert "layer.0.up.scales has shape" in message
@@ -231,13 +232,14 @@ def test_models_of_other_kinds_are_refused(artifact: Any, tmp_path: Path, archit
     make_checkpoint(tmp_path / "checkpoint", architecture)
     export_model(tmp_path / "checkpoint", tmp_path / "artifact", variants=["cpu"], precisions=["int8"])
     tensors = initializers(tmp_path / "artifact" / "onnx" / "model_cpu_int8.onnx")
-    with pytest.raises(kernels().ModelError, match=r"is none of a model|is missing"):
-        kernels().Model(tensors, epsilon=1e-12)
+    library = kernels(reference=True)
+    with pytest.raises(library.ModelError, match=r"is none of a model|is missing"):
+        library.Model(tensors, epsilon=1e-12)
 
 
 def test_ids_types_and_positions_that_a_model_lacks_are_named(artifact: Any) -> None:
-    made = artifact("bert")
-    model, (ids, types, lengths) = made.model(), made.batch([4, 5])
+    library, made = kernels(reference=True), artifact("bert")
+    model, (ids, types, lengths) = made.model(reference=True), made.batch([4, 5])
     cases: list[tuple[NDArray[np.int32], NDArray[np.int32], list[int], str]] = [
         (np.where(np.arange(9) == 6, 1 << 30, ids), types, [4, 5], "id 1073741824 of token 6 in pair 1"),
         (np.where(np.arange(9) == 2, -1, ids), types, [4, 5], "id -1 of token 2 in pair 0"),
@@ -247,11 +249,11 @@ def test_ids_types_and_positions_that_a_model_lacks_are_named(artifact: Any) -> 
         (ids, types, [10, -1], "pair 1 has -1 tokens"),
     ]
     for wrong_ids, wrong_types, wrong_lengths, message in cases:
-        with pytest.raises(kernels().ModelError, match=message):
+        with pytest.raises(library.ModelError, match=message):
             model.run(wrong_ids, wrong_types, np.array(wrong_lengths, np.int32))
     long = made.batch([model.positions + 1])
-    with pytest.raises(kernels().ModelError, match=f"position {model.positions} of token"):
+    with pytest.raises(library.ModelError, match=f"position {model.positions} of token"):
         model.run(*long)
-    with pytest.raises(kernels().ModelError, match="for 0 threads"):
+    with pytest.raises(library.ModelError, match="for 0 threads"):
         model.run(ids, types, lengths, threads=0)
     assert model.run(ids[:0], types[:0], lengths[:0]).shape == (0, 1)
