@@ -20,6 +20,7 @@ from tests.support.offline import OFFLINE
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("engine", "export", "models")
+KERNELS = ROOT / "engine" / "kernels"  # a distribution of its own
 MODEL_CARD = Path("crossrank-mini-en", "README.md")
 
 
@@ -81,7 +82,7 @@ def _shipped(folder: str) -> set[str]:
     files = [
         path.relative_to(top)
         for path in top.rglob("*")
-        if path.is_file() and path.suffix != ".pyc" and _package_of(path) == top
+        if path.is_file() and path.suffix != ".pyc" and KERNELS not in path.parents and _package_of(path) == top
     ]
     return {
         file.as_posix()
@@ -99,9 +100,20 @@ def test_packages_are_the_folders_that_hold_an_init(pyproject: dict[str, Any]) -
     found = set()
     for folder in FOLDERS:
         inits = (ROOT / folder).rglob("__init__.py")
-        found |= {init.parent.relative_to(ROOT).as_posix() for init in inits}
+        found |= {init.parent.relative_to(ROOT).as_posix() for init in inits if KERNELS not in init.parents}
     assert set(_folders(pyproject).values()) == found
     assert set(pyproject["tool"]["setuptools"]["package-dir"].values()) == set(FOLDERS)
+
+
+@pytest.mark.skipif(not KERNELS.exists(), reason="an sdist has no engine/kernels")
+def test_the_kernels_are_a_distribution_of_their_own_of_the_same_version(
+    pyproject: dict[str, Any], sdist: Path
+) -> None:
+    own = tomllib.loads((KERNELS / "pyproject.toml").read_text("utf-8"))["project"]
+    assert own["name"] == "crossrank-kernels"
+    assert own["version"] == pyproject["project"]["version"]
+    with tarfile.open(sdist) as archive:
+        assert not [name for name in archive.getnames() if name.partition("/")[2].startswith("engine/kernels")]
 
 
 def test_every_data_file_is_listed_and_exists(pyproject: dict[str, Any]) -> None:
