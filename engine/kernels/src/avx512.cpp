@@ -367,13 +367,10 @@ INLINE void score(const Number* const (&queries)[kRows], int dwords, const Scrat
             EACH(c, wide) multiply(sum[r][c], query, keys[c]);
         }
     }
-    EACH(r, kRows) {
-        EACH(c, wide) {
-            const __mmask16 there = lanes(tokens - j, c);
-            const Floats x = _mm512_mask_mov_ps(all(-1e30f), there, sum[r][c]);
-            largest[r] = _mm512_max_ps(largest[r], x);
-            _mm512_store_ps(scratch.scores + static_cast<size_t>(r) * scratch.columns + j + c * kLanes, x);
-        }
+    EACH(r, kRows) EACH(c, wide) {
+        const Floats x = _mm512_mask_mov_ps(all(-1e30f), lanes(tokens - j, c), sum[r][c]);
+        largest[r] = _mm512_max_ps(largest[r], x);
+        _mm512_store_ps(scratch.scores + static_cast<size_t>(r) * scratch.columns + j + c * kLanes, x);
     }
 }
 
@@ -413,11 +410,9 @@ INLINE void mix(const Heads& heads, const Scratch& scratch, int c, int dwords, c
             EACH(i, wide) multiply(sum[r][i], weight, values[i]);
         }
     }
-    EACH(r, kRows) {
-        EACH(i, wide) {
-            const __m128i bytes = to_bytes(_mm512_mul_ps(sum[r][i], all(parts[r])));
-            if (r < rows) _mm_mask_storeu_epi8(out + r * stride + (c + i) * kLanes, lanes(heads.size, c + i), bytes);
-        }
+    EACH(r, kRows) EACH(i, wide) {
+        const __m128i bytes = to_bytes(_mm512_mul_ps(sum[r][i], all(parts[r])));
+        if (r < rows) _mm_mask_storeu_epi8(out + r * stride + (c + i) * kLanes, lanes(heads.size, c + i), bytes);
     }
 }
 
@@ -498,17 +493,15 @@ INLINE void float_tile(const FloatProduct<Weight>& product, int i, int c) {
             EACH(n, wide) sum[r][n] = _mm512_fmadd_ps(x, weight[n], sum[r][n]);
         }
     }
-    EACH(r, rows) {
-        EACH(n, wide) {
-            const int at = (c + n) * kLanes;
-            const __mmask16 mask = lanes(product.outputs, c + n);
-            float* to = product.out + (i + r) * product.out_stride + at;
-            Floats x = sum[r][n];
-            if (product.scale) x = affine(x, product.scale + at, product.bias + at);
-            x = activated(product.activation, x);
-            if (product.add) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, to));
-            _mm512_mask_storeu_ps(to, mask, x);
-        }
+    EACH(r, rows) EACH(n, wide) {
+        const int at = (c + n) * kLanes;
+        const __mmask16 mask = lanes(product.outputs, c + n);
+        float* to = product.out + (i + r) * product.out_stride + at;
+        Floats x = sum[r][n];
+        if (product.scale) x = affine(x, product.scale + at, product.bias + at);
+        x = activated(product.activation, x);
+        if (product.add) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, to));
+        _mm512_mask_storeu_ps(to, mask, x);
     }
 }
 

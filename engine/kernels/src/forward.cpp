@@ -7,7 +7,6 @@
 #include <atomic>
 #include <future>
 #include <stdexcept>
-#include <system_error>
 #include <cstring>
 #include <thread>
 
@@ -19,6 +18,8 @@ namespace {
 constexpr int kBlockRows = 384;
 constexpr int kBlockPairs = 16;  // whose last layer is computed at a time
 constexpr size_t kSpareBytes = size_t{64} << 20;
+constexpr int64_t kMaxTokens = 1 << 24;  // with which all counts are far from overflowing
+constexpr int kMaxThreads = 256;
 
 // Runs what may throw; turns that into a status, and a sentence for the caller.
 template <class Work>
@@ -146,7 +147,7 @@ public:
         const std::shared_future<void> begin = ready.get_future().share();
         try {
             for (int t = 1; t < threads_; t++) others.emplace_back([=] { begin.wait(), work(t, logits); });
-        } catch (const std::system_error&) {  // the system gives no more threads: fewer do
+        } catch (const std::exception&) {  // the system gives no more threads: fewer do
             threads_ = static_cast<int>(others.size()) + 1;
             barrier_.expect(threads_);
         }
@@ -194,13 +195,14 @@ private:
     }
 
     void attend(Own& own, const Layer& layer, int index) {
-        const int heads = model_.heads.count, tasks = batch_.pairs * heads;
+        const int heads = model_.heads.count;
+        const int64_t tasks = int64_t{batch_.pairs} * heads;
         // Each layer counts on from where the one before ended, plus a task too many of each thread.
-        const int base = index * (tasks + threads_);
-        for (int task; (task = next_task_.fetch_add(1, std::memory_order_relaxed) - base) < tasks;) {
-            const size_t at = starts_[task / heads];
-            kernels_.attend(model_.heads, projections_ + at * projected_, batch_.lengths[task / heads], task % heads,
-                            layer.context, contexts_ + at * hidden_, own.attend);
+        const int64_t base = index * (tasks + threads_);
+        for (int64_t task; (task = next_task_.fetch_add(1, std::memory_order_relaxed) - base) < tasks;) {
+            const size_t pair = task / heads, at = starts_[pair];
+            kernels_.attend(model_.heads, projections_ + at * projected_, batch_.lengths[pair],
+                            static_cast<int>(task % heads), layer.context, contexts_ + at * hidden_, own.attend);
         }
     }
 
@@ -292,7 +294,7 @@ Block take_scratch(crossrank_model& model, size_t bytes) {
 }
 
 void run(crossrank_model& model, Batch batch, int64_t pairs, int64_t tokens, int threads, float* logits) {
-    if (pairs < 0 || threads < 1 || pairs > tokens || tokens > INT32_MAX / 2) {
+    if (pairs < 0 || threads < 1 || pairs > tokens || tokens > kMaxTokens) {
         refuse("there are " + std::to_string(pairs) + " pairs of " + std::to_string(tokens) + " tokens for " +
                std::to_string(threads) + " threads");
     }
@@ -309,7 +311,7 @@ void run(crossrank_model& model, Batch batch, int64_t pairs, int64_t tokens, int
     if (pairs == 0) return;
     batch.pairs = static_cast<int>(pairs);
     batch.tokens = static_cast<int>(tokens);
-    Pass pass(model, batch, static_cast<int>(std::min<int64_t>(threads, tokens)));
+    Pass pass(model, batch, std::min({threads, batch.tokens, kMaxThreads}));
     Block scratch = take_scratch(model, pass.lay_out(nullptr));
     pass.lay_out(scratch.data());
     pass.number();

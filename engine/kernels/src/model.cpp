@@ -116,7 +116,7 @@ public:
     Linear pack(const Matrix& matrix, int inputs, int outputs, const float* bias, float factor = 1.0f) {
         Linear result = {inputs, outputs, nullptr, nullptr, nullptr, vector(bias, outputs, factor)};
         float* scales = make<float>(padded(outputs));
-        const size_t count = static_cast<size_t>(padded(outputs)) * inputs;
+        const size_t count = static_cast<size_t>((outputs + 15) / 16 * 16) * inputs;
         auto order = [&](auto* to, const auto* from) {
             for (int k = 0; k < inputs; k++) {
                 for (int n = 0; n < outputs; n++) {
