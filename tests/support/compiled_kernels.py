@@ -43,19 +43,22 @@ def built(*, flags: str = "", kind: str = "Release") -> Path:
     return folder
 
 
-@cache
 def kernels(*, reference: bool = False) -> Any:
-    """The package `crossrank_kernels` of the checkout with the library that `built` gives; it is not in sys.modules.
+    """The package `crossrank_kernels` of the checkout with the library that `built` gives; under a name of its own.
 
     Args:
         reference: Whether the library runs the plain C++ that the kernels are compared with, on any processor.
     """
-    name = "reference" if reference else "crossrank"
-    package = built() / f"{name}_package"
+    return _package("libreference" if reference else "kernels/libcrossrank")
+
+
+@cache
+def _package(library: str) -> Any:
+    suffix = ".dylib" if sys.platform == "darwin" else ".so"
+    package = built() / f"{Path(library).name}_package"
     shutil.copytree(KERNELS / "crossrank_kernels", package, ignore=shutil.ignore_patterns("*.so"))
-    (library,) = built().glob(f"**/lib{name}.*")
-    shutil.copy(library, package / f"libcrossrank{library.suffix}")
-    spec = importlib.util.spec_from_file_location(f"{name}_kernels_built", package / "__init__.py")
+    shutil.copy(built() / f"{library}{suffix}", package / f"libcrossrank{suffix}")
+    spec = importlib.util.spec_from_file_location(package.name, package / "__init__.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
