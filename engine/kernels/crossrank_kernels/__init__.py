@@ -137,6 +137,7 @@ class Model:
         _check(status, error)
         self._handle = handle
         self._close = weakref.finalize(self, library.crossrank_close, handle)
+        self._close.atexit = False  # a daemon thread may be in it when the interpreter ends
         shape = _Shape()
         library.crossrank_describe(handle, ctypes.byref(shape))
         self.labels, self.positions, self.bytes = int(shape.labels), int(shape.positions), int(shape.bytes)
