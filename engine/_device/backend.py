@@ -19,7 +19,7 @@ Ints = NDArray[np.intp]
 class Backend(Protocol):
     """A graph on a device. Threads may share it.
 
-    A CPU's has lanes: threads that each have it `run` a batch of pairs of one length. Any other device is given all
+    A CPU's has lanes: threads that each have it `run` a batch of pairs, of one length unless it is `flat`. Any other device is given all
     batches of a chunk by `submit`, and keeps itself busy.
     """
 
@@ -46,6 +46,10 @@ class Backend(Protocol):
     @property
     def lanes(self) -> int:
         """Threads that may `run` batches side by side; 0 where it keeps itself busy."""
+
+    @property
+    def flat(self) -> bool:
+        """Whether a batch of a lane's may hold pairs of any lengths."""
 
     @property
     def max_tokens(self) -> int:

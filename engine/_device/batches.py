@@ -62,6 +62,40 @@ def plan_even_batches(
     return [order[start:stop] for _, start, stop in batches]
 
 
+def plan_flat_batches(
+    lengths: NDArray[np.int32], *, max_tokens: int, max_pairs: int | None = None, lanes: int = 1
+) -> list[NDArray[np.intp]]:
+    """Cut pairs into batches of any lengths, for what pads nothing.
+
+    Args:
+        lengths: int32 [pairs], tokens of each joined pair, each at least 1.
+        max_tokens: Budget of a batch in tokens; a pair that is longer runs alone.
+        max_pairs: Most pairs of a batch, or None.
+        lanes: Batches that run side by side; they all get their share.
+
+    Returns:
+        Index arrays, the longest pairs first; every index of ``lengths`` is in exactly one.
+
+    Raises:
+        InputError: If a limit is below 1.
+
+    >>> [batch.tolist() for batch in plan_flat_batches(np.array([3, 9, 3, 8, 3], np.int32), max_tokens=11)]
+    [[1], [3, 0], [2, 4]]
+    """
+    check_limits(max_tokens, max_pairs)
+    if lanes > 1:
+        max_tokens = min(max_tokens, int(lengths.sum()) // (lanes * BATCHES_PER_LANE))
+    order = np.argsort(-lengths, kind="stable")
+    ends = lengths[order].cumsum(dtype=np.int64).tolist()
+    batches, start, before = [], 0, 0
+    while start < len(ends):
+        stop = max(start + 1, bisect_right(ends, before + max_tokens, start))
+        stop = min(stop, start + max_pairs) if max_pairs else stop
+        batches.append(order[start:stop])
+        start, before = stop, ends[stop - 1]
+    return batches
+
+
 def plan_batches(
     lengths: NDArray[np.int32], *, max_tokens: int = PADDED_MAX_TOKENS, max_pairs: int | None = None
 ) -> list[NDArray[np.intp]]:

@@ -27,8 +27,6 @@ from crossrank._text.pairs import PackedPairs, PairSource, PairTemplate
 from crossrank._text.tokenizer import PairTokenizer
 from crossrank._text.tokens import Tokens
 
-from .session import Session
-
 logger = logging.getLogger(__name__)
 
 Point = tuple[int, int]  # pairs of a batch, tokens of each
@@ -174,13 +172,14 @@ def sample_batch(template: PairTemplate, vocabulary_size: int, pairs: int, lengt
     return PairSource(template, queries, documents, np.zeros(pairs, np.intp), length).batch(np.arange(pairs))
 
 
-def describe_subject(graph: Path | ModelFile, device: Device, threads: int) -> str:
+def describe_subject(graph: Path | ModelFile, device: Device, threads: int, runtime: str | None = None) -> str:
     """All that costs depend on, in a line without a place, so that a model may be moved.
 
     Args:
         graph: The ONNX file; its name, size and time stand for its content.
         device: Where it runs. Of a GPU only the index is known, so that its costs must not be kept for later.
         threads: Threads in all.
+        runtime: What runs it and its version, by default onnxruntime's.
     """
     found, cpu = graph.stat(), read_cpuinfo()
     # In a virtual machine several generations may bear one name.
@@ -189,7 +188,7 @@ def describe_subject(graph: Path | ModelFile, device: Device, threads: int) -> s
         *(f"{key} {cpu[key]}" for key in ("cpu family", "model") if key in cpu),
     ]
     file = f"{graph.name} of {found.st_size} bytes and time {found.st_mtime_ns}"
-    return f"{file}, {device}, {threads} threads, onnxruntime {ort.__version__}, {' '.join(processor)}"
+    return f"{file}, {device}, {threads} threads, {runtime or f'onnxruntime {ort.__version__}'}, {' '.join(processor)}"
 
 
 def costs_path(cache_folder: Path | None, subject: str) -> Path | None:
@@ -246,21 +245,25 @@ _MOST_IDS = 1 << 20
 
 
 class LearnedCosts:
-    """What batches cost on a session without threads of its own. Thread-safe.
+    """What batches cost on a graph that runs on the calling thread alone. Thread-safe.
 
     Args:
-        session: The graph.
-        threads: Lanes that drive it.
+        run: Runs a batch.
+        subject: What is measured, of `describe_subject`.
         tokenizer: Of the model, for batches to measure.
         longest: Most tokens of a pair.
         cache_folder: Where costs are kept, as `locate_model` takes it.
     """
 
     def __init__(
-        self, session: Session, threads: int, tokenizer: PairTokenizer, longest: int, cache_folder: Path | None
+        self,
+        run: Callable[[PackedPairs], object],
+        subject: str,
+        tokenizer: PairTokenizer,
+        longest: int,
+        cache_folder: Path | None,
     ) -> None:
-        self._session, self._tokenizer, self._longest = session, tokenizer, longest
-        self._subject = describe_subject(session.file, session.device, threads)
+        self._run, self._subject, self._tokenizer, self._longest = run, subject, tokenizer, longest
         self._file = costs_path(cache_folder, self._subject)
         self.known: Costs | None = load_costs(self._file) if self._file else None
         self._measuring = RLock()  # kept by the thread that measures, which tries again if it was interrupted
@@ -286,9 +289,9 @@ class LearnedCosts:
         @cache
         def batch(pairs: int, length: int) -> Callable[[], object]:
             sample = sample_batch(self._tokenizer.template, vocabulary, pairs, length, 0)
-            return lambda: self._session.run(sample)
+            return lambda: self._run(sample)
 
-        # The session works on the calling thread alone; Windows counts its time in steps of 15 ms.
+        # It works on the calling thread alone; Windows counts its time in steps of 15 ms.
         clock = time.thread_time if os.name == "posix" else time.perf_counter
         costs = measure_costs(
             lambda pairs, length: batch(pairs, length)(),

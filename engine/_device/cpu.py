@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,11 @@ from crossrank._artifact.manifest import Inputs
 from crossrank._errors import ArtifactError
 from crossrank._machine.device import Device
 from crossrank._text.pairs import PackedPairs
-from crossrank._text.tokenizer import PairTokenizer
 
 from .batches import EVEN_MAX_TOKENS, plan_even_batches
-from .costs import WORK_S, Costs, LearnedCosts
-from .session import Session, run_in_turn
+from .costs import describe_subject
+from .lanes import LaneBackend
+from .session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 _WIDE_FROM_S = 0.004
 
 
-class CpuBackend:
+class CpuBackend(LaneBackend):
     """A graph on a CPU, padding nothing.
 
     Every thread is a lane that runs whole batches on a session without threads of its own: measured on 2 cores that is
@@ -50,7 +50,7 @@ class CpuBackend:
         ArtifactError: If onnxruntime cannot load the file, or its inputs or outputs are none that can be used.
     """
 
-    max_tokens_origin = "until measured"
+    flat = False
 
     def __init__(
         self,
@@ -61,34 +61,17 @@ class CpuBackend:
         wide_from_s: float = _WIDE_FROM_S,
         opening_s: float | None = None,
     ) -> None:
-        self.lanes, self.device = lanes, Device("cpu")
-        self.open_session: Callable[[int], Session] = partial(Session, ModelFile.of(graph), inputs, self.device)
+        file, device = ModelFile.of(graph), Device("cpu")
+        super().__init__(lanes, EVEN_MAX_TOKENS, describe_subject(file, device, lanes))
+        self.open_session: Callable[[int], Session] = partial(Session, file, inputs, device)
         start = time.perf_counter()
         self.session = session = self.open_session(1)
         self.opening_s = time.perf_counter() - start if opening_s is None else opening_s
         self.path, self.provider, self.labels = session.path, session.provider, session.labels
         self.input_names = session.input_names
-        self.max_tokens = EVEN_MAX_TOKENS
-        self.learned: LearnedCosts | None = None
         self.wide: Session | None = None
-        self.wide_from_s, self.slow_s, self._worked_s = wide_from_s, 0.0, 0.0
+        self.wide_from_s, self.slow_s = wide_from_s, 0.0
         self.opening = Lock()  # held by the thread that opens the second session, for ever
-
-    def learn_costs(self, tokenizer: PairTokenizer, longest: int, cache_folder: Path | None) -> None:
-        """Let the budget of a batch follow what batches are measured to cost; see `LearnedCosts`.
-
-        Args:
-            tokenizer: Of the model.
-            longest: Most tokens of a pair.
-            cache_folder: Where costs are kept, as `locate_model` takes it.
-        """
-        self.learned = LearnedCosts(self.session, self.lanes, tokenizer, longest, cache_folder)
-        self._take_costs()
-
-    @property
-    def costs(self) -> Costs | None:
-        """What batches take on one lane, where it is known."""
-        return self.learned.known if self.learned else None
 
     def plan(self, lengths: NDArray[np.int32], max_pairs: int | None) -> list[NDArray[np.intp]]:
         """Batches of one length each, as `plan_even_batches` makes them."""
@@ -112,28 +95,6 @@ class CpuBackend:
         logits = self.session.run(batch)
         self._note_alone(time.perf_counter() - start)
         return logits
-
-    def submit(self, batches: Iterable[PackedPairs], pairs: Sequence[int]) -> Callable[[], list[Floats]]:
-        """Run batches one after the other, on this thread; returns what gives the logits of each."""
-        return run_in_turn(self.run, batches)
-
-    def worked(self, seconds: float) -> None:
-        """Take notice of seconds that each lane worked; when there were enough of them, measure what batches cost."""
-        self._worked_s += seconds
-        if self._worked_s > WORK_S and self.learned is not None and self.learned.known is None:
-            self.learned.learn()
-            self._take_costs()
-
-    def warm_up(self) -> None:
-        """Measure what batches cost, in half a second, where it is not known yet."""
-        if self.learned is not None:
-            self.learned.learn()
-            self._take_costs()
-
-    def _take_costs(self) -> None:
-        measured = self.learned.max_tokens if self.learned else None
-        if measured is not None:
-            self.max_tokens, self.max_tokens_origin = measured, "measured on this machine"
 
     def _note_alone(self, took_s: float) -> None:
         if self.lanes == 1 or took_s <= self.wide_from_s:

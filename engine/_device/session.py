@@ -54,6 +54,7 @@ class Session:
     """
 
     lanes = 0  # of its own accord it runs one batch after the other
+    flat = False
     costs: None = None
     max_tokens_origin = "fixed"
 

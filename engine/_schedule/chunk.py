@@ -1,5 +1,6 @@
 """A chunk, documents of one call on their way from token ids to logits, and the batches that its pairs run in."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -39,7 +40,8 @@ class Chunk:
         weight: See `FairOrder`.
         number: In the queue.
         order: int [pairs], the source's pairs as they are counted.
-        left: Of each length, the next one first, the ranges of pairs that are in no batch yet, the next one last.
+        left: Of each kind, the next one first, the ranges of pairs that are in no batch yet, the next one last. A kind
+            is a length, whose pairs run together, or `ANY_LENGTH`.
         done: Ranges of pairs that have run, in the order in which they did.
         ran: How many pairs that are.
         alone: Whether a batch of it may have the whole machine: it has few, and nobody else had any when it came.
@@ -88,11 +90,12 @@ class Chunk:
         assert self._source is not None, "what has run is not joined again"
         return self._source
 
-    def plan(self, batches: Sequence[Ints]) -> None:
+    def plan(self, batches: Sequence[Ints], *, flat: bool = False) -> None:
         """Say how its pairs would run if it were alone, and join them in that order.
 
         Args:
-            batches: Indices of the pairs of each batch, all of one length.
+            batches: Indices of the pairs of each batch, all of one length unless ``flat``.
+            flat: Whether pairs of any lengths may run together.
         """
         source = self.source
         self.order = np.concatenate(batches) if batches else np.zeros(0, np.intp)
@@ -100,12 +103,24 @@ class Chunk:
         self._starts = [0, *np.cumsum(joined.lengths).tolist()]
         first, lengths = 0, joined.lengths
         for batch in batches:
-            length, stop = int(lengths[first]), first + len(batch)
-            self._plan.append((length, len(batch)))
-            self.left.setdefault(length, []).append((first, stop))
+            kind, stop = ANY_LENGTH if flat else int(lengths[first]), first + len(batch)
+            self._plan.append((kind, len(batch)))
+            self.left.setdefault(kind, []).append((first, stop))
             first = stop
         for ranges in self.left.values():
             ranges.reverse()
+
+    def tokens_of(self, start: int, stop: int) -> int:
+        """Tokens of some of its pairs."""
+        return self._starts[stop] - self._starts[start]
+
+    def waiting_tokens(self) -> int:
+        """Tokens of its pairs that are in no batch yet."""
+        return sum(self.tokens_of(start, stop) for ranges in self.left.values() for start, stop in ranges)
+
+    def fitting(self, start: int, stop: int, tokens: int) -> int:
+        """Where pairs from ``start`` on end that have no more than so many tokens together; ``stop`` at most."""
+        return bisect_right(self._starts, self._starts[start] + tokens, start + 1, stop + 1) - 1
 
     def packed(self, start: int, stop: int) -> PackedPairs:
         """Some of its pairs, joined."""
@@ -157,12 +172,12 @@ class Chunk:
             gone[start:stop] = b"\1" * (stop - start)
         left: dict[int, list[tuple[int, int]]] = {}
         first = 0
-        for length, pairs in self._plan:
+        for kind, pairs in self._plan:
             last = first + pairs
             while (start := gone.find(0, first, last)) >= 0:
                 first = gone.find(1, start, last)
                 first = last if first < 0 else first
-                left.setdefault(length, []).append((start, first))
+                left.setdefault(kind, []).append((start, first))
             first = last
         for ranges in left.values():
             ranges.reverse()
@@ -176,6 +191,8 @@ class Chunk:
         return int(np.isin(rows, np.cumsum(self.windows) - self.windows).sum())
 
 
+# The kind of pairs that run beside those of any other length.
+ANY_LENGTH = 0
 _NO_PAIRS = PackedPairs(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int32))
 
 
@@ -189,26 +206,23 @@ class Piece(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Pairs of one length that run together.
+    """Pairs that run together.
 
     Attributes:
-        length: Tokens of each.
+        kind: Of `Chunk.left`.
         pieces: Whose they are.
         capacity: Tokens that there was room for.
         owner: Who runs it.
         pairs: How many.
+        tokens: Of all its pairs.
     """
 
-    length: int
+    kind: int
     pieces: list[Piece]
     capacity: int
     owner: object = None
     pairs: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all its pairs."""
-        return self.length * self.pairs
+    tokens: int = 0
 
 
 def pack(pieces: Sequence[Piece]) -> PackedPairs:

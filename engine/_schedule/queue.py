@@ -4,8 +4,9 @@ Order: `FairOrder` says whose turn it is.
 
 Size: a lane's share of what is open, up to the backend's budget; `Backend.plan` only orders a chunk's pairs before.
 
-Joining: a batch holds pairs of one length. Places that its own chunk leaves free go to other chunks' pairs of that
-length, unless those chunks are so much larger that the small one would run at their speed.
+Joining: a batch holds pairs of one kind, of one length for a backend that pads nothing. Places that its own chunk leaves
+free go to other chunks' pairs of that kind, unless those chunks are so much larger that the small one would run at their
+speed.
 
 Whoever uses it from several threads holds a lock. An exception that a signal handler raises may cut any of its steps
 short. Then `torn` stays set, and the next one begins by `rebuild`: all but a few facts, each of which one assignment
@@ -25,7 +26,7 @@ from itertools import count
 from crossrank._device.batches import BATCHES_PER_LANE
 from crossrank._errors import Closed, Overloaded
 
-from .chunk import Batch, Chunk, Outcome, Piece
+from .chunk import ANY_LENGTH, Batch, Chunk, Outcome, Piece
 
 # Chunks of up to so many times the size of another one join it as its equals: each gains what it gives.
 _LARGER = 4
@@ -56,7 +57,7 @@ class ChunkQueue:
         self.open: dict[int, Chunk] = {}
         self.running: set[Batch] = set()
         self._open_tokens = 0
-        self._by_length: dict[int, dict[int, Chunk]] = {}  # those with pairs of a length left
+        self._by_kind: dict[int, dict[int, Chunk]] = {}  # those with pairs of a kind left
         self._numbers = count()
         self._order = FairOrder()
 
@@ -114,21 +115,23 @@ class ChunkQueue:
         if chunk is None:
             return None
         self.torn = True
-        length = next(iter(chunk.left))
+        kind = next(iter(chunk.left))
         if self.lanes > 1:  # so that they all get their share, as `plan_even_batches` has it
             max_tokens = min(max_tokens, self._open_tokens // (self.lanes * BATCHES_PER_LANE))
-        size = max(1, max_tokens // length)
-        batch = Batch(length, [], size * length, owner)
-        size = min(size, chunk.max_pairs or size)
-        self._fill(batch, chunk, size)
-        if batch.pairs < size and length in self._by_length:
-            for other in list(self._by_length[length].values()):  # a copy: it shrinks as they are served
-                if batch.pairs >= size:
-                    break
-                limit = min(size, other.max_pairs or size)
+        if kind != ANY_LENGTH:
+            max_tokens = max(1, max_tokens // kind) * kind
+        batch = Batch(kind, [], max_tokens, owner)
+        most = chunk.max_pairs or max(1, max_tokens)
+        self._fill(batch, chunk, most)
+        if batch.tokens < max_tokens and kind in self._by_kind:
+            for other in list(self._by_kind[kind].values()):  # a copy: it shrinks as they are served
+                limit = min(most, other.max_pairs or most)
                 if other.tokens <= _LARGER * chunk.tokens and batch.pairs < limit:
-                    self._fill(batch, other, limit - batch.pairs)
-                    size = limit
+                    if not self._fill(batch, other, limit):
+                        break
+                    most = limit
+                if batch.tokens >= max_tokens or batch.pairs >= most:
+                    break
         self.running.add(batch)
         self.torn = False
         return batch
@@ -183,15 +186,14 @@ class ChunkQueue:
             for chunk, start, stop in batch.pieces:
                 running.setdefault(chunk, []).append((start, stop))
         self.waiting_tokens = self.whole_tokens = self._open_tokens = 0
-        self._by_length, self._order = {}, FairOrder()
+        self._by_kind, self._order = {}, FairOrder()
         for number, chunk in sorted(self.open.items()):
             if not chunk.aside:
                 chunk.restore(running.get(chunk, ()))
             if chunk.outcome is None and chunk.ran == chunk.pairs and not chunk.aside:
                 chunk.error, chunk.outcome = None, "done"
             if chunk.outcome is None:
-                ranges = [(length, start, stop) for length, some in chunk.left.items() for start, stop in some]
-                self._enter(chunk, sum(length * (stop - start) for length, start, stop in ranges))
+                self._enter(chunk, chunk.waiting_tokens())
             else:
                 chunk.tell()
                 del self.open[number]
@@ -215,8 +217,8 @@ class ChunkQueue:
         self._open_tokens += chunk.tokens
         self.waiting_tokens += waiting_tokens
         self.whole_tokens += chunk.tokens * chunk.aside
-        for length in chunk.left:
-            self._by_length.setdefault(length, {})[chunk.number] = chunk
+        for kind in chunk.left:
+            self._by_kind.setdefault(kind, {})[chunk.number] = chunk
         if chunk.left:
             self._order.add(chunk)
 
@@ -228,39 +230,45 @@ class ChunkQueue:
             return
         self._open_tokens -= chunk.tokens
         self.whole_tokens -= chunk.tokens * chunk.aside
-        for length, ranges in chunk.left.items():
-            self._forget_length(chunk, length)
-            self.waiting_tokens -= length * sum(stop - start for start, stop in ranges)
+        self.waiting_tokens -= chunk.waiting_tokens()
+        for kind in chunk.left:
+            self._forget_kind(chunk, kind)
         chunk.left.clear()
         self._order.remove(chunk)
         if not self.open:
             self._order.clear()
 
-    def _fill(self, batch: Batch, chunk: Chunk, most: int) -> None:
-        """Move pairs of a chunk into a batch."""
-        length, filled = batch.length, 0
-        ranges = chunk.left[length]
-        while ranges and filled < most:
+    def _fill(self, batch: Batch, chunk: Chunk, most: int) -> bool:
+        """Move pairs of a chunk into a batch, so that it has so many at most. Returns whether one found room."""
+        kind, before = batch.kind, batch.tokens
+        ranges = chunk.left[kind]
+        while ranges and batch.pairs < most:
             start, stop = ranges.pop()
-            if stop - start > most - filled:
-                ranges.append((start + most - filled, stop))
-                stop = start + most - filled
-            batch.pieces.append(Piece(chunk, start, stop))
-            filled += stop - start
-        batch.pairs += filled
-        self.waiting_tokens -= filled * length
-        self._order.served(chunk, filled * length)
+            end = min(chunk.fitting(start, stop, batch.capacity - batch.tokens), start + most - batch.pairs)
+            if not batch.pairs:
+                end = max(end, start + 1)
+            if end > start:
+                batch.pieces.append(Piece(chunk, start, end))
+                batch.pairs += end - start
+                batch.tokens += chunk.tokens_of(start, end)
+            if end < stop:
+                ranges.append((end, stop))
+                break
+        filled = batch.tokens - before
+        self.waiting_tokens -= filled
+        self._order.served(chunk, filled)
         if not ranges:
-            del chunk.left[length]
-            self._forget_length(chunk, length)
+            del chunk.left[kind]
+            self._forget_kind(chunk, kind)
             if not chunk.left:
                 self._order.remove(chunk)
+        return filled > 0
 
-    def _forget_length(self, chunk: Chunk, length: int) -> None:
-        alike = self._by_length[length]
+    def _forget_kind(self, chunk: Chunk, kind: int) -> None:
+        alike = self._by_kind[kind]
         del alike[chunk.number]
         if not alike:
-            del self._by_length[length]
+            del self._by_kind[kind]
 
 
 @dataclass(slots=True)

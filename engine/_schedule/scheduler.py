@@ -147,7 +147,7 @@ class Scheduler:
         if not backend.lanes and chunk.pairs:
             self._enter_whole(chunk, batches)
             return
-        chunk.plan(batches)
+        chunk.plan(batches, flat=backend.flat)
         own = False
         with self.guard.lock:
             if self.ending:

@@ -98,7 +98,7 @@ class QueueMachine(RuleBasedStateMachine):
         for request, start, stop in batch.pieces:
             assert request not in self.ended
             assert pairs <= (request.max_pairs or pairs)
-            assert set(self.lengths[request][start:stop]) == {batch.length}
+            assert set(self.lengths[request][start:stop]) == {batch.kind}
         self.running.add(batch)
         return batch
 
@@ -210,7 +210,7 @@ def test_alone_a_request_runs_in_the_order_of_its_plan(plan: list[tuple[int, int
     queue.submit(request)
     lengths = []
     while (batch := queue.next_batch(budget)) is not None:
-        lengths.append(batch.length)
+        lengths.append(batch.kind)
         queue.done(batch)
     assert list(dict.fromkeys(lengths)) == list(dict.fromkeys(length for length, _ in plan))
     assert request.outcome == "done"
