@@ -39,7 +39,9 @@ class ModelInfo:
         max_length: Most tokens of a pair.
         max_length_origin: Where that comes from.
         tokenizer: The tokenizer's model and vocabulary size.
-        parity: Error of this graph against the reference when it was exported, None for a foreign graph.
+        parity: Error of this graph, by what runs it, against the reference when it was exported; None for a foreign
+            graph, and where that ran otherwise.
+        kernels: Why crossrank-kernels does not run an int8 graph, None where it does or the graph is another one.
     """
 
     source: str
@@ -64,6 +66,12 @@ class ModelInfo:
     max_length_origin: str
     tokenizer: str
     parity: Parity | None
+    kernels: str | None = None
+
+    @property
+    def by_kernels(self) -> bool:
+        """Whether crossrank-kernels runs, in the place of onnxruntime."""
+        return self.provider.startswith("crossrank-kernels ")
 
     @property
     def name(self) -> str:
@@ -85,7 +93,10 @@ class ModelInfo:
             ("model", self.source),
             ("folder", str(self.folder)),
             ("architecture", self.architecture),
-            ("runs on", f"{self.device}, {self.provider}, onnxruntime {self.onnxruntime}"),
+            (
+                "runs on",
+                f"{self.device}, {self.provider}{'' if self.by_kernels else f', onnxruntime {self.onnxruntime}'}",
+            ),
             ("graph", f"{self.variant} {self.precision}, {self.file} ({self.exporter})"),
             ("threads", f"{self.threads} ({self.threads_reason})"),
             ("batches", f"up to {self.batch_tokens} tokens ({self.batch_tokens_origin})"),
@@ -93,13 +104,15 @@ class ModelInfo:
             ("max length", f"{self.max_length} tokens ({self.max_length_origin})"),
             ("tokenizer", self.tokenizer),
         ]
-        proof = "not proven by crossrank"
+        proof = "of these kernels not measured: crossrank verify does" if self.by_kernels else "not proven by crossrank"
         if self.parity is not None:
             proof = (
                 f"max |Δlogit| {self.parity.max_abs:.2g}, mean {self.parity.mean_abs:.2g}, "
                 f"Kendall tau {self.parity.kendall_tau:.4f} against {self.parity.reference}"
             )
         rows.append(("parity", proof))
+        if self.kernels is not None:
+            rows.append(("kernels", self.kernels))
         if self.note is not None:
             rows.append(("note", self.note))
         return "\n".join(f"{name:<13} {printable_line(value)}" for name, value in rows)
@@ -137,5 +150,6 @@ def describe_model(model: OpenModel, meaning: Meaning, max_length: int, max_leng
         max_length=max_length,
         max_length_origin=max_length_origin,
         tokenizer=f"{model.tokenizer.kind}, {model.tokenizer.vocabulary_size:,} tokens",
-        parity=variant.parity,
+        parity=variant.kernels if backend.flat else variant.parity,
+        kernels=model.kernels,
     )

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ._artifact.held import HeldFolder, hold
-from ._artifact.manifest import MANIFEST_NAME, PROOF_NAME, Manifest, hash_file, read_manifest
+from ._artifact.held import HeldFolder, ModelFile, hold
+from ._artifact.manifest import MANIFEST_NAME, PROOF_NAME, Inputs, Manifest, Variant, hash_file, read_manifest
 from ._artifact.origin import repair
 from ._artifact.parity import Parity, compare_logits
 from ._device.backend import Backend
-from ._device.open import graph_file, load_graph, read_artifact
+from ._device.open import graph_file, load_graph, open_kernels, read_artifact
 from ._errors import ArtifactError, CrossrankError, DeviceError, InputError, ProofError, join_problems
 from ._interrupts import not_thrown_in
 from ._json import has_entry, read_json_object
@@ -132,6 +132,27 @@ def measure_parity(proof: Proof, subject: Subject, precision: str, *, graph: str
     )
 
 
+def prove_kernels(
+    proof: Proof, subject: Subject, variant: Variant, graph: ModelFile, inputs: Inputs, architecture: str | None
+) -> Parity | None:
+    """Parity of a graph's weights as crossrank-kernels runs them; None where that does not.
+
+    Args:
+        proof: Pairs and reference logits.
+        subject: The graph, on onnxruntime.
+        variant: What it is.
+        graph: Its file.
+        inputs: As of the manifest.
+        architecture: As `open_kernels` takes it.
+    """
+    if variant.target != ("cpu", "int8"):
+        return None
+    backend = open_kernels(graph, replace(variant, kernels=None), inputs, architecture, available_threads().count)
+    if isinstance(backend, str):
+        return None
+    return measure_parity(proof, replace(subject, backend=backend), variant.precision)
+
+
 def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
     """Check an artifact's hashes and prove every graph that can run here.
 
@@ -190,7 +211,8 @@ def _verify(held: HeldFolder) -> tuple[Manifest, list[str]]:
             continue
         subject = Subject(tokenizer, backend, manifest.inputs.max_length, manifest.head.labels)
         parity = measure_parity(proof, subject, variant.precision)
-        variants.append(replace(variant, parity=parity))
+        kernels = prove_kernels(proof, subject, variant, graph, manifest.inputs, manifest.architecture)
+        variants.append(replace(variant, parity=parity, kernels=kernels))
     problems = [text for variant in variants for text in variant.problems()]
     if problems:
         raise ProofError(join_problems(str(folder), problems))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+from crossrank._artifact.held import ModelFile
 from crossrank._artifact.manifest import (
     PROOF_NAME,
     FileRecord,
@@ -18,13 +19,13 @@ from crossrank._artifact.manifest import (
     hash_file,
     write_manifest,
 )
-from crossrank._artifact.parity import BOUNDS, Parity
+from crossrank._artifact.parity import BOUNDS
 from crossrank._artifact.settings import read_model_folder
 from crossrank._device.open import load_graph
 from crossrank._errors import ModelError, UnsupportedModelError
 from crossrank._machine.cpu import ThreadCount, available_threads
 from crossrank._machine.device import Device
-from crossrank._proof import Proof, Subject, measure_parity, read_proof, write_proof
+from crossrank._proof import Proof, Subject, measure_parity, prove_kernels, read_proof, write_proof
 from crossrank.models import RegisteredModel
 
 from ._architectures.registry import architectures
@@ -272,8 +273,9 @@ class _Bench:
         return self._proof
 
     def _prove(self, target: Target, stand_in: Path | None, proof: Proof, threads: ThreadCount) -> None:
+        variant = Variant(*target, file=target_file(target))
         try:
-            parity = _measure(self._blueprint, proof, target, stand_in or self._path(target), threads)
+            variant = _measure(self._blueprint, proof, variant, stand_in or self._path(target), threads)
         except ModelError as error:
             self._fail(target, error)
             return
@@ -281,12 +283,13 @@ class _Bench:
             _give_memory_back()
             if stand_in is not None:
                 _remove(stand_in)
-        problems = parity.problems(BOUNDS[target[1]])
+        assert variant.parity is not None, "it was measured"
+        problems = variant.parity.problems(BOUNDS[target[1]])
         if not problems:
-            self.proven[target] = Variant(*target, file=target_file(target), parity=parity)
+            self.proven[target] = variant
             self.refused.pop(target, None)
             return
-        self.refused[target] = Refusal(*target, problems=tuple(problems), parity=parity)
+        self.refused[target] = Refusal(*target, problems=tuple(problems), parity=variant.parity)
         _remove(self._path(target))
 
     def _fail(self, target: Target, error: ModelError) -> None:
@@ -315,11 +318,13 @@ def _give_memory_back() -> None:
             trim(0)
 
 
-def _measure(blueprint: Blueprint, proof: Proof, target: Target, path: Path, threads: ThreadCount) -> Parity:
-    """Parity of a graph, or of what stands for it on a CPU, with the reference."""
-    variant, precision = target
-    packed = variant == "cuda"
+def _measure(blueprint: Blueprint, proof: Proof, variant: Variant, path: Path, threads: ThreadCount) -> Variant:
+    """A graph with its parity, or that of what stands for it on a CPU, with the reference."""
+    packed, inputs = variant.variant == "cuda", blueprint.inputs
     lanes = 1 if packed else threads.count
-    backend = load_graph(path, blueprint.inputs, Device("cpu"), threads.count // lanes, packed=packed)
-    subject = Subject(blueprint.tokenizer, backend, blueprint.inputs.max_length, blueprint.head.labels, lanes)
-    return measure_parity(proof, subject, precision, graph="twin" if packed else "graph")
+    backend = load_graph(path, inputs, Device("cpu"), threads.count // lanes, packed=packed)
+    subject = Subject(blueprint.tokenizer, backend, inputs.max_length, blueprint.head.labels, lanes)
+    parity = measure_parity(proof, subject, variant.precision, graph="twin" if packed else "graph")
+    architecture = str(blueprint.source.config["model_type"]) if blueprint.exporter == "native" else None
+    kernels = prove_kernels(proof, subject, variant, ModelFile.of(path), inputs, architecture)
+    return replace(variant, parity=parity, kernels=kernels)

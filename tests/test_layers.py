@@ -56,8 +56,8 @@ BENCHMARK_LAYERS = (
     {"engines"},
     {""},  # the package itself, which knows where the checkout lies
 )
-# Of GPUs, loaded when such a device is asked for: by this module, in a function.
-GPU_FOLDERS = ("crossrank._device.cuda", "crossrank._device.tensorrt")
+# Of GPUs and of what is installed beside, loaded when it is asked for: by this module, in a function.
+LATE_FOLDERS = ("crossrank._device.cuda", "crossrank._device.kernels", "crossrank._device.tensorrt")
 OPENER = "crossrank._device.open"
 # Of the engine, what the exporter is made of: to prove a graph it needs no scheduler.
 FOR_EXPORT = {"_errors", "_interrupts", "_json", "_numbers", "_options", "_printable"}
@@ -154,7 +154,7 @@ def violations(root: Path) -> list[str]:
         problem = (
             _between_folders(entry)
             or _private(entry)
-            or _of_a_gpu(entry)
+            or _loaded_late(entry)
             or _IN_FOLDER.get(folder_of(entry.importer), _nothing)(entry, public)
         )
         if problem:
@@ -195,9 +195,9 @@ def _private(entry: Import) -> str | None:
     return None if near or not folder_of(entry.module) else f"imports {entry.module}'s private {entry.name}"
 
 
-def _of_a_gpu(entry: Import) -> str | None:
-    """What a GPU needs is loaded by one module, when it is asked for."""
-    for folder in GPU_FOLDERS:
+def _loaded_late(entry: Import) -> str | None:
+    """What a GPU or the compiled kernels need is loaded by one module, when it is asked for."""
+    for folder in LATE_FOLDERS:
         if not f"{entry.module}.".startswith(f"{folder}.") or f"{entry.importer}.".startswith(f"{folder}."):
             continue
         if folder_of(entry.importer) == "benchmarks":
@@ -340,11 +340,11 @@ def test_what_the_layers_allow_is_no_violation(tmp_path: Path, file: str, line: 
     assert violations(tmp_path) == []
 
 
-def test_neither_an_import_nor_a_cpu_loads_gpu_code() -> None:
+def test_neither_an_import_nor_a_cpu_loads_code_of_gpus_or_compiled_kernels() -> None:
     code = (
         "import sys; from crossrank import CrossEncoder\n"
         "CrossEncoder(device='cpu').rank('query', ['one', 'two'])\n"
-        f"print([name for name in sys.modules if name.startswith({GPU_FOLDERS})])"
+        f"print([name for name in sys.modules if name.startswith({LATE_FOLDERS})])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"

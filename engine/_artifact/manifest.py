@@ -103,12 +103,21 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One graph of an artifact and its parity with the reference, None before it was proven."""
+    """One graph of an artifact and its parity with the reference, None before it was proven.
+
+    Attributes:
+        variant: Of `VARIANTS`.
+        precision: Of `PRECISIONS`.
+        file: The ONNX file.
+        parity: By onnxruntime.
+        kernels: Of the same weights by crossrank-kernels, None where that did not run.
+    """
 
     variant: str
     precision: str
     file: str
     parity: Parity | None = None
+    kernels: Parity | None = None
 
     @property
     def name(self) -> str:
@@ -122,8 +131,13 @@ class Variant:
 
     def problems(self) -> list[str]:
         """Where its parity leaves its precision's bound, one sentence each; empty if it holds or was not measured."""
-        found = [] if self.parity is None else self.parity.problems(BOUNDS[self.precision])
-        return [f"{self.name}: {text}" for text in found]
+        figures = ((self.name, self.parity), (f"{self.name} by crossrank-kernels", self.kernels))
+        return [
+            f"{name}: {text}"
+            for name, parity in figures
+            if parity is not None
+            for text in parity.problems(BOUNDS[self.precision])
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +203,11 @@ class Manifest:
     format: int = FORMAT
     exporter: str = "native"
     refused: tuple[Refusal, ...] = ()
+
+    @property
+    def architecture(self) -> str | None:
+        """The model_type of transformers where the native exporter wrote the graphs, as it writes them; else None."""
+        return self.source.architecture if self.exporter == "native" else None
 
 
 def graph_files(manifest: Manifest, variant: Variant) -> list[str]:

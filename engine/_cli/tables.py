@@ -39,6 +39,8 @@ def format_parity_table(manifest: Manifest) -> str:
             continue
         first = first or parity
         rows.append((variant.name, size, *_figures(parity), "by its CPU twin" if parity.graph == "twin" else "yes"))
+        if variant.kernels is not None:
+            rows.append((variant.name, "", *_figures(variant.kernels), f"by {variant.kernels.provider}"))
     for refusal in manifest.refused:
         figures = _figures(refusal.parity) if refusal.parity else ("-",) * 6
         rows.append((refusal.name, "-", *figures, "refused"))

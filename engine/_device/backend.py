@@ -19,8 +19,8 @@ Ints = NDArray[np.intp]
 class Backend(Protocol):
     """A graph on a device. Threads may share it.
 
-    A CPU's has lanes: threads that each have it `run` a batch of pairs, of one length unless it is `flat`. Any other device is given all
-    batches of a chunk by `submit`, and keeps itself busy.
+    A CPU's has lanes: threads that each have it `run` a batch of pairs, of one length unless it is `flat`. Any other
+    device is given all batches of a chunk by `submit`, and keeps itself busy.
     """
 
     @property

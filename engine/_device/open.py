@@ -1,9 +1,11 @@
 """The opening of a model: from its place to a loaded graph and all that is known of it."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from crossrank._artifact.manifest import (
     read_manifest,
 )
 from crossrank._artifact.origin import make_graph, repair
+from crossrank._artifact.parity import BOUNDS
 from crossrank._artifact.settings import describe_head
 from crossrank._errors import (
     ArtifactError,
@@ -40,6 +43,7 @@ from crossrank._text.tokenizer import PairTokenizer
 
 from .backend import Backend
 from .cpu import CpuBackend
+from .lanes import LaneBackend
 from .session import Session
 
 logger = logging.getLogger(__name__)
@@ -49,6 +53,8 @@ logger = logging.getLogger(__name__)
 _TRIES = 10
 _PAUSE_S = 0.02
 _PATIENCE_S = 5.0
+# An environment variable.
+KERNELS_SWITCH = "CROSSRANK_KERNELS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class OpenModel:
         threads: Threads on a CPU.
         tokenizer_file: The file of the tokenizer.
         config_file: The model's config.json.
+        kernels: Why crossrank-kernels does not run an int8 graph; None where it does, or the graph is another one.
     """
 
     folder: Path
@@ -74,6 +81,7 @@ class OpenModel:
     threads: ThreadCount
     tokenizer_file: ModelFile
     config_file: ModelFile
+    kernels: str | None = None
 
 
 def open_model(
@@ -113,7 +121,7 @@ def open_model(
             if failures == _TRIES:
                 raise _unreadable(folder, error) from error
         if model is not None:
-            if isinstance(model.backend, CpuBackend):
+            if isinstance(model.backend, LaneBackend):
                 model.backend.learn_costs(model.tokenizer, model.manifest.inputs.max_length, cache_folder)
             return model
         if last:
@@ -198,7 +206,19 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
     def file_of(variant: Variant) -> ModelFile:
         return graph_file(held, variant, manifest)
 
-    variant, backend = open_backend(held.place, inputs, choose, asked, threads, file_of)
+    why_not: str | None = None
+
+    def on_cpu(variant: Variant) -> Backend:
+        nonlocal why_not
+        graph = file_of(variant)
+        if variant.target == ("cpu", "int8"):
+            found = open_kernels(graph, variant, inputs, manifest and manifest.architecture, threads.count)
+            if not isinstance(found, str):
+                return found
+            why_not = found
+        return CpuBackend(graph, inputs, threads.count)
+
+    variant, backend = open_backend(held.place, inputs, choose, asked, on_cpu, file_of)
     tokenizer_file = ModelFile(tokenizer_path, held=held, manifest=manifest)
     config_file = ModelFile(tokenizer_path.parent / "config.json", held=held, manifest=manifest)
     if model is not None:
@@ -211,7 +231,7 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
             f"{backend.path} gives {backend.labels} labels, the manifest says {manifest.head.labels}: "
             f"{repair(held.path)}"
         )
-    return OpenModel(held.place, manifest, tokenizer, variant, backend, threads, tokenizer_file, config_file)
+    return OpenModel(held.place, manifest, tokenizer, variant, backend, threads, tokenizer_file, config_file, why_not)
 
 
 def _read_artifact(held: HeldFolder, name: Path | None) -> tuple[Manifest, PairTokenizer] | None:
@@ -238,7 +258,7 @@ def open_backend(
     inputs: Inputs,
     choose: Callable[[Device], Variant],
     asked: Device | None,
-    threads: ThreadCount,
+    on_cpu: Callable[[Variant], Backend],
     file_of: Callable[[Variant], ModelFile],
 ) -> tuple[Variant, Backend]:
     """The graph asked for, ready to run; with no device asked, CUDA where it really runs, else the CPU.
@@ -248,27 +268,65 @@ def open_backend(
         inputs: What its graphs expect.
         choose: Gives the graph for a device.
         asked: Where to run, or None for the best that runs.
-        threads: Threads on a CPU.
+        on_cpu: Gives a graph that runs on a CPU.
         file_of: Gives the file of a graph.
     """
     if asked is None and Device("cuda").provider in ort.get_available_providers():
         try:
-            return open_backend(folder, inputs, choose, Device("cuda"), threads, file_of)
+            return open_backend(folder, inputs, choose, Device("cuda"), on_cpu, file_of)
         except DeviceError as error:  # no driver
             logger.warning("running on the CPU: %s", error)
         except ArtifactError as error:  # no graph for it, as in the embedded model: nothing is wrong here
             logger.info("running on the CPU: %s", error)
     device = asked or Device("cpu")
     variant = choose(device)
-    graph = file_of(variant)
     if device.kind == "cpu":
-        return variant, CpuBackend(graph, inputs, threads.count)
+        return variant, on_cpu(variant)
+    graph = file_of(variant)
     packed = variant.variant == "cuda"
     if packed or device.kind != "tensorrt":
         return variant, load_graph(graph, inputs, device, packed=packed)
     from .tensorrt.session import TensorrtSession
 
     return variant, TensorrtSession(graph, inputs, device, artifact=folder, half=variant.precision == "fp16")
+
+
+def open_kernels(
+    graph: ModelFile, variant: Variant, inputs: Inputs, architecture: str | None, lanes: int
+) -> Backend | str:
+    """An int8 graph's weights on crossrank-kernels; or why they do not run there.
+
+    Args:
+        graph: The ONNX file.
+        variant: What it is.
+        inputs: The manifest's facts about the graph's inputs.
+        architecture: transformers' model type; None for a graph that the native exporter did not write.
+        lanes: Threads.
+
+    Raises:
+        InputError: If the switch has another value than it knows.
+        ArtifactError: If another file has taken the graph's place since its folder was read.
+    """
+    switch = os.environ.get(KERNELS_SWITCH, "1")
+    if switch not in ("0", "1"):
+        raise InputError(
+            f"{KERNELS_SWITCH}={switch!r:.60}: 1 for crossrank-kernels where they run, or 0 for onnxruntime"
+        )
+    if switch == "0":
+        return f"switched off by {KERNELS_SWITCH}=0"
+    missing = "not installed: pip install 'crossrank[cpu-kernels]'"
+    if find_spec("crossrank_kernels") is None:
+        return missing
+    if architecture is None:
+        return "they run graphs of crossrank's own exporter alone"
+    if variant.kernels is not None and (problems := variant.kernels.problems(BOUNDS[variant.precision])):
+        return f"their error leaves the bound: {'; '.join(problems)}"
+    try:
+        from .kernels.backend import open_kernels as open_in_library
+    except ModuleNotFoundError as error:  # of its own or of what it reads graphs with
+        logger.debug("%s", error)
+        return missing
+    return open_in_library(graph, inputs, architecture, lanes)
 
 
 def load_graph(

@@ -4,9 +4,9 @@ Order: `FairOrder` says whose turn it is.
 
 Size: a lane's share of what is open, up to the backend's budget; `Backend.plan` only orders a chunk's pairs before.
 
-Joining: a batch holds pairs of one kind, of one length for a backend that pads nothing. Places that its own chunk leaves
-free go to other chunks' pairs of that kind, unless those chunks are so much larger that the small one would run at their
-speed.
+Joining: a batch holds pairs of one kind, which is one length unless the backend takes any. Places that its own chunk
+leaves free go to other chunks' pairs of that kind, unless those chunks are so much larger that the small one would run
+at their speed.
 
 Whoever uses it from several threads holds a lock. An exception that a signal handler raises may cut any of its steps
 short. Then `torn` stays set, and the next one begins by `rebuild`: all but a few facts, each of which one assignment
