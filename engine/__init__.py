@@ -6,8 +6,7 @@
 1
 """
 
-from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._artifact.activation import Activation, ActivationFunction
 from ._artifact.parity import Parity
@@ -34,18 +33,25 @@ from ._text.encoded import EncodedDocument, EncodedDocuments
 
 if TYPE_CHECKING:
     from ._async_cross_encoder import AsyncCrossEncoder
+
+    __version__: str
 else:  # or type checkers would take every name for one of ours
 
-    def __getattr__(name: str) -> type:
-        """`AsyncCrossEncoder`, imported when it is asked for, with asyncio, which takes 30 ms."""
-        if name != "AsyncCrossEncoder":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from ._async_cross_encoder import AsyncCrossEncoder
+    def __getattr__(name: str) -> Any:
+        """What is imported when it is asked for.
 
-        return AsyncCrossEncoder
+        `AsyncCrossEncoder` comes with asyncio, which takes 30 ms, the version with importlib.metadata, which takes 15.
+        """
+        if name == "AsyncCrossEncoder":
+            from ._async_cross_encoder import AsyncCrossEncoder
 
+            return AsyncCrossEncoder
+        if name == "__version__":
+            from importlib.metadata import version
 
-__version__ = version("crossrank")
+            return version("crossrank")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Activation",

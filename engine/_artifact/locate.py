@@ -9,7 +9,6 @@ crossrank's own exporter registers there), so that the engine itself knows no ex
 import hashlib
 import os
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 from crossrank._errors import InputError, MissingDependencyError, ModelNotFoundError
@@ -81,6 +80,8 @@ def locate_model(
         if not place.is_file():
             raise ModelNotFoundError(f"{place}: no such file")
         return place
+    from importlib import metadata  # seldom needed
+
     makers = list(metadata.entry_points(group=_GROUP))
     if not makers:
         raise MissingDependencyError(

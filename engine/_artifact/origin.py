@@ -1,6 +1,6 @@
 """The origin of an artifact: made here, from the hub or part of the package; and what helps where it fails."""
 
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 from .links import is_snapshot
@@ -8,7 +8,10 @@ from .links import is_snapshot
 EMBEDDED_NAME = "crossrank-mini-en"
 # The default model. A path and no name, so that nothing in the current folder can take its place; where its files
 # really lie, since an editable install holds links, and an artifact's files may not leave their folder.
-EMBEDDED_MODEL = (Path(str(resources.files("crossrank"))) / "models" / EMBEDDED_NAME / "config.json").resolve().parent
+_PACKAGE = find_spec("crossrank")  # and not by importlib.resources, which takes 5 ms to import
+assert _PACKAGE is not None, "this is a part of it"
+assert _PACKAGE.origin is not None, "it is made of files"
+EMBEDDED_MODEL = (Path(_PACKAGE.origin).parent / "models" / EMBEDDED_NAME / "config.json").resolve().parent
 INSTALL_AGAIN = "install crossrank again (pip install --force-reinstall crossrank; in a checkout, make install)"
 _EXPORT = "export_model(variants=, precisions=) (in a shell export-model --variants --precision)"
 

@@ -37,7 +37,7 @@ from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry
 from crossrank._machine.cpu import ThreadCount
 from crossrank._machine.device import Device
-from crossrank._machine.onnxruntime import ort
+from crossrank._machine.onnxruntime import has_provider
 from crossrank._text.pairs import PackedPairs
 from crossrank._text.tokenizer import PairTokenizer
 
@@ -271,7 +271,7 @@ def open_backend(
         on_cpu: Gives a graph that runs on a CPU.
         file_of: Gives the file of a graph.
     """
-    if asked is None and Device("cuda").provider in ort.get_available_providers():
+    if asked is None and has_provider(Device("cuda").provider):
         try:
             return open_backend(folder, inputs, choose, Device("cuda"), on_cpu, file_of)
         except DeviceError as error:  # no driver

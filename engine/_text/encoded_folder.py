@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +78,8 @@ def write_encoded(target: Path, parts: Iterable[Tokens], tokenizer: TokenizerIde
                 _append(new / _IDS, part.ids)
                 _append(new / _OFFSETS, part.offsets[1:] + tokens)
             documents, tokens = documents + len(part.offsets) - 1, tokens + len(part.ids)
+        from importlib.metadata import version  # seldom needed
+
         about = _About(_FORMAT, version("crossrank"), documents, tokens, tokenizer)
         with _writing(target):
             _finish(new / _IDS, _header(_IDS, tokens))

@@ -39,6 +39,7 @@ import re
 import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -82,12 +83,13 @@ class Cuts:
     """The safe places for one tokenizer.
 
     Attributes:
-        places: Matches the character before which a text may be cut.
+        places: A pattern of the character before which a text may be cut. It is compiled when a long text comes, which
+            takes some milliseconds.
         normalize: The normalizer, where it must leave that character and its neighbours apart; else None.
         refused: What the normalizer must not begin the next character with.
     """
 
-    places: re.Pattern[str]
+    places: str
     normalize: Callable[[str], str] | None = None
     refused: frozenset[str] = frozenset()
 
@@ -100,7 +102,7 @@ class Cuts:
         yield text[start:]
 
     def _next(self, text: str, least: int) -> int | None:
-        found = (match.start() for match in islice(self.places.finditer(text, least), _TRIES))
+        found = (match.start() for match in islice(re.compile(self.places, re.DOTALL).finditer(text, least), _TRIES))
         return next((place for place in found if self._is_apart(text, place)), None)
 
     def _is_apart(self, text: str, place: int) -> bool:
@@ -140,7 +142,7 @@ def find_cuts(tokenizer: Tokenizer) -> Cuts | None:
         return None
     if _is_bert(normalizers, splitters):
         alone, spaces = _bert_places(normalizers, contents)
-        return Cuts(re.compile(f"[{alone}{spaces}]")) if alone or spaces else None
+        return Cuts(f"[{alone}{spaces}]") if alone or spaces else None
     spaces = _word_spaces(splitters)
     kinds = [step["type"] for step in normalizers]
     if "Precompiled" in kinds and any(kind.startswith("NF") for kind in kinds):
@@ -152,7 +154,7 @@ def find_cuts(tokenizer: Tokenizer) -> Cuts | None:
         return None
     stripped = any(step.get("strip_left") for step in normalizers)
     return Cuts(
-        re.compile(f"[{spaces}](?<={_PLAIN}{_PLAIN}.)(?={_PLAIN}{_PLAIN})", re.DOTALL),
+        f"[{spaces}](?<={_PLAIN}{_PLAIN}.)(?={_PLAIN}{_PLAIN})",
         None if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str,
         frozenset(content[0] for content in contents if content) if stripped else frozenset(),
     )
@@ -171,14 +173,17 @@ def find_words(tokenizer: Tokenizer) -> Words | None:
     lower = any(step["lowercase"] for step in normalizers)
     normalize = str if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str
     marked = all(any(mark in content for mark in string.punctuation) for content in contents)
-    letters = re.compile(f"[{_LETTERS}]+")
+
+    @cache
+    def letters() -> re.Pattern[str]:
+        return re.compile(f"[{_LETTERS}]+")
 
     def fold(word: str) -> str | None:
         if not marked:  # an added token could lie in it
             return None
         if word.isascii():  # the same, sooner
             return None if not word.isalnum() else word.lower() if lower else word
-        return normalize(word) if letters.fullmatch(word) else None
+        return normalize(word) if letters().fullmatch(word) else None
 
     marks = frozenset(string.punctuation).difference(*contents)
     return Words(re.compile(f"[^{alone}{spaces}]+" + (f"|[{alone}]" if alone else "")), fold, marks)
@@ -218,7 +223,11 @@ def _bert_places(normalizers: list[Step], contents: list[str]) -> tuple[str, str
     spaced = any(letter.isspace() for letter in held)
     alone = re.escape("".join(mark for mark in _MARKS if mark not in held))
     apart = any(step["handle_chinese_chars"] for step in normalizers)
-    if apart and not spaced and not re.search(f"[{_IDEOGRAPHS}]", held):
+    if (
+        apart
+        and not spaced
+        and not any("\u3400" <= letter <= "\u4dbf" or "\u4e00" <= letter <= "\u9fff" for letter in held)
+    ):
         alone += _IDEOGRAPHS
     return alone, "" if spaced else r" \t\n\r"
 
