@@ -94,7 +94,8 @@ def imports_of(root: Path) -> list[Import]:
     files = {}
     for folder, package in FOLDERS.items():
         for path in sorted((root / folder).rglob("*.py")):
-            if path.with_name("__init__.py").exists():  # else a script of no package
+            parents = path.relative_to(root / folder).parents
+            if all((root / folder / parent / "__init__.py").exists() for parent in parents):  # else of no package
                 parts = path.relative_to(root / folder).with_suffix("").parts
                 files[".".join([package, *parts]).removesuffix(".__init__")] = path
     return [found for module, path in files.items() for found in _read(root, module, path, set(files))]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from .tokens import Tokens, gather_index
 
 # Where a document is sampled, in eighths of it, and what its length, its query and its samples are multiplied by: odd
-# numbers of 64 bits, so that sums of different ones are mostly different. Not by numpy.random, which takes 5 ms to import.
+# numbers of 64 bits, so that sums of different ones are mostly different. numpy.random would take 5 ms to import.
 _EIGHTHS = np.arange(9)
 _FACTORS = np.frombuffer(b"".join(blake2b(bytes([i]), digest_size=8).digest() for i in range(11)), np.int64) | 1
 # Of fewer documents a digest of each is as quick.

@@ -1,0 +1,296 @@
+"""Int8 artifacts on crossrank-kernels: scores, flat batches, threads, forks, refusals, and what is said of them.
+
+Without the library, or on a processor that it does not run on, what needs it is skipped. Logits of the embedded model
+reach 9; the bound between the library and the graph is int8's of the manifest, which both keep to the reference.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from crossrank import CrossEncoder, InputError
+from crossrank._artifact.manifest import read_manifest
+from crossrank._artifact.origin import EMBEDDED_MODEL
+from crossrank._artifact.parity import BOUNDS
+from crossrank._cli.main import main
+from crossrank._device.batches import plan_flat_batches
+from crossrank._proof import verify_artifact
+from crossrank._text.pairs import PackedPairs
+from crossrank.export import export_model
+from tests.support.artifacts import edit_manifest
+from tests.support.tiny_models import PAIRS, make_checkpoint
+from tests.support.trained_models import Trained
+
+SWITCH = "CROSSRANK_KERNELS"
+QUERY, DOCUMENT = PAIRS[0]
+DOCUMENTS = [document for _, document in PAIRS]
+COVERED = ("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert")
+
+
+def _reason() -> str:
+    """Why the library does not run here, "" where it does."""
+    if find_spec("crossrank_kernels") is None:
+        return "crossrank-kernels is not installed: pip install ./engine/kernels"
+    import crossrank_kernels
+
+    return "" if crossrank_kernels.instructions() else "crossrank-kernels does not run on this processor"
+
+
+needs_library = pytest.mark.skipif(bool(_reason()), reason=_reason())
+
+
+@pytest.fixture(autouse=True)
+def _switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "1")
+
+
+def open_model(folder: Path | str = EMBEDDED_MODEL, **options: Any) -> CrossEncoder:
+    return CrossEncoder(folder, device="cpu", precision="int8", activation_fn="identity", **options)
+
+
+def by_onnxruntime(folder: Path | str = EMBEDDED_MODEL, **options: Any) -> CrossEncoder:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SWITCH, "0")
+        return open_model(folder, **options)
+
+
+@needs_library
+def test_scores_are_within_the_bound_of_the_graphs(trained: Trained) -> None:
+    documents = [*trained.passages, "", "word", trained.passages[0] * 20]
+    ours, theirs = open_model().score(trained.query, documents), by_onnxruntime().score(trained.query, documents)
+    error, bound = np.abs(ours - theirs), BOUNDS["int8"]
+    assert error.max() <= bound.max_abs * max(1.0, theirs.std())
+    assert error.mean() <= bound.mean_abs * max(1.0, theirs.std())
+
+
+@needs_library
+@pytest.mark.parametrize("architecture", COVERED)
+def test_every_architecture_that_is_covered_runs_within_the_bound(tmp_path: Path, architecture: str) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", architecture)
+    artifact = export_model(checkpoint, tmp_path / "artifact", variants=["cpu"], precisions=["int8"])
+    model = open_model(artifact)
+    assert model.info().provider.startswith("crossrank-kernels ")
+    theirs = by_onnxruntime(artifact).score(QUERY, DOCUMENTS)
+    np.testing.assert_allclose(
+        model.score(QUERY, DOCUMENTS), theirs, atol=BOUNDS["int8"].max_abs * max(1, theirs.std())
+    )
+    (variant,) = read_manifest(artifact).variants
+    assert variant.kernels is not None
+    assert variant.kernels.provider.startswith("crossrank-kernels ")
+    assert variant.problems() == []
+
+
+@needs_library
+@pytest.mark.parametrize("architecture", ["mpnet", "modernbert", "deberta-v2"])
+def test_an_architecture_that_is_not_covered_runs_as_before_and_says_why(tmp_path: Path, architecture: str) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", architecture)
+    artifact = export_model(checkpoint, tmp_path / "artifact", variants=["cpu"], precisions=["int8"])
+    info = open_model(artifact).info()
+    assert info.provider == "CPUExecutionProvider"
+    assert "covered" in str(info.kernels)
+    assert str(info.kernels) in str(info)
+
+
+@needs_library
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_score_is_the_same_to_the_bit_in_any_batch_and_by_any_threads(trained: Trained, threads: int) -> None:
+    documents = [*trained.passages[:20], "", trained.passages[0] * 8]
+    model = open_model(threads=threads)
+    alone = np.array([model.score(trained.query, [document])[0] for document in documents])
+    assert (model.score(trained.query, documents) == alone).all()
+    assert (model.score(trained.query, documents[::-1], batch_size=3)[::-1] == alone).all()
+    many = model.score(trained.query, documents * 40)
+    assert (many.reshape(40, -1) == alone).all()
+
+
+@needs_library
+def test_a_batch_holds_pairs_of_any_lengths_within_the_budget() -> None:
+    model = open_model(threads=1)
+    backend: Any = model._scorer.backend
+    run, seen = backend.run, []
+
+    def watched(batch: PackedPairs, *, alone: bool = False) -> NDArray[np.float32]:
+        seen.append(batch.lengths.tolist())
+        return run(batch, alone=alone)
+
+    backend.run = watched
+    model.score(QUERY, [" ".join(DOCUMENTS[:1]) + " more" * count for count in range(200)])
+    assert sum(map(len, seen)) == 200
+    assert max(len(set(lengths)) for lengths in seen) > 1
+    assert all(sum(lengths) <= backend.max_tokens for lengths in seen)
+    assert len(seen) < 100
+
+
+@needs_library
+def test_many_threads_share_a_model(trained: Trained) -> None:
+    model = open_model()
+    expected = model.score(trained.query, trained.passages)
+    wrong: list[float] = []
+
+    def work() -> None:
+        for start in range(0, len(trained.passages), 7):
+            part = model.score(trained.query, trained.passages[start : start + 7])
+            wrong.append(float(np.abs(part - expected[start : start + 7]).max()))
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert max(wrong) == 0
+
+
+@needs_library
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_gives_the_same_scores() -> None:
+    code = f"""
+import os
+from crossrank import CrossEncoder
+model = CrossEncoder(device="cpu")
+documents = ["one", "two two", "three three three"] * 5
+before = model.score("query", documents).tolist()
+child = os.fork()
+if not child:
+    os._exit(0 if model.score("query", documents).tolist() == before else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), model.info().provider)
+"""
+    status, provider = _python(code).split(" ", 1)
+    assert status == "0"
+    assert provider.startswith("crossrank-kernels ")
+
+
+@needs_library
+def test_a_deadline_is_kept_and_what_was_scored_is_right(trained: Trained) -> None:
+    model = open_model()
+    model.warm_up()
+    assert model.info().batch_tokens_origin == "measured on this machine"
+    documents = trained.passages * 200
+    ranking = model.rank(trained.query, documents, deadline_ms=150)
+    scores = {entry["corpus_id"]: entry["score"] for entry in ranking if entry["score"] is not None}
+    assert 0 < len(scores) < len(documents)
+    expected = model.score(trained.query, trained.passages)
+    assert all(score == expected[place % len(trained.passages)] for place, score in scores.items())
+
+
+@needs_library
+def test_other_costs_are_kept_than_those_of_the_graph() -> None:
+    backends: list[Any] = [model._scorer.backend for model in (open_model(), by_onnxruntime())]
+    assert len({backend._subject for backend in backends}) == 2
+
+
+@needs_library
+def test_info_tells_the_library_and_the_error_that_was_measured(artifact_with_proof: Path) -> None:
+    info = open_model(artifact_with_proof).info()
+    assert info.kernels is None
+    assert info.parity == read_manifest(artifact_with_proof).variants[0].kernels
+    assert f"runs on       cpu, {info.provider}\n" in str(info)
+    assert "avx512" in info.provider
+
+
+@needs_library
+def test_of_an_older_artifact_info_says_that_verify_measures(artifact_with_proof: Path) -> None:
+    edit_manifest(artifact_with_proof, lambda data: [entry.pop("kernels") for entry in data["variants"]])
+    model = open_model(artifact_with_proof)
+    assert model.info().parity is None
+    assert "crossrank verify" in str(model.info())
+
+
+@needs_library
+def test_verify_proves_what_runs(artifact_with_proof: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest, skipped = verify_artifact(artifact_with_proof)
+    assert not skipped
+    kernels = manifest.variants[0].kernels
+    assert kernels is not None
+    assert kernels.alone_max_abs == 0
+    assert not kernels.problems(BOUNDS["int8"])
+    main(["verify", str(artifact_with_proof)])
+    assert f"by {kernels.provider}" in capsys.readouterr().out
+
+
+@needs_library
+def test_kernels_whose_error_left_the_bound_do_not_run(artifact_with_proof: Path) -> None:
+    def spoil(data: dict[str, Any]) -> None:
+        data["variants"][0]["kernels"]["max_abs"] = 99.0
+
+    edit_manifest(artifact_with_proof, spoil)
+    info = open_model(artifact_with_proof).info()
+    assert info.provider == "CPUExecutionProvider"
+    assert "max |Δlogit| 99" in str(info.kernels)
+
+
+@pytest.fixture
+def artifact_with_proof(tmp_path: Path) -> Path:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "bert")
+    return export_model(checkpoint, tmp_path / "artifact", variants=["cpu"], precisions=["int8"])
+
+
+def test_one_switch_turns_them_off() -> None:
+    info = by_onnxruntime().info()
+    assert info.provider == "CPUExecutionProvider"
+    assert info.kernels == f"switched off by {SWITCH}=0"
+
+
+def test_another_value_of_the_switch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "yes")
+    with pytest.raises(InputError, match=f"{SWITCH}='yes': 1 for crossrank-kernels where they run, or 0"):
+        open_model()
+
+
+def test_without_the_library_the_graph_runs_and_info_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "crossrank_kernels", None)
+    model = open_model()
+    assert model.info().provider == "CPUExecutionProvider"
+    assert model.info().kernels == "not installed: pip install 'crossrank[cpu-kernels]'"
+    assert asdict(model.info())["kernels"] == model.info().kernels
+
+
+def test_other_graphs_say_nothing_of_them(tmp_path: Path) -> None:
+    artifact = export_model(make_checkpoint(tmp_path / "checkpoint", "bert"), tmp_path / "artifact", variants=["cpu"])
+    info = CrossEncoder(artifact, device="cpu").info()
+    assert (info.precision, info.kernels) == ("fp32", None)
+    assert "kernels" not in str(info)
+
+
+@needs_library
+def test_a_float_graph_and_a_switched_off_library_load_nothing_of_it(tmp_path: Path) -> None:
+    artifact = export_model(make_checkpoint(tmp_path / "checkpoint", "bert"), tmp_path / "artifact", variants=["cpu"])
+    loaded = "[name for name in sys.modules if 'kernels' in name or name.startswith('google.protobuf')]"
+    code = "import sys; from crossrank import CrossEncoder; CrossEncoder({}, device='cpu').score('a', ['b']); print({})"
+    assert _python(code.format(repr(str(artifact)), loaded)) == "[]"
+    assert _python(code.format("", loaded), **{SWITCH: "0"}) == "[]"
+    unloaded = "'onnxruntime' in sys.modules"
+    assert _python(code.format("", unloaded)) == "False"
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "max_pairs", "lanes"), [(512, None, 1), (200, 3, 2), (10, None, 3), (2048, 1, 4)]
+)
+def test_flat_batches_hold_each_pair_once_and_keep_to_the_budget(
+    max_tokens: int, max_pairs: int | None, lanes: int
+) -> None:
+    lengths = np.random.default_rng(0).integers(1, 513, 300).astype(np.int32)
+    batches = plan_flat_batches(lengths, max_tokens=max_tokens, max_pairs=max_pairs, lanes=lanes)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(300))
+    for batch in batches:
+        assert len(batch) == 1 or lengths[batch].sum() <= max_tokens
+        assert len(batch) <= (max_pairs or len(batch))
+    ordered = lengths[np.concatenate(batches)]
+    assert (np.diff(ordered) <= 0).all()
+    assert plan_flat_batches(lengths[:0], max_tokens=max_tokens, lanes=lanes) == []
+
+
+def _python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
