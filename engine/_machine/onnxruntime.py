@@ -105,7 +105,7 @@ class _OnFirstUse:
     """
 
     def __getattr__(self, name: str) -> Any:
-        if "onnxruntime" not in sys.modules:
+        if sys.modules.get("onnxruntime") is None:
             require_runtime()
         return getattr(_import_onnxruntime(), name)
 
@@ -121,7 +121,7 @@ def require_runtime() -> None:
 def has_provider(provider: str) -> bool:
     """Whether onnxruntime was built with a provider of its own library; told by its files until it is imported."""
     place = _place()
-    if "onnxruntime" not in sys.modules and place is not None:
+    if sys.modules.get("onnxruntime") is None and place is not None:
         name = provider.removesuffix("ExecutionProvider").lower()
         if not any((place / "capi").glob(f"*providers_{name}*")):
             return False
