@@ -26,7 +26,7 @@ PLANS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 12)), max_size=8)
 NO_SPECIAL = PairTemplate(((), (), ()), ((), (), ()), 0, 0)
 
 
-def chunk_of(plan: list[tuple[int, int]], max_pairs: int | None = None) -> Chunk:
+def chunk_of(plan: list[tuple[int, int]], max_pairs: int | None = None, *, flat: bool = False) -> Chunk:
     """Documents of one call that would run in batches of so many tokens and pairs, if it were alone."""
     lengths = np.array([length for length, pairs in plan for _ in range(pairs)], np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -36,7 +36,7 @@ def chunk_of(plan: list[tuple[int, int]], max_pairs: int | None = None) -> Chunk
     source = PairSource(NO_SPECIAL, queries, documents, np.zeros(len(lengths), np.intp), 10**6)
     chunk = Chunk(source, pairs, pairs, 1, np.zeros(len(lengths), bool), max_pairs=max_pairs)
     bounds = np.cumsum([0, *(pairs for _, pairs in plan)]).tolist()
-    chunk.plan([pairs[start:stop] for start, stop in pairwise(bounds)])
+    chunk.plan([pairs[start:stop] for start, stop in pairwise(bounds)], flat=flat)
     return chunk
 
 
@@ -50,6 +50,7 @@ def run(queue: ChunkQueue, batch: Batch) -> list[Chunk]:
 class QueueMachine(RuleBasedStateMachine):
     """Every request ends exactly once, every pair of one that is done was in exactly one settled batch, in bounds."""
 
+    flat = False
     batches: Bundle[Batch] = Bundle("batches")
     requests: Bundle[Chunk] = Bundle("requests")
 
@@ -64,7 +65,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=requests, plan=PLANS, max_pairs=st.none() | st.integers(1, 5))
     def submit(self, plan: list[tuple[int, int]], max_pairs: int | None) -> Chunk:
-        request = chunk_of(plan, max_pairs)
+        request = chunk_of(plan, max_pairs, flat=self.flat)
         waiting = self.queue.waiting_tokens
         bound = self.queue.max_tokens
         try:
@@ -98,7 +99,9 @@ class QueueMachine(RuleBasedStateMachine):
         for request, start, stop in batch.pieces:
             assert request not in self.ended
             assert pairs <= (request.max_pairs or pairs)
-            assert set(self.lengths[request][start:stop]) == {batch.kind}
+            assert set(self.lengths[request][start:stop]) == {batch.kind} or self.flat
+        lengths = [n for request, start, stop in batch.pieces for n in self.lengths[request][start:stop]]
+        assert (batch.pairs, batch.tokens) == (len(lengths), sum(lengths))
         self.running.add(batch)
         return batch
 
@@ -189,6 +192,14 @@ class QueueMachine(RuleBasedStateMachine):
         self.books_are_right()
 
 
+class FlatQueueMachine(QueueMachine):
+    """The same where pairs of any lengths run together."""
+
+    flat = True
+
+
+FlatQueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+test_every_interleaving_ends_each_request_once_where_lengths_are_mixed = FlatQueueMachine.TestCase
 QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 test_every_interleaving_ends_each_request_once_with_all_its_pairs = QueueMachine.TestCase
 
@@ -278,6 +289,20 @@ def test_requests_join_where_lengths_are_the_same() -> None:
         queue.done(batch)
     assert sum(sizes) == 10
     assert len(sizes) < 6  # alone, each of the five would have run two
+
+
+def test_flat_requests_join_whatever_their_lengths_and_fill_batches() -> None:
+    queue = ChunkQueue(1)
+    requests = [chunk_of([(90 + i, 1), (40 + i, 1)], flat=True) for i in range(5)]
+    for request in requests:
+        queue.submit(request)
+    batches = []
+    while (batch := queue.next_batch(360)) is not None:
+        batches.append(batch)
+        queue.done(batch)
+    assert [batch.pairs for batch in batches] == [5, 5]
+    assert all(batch.tokens <= 360 for batch in batches)
+    assert all(request.outcome == "done" for request in requests)
 
 
 def test_a_full_queue_says_how_full_it_is_and_an_empty_one_takes_anything() -> None:
