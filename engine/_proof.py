@@ -17,7 +17,8 @@ from ._artifact.manifest import MANIFEST_NAME, PROOF_NAME, Inputs, Manifest, Var
 from ._artifact.origin import repair
 from ._artifact.parity import Parity, compare_logits
 from ._device.backend import Backend
-from ._device.open import graph_file, load_graph, open_kernels, read_artifact
+from ._device.compiled import open_kernels
+from ._device.open import graph_file, load_graph, read_artifact
 from ._errors import ArtifactError, CrossrankError, DeviceError, InputError, ProofError, join_problems
 from ._interrupts import not_thrown_in
 from ._json import has_entry, read_json_object
@@ -133,7 +134,7 @@ def measure_parity(proof: Proof, subject: Subject, precision: str, *, graph: str
 
 
 def prove_kernels(
-    proof: Proof, subject: Subject, variant: Variant, graph: ModelFile, inputs: Inputs, architecture: str | None
+    proof: Proof, subject: Subject, variant: Variant, graph: ModelFile, inputs: Inputs, *, native: bool
 ) -> Parity | None:
     """Parity of a graph's weights as crossrank-kernels runs them; None where that does not.
 
@@ -143,11 +144,11 @@ def prove_kernels(
         variant: What it is.
         graph: Its file.
         inputs: As of the manifest.
-        architecture: As `open_kernels` takes it.
+        native: Whether the native exporter wrote it.
     """
     if variant.target != ("cpu", "int8"):
         return None
-    backend = open_kernels(graph, replace(variant, kernels=None), inputs, architecture, available_threads().count)
+    backend = open_kernels(graph, replace(variant, kernels=None), inputs, available_threads().count, native=native)
     if isinstance(backend, str):
         return None
     return measure_parity(proof, replace(subject, backend=backend), variant.precision)
@@ -211,7 +212,7 @@ def _verify(held: HeldFolder) -> tuple[Manifest, list[str]]:
             continue
         subject = Subject(tokenizer, backend, manifest.inputs.max_length, manifest.head.labels)
         parity = measure_parity(proof, subject, variant.precision)
-        kernels = prove_kernels(proof, subject, variant, graph, manifest.inputs, manifest.architecture)
+        kernels = prove_kernels(proof, subject, variant, graph, manifest.inputs, native=manifest.exporter == "native")
         variants.append(replace(variant, parity=parity, kernels=kernels))
     problems = [text for variant in variants for text in variant.problems()]
     if problems:

@@ -325,6 +325,6 @@ def _measure(blueprint: Blueprint, proof: Proof, variant: Variant, path: Path, t
     backend = load_graph(path, inputs, Device("cpu"), threads.count // lanes, packed=packed)
     subject = Subject(blueprint.tokenizer, backend, inputs.max_length, blueprint.head.labels, lanes)
     parity = measure_parity(proof, subject, variant.precision, graph="twin" if packed else "graph")
-    architecture = str(blueprint.source.config["model_type"]) if blueprint.exporter == "native" else None
-    kernels = prove_kernels(proof, subject, variant, ModelFile.of(path), inputs, architecture)
+    native = blueprint.exporter == "native"
+    kernels = prove_kernels(proof, subject, variant, ModelFile.of(path), inputs, native=native)
     return replace(variant, parity=parity, kernels=kernels)

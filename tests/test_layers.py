@@ -56,9 +56,13 @@ BENCHMARK_LAYERS = (
     {"engines"},
     {""},  # the package itself, which knows where the checkout lies
 )
-# Of GPUs and of what is installed beside, loaded when it is asked for: by this module, in a function.
-LATE_FOLDERS = ("crossrank._device.cuda", "crossrank._device.kernels", "crossrank._device.tensorrt")
+# Of GPUs and of what is installed beside, loaded when it is asked for: by one module each, in a function.
 OPENER = "crossrank._device.open"
+LATE_FOLDERS = {
+    "crossrank._device.cuda": OPENER,
+    "crossrank._device.kernels": "crossrank._device.compiled",
+    "crossrank._device.tensorrt": OPENER,
+}
 # Of the engine, what the exporter is made of: to prove a graph it needs no scheduler.
 FOR_EXPORT = {"_errors", "_interrupts", "_json", "_numbers", "_options", "_printable"}
 FOR_EXPORT |= {"_artifact", "_text", "_device", "_machine", "_proof"}
@@ -198,13 +202,13 @@ def _private(entry: Import) -> str | None:
 
 def _loaded_late(entry: Import) -> str | None:
     """What a GPU or the compiled kernels need is loaded by one module, when it is asked for."""
-    for folder in LATE_FOLDERS:
+    for folder, opener in LATE_FOLDERS.items():
         if not f"{entry.module}.".startswith(f"{folder}.") or f"{entry.importer}.".startswith(f"{folder}."):
             continue
         if folder_of(entry.importer) == "benchmarks":
             return None  # it measures what lies there
-        if entry.importer != OPENER:
-            return f"imports {entry.module}: {OPENER} alone does"
+        if entry.importer != opener:
+            return f"imports {entry.module}: {opener} alone does"
         if not entry.late:
             return f"imports {entry.module} when it is imported: every process would"
     return None
@@ -345,7 +349,7 @@ def test_neither_an_import_nor_a_cpu_loads_code_of_gpus_or_compiled_kernels() ->
     code = (
         "import sys; from crossrank import CrossEncoder\n"
         "CrossEncoder(device='cpu').rank('query', ['one', 'two'])\n"
-        f"print([name for name in sys.modules if name.startswith({LATE_FOLDERS})])"
+        f"print([name for name in sys.modules if name.startswith({tuple(LATE_FOLDERS)})])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"

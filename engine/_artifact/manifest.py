@@ -204,11 +204,6 @@ class Manifest:
     exporter: str = "native"
     refused: tuple[Refusal, ...] = ()
 
-    @property
-    def architecture(self) -> str | None:
-        """The model_type of transformers where the native exporter wrote the graphs, as it writes them; else None."""
-        return self.source.architecture if self.exporter == "native" else None
-
 
 def graph_files(manifest: Manifest, variant: Variant) -> list[str]:
     """The files of a graph: the ONNX file, and that of its weights where they lie outside of it."""

@@ -1,11 +1,9 @@
 """The opening of a model: from its place to a loaded graph and all that is known of it."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,6 @@ from crossrank._artifact.manifest import (
     read_manifest,
 )
 from crossrank._artifact.origin import make_graph, repair
-from crossrank._artifact.parity import BOUNDS
 from crossrank._artifact.settings import describe_head
 from crossrank._errors import (
     ArtifactError,
@@ -42,6 +39,7 @@ from crossrank._text.pairs import PackedPairs
 from crossrank._text.tokenizer import PairTokenizer
 
 from .backend import Backend
+from .compiled import open_kernels
 from .cpu import CpuBackend
 from .lanes import LaneBackend
 from .session import Session
@@ -53,8 +51,6 @@ logger = logging.getLogger(__name__)
 _TRIES = 10
 _PAUSE_S = 0.02
 _PATIENCE_S = 5.0
-# An environment variable.
-KERNELS_SWITCH = "CROSSRANK_KERNELS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +202,13 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
     def file_of(variant: Variant) -> ModelFile:
         return graph_file(held, variant, manifest)
 
-    why_not: str | None = None
+    native, why_not = manifest is not None and manifest.exporter == "native", None
 
     def on_cpu(variant: Variant) -> Backend:
         nonlocal why_not
         graph = file_of(variant)
         if variant.target == ("cpu", "int8"):
-            found = open_kernels(graph, variant, inputs, manifest and manifest.architecture, threads.count)
+            found = open_kernels(graph, variant, inputs, threads.count, native=native)
             if not isinstance(found, str):
                 return found
             why_not = found
@@ -289,44 +285,6 @@ def open_backend(
     from .tensorrt.session import TensorrtSession
 
     return variant, TensorrtSession(graph, inputs, device, artifact=folder, half=variant.precision == "fp16")
-
-
-def open_kernels(
-    graph: ModelFile, variant: Variant, inputs: Inputs, architecture: str | None, lanes: int
-) -> Backend | str:
-    """An int8 graph's weights on crossrank-kernels; or why they do not run there.
-
-    Args:
-        graph: The ONNX file.
-        variant: What it is.
-        inputs: The manifest's facts about the graph's inputs.
-        architecture: transformers' model type; None for a graph that the native exporter did not write.
-        lanes: Threads.
-
-    Raises:
-        InputError: If the switch has another value than it knows.
-        ArtifactError: If another file has taken the graph's place since its folder was read.
-    """
-    switch = os.environ.get(KERNELS_SWITCH, "1")
-    if switch not in ("0", "1"):
-        raise InputError(
-            f"{KERNELS_SWITCH}={switch!r:.60}: 1 for crossrank-kernels where they run, or 0 for onnxruntime"
-        )
-    if switch == "0":
-        return f"switched off by {KERNELS_SWITCH}=0"
-    missing = "not installed: pip install 'crossrank[cpu-kernels]'"
-    if find_spec("crossrank_kernels") is None:
-        return missing
-    if architecture is None:
-        return "they run graphs of crossrank's own exporter alone"
-    if variant.kernels is not None and (problems := variant.kernels.problems(BOUNDS[variant.precision])):
-        return f"their error leaves the bound: {'; '.join(problems)}"
-    try:
-        from .kernels.backend import open_kernels as open_in_library
-    except ModuleNotFoundError as error:  # of its own or of what it reads graphs with
-        logger.debug("%s", error)
-        return missing
-    return open_in_library(graph, inputs, architecture, lanes)
 
 
 def load_graph(

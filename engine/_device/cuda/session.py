@@ -102,6 +102,7 @@ class PackedSession:
     """
 
     lanes = 0  # it keeps its device busy by itself
+    flat = False
     costs: None = None
     max_tokens_origin = "fixed"
 

@@ -31,7 +31,6 @@ class KernelBackend(LaneBackend):
     Args:
         graph: The ONNX file.
         inputs: The manifest's facts about the graph's inputs.
-        architecture: transformers' model type.
         lanes: Threads.
 
     Attributes:
@@ -48,14 +47,14 @@ class KernelBackend(LaneBackend):
 
     flat = True
 
-    def __init__(self, graph: ModelFile, inputs: Inputs, architecture: str, lanes: int) -> None:
+    def __init__(self, graph: ModelFile, inputs: Inputs, lanes: int) -> None:
         self.provider = _provider()  # before a graph is read in vain
         with graph.opened() as path:
             try:
                 content = read_onnx(path)
             except ValueError as error:
                 raise NotCovered(f"its graph cannot be read: {error}") from error
-        found = recognize(content, architecture, inputs)
+        found = recognize(content, inputs)
         try:
             self._model = crossrank_kernels.Model(
                 found.tensors,
@@ -101,11 +100,13 @@ class KernelBackend(LaneBackend):
 
     def _run(self, batch: PackedPairs, threads: int) -> NDArray[np.float32]:
         try:
-            return self._model.run(batch.ids, batch.types if self._types else None, batch.lengths, threads=threads)
+            types = batch.types if self._types else None
+            logits: NDArray[np.float32] = self._model.run(batch.ids, types, batch.lengths, threads=threads)
         except crossrank_kernels.ModelError as error:
             raise ArtifactError(f"{self.path}: {self.provider} fails in it: {error}") from error
         except MemoryError as error:
             raise DeviceError(f"{self.provider}: {error}") from error
+        return logits
 
 
 class Unusable(Exception):
@@ -128,19 +129,18 @@ def _provider() -> str:
     return f"crossrank-kernels {metadata.version('crossrank-kernels')} ({instructions})"
 
 
-def open_kernels(graph: ModelFile, inputs: Inputs, architecture: str, lanes: int) -> KernelBackend | str:
+def open_kernels(graph: ModelFile, inputs: Inputs, lanes: int) -> KernelBackend | str:
     """The backend for a graph, or why there is none.
 
     Args:
         graph: The ONNX file.
         inputs: The manifest's facts about the graph's inputs.
-        architecture: transformers' model type.
         lanes: Threads.
 
     Raises:
         ArtifactError: As `KernelBackend`.
     """
     try:
-        return KernelBackend(graph, inputs, architecture, lanes)
+        return KernelBackend(graph, inputs, lanes)
     except (Unusable, NotCovered) as error:
         return str(error)

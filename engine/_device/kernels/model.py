@@ -10,8 +10,6 @@ from crossrank._artifact.manifest import Inputs
 
 from .onnx_file import OnnxGraph, OnnxNode
 
-# transformers' model types.
-ARCHITECTURES = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
 # As the library names them, by the operator behind a product; MatMul is the next product.
 _ACTIVATIONS = {"MatMul": "identity", "Gelu": "gelu", "FastGelu": "gelu_new", "Relu": "relu", "Tanh": "tanh"}
 _OPERATORS = {"Add", "Attention", "Cast", "Concat", "CumSum", "Equal", "FastGelu", "Gather", "Gelu", "Gemm", "Greater"}
@@ -52,19 +50,16 @@ class KernelModel:
     types: bool
 
 
-def recognize(graph: OnnxGraph, architecture: str, inputs: Inputs) -> KernelModel:
+def recognize(graph: OnnxGraph, inputs: Inputs) -> KernelModel:
     """What the library takes of a graph.
 
     Args:
         graph: As the exporter wrote it.
-        architecture: transformers' model type.
         inputs: The manifest's facts about the graph's inputs.
 
     Raises:
         NotCovered: If it computes anything else than the library does.
     """
-    if architecture not in ARCHITECTURES:
-        raise NotCovered(f"models of the kind {architecture!r:.60} are not covered, {', '.join(ARCHITECTURES)} are")
     tensors = {name: value for name, value in graph.constants.items() if _WEIGHTS.fullmatch(name)}
     others = [name for name in graph.constants if name not in tensors and not _HELPERS.fullmatch(name)]
     others += sorted({node.op for node in graph.nodes} - _OPERATORS)

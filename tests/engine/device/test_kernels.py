@@ -125,7 +125,8 @@ def test_a_batch_holds_pairs_of_any_lengths_within_the_budget() -> None:
 
     def watched(batch: PackedPairs, *, alone: bool = False) -> NDArray[np.float32]:
         seen.append(batch.lengths.tolist())
-        return run(batch, alone=alone)
+        logits: NDArray[np.float32] = run(batch, alone=alone)
+        return logits
 
     backend.run = watched
     model.score(QUERY, [" ".join(DOCUMENTS[:1]) + " more" * count for count in range(200)])
@@ -157,7 +158,7 @@ def test_many_threads_share_a_model(trained: Trained) -> None:
 @needs_library
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_gives_the_same_scores() -> None:
-    code = f"""
+    code = """
 import os
 from crossrank import CrossEncoder
 model = CrossEncoder(device="cpu")

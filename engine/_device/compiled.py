@@ -1,0 +1,54 @@
+"""The compiled kernels of crossrank-kernels: whether a graph runs on them, and why not.
+
+They are a distribution of their own, which nothing is loaded of unless a graph runs there.
+"""
+
+import logging
+import os
+from importlib.util import find_spec
+
+from crossrank._artifact.held import ModelFile
+from crossrank._artifact.manifest import Inputs, Variant
+from crossrank._artifact.parity import BOUNDS
+from crossrank._errors import InputError
+
+from .backend import Backend
+
+logger = logging.getLogger(__name__)
+
+# An environment variable.
+SWITCH = "CROSSRANK_KERNELS"
+
+
+def open_kernels(graph: ModelFile, variant: Variant, inputs: Inputs, lanes: int, *, native: bool) -> Backend | str:
+    """An int8 graph's weights on crossrank-kernels; or why they do not run there.
+
+    Args:
+        graph: The ONNX file.
+        variant: What it is.
+        inputs: The manifest's facts about the graph's inputs.
+        lanes: Threads.
+        native: Whether the native exporter wrote the graph.
+
+    Raises:
+        InputError: If the switch has another value than it knows.
+        ArtifactError: If another file has taken the graph's place since its folder was read.
+    """
+    switch = os.environ.get(SWITCH, "1")
+    if switch not in ("0", "1"):
+        raise InputError(f"{SWITCH}={switch!r:.60}: 1 for crossrank-kernels where they run, or 0 for onnxruntime")
+    if switch == "0":
+        return f"switched off by {SWITCH}=0"
+    missing = "not installed: pip install 'crossrank[cpu-kernels]'"
+    if find_spec("crossrank_kernels") is None:
+        return missing
+    if not native:
+        return "they run graphs of crossrank's own exporter alone"
+    if variant.kernels is not None and (problems := variant.kernels.problems(BOUNDS[variant.precision])):
+        return f"their error leaves the bound: {'; '.join(problems)}"
+    try:
+        from .kernels.backend import open_kernels as open_in_library
+    except ModuleNotFoundError as error:  # of its own or of what it reads graphs with
+        logger.debug("%s", error)
+        return missing
+    return open_in_library(graph, inputs, lanes)
