@@ -100,7 +100,7 @@ class Chunk:
         source = self.source
         self.order = np.concatenate(batches) if batches else np.zeros(0, np.intp)
         joined = self._joined = source.batch(self.order)
-        self._starts = [0, *np.cumsum(joined.lengths).tolist()]
+        self._starts: list[int] = [0, *np.cumsum(joined.lengths).tolist()]
         first, lengths = 0, joined.lengths
         for batch in batches:
             kind, stop = ANY_LENGTH if flat else int(lengths[first]), first + len(batch)
