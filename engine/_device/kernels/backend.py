@@ -121,12 +121,12 @@ def _provider() -> str:
         Unusable: If it cannot be loaded, or not run here.
     """
     try:
-        instructions = crossrank_kernels.instructions()
-    except (ImportError, OSError) as error:
+        version, instructions = metadata.version("crossrank-kernels"), crossrank_kernels.instructions()
+    except (ImportError, OSError) as error:  # the first one too where the package lies there without its distribution
         raise Unusable(f"they cannot be loaded: {error}") from error
     if not instructions:
         raise Unusable("this processor lacks AVX512-VNNI")
-    return f"crossrank-kernels {metadata.version('crossrank-kernels')} ({instructions})"
+    return f"crossrank-kernels {version} ({instructions})"
 
 
 def open_kernels(graph: ModelFile, inputs: Inputs, lanes: int) -> KernelBackend | str:
