@@ -72,6 +72,11 @@ class EngineSpec:
     model: str = ""
     options: dict[str, Option] = field(default_factory=dict)
 
+    @property
+    def expert(self) -> bool:
+        """Whether it is set up as an expert would, beside the packages as they come."""
+        return self.environment == _EXPERTS
+
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
@@ -90,6 +95,7 @@ class Conversion:
     options: dict[str, Option] = field(default_factory=dict)
 
 
+_EXPERTS = "experts"
 _ONNX = "sentence-transformers-onnx"  # sentence-transformers 5, the last with an ONNX backend that installs
 
 CONVERSIONS: dict[str, Conversion] = {
@@ -100,6 +106,11 @@ CONVERSIONS: dict[str, Conversion] = {
     "onnx-o3": Conversion("sentence_transformers_onnx", _ONNX, "onnx", {"form": "onnx-o3"}),
     "onnx-qint8": Conversion("sentence_transformers_onnx", _ONNX, "onnx", {"form": "onnx-qint8"}),
     "openvino": Conversion("sentence_transformers_onnx", _ONNX, options={"form": "openvino"}),
+    "torch-onnx": Conversion("expert_onnxruntime", _EXPERTS, options={"precision": "fp32"}),
+    "torch-onnx-int8": Conversion("expert_onnxruntime", _EXPERTS, "torch-onnx", {"precision": "int8"}),
+    "nncf-int8": Conversion("expert_openvino", _EXPERTS, "torch-onnx"),
+    "openvino-genai": Conversion("openvino_genai", _EXPERTS, "torch-onnx"),
+    "ctranslate2": Conversion("expert_ctranslate2", _EXPERTS),
 }
 
 
@@ -119,6 +130,11 @@ def _st_onnx(name: str, kind: Kind, model: str, **options: Option) -> EngineSpec
     return EngineSpec(name, "sentence_transformers_onnx", kind, _ONNX, model, {"form": model, **options})
 
 
+def _expert(name: str, adapter: str, kind: Kind, model: str, precision: str) -> EngineSpec:
+    options: dict[str, Option] = {"precision": precision}
+    return EngineSpec(f"expert {name}", f"expert_{adapter}", kind, _EXPERTS, model, options)
+
+
 ENGINES: dict[str, EngineSpec] = {
     "crossrank-fp32": _crossrank("fp32", "exact"),
     "crossrank-int8": _crossrank("int8", "int8"),
@@ -135,4 +151,12 @@ ENGINES: dict[str, EngineSpec] = {
     "fastembed-fp32": EngineSpec("fastembed fp32", "fastembed", "exact", "fastembed", "onnx"),
     "fastembed-qint8": EngineSpec("fastembed qint8", "fastembed", "int8", "fastembed", "onnx-qint8"),
     "flashrank-int8": EngineSpec("flashrank int8", "flashrank", "int8", "flashrank", "onnx-qint8"),
+    "expert-onnxruntime-fp32": _expert("onnxruntime fp32", "onnxruntime", "exact", "torch-onnx", "fp32"),
+    "expert-onnxruntime-int8": _expert("onnxruntime dynamic int8", "onnxruntime", "int8", "torch-onnx-int8", "int8"),
+    "expert-openvino-fp32": _expert("openvino fp32", "openvino", "exact", "torch-onnx", "f32"),
+    "expert-openvino-bf16": _expert("openvino bf16", "openvino", "bf16", "torch-onnx", "bf16"),
+    "expert-openvino-int8": _expert("openvino NNCF int8", "openvino", "int8", "nncf-int8", "bf16"),
+    "expert-ctranslate2-fp32": _expert("ctranslate2 fp32", "ctranslate2", "exact", "ctranslate2", "float32"),
+    "expert-ctranslate2-int8": _expert("ctranslate2 int8", "ctranslate2", "int8", "ctranslate2", "int8"),
+    "openvino-genai": EngineSpec("openvino-genai", "openvino_genai", "bf16", _EXPERTS, "openvino-genai"),
 }
