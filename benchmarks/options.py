@@ -9,7 +9,7 @@ from benchmarks import ROOT
 from benchmarks.engines.registry import ENGINES
 from benchmarks.inputs.collections import Collection, cut_collection, read_collection
 from benchmarks.inputs.models import MODELS, BenchmarkModel, open_model, split_name
-from benchmarks.inputs.workloads import SYNTHETIC, TREC_DL19
+from benchmarks.inputs.workloads import LONG, SYNTHETIC, TREC_DL19
 from crossrank import InputError
 from crossrank._machine.cpu import available_threads
 
@@ -84,12 +84,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "data": {
         "default": SYNTHETIC,
         "metavar": "NAME",
-        "help": f"{SYNTHETIC}, {TREC_DL19}, or a folder of judged queries (default: {SYNTHETIC})",
+        "help": f"{SYNTHETIC}, {LONG}, {TREC_DL19}, or a folder of judged queries (default: {SYNTHETIC})",
     },
     "documents": _count("of a call"),
     "calls": _count("of a round"),
     "rounds": _count("rounds of calls") | {"default": 5},
     "warm-up": _count("calls that do not count"),
+    "warm-up-documents": {"type": positive, "help": "of a warm-up call (default: as of the others)"},
     "peak-seconds": {
         "type": float,
         "metavar": "S",
@@ -97,6 +98,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "minutes": {"type": float, "help": "begin nothing that would probably end later (default: no limit)"},
 }
+
+
+def add_load_option(parser: argparse.ArgumentParser) -> None:
+    """``--allow-load``, which `look_at_machine` of the results reads."""
+    help_ = "measure on a machine that others keep busy, whose figures flatter us"
+    parser.add_argument("--allow-load", action="store_true", help=help_)
 
 
 def add_collection_options(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +136,7 @@ def open_collection(options: argparse.Namespace) -> Collection:
 
 def open_data(options: argparse.Namespace) -> Collection | None:
     """The judged queries that are scored; None for made-up texts."""
-    if options.data == SYNTHETIC:
+    if options.data in (SYNTHETIC, LONG):
         return None
     return read_collection(find_test_data() / "data" / TREC_DL19 if options.data == TREC_DL19 else Path(options.data))
 

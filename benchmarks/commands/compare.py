@@ -1,9 +1,10 @@
 """``throughput``, ``latency``, ``memory`` and ``startup``: engines beside each other, each in a process of its own."""
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from statistics import median
 from typing import Any
@@ -13,12 +14,19 @@ import numpy as np
 from benchmarks.engines.registry import ENGINES, EngineUnavailable, WorkerError
 from benchmarks.engines.worker import Worker
 from benchmarks.inputs.models import BenchmarkModel
-from benchmarks.inputs.workloads import Workload, make_workload, synthetic_calls
+from benchmarks.inputs.workloads import LONG, Workload, make_workload, synthetic_calls
 from benchmarks.measure.peaks import PEAK_S, Peaks, operations_per_pair
 from benchmarks.measure.summary import choose_baseline, summarize
 from benchmarks.measure.turns import Series, Turns, interleave, on_texts, percentiles, spread
-from benchmarks.options import add_options, check_output, open_benchmark_model, open_data
-from benchmarks.reporting.result import describe_machine, describe_run, print_unavailable, shorten_reasons, write_result
+from benchmarks.options import add_load_option, add_options, check_output, open_benchmark_model, open_data
+from benchmarks.reporting.result import (
+    describe_run,
+    look_at_machine,
+    print_unavailable,
+    rounded,
+    shorten_reasons,
+    write_result,
+)
 from benchmarks.reporting.tables import Rows, format_table, progress, shown, spread_cells
 
 
@@ -58,15 +66,19 @@ class Comparison:
         add_options(parser, "model", "engines", "threads", "output", "bench", model={"required": True})
         changes = {name: change for name, change in self.options.items() if change is not None}
         add_options(parser, *(name.replace("_", "-") for name in self.options), **changes)
+        add_load_option(parser)
 
     def run(self, options: argparse.Namespace) -> None:
         """Measure, print the table and write the result."""
-        machine = describe_machine()
         check_output(options)
+        machine, neighbours = look_at_machine(options.threads, allow_load=options.allow_load)
         model = open_benchmark_model(options, options.model)
         found = self.measure(options, model)
         unavailable = {ENGINES[key].name: reason for key, reason in found.unavailable.items()}
         print_unavailable(unavailable)
+        if busy := neighbours.warning(options.threads):
+            print(busy, file=sys.stderr)
+        machine["busy_during"] = rounded(neighbours.others())
         if not found.figures:
             raise WorkerError("no engine could be measured")
         heading = (f"{model.name} ({model.weights} weights)", found.heading, f"{options.threads} threads")
@@ -95,7 +107,11 @@ def _open(key: str, model: BenchmarkModel, threads: int) -> Worker:
 
 def _open_workload(options: argparse.Namespace) -> Workload:
     amounts = {"warm_up": options.warm_up, "rounds": options.rounds, "calls": options.calls}
-    return make_workload(open_data(options), documents=options.documents, **amounts)
+    long = options.data == LONG
+    workload = make_workload(open_data(options), documents=options.documents, long=long, **amounts)
+    if not options.warm_up_documents:
+        return workload
+    return replace(workload, warm_up=tuple(call.cut(0, options.warm_up_documents) for call in workload.warm_up))
 
 
 def _in_turns(
@@ -129,7 +145,7 @@ def _calls(data: Mapping[str, object]) -> str:
 def _measure_throughput(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
     workload = _open_workload(options)
     lengths = [np.concatenate(model.pair_lengths(timed)) for timed in workload.rounds]
-    peaks = Peaks(options.threads, batch_s=options.peak_seconds)
+    peaks = Peaks(model.config, options.threads, batch_s=options.peak_seconds)
     workers, series, unavailable = _in_turns(options, model, workload, peaks.measure)
     if not series:
         return Measured(unavailable)
@@ -161,7 +177,7 @@ def _measure_throughput(options: argparse.Namespace, model: BenchmarkModel) -> M
 def _throughput_rows(summaries: Mapping[str, Mapping[str, Any]]) -> Rows:
     rows = [
         [
-            *("", "docs/s", "min", "max", "ratio", "min", "max", "GFLOP/s", "of peak"),
+            *("", "docs/s", "min", "max", "ratio", "min", "max", "CPU ms/doc", "GFLOP/s", "of peak"),
             *("max |Δ|", "mean |Δ|", "tau", "nDCG@10", "MRR@10"),
         ]
     ]
@@ -174,7 +190,8 @@ def _throughput_rows(summaries: Mapping[str, Mapping[str, Any]]) -> Rows:
                     *shown(found["docs_per_s"].values(), ".1f"),
                     *shown(found["ratio"].values(), ".2f"),
                 ),
-                *(f"{found['gflops']:.1f}", *shown([found["share_of_peak"]], ".0%")),
+                *(f"{found['cpu_ms_per_doc']['median']:.3g}", f"{found['gflops']:.1f}"),
+                *shown([found["share_of_peak"]], ".0%"),
                 *(*shown((found["max_abs_delta"], found["mean_abs_delta"]), ".1e"), f"{found['kendall_tau']:.4f}"),
                 *shown((quality.get("ndcg_at_10"), quality.get("mrr_at_10")), ".4f"),
             ]
@@ -257,7 +274,7 @@ def _measure_startup(options: argparse.Namespace, model: BenchmarkModel) -> Meas
 
 
 _WHOLE = "texts in and scores out, tokenizing included; one call is one query with its documents"
-_CALL_OPTIONS = dict.fromkeys(("data", "documents", "calls", "rounds", "warm_up"))
+_CALL_OPTIONS = dict.fromkeys(("data", "documents", "calls", "rounds", "warm_up", "warm_up_documents"))
 throughput = Comparison(
     f"whole calls, {_WHOLE}",
     _measure_throughput,

@@ -21,8 +21,8 @@ from benchmarks.engines.registry import EngineUnavailable
 from benchmarks.measure.clients import Clients
 from benchmarks.measure.load import Answers, Callers, Texts, arrivals, closed_loop
 from benchmarks.measure.turns import percentiles, spread
-from benchmarks.options import add_options, check_output, open_benchmark_model
-from benchmarks.reporting.result import describe_machine, describe_run, write_result
+from benchmarks.options import add_load_option, add_options, check_output, open_benchmark_model
+from benchmarks.reporting.result import describe_run, look_at_machine, write_result
 from benchmarks.reporting.tables import format_table
 from crossrank import CrossEncoder
 
@@ -75,13 +75,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--seconds", type=float, default=4.0, metavar="S", help="of a load (default: %(default)s)")
     add("--precision", default="fp32", help="of ours; the peer computes in fp32 (default: %(default)s)")
+    add_load_option(parser)
     add("--soak", type=int, default=0, metavar="N", help="documents to score at the end, with memory before and after")
 
 
 def run(options: argparse.Namespace) -> None:
     """Put load on each in turns, print the table and write the result."""
     check_output(options)
-    machine, texts, seconds = describe_machine(), Texts(), options.seconds
+    machine, _ = look_at_machine(options.threads, allow_load=options.allow_load)
+    texts, seconds = Texts(), options.seconds
     model = open_benchmark_model(options, options.model)
     found: dict[str, dict[str, list[dict[str, float | None]]]] = {}
     with ExitStack() as stack:

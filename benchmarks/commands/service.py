@@ -8,9 +8,9 @@ from dataclasses import asdict
 from benchmarks.engines.registry import ENGINES
 from benchmarks.measure.rounds import UNITS, Found, Round, Spreads, open_fleet, pool_of, spreads
 from benchmarks.measure.subject import DEADLINE_MS
-from benchmarks.options import add_options, check_output, open_benchmark_model
+from benchmarks.options import add_load_option, add_options, check_output, open_benchmark_model
 from benchmarks.reporting.goals import goals_table, load_goals
-from benchmarks.reporting.result import describe_machine, describe_run, print_unavailable, shorten_reasons, write_result
+from benchmarks.reporting.result import describe_run, look_at_machine, print_unavailable, shorten_reasons, write_result
 from benchmarks.reporting.tables import format_table, progress, shown, spread_cells
 from crossrank import InputError
 
@@ -39,13 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="whom to compare with (default: %(default)s)",
     )
+    add_load_option(parser)
     add("--quick", action="store_true", help="one round of very short loads: shows that it runs, measures nothing")
 
 
 def run(options: argparse.Namespace) -> None:
     """Put load on the systems in turns, print the tables and write the result."""
-    begin, machine, peer = time.monotonic(), describe_machine(), ENGINES[options.peer]
     check_output(options)
+    machine, _ = look_at_machine(options.threads, allow_load=options.allow_load or options.quick)
+    begin, peer = time.monotonic(), ENGINES[options.peer]
     wanted = _ROUNDS if not options.quick else 1
     room = (60 * options.minutes - _OPENING_S) / (wanted * UNITS * _OVERRUN)
     unit_s = _QUICK_S if options.quick else min(_LONGEST_S, max(_QUICK_S, room))

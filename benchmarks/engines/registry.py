@@ -114,9 +114,9 @@ CONVERSIONS: dict[str, Conversion] = {
 }
 
 
-def _crossrank(precision: str, kind: Kind, encoded: bool = False) -> EngineSpec:
-    name = f"crossrank {precision}{', encoded documents' if encoded else ''}"
-    options: dict[str, Option] = {"precision": precision, "encoded": encoded}
+def _crossrank(precision: str, kind: Kind, encoded: bool = False, kernels: bool = False) -> EngineSpec:
+    name = f"crossrank {precision}{', encoded documents' if encoded else ''}{', kernels' if kernels else ''}"
+    options: dict[str, Option] = {"precision": precision, "encoded": encoded, "kernels": kernels}
     return EngineSpec(name, "crossrank", kind, model=f"crossrank-{precision}", options=options)
 
 
@@ -138,6 +138,7 @@ def _expert(name: str, adapter: str, kind: Kind, model: str, precision: str) -> 
 ENGINES: dict[str, EngineSpec] = {
     "crossrank-fp32": _crossrank("fp32", "exact"),
     "crossrank-int8": _crossrank("int8", "int8"),
+    "crossrank-int8-kernels": _crossrank("int8", "int8", kernels=True),
     "crossrank-fp32-encoded": _crossrank("fp32", "exact", encoded=True),
     "crossrank-int8-encoded": _crossrank("int8", "int8", encoded=True),
     "st-torch-fp32": _st_torch("fp32", "exact"),

@@ -31,10 +31,11 @@ def _convert(adapter: str, source: str, output: str, options: dict[str, Option])
 def _score(query: str, documents: list[str]) -> dict[str, object]:
     (engine,) = _opened
     prepared = engine.prepare(query, documents)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     result = engine.score(query, prepared)
-    seconds = time.perf_counter() - start
-    return {"scores": [float(score) for score in engine.read(result)], "seconds": seconds}
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    scores = [float(score) for score in engine.read(result)]
+    return {"scores": scores, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ _PAUSE_S = 0.02  # idle threads spin for some milliseconds after a call before t
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What one call gave: float32 [documents], and how long it took."""
+    """What one call gave: float32 [documents], how long it took, and the CPU time of its process's threads in it."""
 
     scores: NDArray[np.float32]
     seconds: float
+    cpu_seconds: float
 
 
 class EngineProcess(Process):
@@ -88,7 +89,7 @@ class Worker(EngineProcess):
         scores = np.array(reply["scores"], np.float32)
         if len(scores) != len(documents):
             raise WorkerError(f"{self.name}: {len(scores)} scores for {len(documents)} documents")
-        return Call(scores, reply["seconds"])
+        return Call(scores, reply["seconds"], reply["cpu_seconds"])
 
     def memory(self) -> dict[str, float]:
         """``rss_mb`` now, and ``peak_rss_mb`` since the process started; in MiB."""

@@ -13,7 +13,7 @@ from crossrank._text.sample_texts import sample_texts
 
 from .collections import Candidates, Collection
 
-SYNTHETIC = "synthetic"
+SYNTHETIC, LONG = "synthetic", "synthetic-long"
 TREC_DL19 = "trec-dl19"
 
 Calls = tuple[Candidates, ...]
@@ -21,6 +21,7 @@ Calls = tuple[Candidates, ...]
 _SEED = 0
 _MOST_CALLS = 100  # of a round, where nobody says how many
 _SYNTHETIC_CALLS = 8
+_LONG = 8  # texts in one: more than 512 tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +55,16 @@ class Workload:
 
 
 def make_workload(
-    collection: Collection | None, *, documents: int, warm_up: int, rounds: int, calls: int | None
+    collection: Collection | None, *, documents: int, warm_up: int, rounds: int, calls: int | None, long: bool = False
 ) -> Workload:
-    """The calls of a run on judged queries, or for None on made-up texts.
+    """The calls of a run on judged queries, or for None on made-up texts, also ``long`` ones.
 
     Of no number of calls a round, it is 8 of made-up texts, or all that judged queries give, at most 100.
     """
     if collection is None:
         calls = calls or _SYNTHETIC_CALLS
-        found = synthetic_calls([documents] * (warm_up + rounds * calls))
-        return _cut(SYNTHETIC, found, warm_up=warm_up, rounds=rounds, calls=calls)
+        found = synthetic_calls([documents] * (warm_up + rounds * calls), joined=_LONG if long else 1)
+        return _cut(LONG if long else SYNTHETIC, found, warm_up=warm_up, rounds=rounds, calls=calls)
     found = judged_calls(collection, documents)
     if calls is None:
         calls = max(1, min(_MOST_CALLS, (len(found) - warm_up) // rounds))
@@ -72,10 +73,11 @@ def make_workload(
     return replace(workload, collection=collection) if whole else workload
 
 
-def synthetic_calls(sizes: Sequence[int]) -> list[Candidates]:
-    """Calls with made-up texts of real lengths, of so many documents each; no text returns."""
+def synthetic_calls(sizes: Sequence[int], *, joined: int = 1) -> list[Candidates]:
+    """Calls with made-up texts of real lengths, or so many in one, of so many documents each; no text returns."""
     queries = sample_texts(len(sizes), kind="query", seed=_SEED)
-    documents = iter(sample_texts(sum(sizes), kind="document", seed=_SEED))
+    texts = sample_texts(sum(sizes) * joined, kind="document", seed=_SEED)
+    documents = iter([" ".join(texts[i : i + joined]) for i in range(0, len(texts), joined)])
     return [
         Candidates(str(i), query, tuple(str(place) for place in range(size)), tuple(islice(documents, size)))
         for i, (query, size) in enumerate(zip(queries, sizes, strict=True))

@@ -43,8 +43,9 @@ def summarize(
 ) -> dict[str, dict[str, Any]]:
     """Figures of every engine, by its key, as JSON has them.
 
-    ``docs_per_s`` and its ``ratio`` to the baseline's over the rounds; ``gflops``, 10^9 operations of the whole model
-    per second, and ``share_of_peak``, of what large matrix products reach in its precision; the agreement with the
+    ``docs_per_s`` and its ``ratio`` to the baseline's over the rounds; ``cpu_ms_per_doc``, of all threads of the
+    engine's process, which a busy machine changes less; ``gflops``, 10^9 operations of the whole model
+    per second, and ``share_of_peak``, of what the model's matrix products alone reach in its precision; the agreement with the
     reference's scores; ``quality`` of its rankings. None is what was not measured or says nothing.
 
     Args:
@@ -62,13 +63,14 @@ def summarize(
 
     summaries = {}
     for key, found in series.items():
-        seconds, scores = found.round_seconds, found.all_scores
+        seconds, cpu, scores = found.round_seconds, found.cpu_seconds, found.all_scores
         gflops = median(n / s for n, s in zip(operations, seconds, strict=True)) / 1e9
         peak = peaks.get(_PEAK_OF.get(ENGINES[key].kind, ""))
         quality = _quality(workload, scores) if trained else None
         summaries[key] = {
             "docs_per_s": asdict(spread(n / s for n, s in zip(documents, seconds, strict=True))),
             "ratio": asdict(spread(their / our for our, their in zip(seconds, theirs, strict=True))),
+            "cpu_ms_per_doc": asdict(spread(sum(s) / n * 1e3 for n, s in zip(documents, cpu, strict=True))),
             "gflops": round(gflops, 2),
             "share_of_peak": None if peak is None else round(gflops / peak, 4),
             "quality": quality and asdict(quality),

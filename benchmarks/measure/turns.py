@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TypeVar
 
 import numpy as np
@@ -61,10 +61,12 @@ class Series:
     Attributes:
         seconds: Per round, per call.
         scores: Per round, per call, float32 [documents], or logits.
+        cpu_seconds: As `seconds`, of all threads of the engine's process.
     """
 
     seconds: list[list[float]] = field(default_factory=list)
     scores: list[list[Floats]] = field(default_factory=list)
+    cpu_seconds: list[list[float]] = field(default_factory=list)
 
     @property
     def round_seconds(self) -> list[float]:
@@ -115,9 +117,9 @@ def timed(score: Callable[[T], Floats]) -> Callable[[T], Call]:
     """A function to scores that says how long it took."""
 
     def call(given: T) -> Call:
-        start = perf_counter()
+        start, cpu_start = perf_counter(), process_time()
         scores = score(given)
-        return Call(scores, perf_counter() - start)
+        return Call(scores, perf_counter() - start, process_time() - cpu_start)
 
     return call
 
@@ -147,6 +149,7 @@ def interleave(
     def score(call: T, name: str) -> None:
         result = engines[name](call)
         series[name].seconds[-1].append(result.seconds)
+        series[name].cpu_seconds[-1].append(result.cpu_seconds)
         series[name].scores[-1].append(result.scores)
 
     for call in warm_up:
@@ -157,6 +160,7 @@ def interleave(
         between()
         for name in turns.names:
             series[name].seconds.append([])
+            series[name].cpu_seconds.append([])
             series[name].scores.append([])
         for call in timed:
             turns.each(partial(score, call))

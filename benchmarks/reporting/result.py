@@ -12,6 +12,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.engines.registry import reason_of
+from benchmarks.engines.registry import WorkerError, reason_of
 from benchmarks.inputs.files import write_whole
 from benchmarks.options import command_line
 from crossrank import InputError
 from crossrank._errors import join_problems
+from crossrank._machine.busy import Neighbours
 from crossrank._machine.cpu import processor_name, read_cpuinfo
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -31,6 +33,7 @@ _CODE = ("engine", "export", "models", "benchmarks")
 
 # What decides which kernels run; /proc/cpuinfo's words.
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp")
+_LOOK_S = 1.0
 _FOLDERS = re.compile(r"(?<![\w:/])/(?:[^\s/'\",]+/)+")  # of an absolute path all but the last part, of a URL nothing
 # command -> what each of its engines must have, by dotted path.
 _FIGURES = {
@@ -53,6 +56,26 @@ def describe_machine() -> dict[str, object]:
         "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+def look_at_machine(threads: int, *, allow_load: bool) -> tuple[dict[str, object], Neighbours]:
+    """`describe_machine` with ``busy_before``, cores that others took for a second; and what counts these from now on.
+
+    Raises:
+        WorkerError: If they took too many, unless ``allow_load``: engines that spin and wait lose more by it than ours.
+    """
+    before = Neighbours()
+    time.sleep(_LOOK_S)
+    busy, others = before.warning(threads), before.others()
+    if busy and not allow_load:
+        raise WorkerError(f"{busy}, or with --allow-load all the same")
+    machine = describe_machine() | {"busy_before": rounded(others)}
+    return machine, Neighbours()
+
+
+def rounded(cores: float | None) -> float | None:
+    """Cores that others took, as a result has them: to hundredths, of what the kernel counts in whole ticks."""
+    return None if cores is None else round(max(0.0, cores), 2)
 
 
 def git_commit(root: Path) -> str:
@@ -135,6 +158,7 @@ class Result:
         kinds: Engine -> how exact it is, as `registry.Kind`.
         engines: Engine -> its figures by dotted path: ``engines["crossrank int8"]["docs_per_s.median"]``.
         unavailable: Engine -> why it has no figures.
+        load: Cores that others took before the run, of an older result the load average; None where none was told.
     """
 
     benchmark: str
@@ -146,6 +170,7 @@ class Result:
     commit: str
     code: str
     machine: str
+    load: float | None
     threads: int
     data: str
     calls: int
@@ -227,6 +252,7 @@ def read_result(file: Path) -> Result | None:
             commit=content["commit"],
             code=content.get("code", ""),
             machine=f"{content['machine']['cpu']}, {content['machine']['cores']} cores",
+            load=content["machine"].get("busy_before", content["machine"].get("load_before")),
             threads=content["threads"],
             data=content["data"]["name"],
             calls=int(content["data"].get("calls") or 0),

@@ -25,7 +25,7 @@ class Neighbours:
     def __init__(self, stat: Path = _STAT) -> None:
         self._stat = stat
         self._cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        self._start, self._busy, self._own = time.perf_counter(), self._busy_s(), time.process_time()
+        self._start, self._busy, self._own = time.perf_counter(), self._busy_s(), _own_s()
 
     def warning(self, threads: int) -> str | None:
         """What is to be said of measurements since then, None if nothing is.
@@ -33,17 +33,24 @@ class Neighbours:
         Args:
             threads: That this process keeps busy; what others do on cores beside these disturbs little.
         """
-        took, busy = time.perf_counter() - self._start, self._busy_s()
-        if not took or busy is None or self._busy is None:
-            return None
-        others = (busy - self._busy - (time.process_time() - self._own)) / took
+        others = self.others()
         spare = max(0, len(self._cores) - threads)
-        if others - spare < max(_LEAST_CORES, _LEAST_SHARE * len(self._cores)):
+        if others is None or others - spare < max(_LEAST_CORES, _LEAST_SHARE * len(self._cores)):
             return None
         return (
             f"busy machine: others took {others:.1f} of {len(self._cores)} cores meanwhile, which slows this down; "
             "measure again when nothing else runs"
         )
+
+    def others(self) -> float | None:
+        """Cores that others have taken since then, on average; None where the system does not tell.
+
+        Processes that this one started are its own when they have ended.
+        """
+        took, busy = time.perf_counter() - self._start, self._busy_s()
+        if not took or busy is None or self._busy is None:
+            return None
+        return (busy - self._busy - (_own_s() - self._own)) / took
 
     def _busy_s(self) -> float | None:
         """Seconds that these cores have worked for anybody since the system started."""
@@ -57,3 +64,9 @@ class Neighbours:
             return None
         ticks = sum(count for row in counts for i, count in enumerate(row) if i not in _IDLE)
         return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _own_s() -> float:
+    """CPU seconds of this process, and of those that it started and that have ended."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system

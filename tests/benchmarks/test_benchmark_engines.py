@@ -96,7 +96,7 @@ def test_absent_and_outdatedenvironments_make_an_engine_unavailable(
     (made / "fastembed" / "made-from.txt").write_text("fastembed==0.1\n", encoding="utf-8")
     with pytest.raises(EngineUnavailable, match="is of other requirements than now: run make bench-env"):
         open_fake(checkpoint, spec=spec, environments=elsewhere)
-    with pytest.raises(EngineUnavailable, match="there is no environment 'absent': known are fastembed, "):
+    with pytest.raises(EngineUnavailable, match="there is no environment 'absent': known are experts, fastembed, "):
         open_fake(checkpoint, spec=replace(FAKE, environment="absent"))
 
 

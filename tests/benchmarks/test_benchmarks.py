@@ -37,7 +37,7 @@ from benchmarks.inputs.random_checkpoint import (
 )
 from benchmarks.inputs.trec import Qrels
 from benchmarks.inputs.workloads import Workload, judged_calls, make_workload
-from benchmarks.measure.peaks import Peaks, operations_per_pair
+from benchmarks.measure.peaks import Peaks, operations_per_pair, products_of
 from benchmarks.measure.quality import (
     HEADINGS,
     Quality,
@@ -53,6 +53,7 @@ from benchmarks.measure.turns import Series, Spread, interleave
 from benchmarks.reporting.result import Result, git_commit, read_result, write_result
 from crossrank import InputError
 from crossrank._artifact.origin import EMBEDDED_MODEL
+from crossrank._machine.busy import Neighbours
 from crossrank._text.sample_texts import sample_texts
 from crossrank.export._architectures.checkpoint import read_checkpoint
 from crossrank.export._architectures.config import read_config
@@ -222,7 +223,7 @@ class FakeEngine:
         self._log.append(f"{self._name}:{call.query}")
         if len([entry for entry in self._log if entry.startswith(self._name)]) >= self._fails_at:
             raise WorkerError("no scores today")
-        return Call(self._scores[: len(call.documents)], self._seconds)
+        return Call(self._scores[: len(call.documents)], self._seconds, 2 * self._seconds)
 
 
 def workload_of(warm_up: str, *rounds: str, collection: Collection | None = None) -> Workload:
@@ -246,6 +247,7 @@ def test_engines_take_turns_call_by_call_and_none_always_begins() -> None:
     assert between == [2, 6]
     assert failed == {}
     assert series["A"].seconds == [[1, 1], [1]]  # the warm-up is not in it
+    assert series["A"].cpu_seconds == [[2, 2], [2]]
     assert [len(scores) for scores in series["B"].scores] == [2, 1]
 
 
@@ -260,7 +262,7 @@ def test_engine_that_fails_is_left_out_and_the_others_go_on() -> None:
 
 def series_of(*rounds: float, scores: Sequence[float]) -> Series:
     """A call of two documents per round."""
-    return Series([[s] for s in rounds], [[np.array(scores, np.float32)] for _ in rounds])
+    return Series([[s] for s in rounds], [[np.array(scores, np.float32)] for _ in rounds], [[2 * s] for s in rounds])
 
 
 def test_summary_has_speed_ratio_operations_agreement_and_quality() -> None:
@@ -284,6 +286,7 @@ def test_summary_has_speed_ratio_operations_agreement_and_quality() -> None:
     assert theirs["ratio"] == asdict(Spread(1, 1, 1))
     assert ours["docs_per_s"] == asdict(Spread(3, 2, 4))
     assert ours["ratio"] == asdict(Spread(4, 4, 4))
+    assert ours["cpu_ms_per_doc"] == asdict(Spread(750, 500, 1000))
     assert (theirs["gflops"], theirs["share_of_peak"]) == (2, 0.5)
     assert (ours["gflops"], ours["share_of_peak"]) == (8, 0.5)
     assert bf16["share_of_peak"] is None
@@ -346,8 +349,10 @@ def test_operations_are_those_of_the_whole_model(model: str, expected: tuple[flo
     assert [float(f"{value:.3g}") for value in found] == pytest.approx(expected, rel=0.01)  # the figures are rounded
 
 
-def test_peaks_are_measured_in_both_precisions_and_each_time() -> None:
-    peaks = Peaks(threads=1, batch_s=0.01)
+def test_peaks_are_those_of_the_models_own_products_in_both_precisions_each_time() -> None:
+    config = read_config(make_config(registered("cross-encoder/ms-marco-TinyBERT-L2")))
+    assert products_of(config) == [(128, 128)] * 4 + [(128, 512), (512, 128)]
+    peaks = Peaks(config, threads=2, batch_s=0.01)
     peaks.measure()
     peaks.measure()
     assert {precision: len(values) for precision, values in peaks.gflops.items()} == {"fp32": 2, "int8": 2}
@@ -609,7 +614,7 @@ def run_command(
         monkeypatch.setitem(ENGINES, key, spec)
     output = checkpoint.parent / f"{command}-tiny.json"
     where = ["--model", str(checkpoint), "--bench", str(checkpoint.parent / "bench"), "--output", str(output)]
-    assert main([command, *where, "--threads", "1", *options]) == 0
+    assert main([command, *where, "--threads", "1", "--allow-load", *options]) == 0
     text = output.read_text(encoding="utf-8")
     assert str(checkpoint.parent) not in text
     result = read_result(output)
@@ -644,6 +649,7 @@ def test_throughput_of_a_tiny_model_beside_others_and_those_that_cannot_run(
     assert (theirs["kind"], theirs["ratio"]["median"]) == ("int8", 1)
     assert theirs["max_abs_delta"] > 0
     assert theirs["docs_per_s"]["max"] < 2 / 0.05
+    assert 0 < theirs["cpu_ms_per_doc"]["median"] < 50, "the fake sleeps"
     captured = capsys.readouterr()
     assert "fake int8" in captured.out
     assert "failing: not measured: ModuleNotFoundError: No module named 'peer'" in captured.err
@@ -677,12 +683,35 @@ def test_startup_counts_a_fresh_process_each_time(shared_checkpoint: Path, monke
     assert list(report["unavailable"]) == ["absent", "failing"]
 
 
+@pytest.mark.parametrize("command", ["throughput", "startup", "service", "serve"])
+def test_busy_machine_is_refused_unless_it_is_allowed(
+    command: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Neighbours, "warning", lambda *_: "busy machine: others took 1.9 of 2 cores")
+    monkeypatch.setattr("benchmarks.reporting.result._LOOK_S", 0.01)
+    assert main([command, "--model", str(checkpoint)]) == 1
+    said = capsys.readouterr().err
+    assert "error: busy machine: others took 1.9 of 2 cores, or with --allow-load all the same" in said
+
+
+def test_result_says_how_busy_others_kept_the_machine_before_and_during(
+    shared_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = iter([0.126, -0.01])
+    monkeypatch.setattr(Neighbours, "others", lambda _: next(taken))
+    monkeypatch.setattr(Neighbours, "warning", lambda *_: None)
+    report, result = run_command("memory", shared_checkpoint, monkeypatch, "--engines", "fake")
+    assert (report["machine"]["busy_before"], report["machine"]["busy_during"]) == (0.13, 0)
+    assert report["machine"]["load_before"] >= 0
+    assert result.load == 0.13
+
+
 @pytest.mark.parametrize("command", ["throughput", "latency", "memory", "startup"])
 def test_run_without_any_engine_fails_and_says_why(
     command: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(ENGINES, "absent", FAKES["absent"])
-    where = ["--model", str(checkpoint), "--bench", str(checkpoint.parent), "--engines", "absent"]
+    where = ["--model", str(checkpoint), "--bench", str(checkpoint.parent), "--engines", "absent", "--allow-load"]
     assert main([command, *where]) == 1
     err = capsys.readouterr().err
     assert "absent: not measured: " in err

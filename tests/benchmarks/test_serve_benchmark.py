@@ -21,6 +21,7 @@ def test_a_short_run_measures_all_three_and_writes_what_it_found(
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "bert")
     output = tmp_path / "serve.json"
     arguments = ["serve", "--model", str(checkpoint), "--rounds", "1", "--seconds", "0.2", "--soak", "1000"]
+    arguments.append("--allow-load")
     assert main([*arguments, "--output", str(output), "--bench", str(tmp_path / "bench")]) == 0
     result = json.loads(output.read_text())
     always = {"in process", "crossrank serve", "FastAPI + sentence-transformers"}

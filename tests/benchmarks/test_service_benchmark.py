@@ -175,7 +175,7 @@ def test_a_quick_run_shows_every_load_and_target_and_names_what_it_could_not_mea
 
 
 def test_a_model_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["service", "--model", str(tmp_path / "absent")]) == 1
+    assert main(["service", "--allow-load", "--model", str(tmp_path / "absent")]) == 1
     assert "it is one of tinybert-l2, " in capsys.readouterr().err
 
 

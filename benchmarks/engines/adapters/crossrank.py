@@ -1,5 +1,6 @@
 """crossrank, on an artifact that this checkout exports of the checkpoint."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +30,16 @@ def convert(source: Path, output: Path, *, precision: str) -> None:
             shutil.copyfile(source / name, output / name)
 
 
-def open(folder: Path, threads: int, *, precision: Literal["fp32", "int8"], encoded: bool) -> Engine:
-    """Open what `convert` wrote.
+def open(folder: Path, threads: int, *, precision: Literal["fp32", "int8"], encoded: bool, kernels: bool) -> Engine:
+    """Open what `convert` wrote, on onnxruntime or on the compiled kernels.
 
     With encoded documents, which were tokenized before, the time of `score` is the query's tokens, the joining and the
     model.
+
+    Raises:
+        ValueError: If the kernels do not run here.
     """
+    os.environ["CROSSRANK_KERNELS"] = str(int(kernels))
     two_labels = labels_of(folder) == 2
     model: Any = CrossEncoder(
         folder,
@@ -46,6 +51,8 @@ def open(folder: Path, threads: int, *, precision: Literal["fp32", "int8"], enco
         activation_fn=(lambda logits: logits - logits[:, ::-1]) if two_labels else "identity",
     )
     info = model.info()
+    if kernels and not info.provider.startswith("crossrank-kernels"):
+        raise ValueError(f"crossrank-kernels do not run here: {getattr(info, 'kernels', None) or 'not installed'}")
     facts = {
         "precision": info.precision,
         "graph": info.file,

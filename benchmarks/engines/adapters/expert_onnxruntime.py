@@ -15,7 +15,7 @@ FILE = "model.onnx"
 
 
 def convert(source: Path, output: Path, *, precision: str) -> None:
-    """Export a checkpoint, a transformer or a chain of sentence-transformers' modules; or quantize what was exported."""
+    """Export a checkpoint, also a chain of sentence-transformers' modules; or quantize what was exported."""
     copy_settings(source, output)
     if precision == "int8":
         from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import openvino
 
 from benchmarks.engines.registry import Engine
@@ -18,7 +17,7 @@ _SAMPLES = 100  # with twice as many, scores are no nearer
 
 
 def convert(source: Path, output: Path) -> None:
-    """Quantize an exported model with NNCF's scheme for transformers: static, activations smoothed, biases corrected."""
+    """Quantize an exported model by NNCF's scheme for transformers: static, activations smoothed, biases corrected."""
     import nncf
 
     copy_settings(source, output)
