@@ -71,8 +71,8 @@ class Comparison:
     def run(self, options: argparse.Namespace) -> None:
         """Measure, print the table and write the result."""
         check_output(options)
-        machine, neighbours = look_at_machine(options.threads, allow_load=options.allow_load)
         model = open_benchmark_model(options, options.model)
+        machine, neighbours = look_at_machine(options.threads, allow_load=options.allow_load)
         found = self.measure(options, model)
         unavailable = {ENGINES[key].name: reason for key, reason in found.unavailable.items()}
         print_unavailable(unavailable)

@@ -10,22 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import ROOT
-from benchmarks.engines.registry import ENGINES, WorkerError
-from benchmarks.inputs.workloads import TREC_DL19
-from benchmarks.options import add_options, find_test_data
+from benchmarks.engines.conversions import model_folder
+from benchmarks.engines.registry import ENGINES, EngineUnavailable, WorkerError
+from benchmarks.inputs.workloads import LONG, TREC_DL19
+from benchmarks.options import add_load_option, add_options, find_test_data, open_benchmark_model
 from benchmarks.reporting.result import RESULTS, code_hash, read_result
 from crossrank import CrossrankError
 
 from .jobs import in_words, run_command, run_jobs, say
 
 _OURS = ("crossrank-fp32", "crossrank-int8")
-_ENCODED = ("crossrank-fp32-encoded", "crossrank-int8-encoded")
+_BY_KERNELS = (*_OURS, "crossrank-int8-kernels")
+_EXPERTS = tuple(key for key, spec in ENGINES.items() if spec.expert and key != "openvino-genai")
 # For cells that would take too long with all: the fastest of each kind, and what most people have.
+_BEST_EXPERTS = ("expert-onnxruntime-int8", "expert-openvino-bf16", "expert-openvino-int8", "expert-ctranslate2-int8")
+_PEERS = ("st-torch-fp32", *_BEST_EXPERTS)
 _LEADING = (
-    *_OURS,
+    *_BY_KERNELS,
     *("st-torch-fp32", "st-torch-bf16", "st-onnx-qint8", "st-openvino", "st-openvino-fp32"),
-    *("fastembed-fp32", "fastembed-qint8"),
+    *("fastembed-fp32", "fastembed-qint8", *_BEST_EXPERTS),
 )
+# Large models: the baseline's call takes a minute.
+_LARGE = (*_BY_KERNELS, "st-torch-fp32", "expert-openvino-int8", "expert-ctranslate2-fp32", "expert-ctranslate2-int8")
+_NEWER = (*_OURS, "st-torch-fp32", "st-torch-bf16", *_EXPERTS[:5])  # CTranslate2 has none of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ class Cell:
         size: Documents per call; None where the result's name has none.
         estimate_s: A guess of its time on two cores.
         judged: Whether judged queries are scored where there are any; else texts are made up.
+        texts: Of which other kind they are made up, as ``--data`` has it.
     """
 
     command: str
@@ -45,30 +53,49 @@ class Cell:
     options: tuple[str, ...]
     estimate_s: float
     judged: bool = True
+    texts: str = ""
 
     @property
     def name(self) -> str:
         """Of its result, without the ending."""
-        return f"{self.command}-{self.model}" + ("" if self.size is None else f"-{self.size}")
+        parts = (self.command, self.model, self.texts, "" if self.size is None else str(self.size))
+        return "-".join(filter(None, parts))
 
 
 def all_cells() -> list[Cell]:
-    """Those that the tables and the goals need, the most wanted first."""
+    """Those that the tables and the goals need, the most wanted first: a first part of 40 minutes, and the rest."""
+    encoded = [key for key, spec in ENGINES.items() if spec.options.get("encoded")]
     every = tuple(ENGINES)
-    on_texts = tuple(key for key in every if key not in _ENCODED)  # where a document takes long, they are the same
+    on_texts = tuple(key for key in every if key not in encoded)  # where a document takes long, they are the same
+    few = ("--warm-up-documents=10",)
     return [
-        _timed("throughput", "tinybert-l2", 100, every, (2, 5, 5), 140),
-        _timed("throughput", "minilm-l12", 100, every, (1, 3, 1), 350),
-        _timed("throughput", "bert-base", 100, on_texts, (1, 2, 1), 590),
+        _timed("throughput", "tinybert-l2", 100, every, (2, 5, 3), 130),
+        _timed("throughput", "minilm-l12", 100, on_texts, (1, 3, 1), 290),
+        _timed("throughput", "ettin-17m", 100, _NEWER, (1, 3, 1), 70),
+        _timed("throughput", "ettin-32m", 100, _NEWER, (1, 3, 1), 90),
+        _timed("throughput", "minilm-l6", 100, (*_BY_KERNELS, *_PEERS), (1, 3, 1), 90),
+        _timed(
+            "throughput", "bert-base", 100, (*_BY_KERNELS, "expert-ctranslate2-fp32", *_PEERS), (1, 2, 1), 190, more=few
+        ),
+        _timed("throughput", "tinybert-l4", 100, (*_BY_KERNELS, *_PEERS), (1, 3, 1), 60),
+        _timed("throughput", "tinybert-l6", 100, (*_BY_KERNELS, *_PEERS), (1, 2, 1), 110, more=few),
+        _timed("throughput", "electra-base", 100, _LARGE, (1, 1, 1), 90, more=few),
+        _timed("throughput", "pt-tinybert", 100, (*_BY_KERNELS, *_PEERS), (1, 3, 1), 60),
+        _timed("throughput", "bert-large", 100, _LARGE, (1, 1, 1), 230, more=few),
+        _timed("throughput", "capreolus-electra-base", 100, _LARGE, (1, 1, 1), 90, more=few),
+        _timed("throughput", "bert-multilingual", 100, _LARGE, (1, 1, 1), 110, more=few),
+        _timed("latency", "tinybert-l2", 10, _LEADING, (2, 5, 15), 90),
+        _timed("latency", "minilm-l12", 1, (*_BY_KERNELS, *_PEERS), (2, 3, 10), 80, texts=LONG),
+        Cell("startup", "tinybert-l2", None, _LEADING, ("--rounds", "3"), 240, judged=False),
+        Cell("memory", "minilm-l12", None, _LEADING, (), 160),
         # A query has 100 judged candidates; longer calls would have to mix those of several.
         _timed("throughput", "tinybert-l2", 1000, _OURS, (1, 3, 5), 25, judged=False),
+        _timed("latency", "minilm-l12", 10, _LEADING, (2, 4, 5), 140),
+        _timed("throughput", "gte-modernbert-base", 100, (*_OURS, "st-torch-fp32"), (1, 2, 1), 90, more=few),
+        _timed("throughput", "mxbai-xsmall", 100, (*_OURS, "st-torch-fp32"), (1, 3, 1), 60),
+        _timed("latency", "tinybert-l2", 1, _LEADING, (2, 5, 15), 70),
+        _timed("latency", "minilm-l12", 1, _LEADING, (2, 5, 10), 70),
         _timed("throughput", "tinybert-l2", 100_000, _OURS, (1, 2, 1), 245, judged=False),
-        Cell("memory", "minilm-l12", None, _LEADING, (), 130),
-        Cell("startup", "tinybert-l2", None, _LEADING, ("--rounds", "3"), 180, judged=False),
-        *(_timed("latency", "tinybert-l2", size, _LEADING, (2, 5, 15), 70) for size in (1, 10, 100)),
-        _timed("latency", "minilm-l12", 1, _LEADING, (2, 5, 15), 70),
-        _timed("latency", "minilm-l12", 10, _LEADING, (2, 5, 6), 140),
-        _timed("latency", "minilm-l12", 100, _LEADING, (1, 3, 1), 165),
     ]
 
 
@@ -81,18 +108,23 @@ def _timed(
     estimate_s: float,
     *,
     judged: bool = True,
+    texts: str = "",
+    more: Sequence[str] = (),
 ) -> Cell:
     """A cell of so many warm-up calls, rounds, and calls of a round."""
     options = [
         f"--{name}={n}" for name, n in zip(("documents", "warm-up", "rounds", "calls"), (size, *amounts), strict=True)
     ]
-    return Cell(command, model, size, tuple(engines), tuple(options), estimate_s, judged)
+    return Cell(command, model, size, tuple(engines), (*options, *more), estimate_s, judged, texts)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--keep", action="store_true", help="do not take again what was measured with other code")
-    add_options(parser, "minutes")
+    help_ = "make all that the engines open, which takes hours with nothing made, and measure nothing"
+    parser.add_argument("--prepare", action="store_true", help=help_)
+    add_options(parser, "minutes", "bench")
+    add_load_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -100,6 +132,9 @@ def run(options: argparse.Namespace) -> None:
     test_data = find_test_data()
     cells, code = all_cells(), None if options.keep else code_hash(ROOT)
     todo = [cell for cell in cells if not is_done(cell, RESULTS / f"{cell.name}.json", code)]
+    if options.prepare:
+        _prepare(todo, options)
+        return
     total_s, done = sum(cell.estimate_s for cell in todo), len(cells) - len(todo)
     say(f"{len(todo)} cells to run, about {in_words(total_s)}; {done} are done")
     judged = (test_data / "data" / TREC_DL19).is_dir()
@@ -107,12 +142,26 @@ def run(options: argparse.Namespace) -> None:
         say(f"no judged queries in {test_data}: texts are made up")
 
     def launch(cell: Cell, _: float | None) -> int:
-        return run_command(arguments_of(cell, RESULTS / f"{cell.name}.json", judged=judged))
+        file = RESULTS / f"{cell.name}.json"
+        return run_command(arguments_of(cell, file, judged=judged, allow_load=options.allow_load))
 
     failed = run_jobs(todo, launch, minutes=options.minutes).failed
     if failed:
         names = ", ".join(f"{name} (exit status {status})" for name, status in failed.items())
         raise WorkerError(f"{len(failed)} of {len(todo)} cells failed: {names}; run the suite again for these")
+
+
+def _prepare(cells: Sequence[Cell], options: argparse.Namespace) -> None:
+    """Draw the checkpoints and convert them, and say what cannot be."""
+    for name in dict.fromkeys(cell.model for cell in cells):
+        keys = dict.fromkeys(key for cell in cells if cell.model == name for key in cell.engines)
+        model = open_benchmark_model(options, name)
+        for form in dict.fromkeys(ENGINES[key].model for key in keys):
+            try:
+                model_folder(form, model.folder, model.scratch)
+            except EngineUnavailable as error:
+                say(f"{name}: {error}")
+        say(f"{name} is prepared")
 
 
 def is_done(cell: Cell, file: Path, code: str | None) -> bool:
@@ -126,10 +175,11 @@ def is_done(cell: Cell, file: Path, code: str | None) -> bool:
     return code in (None, result.code)
 
 
-def arguments_of(cell: Cell, output: Path, *, judged: bool) -> list[str]:
+def arguments_of(cell: Cell, output: Path, *, judged: bool, allow_load: bool = False) -> list[str]:
     """What follows ``python -m benchmarks`` to run a cell, where there are judged queries or not."""
-    data = ("--data", TREC_DL19) if cell.judged and judged else ()
+    name = cell.texts or (TREC_DL19 if cell.judged and judged else "")
+    data = ("--data", name) if name else ()
     return [
         *(cell.command, "--model", cell.model, "--engines", *cell.engines),
-        *(*cell.options, *data, "--output", str(output.resolve())),
+        *(*cell.options, *data, "--output", str(output.resolve()), *(["--allow-load"] if allow_load else [])),
     ]

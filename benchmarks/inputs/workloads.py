@@ -21,7 +21,7 @@ Calls = tuple[Candidates, ...]
 _SEED = 0
 _MOST_CALLS = 100  # of a round, where nobody says how many
 _SYNTHETIC_CALLS = 8
-_LONG = 8  # texts in one: more than 512 tokens
+_JOINED = 8  # texts in one: more than 512 tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def make_workload(
     """
     if collection is None:
         calls = calls or _SYNTHETIC_CALLS
-        found = synthetic_calls([documents] * (warm_up + rounds * calls), joined=_LONG if long else 1)
+        found = synthetic_calls([documents] * (warm_up + rounds * calls), joined=_JOINED if long else 1)
         return _cut(LONG if long else SYNTHETIC, found, warm_up=warm_up, rounds=rounds, calls=calls)
     found = judged_calls(collection, documents)
     if calls is None:

@@ -44,8 +44,8 @@ def summarize(
     """Figures of every engine, by its key, as JSON has them.
 
     ``docs_per_s`` and its ``ratio`` to the baseline's over the rounds; ``cpu_ms_per_doc``, of all threads of the
-    engine's process, which a busy machine changes less; ``gflops``, 10^9 operations of the whole model
-    per second, and ``share_of_peak``, of what the model's matrix products alone reach in its precision; the agreement with the
+    engine's process, which a busy machine changes less; ``gflops``, 10^9 operations of the whole model per second, and
+    ``share_of_peak``, of what the model's matrix products alone reach in its precision; the agreement with the
     reference's scores; ``quality`` of its rankings. None is what was not measured or says nothing.
 
     Args:

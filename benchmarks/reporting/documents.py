@@ -1,12 +1,14 @@
 """The parts of the documents that the report writes: README's table, the performance page's, and the goals."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from benchmarks.engines.registry import ENGINES
+from benchmarks.inputs.workloads import LONG
 from crossrank import InputError
 
-from .goals import GOALS, goals_table, is_ours
+from .goals import GOALS, goals_table, is_expert, is_ours, is_peer
 from .gpu import gpu_section
 from .result import Result, Results
 from .tables import markdown_table
@@ -16,8 +18,14 @@ _MAIN_MODELS = ("tinybert-l2", "minilm-l12", "bert-base")
 _DOCUMENTS = 100  # per call, in the tables
 _SMALL, _TRAINED = "tinybert-l2", "minilm-l12"
 _BASELINE = ENGINES["st-torch-fp32"].name
-# README's rows: ours, and the forms of the library that most people run.
-_USUAL = ("crossrank-fp32", "crossrank-int8", "st-torch-fp32", "st-torch-bf16", "st-onnx-qint8", "st-openvino")
+_OURS = ("crossrank-fp32", "crossrank-int8", "crossrank-int8-kernels")
+# README's rows: the forms of the library that most people run.
+_USUAL = ("st-torch-fp32", "st-torch-bf16", "st-onnx-qint8", "st-openvino")
+_SPEEDS = f"docs/s, in brackets the ratio to {_BASELINE}, and the CPU time of a document"
+_EXPERTLY = (
+    "set up as an expert would: batches of like length on a stream for each core, int8 by NNCF with calibration "
+    "([what they do](benchmarks/engines/adapters))"
+)
 _NO_GPU = "**None of this has run on a GPU yet**, so there is no figure here."
 
 Column = tuple[str, Result, str, str]  # heading, result, path of the figure, its format
@@ -71,15 +79,43 @@ def replace_part(path: Path, part: str) -> str:
 
 
 def readme_section(results: Results) -> str:
-    """README's part: the main models' speeds, ours beside the usual ways to run them."""
+    """README's part: the main models' speeds, ours beside experts' peers, and beside the usual ways to run them."""
     speeds = _main_results(results)
+    usual = [*_measured(speeds, _OURS), *_measured(speeds, _USUAL)]
     parts = [
-        f"Documents per second of calls of {_DOCUMENTS} documents, texts in and scores out, in brackets the ratio to "
-        f"{_BASELINE}:",
-        _speed_table(speeds, [], [ENGINES[key].name for key in _USUAL]),
-        _provenance(speeds),
+        *_expert_parts(speeds, [], _EXPERTLY),
+        f"Beside what most people run, packages with their defaults; {_SPEEDS}:",
+        _speed_table(speeds, [], usual),
+        f"Calls of {_DOCUMENTS} documents, texts in and scores out. {_provenance(speeds)}",
     ]
     return "\n\n".join(parts)
+
+
+def _measured(speeds: Sequence[Result], keys: Iterable[str]) -> list[str]:
+    """The names of those engines that some result has."""
+    names = [ENGINES[key].name for key in keys]
+    return [name for name in names if any(name in result.engines for result in speeds)]
+
+
+def _expert_parts(speeds: Sequence[Result], columns: Sequence[Column], what: str) -> list[str]:
+    """Our lead over the best expert peer and the table of all of them; nothing where none was measured."""
+    experts = _measured(speeds, (key for key, spec in ENGINES.items() if spec.expert))
+    if not experts:
+        return []
+    leads = [lead for result in speeds for lead in _leads(result)]
+    table = _speed_table(speeds, columns, [*_measured(speeds, _OURS), *experts])
+    return ["; ".join(leads) + ".", f"Beside peers {what}; {_SPEEDS}:", table]
+
+
+def _leads(result: Result) -> Iterator[str]:
+    """In fp32 and with reduced precision: how many times the best expert peer's docs/s the best of ours has."""
+    for exact, precision in ((True, "fp32"), (False, "int8")):
+        fits = [name for name, kind in result.kinds.items() if (kind == "exact") == exact]
+        our = result.best([name for name in fits if is_ours(name) and "encoded" not in name], "ratio.median")
+        their = result.best([name for name in fits if is_expert(name)], "ratio.median")
+        if our and their:
+            lead = result.engines[our]["ratio.median"] / result.engines[their]["ratio.median"]
+            yield f"{result.model_name} {precision}: **{lead:.2f} times** the best {their}"
 
 
 def performance_section(results: Results) -> str:
@@ -105,10 +141,12 @@ def performance_section(results: Results) -> str:
     drawn = [result.model_name for result in speeds if result.weights != "published"]
     if drawn:
         legend.append(f"{' and '.join(drawn)} in true size with random weights, whose quality means nothing")
+    packaged = [name for name in _engines(speeds) if not is_expert(name)]
     parts = [
-        f"Documents per second of calls of {_DOCUMENTS} documents, texts in and scores out, in brackets the ratio to "
-        f"{_BASELINE}; encoded documents come as tokens, not as texts:",
-        _speed_table(speeds, columns, _ordered_engines(speeds)),
+        f"Calls of {_DOCUMENTS} documents, texts in and scores out; encoded documents come as tokens.",
+        *_expert_parts(speeds, columns, _EXPERTLY.replace("](benchmarks", "](../benchmarks")),
+        f"Beside packages with their defaults; {_SPEEDS}:",
+        _speed_table(speeds, columns, packaged),
         "; ".join(legend) + "." if legend else "",
         _provenance([*speeds, *(result for _, result, _, _ in columns)]),
         _absent(speeds),
@@ -121,7 +159,7 @@ def benchmarks_section(results: Results) -> str:
     goals = markdown_table(goals_table([goal.check(results) for goal in GOALS]))
     parts = ["## Goals", f"{goals}\n\nIn brackets: what would be better still."]
     for benchmark, note, path, show in (
-        ("throughput", f"docs/s, and in brackets the ratio to {_BASELINE}", "docs_per_s.median", _speed),
+        ("throughput", _SPEEDS, "docs_per_s.median", _speed),
         ("latency", "p50 / p95 / p99 in ms of one call", "p50_ms", _latency),
     ):
         if found := [result for result in results if result.benchmark == benchmark]:
@@ -136,11 +174,11 @@ def _main_results(results: Results) -> list[Result]:
     return [result for result in found if result]
 
 
-def _ordered_engines(results: Iterable[Result]) -> list[str]:
-    """The engines of some results: ours first, each part as `ENGINES` has them, then others."""
+def _engines(results: Iterable[Result]) -> list[str]:
+    """The engines of some results that the registry has: ours first."""
     found = {engine for result in results for engine in result.engines}
     known = [spec.name for spec in ENGINES.values() if spec.name in found]
-    return sorted([*known, *sorted(found.difference(known))], key=lambda engine: not is_ours(engine))
+    return sorted(known, key=lambda engine: not is_ours(engine))
 
 
 def _ratio(result: Result, engine: str) -> float | None:
@@ -169,7 +207,9 @@ def _provenance(used: Sequence[Result]) -> str:
     commits = ", ".join(sorted({result.commit for result in used}))
     dates = sorted({result.date for result in used})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    return f"{'; '.join(machines)}; engines in turns, medians; commit {commits}, {when}."
+    loads = [result.load for result in used if result.load is not None]
+    load = f"; load before {min(loads):g} to {max(loads):g}" if loads else ""
+    return f"{'; '.join(machines)}{load}; engines in turns, medians; commit {commits}, {when}."
 
 
 def _absent(speeds: Sequence[Result]) -> str:
@@ -182,18 +222,22 @@ def _absent(speeds: Sequence[Result]) -> str:
 def _compared(
     results: Iterable[Result], path: str, show: Callable[[Result, str], str], *, lowest: bool
 ) -> list[list[str]]:
-    """A row for each result: ours beside the best exact and the best other peer."""
-    ours = [ENGINES[key].name for key in ("crossrank-fp32", "crossrank-int8")]
-    rows = [["model", "documents", *ours, "fastest exact peer", "fastest other peer"]]
-    for result in results:
+    """A row for each result: ours beside the best exact and the best other peer, of experts' and as packaged."""
+    found = list(results)
+    ours = _measured(found, _OURS)
+    headings = [
+        f"fastest {exact} {words}" for words in ("expert peer", "packaged peer") for exact in ("exact", "other")
+    ]
+    rows = [["model", "documents", *ours, *headings]]
+    for result in found:
         peers = []
-        for exact in (True, False):
-            kinds = result.kinds.items()
-            best = result.best(
-                [name for name, kind in kinds if (kind == "exact") == exact and not is_ours(name)], path, lowest=lowest
-            )
+        for expert, exact in product((True, False), (True, False)):
+            kinds = {name: kind for name, kind in result.kinds.items() if is_peer(name)}
+            fits = [name for name, kind in kinds.items() if (kind == "exact", is_expert(name)) == (exact, expert)]
+            best = result.best(fits, path, lowest=lowest)
             peers.append(f"{best}: {show(result, best)}" if best else "")
-        rows.append([result.model_name, f"{result.size:,}", *(show(result, name) for name in ours), *peers])
+        model = f"{result.model_name}, 512 tokens each" if result.data == LONG else result.model_name
+        rows.append([model, f"{result.size:,}", *(show(result, name) for name in ours), *peers])
     return rows
 
 
@@ -202,7 +246,9 @@ def _speed(result: Result, engine: str) -> str:
     if speed is None:
         return ""
     value = f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
-    return value if to_baseline is None else f"{value} ({to_baseline:.2f})"
+    value += "" if to_baseline is None else f" ({to_baseline:.2f})"
+    cpu_ms = result.figure(engine, "cpu_ms_per_doc.median")
+    return value if cpu_ms is None else f"{value} {cpu_ms:.3g} ms"
 
 
 def _latency(result: Result, engine: str) -> str:
