@@ -69,7 +69,7 @@ test-scale: $(STAMP)-scale ## Run what works beyond one machine with Ray, Beam, 
 bench-env: $(STAMP)-install ## Make the environments of the benchmarks' other engines, in .bench (takes minutes).
 	@$(BIN)/python -m benchmarks.engines.environments
 
-bench: $(STAMP)-test ## Measure beside other engines, under an hour on two cores; the tables are written anew.
+bench: $(STAMP)-test ## Measure beside other engines, under an hour on two idle cores; the tables are written anew.
 # An environment that cannot be made, or a measurement that fails, is named and leaves the others to be done and
 # reported; what is done is not done again. Status 130: interrupted.
 	@$(BIN)/python -m benchmarks.engines.environments || true

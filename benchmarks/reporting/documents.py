@@ -104,7 +104,8 @@ def _expert_parts(speeds: Sequence[Result], columns: Sequence[Column], what: str
         return []
     leads = [lead for result in speeds for lead in _leads(result)]
     table = _speed_table(speeds, columns, [*_measured(speeds, _OURS), *experts])
-    return ["; ".join(leads) + ".", f"Beside peers {what}; {_SPEEDS}:", table]
+    lead = f"Our lead over the fastest peer that an expert sets up, of the same run. {'; '.join(leads)}."
+    return [lead, f"Beside peers {what}; {_SPEEDS}:", table]
 
 
 def _leads(result: Result) -> Iterator[str]:
@@ -115,7 +116,7 @@ def _leads(result: Result) -> Iterator[str]:
         their = result.best([name for name in fits if is_expert(name)], "ratio.median")
         if our and their:
             lead = result.engines[our]["ratio.median"] / result.engines[their]["ratio.median"]
-            yield f"{result.model_name} {precision}: **{lead:.2f} times** the best {their}"
+            yield f"{result.model_name} {precision}: **{lead:.2f} times** {their.removeprefix('expert ')}"
 
 
 def performance_section(results: Results) -> str:
