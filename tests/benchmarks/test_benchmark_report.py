@@ -4,14 +4,17 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks.__main__ import main, parse
+from benchmarks.commands import suite
 from benchmarks.commands.jobs import Outcome, run_jobs
 from benchmarks.commands.suite import Cell, all_cells, arguments_of, is_done
-from benchmarks.engines.registry import ENGINES
+from benchmarks.engines.registry import ENGINES, EngineUnavailable
+from benchmarks.inputs.models import SHAPES
 from benchmarks.reporting import plots
 from benchmarks.reporting.documents import (
     END,
@@ -512,8 +515,38 @@ def test_result_without_one_of_the_engines_is_not_done(folder: Path) -> None:
 def test_commands_take_what_the_suite_gives_them(tmp_path: Path) -> None:
     for cell in all_cells():
         for judged in (True, False):
-            _, options = parse(arguments_of(cell, tmp_path / f"{cell.name}.json", judged=judged))
+            _, options = parse(arguments_of(cell, tmp_path / f"{cell.name}.json", judged=judged, allow_load=judged))
+            assert options.allow_load == judged
             assert (options.command, options.model, tuple(options.engines)) == (cell.command, cell.model, cell.engines)
             assert options.output.name == f"{cell.name}.json"
             if cell.size:
                 assert options.documents == cell.size
+
+
+def test_all_nine_shapes_have_ours_in_both_precisions_beside_an_expert_within_an_hour() -> None:
+    cells = {cell.model: cell for cell in all_cells() if (cell.command, cell.size) == ("throughput", 100)}
+    assert set(SHAPES) <= set(cells)
+    for name in SHAPES:
+        assert {"crossrank-fp32", "crossrank-int8", "st-torch-fp32", "expert-openvino-int8"} <= {*cells[name].engines}
+    assert sum(cell.estimate_s for cell in all_cells()) < 3600
+
+
+def test_what_engines_open_can_be_made_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[str] = []
+
+    def model_folder(name: str, *_: object) -> None:
+        made.append(name)
+        if name == "crossrank-int8":
+            raise EngineUnavailable("no int8 today")
+
+    cell = Cell("latency", "tinybert-l2", 10, ("crossrank-fp32", "crossrank-int8", "st-torch-fp32"), (), 60.0)
+    monkeypatch.setattr(suite, "all_cells", lambda: [cell])
+    monkeypatch.setattr(suite, "RESULTS", tmp_path)
+    monkeypatch.setattr(suite, "model_folder", model_folder)
+    monkeypatch.setattr(suite, "open_benchmark_model", lambda *_: SimpleNamespace(folder=tmp_path, scratch=tmp_path))
+    assert main(["suite", "--prepare"]) == 0
+    assert made == ["crossrank-fp32", "crossrank-int8", ""]
+    assert capsys.readouterr().err.splitlines() == ["tinybert-l2: no int8 today", "tinybert-l2 is prepared"]
+    assert list(tmp_path.iterdir()) == [], "nothing is measured"

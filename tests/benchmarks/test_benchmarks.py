@@ -25,7 +25,7 @@ from benchmarks import ROOT
 from benchmarks.__main__ import COMMANDS, main
 from benchmarks.commands.path import trace_rank
 from benchmarks.engines.registry import ENGINES, EngineSpec, WorkerError
-from benchmarks.engines.worker import Call
+from benchmarks.engines.worker import Call, Worker
 from benchmarks.inputs.collections import Candidates, Collection, cut_collection, read_collection, relevant_grade
 from benchmarks.inputs.models import RERANKERS, SHAPES, find_registered, open_model
 from benchmarks.inputs.random_checkpoint import (
@@ -803,3 +803,25 @@ def test_one_call_takes_no_longer_way_than_today() -> None:
     assert all(1 < a <= b for a, b in zip(here, everywhere, strict=True))
     assert figures["modules entered"][0] <= 30
     assert figures["Python calls"][0] <= 450
+
+
+def test_long_documents_have_more_than_512_tokens_and_no_text_returns() -> None:
+    workload = make_workload(None, documents=2, warm_up=1, rounds=3, calls=2, long=True)
+    texts = [text for calls in (workload.warm_up, *workload.rounds) for call in calls for text in call.documents]
+    assert len(set(texts)) == len(texts) == 14
+    assert min(len(text.split()) for text in texts) > 350, "words, of which each is a token or more"
+    assert workload.name == "synthetic-long"
+
+
+def test_warm_up_calls_can_be_smaller(shared_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    score = Worker.score
+
+    def counted(self: Worker, query: str, documents: tuple[str, ...]) -> Call:
+        sizes.append(len(documents))
+        return score(self, query, documents)
+
+    monkeypatch.setattr(Worker, "score", counted)
+    amounts = ("--documents", "3", "--rounds", "1", "--calls", "1", "--warm-up", "2", "--warm-up-documents", "1")
+    run_command("latency", shared_checkpoint, monkeypatch, "--engines", "fake", *amounts)
+    assert sizes == [1, 1, 3]

@@ -31,7 +31,7 @@ def convert(source: Path, output: Path, *, precision: str) -> None:
     features = model.preprocess([("a query", "its document"), ("another", "of another length, so padded")])
     names = [name for name in INPUTS if name in features]
 
-    class Logits(torch.nn.Module):
+    class Logits(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
         def __init__(self) -> None:
             super().__init__()
             self.model = model.eval()

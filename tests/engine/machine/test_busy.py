@@ -1,13 +1,15 @@
 """Whether others keep the cores busy that a measurement runs on, told from this process's own work."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import crossrank._machine.busy
-from crossrank._machine.busy import Neighbours
+from crossrank._machine.busy import Neighbours, _own_s
 
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the kernel's counts are Linux's")
@@ -86,3 +88,9 @@ def test_this_machines_counts_are_read() -> None:
     neighbours = Neighbours()
     assert neighbours._busy is not None
     assert neighbours._busy > 0
+
+
+def test_processes_that_this_one_started_are_its_own_when_they_have_ended() -> None:
+    before = _own_s()
+    subprocess.run([sys.executable, "-c", "while __import__('time').process_time() < 0.2: pass"], check=True)
+    assert _own_s() - before > 0.15, "less by what a tick rounds off"
