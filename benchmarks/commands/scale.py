@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.inputs.workloads import synthetic_calls
 from benchmarks.measure.turns import spread
-from benchmarks.options import add_options, check_output, open_benchmark_model, positive
-from benchmarks.reporting.result import describe_machine, describe_run, write_result
+from benchmarks.options import add_load_option, add_options, check_output, open_benchmark_model, positive
+from benchmarks.reporting.result import describe_run, look_at_machine, write_result
 from benchmarks.reporting.tables import format_table
 from crossrank import MissingDependencyError
 from crossrank.batch import Reranker
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     model = {"default": "tinybert-l2", "help": "in fp32 (default: %(default)s)"}
     add_options(parser, "model", "threads", "output", "bench", "rounds", model=model, rounds={"default": 3})
+    add_load_option(parser)
     parser.add_argument("--pairs", type=positive, default=200_000, metavar="N", help="of a table (default: 200000)")
     parser.add_argument("--beam-pairs", type=int, default=20_000, metavar="N", help="of Beam's, 0 for none")
 
@@ -47,7 +48,8 @@ def run(options: argparse.Namespace) -> None:
         from crossrank.ray import rerank
     except ImportError as error:
         raise MissingDependencyError(f"scale needs {error.name}: pip install 'crossrank[ray,beam]'") from error
-    machine, model = describe_machine(), open_benchmark_model(options, options.model)
+    machine, _ = look_at_machine(options.threads, allow_load=options.allow_load)
+    model = open_benchmark_model(options, options.model)
     calls = synthetic_calls([_DOCUMENTS] * max(1, options.pairs // _DOCUMENTS))
     table = pa.table({"query": [call.query for call in calls], "documents": [list(call.documents) for call in calls]})
     given: dict[str, Any] = {"model": str(model.folder), "precision": "fp32", "device": "cpu"}
