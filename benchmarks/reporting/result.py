@@ -33,7 +33,7 @@ _CODE = ("engine", "export", "models", "benchmarks")
 
 # What decides which kernels run; /proc/cpuinfo's words.
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp")
-_LOOK_S = 1.0
+_LOOK_S, _LOOKS = 1.0, 10
 _FOLDERS = re.compile(r"(?<![\w:/])/(?:[^\s/'\",]+/)+")  # of an absolute path all but the last part, of a URL nothing
 # command -> what each of its engines must have, by dotted path.
 _FIGURES = {
@@ -64,9 +64,12 @@ def look_at_machine(threads: int, *, allow_load: bool) -> tuple[dict[str, object
     Raises:
         WorkerError: If they took too many, unless ``allow_load``: engines that spin and wait lose more by it than ours.
     """
-    before = Neighbours()
-    time.sleep(_LOOK_S)
-    busy, others = before.warning(threads), before.others()
+    for _ in range(_LOOKS):  # what ended a moment ago may leave work to the system
+        before = Neighbours()
+        time.sleep(_LOOK_S)
+        busy, others = before.warning(threads), before.others()
+        if allow_load or not busy:
+            break
     if busy and not allow_load:
         raise WorkerError(f"{busy}, or with --allow-load all the same")
     machine = describe_machine() | {"busy_before": rounded(others)}
