@@ -1,5 +1,6 @@
 """openvino-genai's TextRerankPipeline: tokenizer and model in OpenVINO, all documents in one batch."""
 
+import json
 from pathlib import Path
 
 import openvino_genai
@@ -30,8 +31,9 @@ def open(folder: Path, threads: int) -> Engine:
     """
     if (labels := labels_of(folder)) != 1:
         raise ValueError(f"openvino-genai scores by the first logit, and this model has {labels} labels")
-    settings = {"INFERENCE_NUM_THREADS": threads}
-    pipeline = openvino_genai.TextRerankPipeline(folder, "CPU", top_n=1_000_000, max_length=512, **settings)
+    room = json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    settings = {"max_length": room, "INFERENCE_NUM_THREADS": threads}
+    pipeline = openvino_genai.TextRerankPipeline(folder, "CPU", top_n=1_000_000, **settings)
 
     return Engine(
         pipeline.rerank,
