@@ -217,7 +217,7 @@ def _write(place: Path, write: Callable[[Any], object]) -> None:
 
 
 def _write_lines(block: Sequence[str], reranker: Reranker, file: Any) -> None:
-    file.writelines(f"{line}\n".encode() for line in block)
+    file.writelines(f"{line}\n".encode("utf-8", "surrogateescape") for line in block)
 
 
 def _write_run(block: Sequence[str], reranker: Reranker, file: Any) -> None:
@@ -303,7 +303,7 @@ def _read_jsonl(source: Path, block_bytes: int, *_: Any) -> tuple[int, Iterator[
             for line in file:
                 if not line.strip():
                     continue
-                lines.append(line.decode("utf-8", "replace").rstrip("\r\n").removeprefix("\ufeff"))
+                lines.append(line.decode("utf-8", "surrogateescape").rstrip("\r\n").removeprefix("\ufeff"))
                 size += len(line)
                 if size >= block_bytes:
                     yield _Cut(number, len(lines), partial(list, lines))

@@ -37,7 +37,7 @@ def problem_of(value: Any) -> str | None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            return "holds a lone surrogate"
+            return "no UTF-8, or half of a surrogate pair"
     return None
 
 

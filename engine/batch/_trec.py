@@ -108,7 +108,7 @@ def run_lines(topic: dict[str, Any], prefix: str = "") -> list[str]:
 
 def _fields(run: Path, file: Any) -> Iterator[list[str]]:
     for number, line in enumerate(file, 1):
-        fields = line.decode("utf-8", "replace").split()
+        fields = line.decode("utf-8", "surrogateescape").split()
         if len(fields) == 6:
             yield fields
         elif fields:
@@ -136,7 +136,7 @@ def _parser(file: Path) -> Any:
 
 
 def _of_tsv(line: bytes) -> tuple[str, str | None]:
-    key, tab, text = line.decode("utf-8", "replace").rstrip("\r\n").partition("\t")
+    key, tab, text = line.decode("utf-8", "surrogateescape").rstrip("\r\n").partition("\t")
     return key, text if tab else None
 
 

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 # Names of this machine that no name server gives away.
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _REFUSED = msgspec.json.encode(
-    {"error": "this server does not answer under that Host; --allowed-hosts (CROSSRANK_SERVE_ALLOWED_HOSTS) adds names"}
+    {"error": "this server does not answer under that Host; allowed_hosts= (in a shell --allowed-hosts) adds names"}
 )
 _START = {
     "type": "http.response.start",

@@ -65,12 +65,14 @@ def test_bad_lines_come_out_marked_in_their_place(tmp_path: Path) -> None:
         b"\xff no text",
         json.dumps({"query": None, "documents": DOCUMENTS}).encode(),
         json.dumps({"query": QUERY, "documents": [1, DOCUMENTS[0]]}).encode(),
+        b'{"query": "caf\xe9", "documents": ["a"]}',  # Latin-1
     ]
     (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines * 5))
     summary = rerank_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", **OPTIONS)
     rows = read_jsonl(tmp_path / "out.jsonl")
-    assert (len(rows), summary.marked) == (20, 15)
-    assert [row["status"].partition(":")[0] for row in rows[:4]] == ["ok", "no JSON", "query", "1 of 2 documents"]
+    assert (len(rows), summary.marked) == (25, 20)
+    states = [row["status"].partition(":")[0] for row in rows[:5]]
+    assert states == ["ok", "no JSON", "query", "1 of 2 documents", "query"]
 
 
 def test_parquet_keeps_columns_types_and_order(tmp_path: Path) -> None:
