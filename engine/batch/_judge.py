@@ -110,8 +110,11 @@ def _score(
         ends = np.cumsum([len(documents) for _, documents in groups])[:-1]
         parts = zip(np.split(scores, ends), np.split(logits, ends), strict=True) if groups else ()
         return [(of_group, np.argsort(-by, kind="stable")) for of_group, by in parts]
-    found = []
+    found: list[tuple[NDArray[np.float32], NDArray[np.intp]]] = []
     for query, documents in groups:
+        if not documents:  # of a bad row, whose query may be none
+            found.append((np.zeros(0, np.float32), np.zeros(0, np.intp)))
+            continue
         ranking = model.rank(query, documents)
         order = np.array([entry["corpus_id"] for entry in ranking], np.intp)
         of_row = np.zeros(len(documents), np.float32)

@@ -244,6 +244,8 @@ def holds_lists(pa: Any, kind: Any, values: Sequence[Any]) -> bool:
 
 def _read(line: str, new: set[str]) -> Any:
     """An object, or what is wrong with the line."""
+    if (problem := problem_of(line)) is not None:  # it would come out with other characters
+        return problem
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -143,6 +143,14 @@ def test_a_model_of_two_labels_scores_by_the_relevant_one(tmp_path: Path) -> Non
     assert [row["ranks"][entry["corpus_id"]] for entry in model.rank(QUERIES[0], DOCUMENTS)] == [1, 2, 3]
 
 
+def test_bad_rows_end_nothing_on_a_model_of_two_labels(tmp_path: Path) -> None:
+    table = pa.table({"query": [None, *QUERIES], "documents": [DOCUMENTS, [None], DOCUMENTS]})
+    rows = Reranker(make_artifact(tmp_path, labels=2), relevant_label=1, threads=1)(table).to_pylist()
+    assert [row["status"] for row in rows] == ["query: null", "1 of 1 documents: documents[0]: null", "ok"]
+    assert [row["scores"] for row in rows[:2]] == [[None, None, None], [None]]
+    assert sorted(rows[2]["ranks"]) == [1, 2, 3]
+
+
 def test_a_pickle_holds_options_alone_and_a_process_loads_a_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reranker = Reranker(threads=1, max_length=128)
     small = pickle.dumps(reranker)
@@ -212,6 +220,7 @@ def test_lines_of_json_come_back_with_all_their_keys() -> None:
         "[1]",
         json.dumps({"query": 1, "documents": "d"}),
         json.dumps({"query": "q", "documents": "d", "score": 1}),
+        '{"query": "q", "documents": "d", "title": "caf\udce9"}',  # what stands for a byte of Latin-1
     ]
     rows = [json.loads(line) for line in Reranker(threads=1).lines(lines)]
     assert len(rows) == len(lines)
@@ -225,6 +234,7 @@ def test_lines_of_json_come_back_with_all_their_keys() -> None:
     assert rows[4]["status"] == "list, not an object"
     assert rows[5]["status"] == "query: int, not a text"
     assert rows[6]["status"] == "has 'score' already: a prefix for the new ones is needed"
+    assert rows[7] == {"line": lines[7], "status": "no UTF-8, or half of a surrogate pair"}
     (cut,) = Reranker(threads=1, top_k=1).lines(lines[1:2])
     assert json.loads(cut)["status"] == "documents: str, not a list"
 
