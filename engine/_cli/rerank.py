@@ -33,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", default="", metavar="TEXT", help="in front of the names of new columns")
     parser.add_argument("--queries", metavar="FILE", help="of a run the queries: id<tab>text a line, or .jsonl")
     parser.add_argument("--corpus", metavar="FILE", help="of a run the documents, in the same form")
-    parser.add_argument(
-        "--block-bytes", type=int, default=2_000_000, metavar="N", help="text of a block (default: 2 MB)"
-    )
+    parser.add_argument("--block-bytes", type=int, metavar="N", help="text of a block (default: 2 MB)")
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -59,6 +57,7 @@ def run(options: argparse.Namespace) -> None:
         from crossrank.ray import actors
 
         run_blocks = actors(options.ray, count=options.actors, num_cpus=options.cores)
+    more = {} if options.block_bytes is None else {"block_bytes": options.block_bytes}
     summary = rerank_file(
         options.input,
         options.output,
@@ -70,7 +69,6 @@ def run(options: argparse.Namespace) -> None:
         prefix=options.prefix,
         queries=options.queries,
         corpus=options.corpus,
-        block_bytes=options.block_bytes,
         run=run_blocks,
         report=_reporter(),
         precision=options.precision,
@@ -78,6 +76,7 @@ def run(options: argparse.Namespace) -> None:
         threads=options.threads,
         max_length=options.max_length,
         relevant_label=options.relevant_label,
+        **more,
     )
     told = f", {summary.marked:,} marked in their status" if summary.marked else ""
     told += f"; {summary.resumed:,} of {summary.blocks:,} blocks were there already" if summary.resumed else ""

@@ -24,6 +24,7 @@ Run: TypeAlias = Callable[[Reranker, Iterable[tuple[int, Callable[[], Block]]]],
 BLOCK_BYTES = 2_000_000
 _SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".trec": "trec", ".run": "trec"}
 _READ_ROWS = 64  # of Parquet at a time
+_JOB = "job.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def rerank_file(
     reranker = Reranker(model, **options)
     folder = target.with_name(f".{target.name}.blocks")
     job = _describe(reranker, block_bytes, source, queries, corpus)
-    if target.exists() and not (folder / "job.json").exists():
+    if target.exists() and not (folder / _JOB).exists():
         raise InputError(f"{output} is there already: remove it, or write to another file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,6 +129,9 @@ def rerank_file(
         raise
     except OSError as error:
         raise InputError(f"{input} to {output}: {error}") from error
+    for path in folder.iterdir():
+        if path.name != _JOB:  # last: it says what the blocks are of
+            path.unlink()
     shutil.rmtree(folder)
     return summary
 
@@ -140,23 +144,34 @@ def _kind(file: Path) -> str:
 
 def _describe(reranker: Reranker, block_bytes: int, *files: str | Path | None) -> dict[str, Any]:
     """What blocks hang on: those of another job are not to be mixed with ours."""
-    marks = {}
-    for file in (*files, Path(reranker.model, "crossrank.json")):
-        if file is not None and Path(file).is_file():
-            facts = Path(file).stat()
-            marks[os.path.abspath(file)] = [facts.st_size, facts.st_mtime_ns]
-        elif file in files and file is not None:
+    given = [Path(file) for file in files if file is not None]
+    for file in given:
+        if not file.is_file():
             raise InputError(f"{file}: no such file")
+    marks = {}
+    for file in (*given, *_model_files(Path(reranker.model))):
+        facts = file.stat()
+        marks[os.path.abspath(file)] = [facts.st_size, facts.st_mtime_ns]
     options = {name: value for name, value in vars(reranker).items() if name != "threads"}
     described = {"crossrank": __version__, "files": marks, "block_bytes": block_bytes, "reranker": options}
     return json.loads(json.dumps(described, default=str))  # type: ignore[no-any-return]
 
 
+def _model_files(model: Path) -> list[Path]:
+    """Those of a model's folder, or of a graph with what lies beside it under its name; none of a name's."""
+    if model.is_dir():
+        found = [*model.iterdir(), *(model / "onnx").glob("*")]
+    else:
+        found = [path for path in model.parent.iterdir() if path.name.startswith(model.name)] if model.is_file() else []
+    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+
+
 def _begin(folder: Path, job: dict[str, Any], target: Path) -> None:
     """Check that blocks which are there belong to this job; without blocks, begin it."""
-    place = folder / "job.json"
-    written = any(path.suffix.removeprefix(".") in _READERS for path in folder.iterdir())
-    if place.exists() and written:
+    place = folder / _JOB
+    if any(path.suffix.removeprefix(".") in _READERS for path in folder.iterdir()):
+        if not place.exists():
+            raise InputError(f"{folder} does not say what its blocks are of: remove it, or write to another file")
         before = json.loads(place.read_text("utf-8"))
         if before != job:
             other = ", ".join(name for name in job if job[name] != before.get(name))
@@ -232,13 +247,21 @@ def _marked(folder: Path, kind: str, number: int, reranker: Reranker) -> int:
     """Rows of a block that are not "ok"."""
     place, status = _place(folder, kind, number), reranker.prefix + "status"
     if kind == "parquet":
-        column = require_pyarrow().parquet.read_table(place, columns=[status]).column(0)
+        column = _read_block(place, [status]).column(0)
         return sum(value != "ok" for value in column.to_pylist())
     with place.open("rb") as file:
         if kind == "trec":
             return len({line.split()[0] for line in file if line.endswith(b" unscored\n")})
-        ending = f'{json.dumps(status)}: "ok"}}\n'.encode()  # the last key
-        return sum(not line.endswith(ending) for line in file)
+        # the last key, in both ways in which a line may be written
+        names = json.dumps(status), json.dumps(status, ensure_ascii=False)
+        endings = tuple(f'{name}: "ok"}}\n'.encode("utf-8", "surrogatepass") for name in names)
+        return sum(not line.endswith(endings) for line in file)
+
+
+def _read_block(place: Path, columns: Sequence[str] | None = None) -> Any:
+    """A table; not by ``read_table``, for which all names must differ."""
+    with require_pyarrow().parquet.ParquetFile(place) as file:
+        return file.read(columns)
 
 
 def _join(folder: Path, kind: str, count: int, target: Path) -> None:
@@ -249,7 +272,7 @@ def _join(folder: Path, kind: str, count: int, target: Path) -> None:
         parquet = require_pyarrow().parquet
         with parquet.ParquetWriter(part, parquet.read_schema(places[0])) as writer:
             for place in places:
-                writer.write_table(parquet.read_table(place))
+                writer.write_table(_read_block(place))
     else:
         with part.open("wb") as file:
             for place in places:
@@ -276,20 +299,41 @@ def _read_parquet(
             "lie in several blocks; group the rows by their query first"
         )
 
+    # A dictionary counts, and is stored, as a whole, which may be more than the file's texts: a block gets its own.
+    plain = pa.schema([field.with_type(_decoded(pa, field.type)) for field in schema])
+
+    def whole(parts: list[Any]) -> Any:
+        # the empty table makes a copy also of what is part of one batch
+        return pa.concat_tables([*parts, plain.empty_table()]).combine_chunks().cast(schema)
+
     def cuts() -> Iterator[_Cut]:
         waiting: list[Any] = []
-        number = 0
+        number = size = 0
         for batch in file.iter_batches(_READ_ROWS):
-            waiting.append(batch)
-            if sum(part.nbytes for part in waiting) >= block_bytes:
-                table, waiting = pa.Table.from_batches(waiting), []
-                yield _Cut(number, len(table), partial(lambda table: table, table))
-                number += 1
+            table = pa.Table.from_batches([batch]).cast(plain)
+            rows = max(1, len(table) * block_bytes // max(1, 8 * table.nbytes))  # an eighth of a block
+            for start in range(0, len(table), rows):
+                waiting.append(table.slice(start, rows))
+                size += waiting[-1].nbytes
+                if size >= block_bytes:
+                    yield _Cut(number, sum(map(len, waiting)), partial(whole, waiting))
+                    number, size, waiting = number + 1, 0, []
         if waiting or number == 0:
-            table = pa.Table.from_batches(waiting, schema)
-            yield _Cut(number, len(table), lambda: table)
+            yield _Cut(number, sum(map(len, waiting)), partial(whole, waiting))
 
     return file.metadata.num_rows, cuts()
+
+
+def _decoded(pa: Any, kind: Any) -> Any:
+    """A type of Arrow with the values in place of a dictionary's indices."""
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_decoded(pa, field.type)) for field in kind])
+    for is_list, make in ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list)):
+        if is_list(kind):
+            return make(kind.value_field.with_type(_decoded(pa, kind.value_type)))
+    return kind
 
 
 def _read_jsonl(source: Path, block_bytes: int, *_: Any) -> tuple[int, Iterator[_Cut]]:

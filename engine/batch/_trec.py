@@ -1,5 +1,6 @@
 """A TREC run with the texts of its queries and documents, read topic by topic."""
 
+import codecs
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,8 @@ def run_lines(topic: dict[str, Any], prefix: str = "") -> list[str]:
 
 def _fields(run: Path, file: Any) -> Iterator[list[str]]:
     for number, line in enumerate(file, 1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         fields = line.decode("utf-8", "surrogateescape").split()
         if len(fields) == 6:
             yield fields
@@ -123,8 +126,8 @@ def _texts(file: Path, wanted: Collection[str]) -> Iterator[tuple[str, int, str 
     with file.open("rb") as lines:
         for line in lines:
             try:
-                key, text = parse(line)
-            except (ValueError, KeyError):
+                key, text = parse(line if place else line.removeprefix(codecs.BOM_UTF8))
+            except (ValueError, RecursionError):
                 key, text = "", None
             if key in wanted:
                 yield key, place, text
@@ -141,7 +144,9 @@ def _of_tsv(line: bytes) -> tuple[str, str | None]:
 
 
 def _of_json(line: bytes) -> tuple[str, str | None]:
-    row = json.loads(line)
+    row = json.loads(line)  # skips a byte order mark
+    if not isinstance(row, dict):
+        raise ValueError(f"{type(row).__name__}, not an object")
     key = next((str(row[name]) for name in ("_id", "id", "docid", "qid") if name in row), "")
     text, title = row.get("text"), row.get("title")
     return key, f"{title} {text}" if title and isinstance(text, str) else text

@@ -66,13 +66,25 @@ def test_bad_lines_come_out_marked_in_their_place(tmp_path: Path) -> None:
         json.dumps({"query": None, "documents": DOCUMENTS}).encode(),
         json.dumps({"query": QUERY, "documents": [1, DOCUMENTS[0]]}).encode(),
         b'{"query": "caf\xe9", "documents": ["a"]}',  # Latin-1
+        b'{"query": "q", "documents": ["a"], "title": "caf\xe9"}',  # in what is not scored
     ]
     (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines * 5))
     summary = rerank_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", **OPTIONS)
     rows = read_jsonl(tmp_path / "out.jsonl")
-    assert (len(rows), summary.marked) == (25, 20)
-    states = [row["status"].partition(":")[0] for row in rows[:5]]
-    assert states == ["ok", "no JSON", "query", "1 of 2 documents", "query"]
+    assert (len(rows), summary.marked) == (30, 25)
+    states = [row["status"].partition(":")[0] for row in rows[:6]]
+    encoding = "no UTF-8, or half of a surrogate pair"
+    assert states == ["ok", encoding, "query", "1 of 2 documents", encoding, encoding]
+    assert rows[5]["line"].encode("utf-8", "surrogateescape") == lines[5]
+
+
+def test_lines_that_are_ok_are_not_counted_as_marked_whatever_the_prefix_is(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in.jsonl", 2)
+    with (tmp_path / "in.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"query": QUERY, "documents": DOCUMENTS, "title": "half of an emoji: \ud83d"}) + "\n")
+    summary = rerank_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", prefix="é", threads=1)
+    assert (summary.rows, summary.marked) == (3, 0)
+    assert [row["éstatus"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["ok"] * 3
 
 
 def test_parquet_keeps_columns_types_and_order(tmp_path: Path) -> None:
@@ -113,6 +125,61 @@ def test_pairs_of_a_parquet_file_get_scores_and_no_rank(tmp_path: Path) -> None:
     out = parquet.read_table(tmp_path / "out.parquet")
     assert out.column_names == ["query", "documents", "score", "status"]
     assert out["score"].to_pylist() == pytest.approx(CrossEncoder(threads=1).score(QUERY, DOCUMENTS).tolist(), abs=ATOL)
+
+
+def keep(reranker: Reranker, blocks: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """Tables as they were, with a status."""
+    import pyarrow as pa
+
+    for number, make in blocks:
+        table = make()
+        yield number, table.append_column("status", pa.array(["ok"] * len(table)))
+
+
+def test_a_parquet_file_with_two_columns_of_one_name_is_reranked(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="crossrank[batch] is not installed")
+    import pyarrow.parquet as parquet
+
+    columns = [pa.array([1, 2]), pa.array([QUERY, None]), pa.array([DOCUMENTS] * 2), pa.array(["a", "b"])]
+    table = pa.Table.from_arrays(columns, names=["same", "query", "documents", "same"])
+    parquet.write_table(table, tmp_path / "in.parquet")
+    summary = rerank_file(tmp_path / "in.parquet", tmp_path / "out.parquet", threads=1, block_bytes=1)
+    assert (summary.rows, summary.marked, summary.blocks) == (2, 1, 2)
+    with parquet.ParquetFile(tmp_path / "out.parquet") as file:
+        out = file.read()
+    assert out.column_names == ["same", "query", "documents", "same", "scores", "ranks", "status"]
+    assert out.select(range(4)).equals(table)
+
+
+def test_blocks_of_a_parquet_file_are_about_as_large_as_asked_for(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="crossrank[batch] is not installed")
+    import pyarrow.parquet as parquet
+
+    kinds = [f"{i} {'x' * 500}" for i in range(200)]
+    encoded = pa.dictionary(pa.int32(), pa.string())
+    table = pa.table(
+        {
+            "query": [QUERY] * 200,
+            "documents": [[f"{i} {'y' * 100}"] * (1 + i % 9) for i in range(200)],
+            "kind": pa.array(kinds).dictionary_encode(),
+            "kinds": pa.array([[kind] for kind in kinds], pa.list_(encoded)),
+            "facts": pa.array([{"kind": kind} for kind in kinds], pa.struct([("kind", encoded)])),
+        }
+    )
+    parquet.write_table(table, tmp_path / "in.parquet")
+    sizes: list[int] = []
+
+    def measure(reranker: Reranker, blocks: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        for number, block in keep(reranker, blocks):
+            sizes.append(block.nbytes)
+            yield number, block
+
+    rerank_file(tmp_path / "in.parquet", tmp_path / "out.parquet", block_bytes=20_000, run=measure)
+    assert 15 < len(sizes) < 25  # of 200 rows of 2,000 bytes
+    assert max(sizes) < 30_000
+    out = parquet.read_table(tmp_path / "out.parquet")
+    assert out.drop_columns(["status"]).schema.equals(parquet.read_schema(tmp_path / "in.parquet"))
+    assert out.drop_columns(["status"]).to_pylist() == table.to_pylist()
 
 
 def write_run(folder: Path) -> list[str]:
@@ -171,6 +238,25 @@ def test_a_run_that_is_none_is_refused_before_anything_is_scored(tmp_path: Path,
         )
 
 
+def test_lines_that_are_no_document_and_byte_order_marks_do_not_matter(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    for name in ("in.trec", "queries.tsv"):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+    good = (tmp_path / "corpus.jsonl").read_text("utf-8")
+    bad = ["null", "[1]", "3", "[" * 100_000, "{no", '"d0"']
+    (tmp_path / "corpus.jsonl").write_text("\ufeff" + good + "\n".join(bad) + "\n", "utf-8")
+    tsv = "".join(f"d{i}\t{text}\n" for i, text in enumerate(DOCUMENTS))
+    (tmp_path / "corpus.tsv").write_text("\ufeff" + tsv, "utf-8")
+    for corpus in ("corpus.jsonl", "corpus.tsv"):
+        out = tmp_path / f"{corpus}.trec"
+        summary = rerank_file(
+            tmp_path / "in.trec", out, queries=tmp_path / "queries.tsv", corpus=tmp_path / corpus, threads=1
+        )
+        assert (summary.rows, summary.marked) == (3, 2)
+        rows = [line.split() for line in out.read_text("utf-8").splitlines()]
+        assert [row[2] for row in rows if row[0] == "q1" and row[5] == "crossrank"] == ["d2", "d0", "d1"]
+
+
 def test_a_job_that_failed_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in.jsonl", 20)
     scored: list[int] = []
@@ -192,6 +278,55 @@ def test_a_job_that_failed_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     assert len(read_jsonl(tmp_path / "out.jsonl")) == 20
     with pytest.raises(InputError, match="is there already"):
         rerank_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", **OPTIONS)
+
+
+def begin(folder: Path, **options: Any) -> None:
+    """Write the first block of a job, whatever is in it, and fail."""
+
+    def first(reranker: Reranker, blocks: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        for number, make in blocks:
+            yield number, make()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rerank_file(folder / "in.jsonl", folder / "out.jsonl", run=first, **{**OPTIONS, **options})
+
+
+def test_blocks_of_an_unknown_job_are_not_taken_for_this_ones(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in.jsonl", 20)
+    begin(tmp_path)
+    (tmp_path / ".out.jsonl.blocks" / "job.json").unlink()
+    with pytest.raises(InputError, match="does not say what its blocks are of: remove it"):
+        rerank_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", **OPTIONS)
+
+
+def test_what_says_whose_the_blocks_are_is_removed_behind_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl(tmp_path / "in.jsonl", 3)
+    left: list[str] = []
+    monkeypatch.setattr("shutil.rmtree", lambda folder: left.extend(path.name for path in folder.iterdir()))
+    rerank_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", **OPTIONS)
+    assert left == ["job.json"]
+
+
+@pytest.mark.parametrize(
+    ("model", "changed"),
+    [
+        ("checkpoint", "checkpoint/model.safetensors"),
+        ("checkpoint", "checkpoint/onnx/model.onnx"),
+        ("model.onnx", "model.onnx"),
+        ("model.onnx", "model.onnx_data"),
+    ],
+)
+def test_a_model_that_was_trained_again_since_is_another_one(tmp_path: Path, model: str, changed: str) -> None:
+    write_jsonl(tmp_path / "in.jsonl", 20)
+    (tmp_path / "checkpoint" / "onnx").mkdir(parents=True)
+    for name in ("checkpoint/model.safetensors", "checkpoint/onnx/model.onnx", "model.onnx", "model.onnx_data"):
+        (tmp_path / name).write_bytes(b"weights")
+    begin(tmp_path, model=tmp_path / model)
+    begin(tmp_path, model=tmp_path / model)  # goes on
+    (tmp_path / changed).write_bytes(b"other weights")
+    with pytest.raises(InputError, match="was begun with other files: remove"):
+        rerank_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / model, **OPTIONS)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
