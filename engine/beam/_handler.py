@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from apache_beam.ml.inference.base import PredictionResult
 
 from crossrank import CrossEncoder, InputError
@@ -23,6 +24,7 @@ else:
 Element = Any  # (query, documents)
 
 _LETTERS_OF_A_TOKEN = 4
+_LISTS = (list, tuple, np.ndarray)  # of documents
 
 
 class RerankModelHandler(ModelHandler):
@@ -78,9 +80,7 @@ class RerankModelHandler(ModelHandler):
         self, batch: Sequence[Element], model: CrossEncoder, inference_args: dict[str, Any] | None = None
     ) -> Iterable[Any]:
         """A `PredictionResult` for each element, in order."""
-        pairs = [
-            element if isinstance(element, list | tuple) and len(element) == 2 else (None, None) for element in batch
-        ]
+        pairs = [element if _is_pair(element) else (None, None) for element in batch]
         judged = judge(model, [query for query, _ in pairs], [documents for _, documents in pairs])
         for element, found in zip(batch, judged, strict=True):
             scored = [bool(rank) for rank in found.ranks]
@@ -110,17 +110,23 @@ class RerankModelHandler(ModelHandler):
 
 
 def weight(element: Element) -> int:
-    """About how many tokens an element's pairs have; 1 for what is none."""
-    try:
-        query, documents = element
-        return max(1, sum(len(query) + len(document) for document in documents) // _LETTERS_OF_A_TOKEN)
-    except (TypeError, ValueError):
+    """About how many tokens an element's pairs have, with a key before it or none; 1 for what is none."""
+    if _is_pair(element) and _is_pair(element[1]) and isinstance(element[1][1], _LISTS):  # (key, (query, documents))
+        element = element[1]
+    if not _is_pair(element) or not isinstance(element[1], _LISTS):
         return 1
+    texts = [len(document) for document in element[1] if isinstance(document, str)]
+    query = len(element[0]) if isinstance(element[0], str) else 0
+    return max(1, (query * len(texts) + sum(texts)) // _LETTERS_OF_A_TOKEN)
+
+
+def _is_pair(element: Any) -> bool:
+    return isinstance(element, list | tuple) and len(element) == 2
 
 
 def refuse_bad(element: Element) -> Element:
     """The element, or `InputError` if not all of its texts are."""
-    if not isinstance(element, list | tuple) or len(element) != 2:
+    if not _is_pair(element):
         raise InputError(f"{element!r:.80}: a pair (query, documents) is needed")
     query, documents = element
     if (problem := problem_of(query)) is not None:

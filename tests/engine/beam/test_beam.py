@@ -85,6 +85,39 @@ def test_batches_are_cut_by_tokens() -> None:
     assert max(sum(map(weight, batch)) for batch in found["batches"]) <= 5_100
 
 
+@pytest.mark.parametrize(
+    ("element", "tokens"),
+    [
+        (("q" * 40, ["x" * 400] * 10), 1_100),
+        (("q" * 40, ["x" * 400] * 9 + [None]), 990),
+        (("q" * 40, ("x" * 400, "x" * 400)), 220),
+        (("q" * 40, ("x" * 400, None)), 110),
+        (("key", ("q" * 40, ["x" * 400] * 10)), 1_100),
+        ((7, ["q" * 40, ["x" * 400] * 10]), 1_100),
+        ((None, ["x" * 400]), 100),
+        (("q", []), 1),
+        (("q", "x" * 400), 1),
+        ("no pair", 1),
+        (3, 1),
+    ],
+)
+def test_an_element_weighs_its_texts_with_a_key_and_with_bad_documents_too(element: Any, tokens: int) -> None:
+    from crossrank.beam._handler import weight
+
+    assert weight(element) == tokens
+
+
+def test_batches_of_keyed_elements_are_cut_by_tokens_too() -> None:
+    from apache_beam.ml.inference.base import KeyedModelHandler
+    from apache_beam.transforms.util import BatchElements
+
+    elements = [(i, ("q", ["x" * 400] * 10)) for i in range(40)]  # of 1,000 tokens each
+    options = KeyedModelHandler(handler(max_batch_weight=5_000)).batch_elements_kwargs()
+    found, _ = run(elements, lambda items: {"batches": items | BatchElements(**options)})
+    assert sum(len(batch) for batch in found["batches"]) == 40
+    assert max(map(len, found["batches"])) <= 5
+
+
 def test_dead_letters_hold_bad_elements_alone_and_what_the_model_raised() -> None:
     elements = [(QUERY, DOCUMENTS), (QUERY, [1]), (None, DOCUMENTS), (QUERY, "one text")]
 
