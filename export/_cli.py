@@ -1,7 +1,7 @@
 """``export-model``: parse, call the library, print."""
 
 import os
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -18,6 +18,7 @@ from crossrank.models import load_registry
 from ._api import export_model
 from ._report import terminal_report
 from ._targets import EXPORTERS, choose_targets
+from ._write.triton import check_triton, write_triton
 
 
 def _parser() -> Parser:
@@ -58,9 +59,9 @@ def _parser() -> Parser:
         help="write a model repository of Triton there too: the engine as a Python model, and the portable graph",
     )
     parser.add_argument("--triton-name", metavar="NAME", help="of the model there (default: the last part of NAME)")
-    parser.add_argument("--triton-instances", type=int, default=1, metavar="N", help="of each model (default: 1)")
+    parser.add_argument("--triton-instances", type=_from_one, metavar="N", help="of each model (default: 1)")
     parser.add_argument(
-        "--triton-threads", type=int, metavar="N", help="of each instance on a CPU (default: all cores)"
+        "--triton-threads", type=_from_one, metavar="N", help="of each instance on a CPU (default: all cores)"
     )
     parser.add_argument("--triton-gpu", action="store_true", help="instances on each GPU, not on the CPU")
     parser.add_argument("--revision", metavar="R", help="hub revision (default: the registry's, else the newest)")
@@ -69,6 +70,12 @@ def _parser() -> Parser:
     parser.add_argument("--list", action="store_true", help="print the registered models and exit")
     parser.add_argument("--json", action="store_true", help="print the manifest, or the registry, as JSON")
     return parser
+
+
+def _from_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r:.60}: an integer from 1 is needed")
+    return int(text)
 
 
 def _print_registry(*, as_json: bool) -> None:
@@ -96,9 +103,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     if options.model is None:
         parser.error("a model is needed: a registered name (export-model --list), a hub id or a folder")
     try:
-        choose_targets(options.variants, options.precision, options.exporter)
+        targets = choose_targets(options.variants, options.precision, options.exporter)
     except InputError as error:
         parser.error(str(error))
+    _check_triton(parser, options, graph=any(variant == "portable" for variant, _ in targets))
     folder = export_model(
         options.model,
         options.output,
@@ -123,18 +131,31 @@ def _main(arguments: Sequence[str] | None) -> int:
     return 0
 
 
+def _check_triton(parser: Parser, options: Namespace, *, graph: bool) -> None:
+    """Refuse before the export, which may take minutes, what would be refused behind it."""
+    if options.triton is not None:
+        check_triton(*_triton_model(options), graph=graph)
+        return
+    given = [name for name in ("name", "instances", "threads", "gpu") if vars(options)[f"triton_{name}"]]
+    if given:
+        parser.error(f"--triton-{given[0]} needs --triton, the repository's folder")
+
+
+def _triton_model(options: Namespace) -> tuple[Path, str]:
+    """The repository and the model's name there."""
+    name = Path(os.path.abspath(options.model)).name if options.triton_name is None else options.triton_name
+    return folder_path("--triton", options.triton), name
+
+
 def _write_triton(options: Namespace, folder: Path) -> list[Path]:
     if options.triton is None:
         return []
-    from ._write.triton import write_triton  # of an extra
-
     return write_triton(
         folder,
-        folder_path("--triton", options.triton),
-        options.triton_name or Path(os.path.abspath(options.model)).name,
+        *_triton_model(options),
         gpu=options.triton_gpu,
         tensorrt=options.tensorrt,
-        instances=options.triton_instances,
+        instances=options.triton_instances or 1,
         threads=options.triton_threads,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from crossrank._artifact.manifest import MANIFEST_NAME, Manifest, graph_files, read_manifest
 from crossrank._errors import InputError, MissingDependencyError
+from crossrank._numbers import whole_number
 
 _MODEL = '''"""Run by Triton's Python backend, whose interpreter needs crossrank and onnxruntime."""
 
@@ -43,26 +44,22 @@ def write_triton(
         The models' folders; the graph's only where the artifact has a portable one.
 
     Raises:
-        InputError: If a model of that name is there already, or the name is none.
+        InputError: If a model of that name is there already, the name is none, or a number is not from 1.
         MissingDependencyError: If tritonclient, which has Triton's configuration as protobuf, is absent.
     """
-    if not name or name != Path(name).name or name.startswith("."):
-        raise InputError(f"{name!r:.100}: a model's name in Triton is that of a folder")
-    _protobuf()  # before anything is written
     manifest = read_manifest(artifact)
     files = {name: _of_engine}
     portable = {v.precision: v for v in manifest.variants if v.variant == "portable"}
     chosen = next((portable[precision] for precision in _GRAPH_PRECISIONS if precision in portable), None)
     if chosen is not None:
         files[f"{name}-graph"] = _of_graph
-    taken = [model for model in files if (repository / model).exists()]
-    if taken:
-        raise InputError(f"{repository / taken[0]} is there already: remove it, or write to another folder")
+    check_triton(repository, name, graph=chosen is not None, instances=instances, threads=threads)
     repository.mkdir(parents=True, exist_ok=True)
-    written = []
-    for model, write in files.items():
-        part = Path(tempfile.mkdtemp(prefix=f".{model}.", dir=repository))
-        try:
+    parts: dict[str, Path] = {}
+    written: list[Path] = []
+    try:
+        for model, write in files.items():
+            part = parts[model] = Path(tempfile.mkdtemp(prefix=f".{model}.", dir=repository))
             version = part / "1"
             version.mkdir()
             config = write(artifact, manifest, chosen, version, threads)
@@ -73,12 +70,39 @@ def write_triton(
             group.count, group.kind = instances, group.KIND_GPU if gpu else group.KIND_CPU
             (part / "config.pbtxt").write_text(_text_format().MessageToString(config), "utf-8")
             part.chmod(0o755)  # Triton may be another user
+        for model, part in parts.items():  # now that all are made
             part.rename(repository / model)
-        except BaseException:
-            shutil.rmtree(part)
-            raise
-        written.append(repository / model)
+            written.append(repository / model)
+    except BaseException:
+        for folder in (*parts.values(), *written):
+            shutil.rmtree(folder, ignore_errors=True)  # those that were renamed are no more where they were made
+        raise
     return written
+
+
+def check_triton(repository: Path, name: str, *, graph: bool, instances: int = 1, threads: int | None = None) -> None:
+    """Refuse what `write_triton` would, before there is an artifact.
+
+    Args:
+        repository: As there.
+        name: As there.
+        graph: Whether the artifact is to have a portable graph.
+        instances: As there.
+        threads: As there.
+
+    Raises:
+        InputError: As there.
+        MissingDependencyError: As there.
+    """
+    if not name or name != Path(name).name or name.startswith("."):
+        raise InputError(f"{name!r:.100}: a model's name in Triton is that of a folder")
+    whole_number("instances", instances, 1, "an integer from 1 is needed")
+    if threads is not None:
+        whole_number("threads", threads, 1, "an integer from 1, or None for all cores, is needed")
+    _protobuf()
+    for model in [name, f"{name}-graph"][: 1 + graph]:
+        if (repository / model).exists():
+            raise InputError(f"{repository / model} is there already: remove it, or write to another folder")
 
 
 def _of_engine(artifact: Path, manifest: Manifest, chosen: Any, version: Path, threads: int | None) -> Any:
@@ -100,7 +124,8 @@ def _of_graph(artifact: Path, manifest: Manifest, chosen: Any, version: Path, th
     import onnx
 
     for file in graph_files(manifest, chosen):
-        _copy(artifact / file, version / Path(file).name.replace(Path(chosen.file).name, "model.onnx"))
+        # its weights, where they lie beside it, keep the name that it gives them
+        _copy(artifact / file, version / ("model.onnx" if file == chosen.file else Path(file).name))
     _copy(artifact / "tokenizer.json", version / "tokenizer.json")
     graph = onnx.load(artifact / chosen.file, load_external_data=False).graph
     protobuf = _protobuf()

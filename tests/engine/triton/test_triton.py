@@ -24,6 +24,7 @@ from crossrank.export import export_model
 from crossrank.export._cli import main
 from crossrank.export._write.triton import write_triton
 from crossrank.triton import TritonPythonModel
+from tests.support.artifacts import edit_manifest
 from tests.support.tiny_models import make_checkpoint
 
 # A folder with nvidia-pytriton and a numpy before 2, without what else it depends on; make test-scale makes one.
@@ -172,6 +173,74 @@ def test_the_command_writes_the_repository_beside_the_artifact(
     assert config_of(tmp_path / "repository" / checkpoint.name).instance_group[0].kind == 1  # KIND_GPU
     assert main(command) == 1
     assert "is there already" in capsys.readouterr().err
+
+
+def test_what_the_repository_cannot_take_is_refused_before_the_export(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tritonclient.grpc", reason="crossrank[triton] is not installed; make test-scale")
+    command = [str(checkpoint), "-o", str(tmp_path / "artifact"), "--precision", "fp32"]
+    (tmp_path / "repository" / "tiny-graph").mkdir(parents=True)
+    into = [*command, "--triton", str(tmp_path / "repository")]
+    assert main([*into, "--triton-name", "a/b"]) == 1
+    assert "a model's name in Triton" in capsys.readouterr().err
+    assert main([*into, "--triton-name", "tiny"]) == 1
+    assert "tiny-graph is there already" in capsys.readouterr().err
+    for wrong, message in (
+        ([*into, "--triton-instances", "0"], "--triton-instances: '0': an integer from 1 is needed"),
+        ([*into, "--triton-threads", "-1"], "--triton-threads: '-1': an integer from 1 is needed"),
+        ([*command, "--triton-gpu"], "--triton-gpu needs --triton"),
+        ([*command, "--triton-threads", "2"], "--triton-threads needs --triton"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(wrong)
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
+    assert main([*into, "--triton-name", "other"]) == 1
+    assert "crossrank[export,triton]" in capsys.readouterr().err
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_where_the_graphs_model_cannot_be_made_there_is_no_other(artifact: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tritonclient.grpc", reason="crossrank[triton] is not installed; make test-scale")
+    from google.protobuf.message import DecodeError
+
+    damaged = shutil.copytree(artifact, tmp_path / "artifact")
+    graph = damaged / "onnx" / "model.onnx"
+    graph.write_bytes(b"\xff" * graph.stat().st_size)
+    with pytest.raises(DecodeError):
+        write_triton(damaged, tmp_path / "repository", "tiny")
+    assert not list((tmp_path / "repository").iterdir())
+
+
+def test_weights_beside_the_graph_keep_the_name_that_it_gives_them(artifact: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tritonclient.grpc", reason="crossrank[triton] is not installed; make test-scale")
+    import onnx
+
+    folder = shutil.copytree(artifact, tmp_path / "artifact")
+    place = folder / "onnx" / "other.onnx"
+    graph = onnx.load(folder / "onnx" / "model.onnx")
+    onnx.save(graph, place, save_as_external_data=True, location="other.onnx_data", size_threshold=1024)
+
+    def rename(manifest: dict[str, Any]) -> None:
+        (variant,) = (variant for variant in manifest["variants"] if variant["file"] == "onnx/model.onnx")
+        variant["file"] = "onnx/other.onnx"
+        record = manifest["files"].pop("onnx/model.onnx")
+        for name in ("onnx/other.onnx", "onnx/other.onnx_data"):
+            manifest["files"][name] = record | {"size_bytes": (folder / name).stat().st_size}
+
+    edit_manifest(folder, rename)
+    _, model = write_triton(folder, tmp_path / "repository", "tiny")
+    onnxruntime.InferenceSession(model / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+
+
+def test_numbers_are_from_one(artifact: Path, tmp_path: Path) -> None:
+    for name in ("instances", "threads"):
+        options: dict[str, Any] = {name: 0}
+        with pytest.raises(InputError, match=f"{name}=0: an integer from 1"):
+            write_triton(artifact, tmp_path / "repository", "tiny", **options)
+    assert not (tmp_path / "repository").exists()
 
 
 def test_on_gpus_the_graph_may_run_by_tensorrt(artifact: Path, tmp_path: Path) -> None:
