@@ -10,7 +10,7 @@ import ray
 import ray.data
 from ray.util.actor_pool import ActorPool
 
-from crossrank import InputError
+from crossrank import CrossrankError, InputError
 from crossrank.batch import Reranker
 
 _LISTS, _PAIRS = 64, 4_096  # rows of a batch: what a killed actor does again
@@ -48,10 +48,11 @@ def rerank(
         options: Of `Reranker`.
 
     Returns:
-        The dataset with new columns. Pairs have a rank only with ``top_k``: others of their query may be elsewhere.
+        The dataset with new columns. Pairs have a rank only with ``top_k``: others of their query may be elsewhere. One
+        without rows and columns is given back as it is.
 
     Raises:
-        InputError: If an option is not what it can be, or a column is absent.
+        InputError: If an option is not what it can be, a column is absent, or the first rows' documents are all null.
     """
     if type(num_cpus) is not int or num_cpus < 1:
         raise InputError(f"num_cpus={num_cpus!r:.60}: whole cores are needed, 1 or more, since they are threads")
@@ -59,9 +60,15 @@ def rerank(
     options.setdefault("threads", num_cpus)
     reranker = Reranker(model, **options)  # what can be refused is refused here
     schema = ds.schema()
-    names, types = (schema.names, schema.types) if schema is not None else ([], [])
-    reranker.check(names)
-    kind = types[names.index(documents)]
+    if schema is None or not schema.names:  # without rows
+        return ds
+    reranker.check(schema.names)
+    kind = schema.types[schema.names.index(documents)]
+    if kind == pa.null():
+        raise InputError(
+            f"{documents!r} has nulls alone in the first rows, so that it may hold texts or lists of them: cast it to "
+            "pa.string() or pa.list_(pa.string())"
+        )
     lists = isinstance(kind, pa.DataType) and pa.types.is_nested(kind)
     if actors is None:
         compute = ray.data.ActorPoolStrategy()
@@ -87,7 +94,13 @@ def actors(
         address: Of a cluster, as in ``ray.init``; None for the one of this process, or "local" for one started here.
         count: How many actors, None for as many as the cluster has cores for.
         num_cpus: Cores of an actor, which are its threads.
+
+    Raises:
+        InputError: If a number is none; from the function, if the cluster has no room for so many actors.
     """
+    for name, value in (("count", 1 if count is None else count), ("num_cpus", num_cpus)):
+        if type(value) is not int or value < 1:
+            raise InputError(f"{name}={value!r:.60}: an integer from 1 is needed")
 
     def run(reranker: Reranker, blocks: Iterable[tuple[int, Callable[[], Any]]]) -> Iterator[tuple[int, Any]]:
         started = not ray.is_initialized()
@@ -96,7 +109,14 @@ def actors(
         try:
             worker = copy.copy(reranker)
             worker.threads = reranker.threads or num_cpus
-            many = count or max(1, int(ray.cluster_resources().get("CPU", 1)) // num_cpus)
+            nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+            room = sum(cores // num_cpus for cores in nodes)  # an actor lies on one node
+            many = count or room
+            if not 0 < many <= room:  # those beyond it would be waited for without an end
+                raise InputError(
+                    f"{many or 1} actors with num_cpus={num_cpus}: ask for fewer; there is room for {room}, "
+                    f"on nodes of {', '.join(map(str, nodes))} cores"
+                )
             # A block that ends ten actors, by their memory for example, would end all that follow.
             kind = ray.remote(num_cpus=num_cpus, max_restarts=-1, max_task_retries=10)(_Worker)
             pool = ActorPool([kind.remote(worker) for _ in range(many)])
@@ -114,11 +134,10 @@ def actors(
 
 
 class _Worker:
-    """An actor with a model."""
+    """An actor with a model, loaded with its first block: what fails in a constructor does not reach the caller."""
 
     def __init__(self, reranker: Reranker) -> None:
         self._reranker = reranker
-        reranker.load()
 
     def score(self, number: int, block: Any) -> tuple[int, Any]:
         """A block, scored."""
@@ -134,3 +153,5 @@ def _next(pool: Any) -> tuple[int, Any]:
         return pool.get_next_unordered()  # type: ignore[no-any-return]
     except ray.exceptions.RayTaskError as error:  # of a worker: what it has raised
         raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise CrossrankError(f"Ray gave up on its workers: {error}") from error

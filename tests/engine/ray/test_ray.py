@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from crossrank import CrossEncoder, InputError
+from crossrank import CrossEncoder, CrossrankError, InputError, ModelNotFoundError
 from crossrank.batch import Reranker, rerank_file
 
 pa = pytest.importorskip("pyarrow", reason="crossrank[batch] is not installed")
@@ -164,8 +164,50 @@ def test_what_a_worker_raises_reaches_the_caller_as_it_is(tmp_path: Path) -> Non
     (out,) = _parquet_out(tmp_path, parquet, actors(count=1))
     assert out["status"].startswith("ids: a list of 1")  # a bad row is none
     (tmp_path / "in.jsonl").write_text('{"query": "q", "documents": "d"}\n', "utf-8")
-    with pytest.raises(Exception, match="nowhere"):
+    with pytest.raises(ModelNotFoundError, match="nowhere"):
         rerank_file(tmp_path / "in.jsonl", tmp_path / "o.jsonl", "/nowhere/at/all", run=actors(count=1))
+
+
+def test_workers_that_are_gone_for_good_are_an_error_of_ours() -> None:
+    from crossrank.ray._data import _next
+
+    class Pool:
+        def get_next_unordered(self) -> Any:
+            raise ray.exceptions.ActorDiedError
+
+    with pytest.raises(CrossrankError, match="Ray gave up on its workers: The actor died"):
+        _next(Pool())
+
+
+def test_more_actors_than_the_cluster_has_room_for_are_refused(tmp_path: Path) -> None:
+    from crossrank.ray import actors
+
+    (tmp_path / "in.jsonl").write_text('{"query": "q", "documents": "d"}\n', "utf-8")
+    for run, message in (
+        (actors(count=3), "3 actors with num_cpus=1: ask for fewer; there is room for 2, on nodes of 2 cores"),
+        (actors(num_cpus=3), "1 actors with num_cpus=3: ask for fewer; there is room for 0"),
+        (actors(count=2, num_cpus=2), "room for 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            rerank_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", run=run)
+
+
+@pytest.mark.parametrize("options", [{"count": 0}, {"count": -1}, {"count": True}, {"num_cpus": 0}, {"num_cpus": 0.5}])
+def test_numbers_of_actors_and_cores_are_integers_from_one(options: dict[str, Any]) -> None:
+    from crossrank.ray import actors
+
+    ((name, value),) = options.items()
+    with pytest.raises(InputError, match=f"{name}={value}: an integer from 1 is needed"):
+        actors(**options)
+
+
+def test_a_dataset_without_rows_is_given_back_and_one_without_a_type_refused() -> None:
+    from crossrank.ray import rerank
+
+    assert rerank(ray.data.from_items([])).take_all() == []
+    nulls = ray.data.from_arrow(pa.table({"query": ["q"], "documents": pa.nulls(1)}))
+    with pytest.raises(InputError, match="'documents' has nulls alone in the first rows"):
+        rerank(nulls)
 
 
 def _parquet_out(folder: Path, parquet: Any, run: Any) -> list[dict[str, Any]]:
