@@ -42,6 +42,7 @@ class ModelInfo:
         parity: Error of this graph, by what runs it, against the reference when it was exported; None for a foreign
             graph, and where that ran otherwise.
         kernels: Why crossrank-kernels does not run an int8 graph, None where it does or the graph is another one.
+        float_layers: Of an int8 graph, the layers that are computed in float since its bound needs it, from 0.
     """
 
     source: str
@@ -67,6 +68,7 @@ class ModelInfo:
     tokenizer: str
     parity: Parity | None
     kernels: str | None = None
+    float_layers: tuple[int, ...] = ()
 
     @property
     def by_kernels(self) -> bool:
@@ -111,6 +113,8 @@ class ModelInfo:
                 f"Kendall tau {self.parity.kendall_tau:.4f} against {self.parity.reference}"
             )
         rows.append(("parity", proof))
+        if self.float_layers:
+            rows.append(("in float", f"layers {', '.join(map(str, self.float_layers))}, which the bound needs"))
         if self.kernels is not None:
             rows.append(("kernels", self.kernels))
         if self.note is not None:
@@ -152,4 +156,5 @@ def describe_model(model: OpenModel, meaning: Meaning, max_length: int, max_leng
         tokenizer=f"{model.tokenizer.kind}, {model.tokenizer.vocabulary_size:,} tokens",
         parity=variant.kernels if backend.flat else variant.parity,
         kernels=model.kernels,
+        float_layers=variant.float_layers,
     )

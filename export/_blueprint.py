@@ -41,6 +41,7 @@ class Blueprint:
             pairs of texts and the artifact's tokenizer.json.
         release: Gives up the weights, which the next `build` reads again: a proof needs the memory.
         gentler: Of a target, how many layers `build` can leave in float where its graph leaves the bound, rising.
+        spared: Which layers these were, by their numbers from 0, when so many were left in float.
     """
 
     exporter: str
@@ -52,3 +53,4 @@ class Blueprint:
     reference: Callable[[Pairs, Path], tuple[str, NDArray[np.float32]]]
     release: Callable[[], None] = field(default=lambda: None)
     gentler: Mapping[Target, Sequence[int]] = field(default_factory=dict)
+    spared: Callable[[int], tuple[int, ...]] = field(default=lambda count: ())

@@ -246,8 +246,12 @@ class _Bench:
             if target in self.proven or target in self._errors:
                 return
             with stage(self._report, f"build {' '.join(target)}, {spared} layers in float"):
-                self._blueprint.build(target, self._path(target), spared)
-                self._prove(target, None, proof, available_threads())
+                try:
+                    self._blueprint.build(target, self._path(target), spared)
+                except ModelError as error:
+                    self._fail(target, error)
+                    return
+                self._prove(target, None, proof, available_threads(), self._blueprint.spared(spared))
         if refusal is not None and target not in self.proven:
             self.refused[target] = refusal  # of the graph as it was meant to be
 
@@ -272,8 +276,15 @@ class _Bench:
             write_proof(self._work, self._proof)
         return self._proof
 
-    def _prove(self, target: Target, stand_in: Path | None, proof: Proof, threads: ThreadCount) -> None:
-        variant = Variant(*target, file=target_file(target))
+    def _prove(
+        self,
+        target: Target,
+        stand_in: Path | None,
+        proof: Proof,
+        threads: ThreadCount,
+        float_layers: tuple[int, ...] = (),
+    ) -> None:
+        variant = Variant(*target, file=target_file(target), float_layers=float_layers)
         try:
             variant = _measure(self._blueprint, proof, variant, stand_in or self._path(target), threads)
         except ModelError as error:

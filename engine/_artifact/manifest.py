@@ -111,6 +111,7 @@ class Variant:
         file: The ONNX file.
         parity: By onnxruntime.
         kernels: Of the same weights by crossrank-kernels, None where that did not run.
+        float_layers: Of an int8 graph, the layers that are computed in float since its bound needs it, from 0.
     """
 
     variant: str
@@ -118,6 +119,7 @@ class Variant:
     file: str
     parity: Parity | None = None
     kernels: Parity | None = None
+    float_layers: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

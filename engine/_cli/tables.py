@@ -25,7 +25,7 @@ def _figures(parity: Parity) -> tuple[str, ...]:
 
 
 def format_parity_table(manifest: Manifest) -> str:
-    """The parity figures of an artifact's graphs, a line each, and what they were taken against and on."""
+    """The parity figures of an artifact's graphs, a line each, layers in float, and what all was taken against."""
     rows: list[tuple[str, ...]] = [
         ("graph", "MB", "max |Δ|", "mean |Δ|", "tau", "top-10", "NaN", "alone |Δ|", "proven")
     ]
@@ -44,10 +44,16 @@ def format_parity_table(manifest: Manifest) -> str:
     for refusal in manifest.refused:
         figures = _figures(refusal.parity) if refusal.parity else ("-",) * 6
         rows.append((refusal.name, "-", *figures, "refused"))
+    spared = [
+        f"{variant.name}: layers {', '.join(map(str, variant.float_layers))} in float, which its bound needs"
+        for variant in manifest.variants
+        if variant.float_layers
+    ]
+    table = "\n".join([align_columns(rows), *spared])
     if first is None:
-        return align_columns(rows)
+        return table
     about = (
         f"{first.pairs} pairs against {first.reference} (standard deviation of its logits {first.spread:.2f}), "
         f"onnxruntime {first.onnxruntime}, {first.machine}"
     )
-    return f"{align_columns(rows)}\n{printable_line(about)}"
+    return f"{table}\n{printable_line(about)}"

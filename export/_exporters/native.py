@@ -75,6 +75,7 @@ def read_native(folder: Path, registered: RegisteredModel | None, *, max_length:
         ),
         release=shop.release,
         gentler={("cpu", "int8"): sorted({int(share * checkpoint.config.layers) for share in _SPARED} - {0})},
+        spared=shop.spared,
     )
 
 
@@ -85,7 +86,7 @@ class _Shop:
         self._read = read
         self._held: Checkpoint | None = None
         self._extremes: Mapping[str, Extremes] | None = None
-        self._errors: Mapping[int, float] | None = None
+        self._errors: Mapping[int, float] = {}
 
     def checkpoint(self) -> Checkpoint:
         if self._held is None:
@@ -105,17 +106,20 @@ class _Shop:
         pairs = _join(checkpoint, "calibration", min(_CALIBRATION_LENGTH, inputs.max_length))
         if self._extremes is None:
             self._extremes = calibrate(weights, config, inputs, pairs, work)
-        floats: list[int] = []
-        if spared:
-            if self._errors is None:
-                self._errors = layer_errors(weights, config, inputs, self._extremes, pairs, work)
-            worst = sorted(self._errors, key=self._errors.__getitem__, reverse=True)
-            floats = sorted(worst[:spared])
+        if spared and not self._errors:
+            self._errors = layer_errors(weights, config, inputs, self._extremes, pairs, work)
+        floats = self.spared(spared)
+        if floats:
             names = ", ".join(map(str, floats))
             logger.warning(
                 "cpu int8: of %d layers these err most and are left in float: %s", len(weights.layers), names
             )
         return build_int8(weights, config, self._extremes, token_types=inputs.token_types, spared=floats)
+
+    def spared(self, count: int) -> tuple[int, ...]:
+        """The layers that err most, so many of them, in their order."""
+        worst = sorted(self._errors, key=self._errors.__getitem__, reverse=True)
+        return tuple(sorted(worst[:count]))
 
     def release(self) -> None:
         self._held = None

@@ -191,13 +191,15 @@ def calibrate(
     if not watch.points:
         return {}
     watch.put_out(graph)
-    save_model(graph.model(), work / "calibration.onnx", limit_bytes=0)
-    session = Session(work / "calibration.onnx", inputs, Device("cpu"), available_threads().count)
     names = [f"{op}:{point}" for point in watch.points for op in ("ReduceMin", "ReduceMax")]
     batches = plan_even_batches(pairs.lengths, max_tokens=_CALIBRATION_TOKENS)
-    seen = [session.outputs(pairs.batch(index), names) for index in batches]
-    for file in work.glob("calibration.onnx*"):
-        file.unlink()
+    try:
+        save_model(graph.model(), work / "calibration.onnx", limit_bytes=0)
+        session = Session(work / "calibration.onnx", inputs, Device("cpu"), available_threads().count)
+        seen = [session.outputs(pairs.batch(index), names) for index in batches]
+    finally:
+        for file in work.glob("calibration.onnx*"):
+            file.unlink()
     # Batches have one length each, so that some are small: several are one part of the text.
     ends = np.cumsum([pairs.lengths[index].sum() for index in batches])
     _, firsts = np.unique((ends - 1) // _CALIBRATION_TOKENS, return_index=True)
@@ -271,12 +273,13 @@ def layer_errors(
 
     def logits(spared: Collection[int]) -> Floats:
         path = work / "measured.onnx"
-        save_model(build_int8(weights, config, extremes, token_types=inputs.token_types, spared=spared), path)
-        session = Session(path, inputs, Device("cpu"), available_threads().count)
-        found = np.concatenate([session.run(pairs.batch(index)) for index in batches])
-        for file in work.glob("measured.onnx*"):
-            file.unlink()
-        return found
+        try:
+            save_model(build_int8(weights, config, extremes, token_types=inputs.token_types, spared=spared), path)
+            session = Session(path, inputs, Device("cpu"), available_threads().count)
+            return np.concatenate([session.run(pairs.batch(index)) for index in batches])
+        finally:
+            for file in work.glob("measured.onnx*"):
+                file.unlink()
 
     exact = logits(quantized)
     return {i: float(np.square(logits(set(quantized) - {i}) - exact).mean()) for i in quantized}

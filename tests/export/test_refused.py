@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,14 @@ from crossrank._artifact.locate import locate_model
 from crossrank._artifact.manifest import read_manifest
 from crossrank._artifact.parity import BOUNDS, compare_logits
 from crossrank._cli.main import main as crossrank_main
+from crossrank._cli.tables import format_parity_table
 from crossrank._machine.device import Device
 from crossrank._proof import verify_artifact
-from crossrank.export import export_model
+from crossrank.export import _convert, export_model
+from crossrank.export._architectures.checkpoint import read_checkpoint
+from crossrank.export._blueprint import Blueprint
+from crossrank.export._exporters import native
+from crossrank.export._graphs import int8
 from tests.support.artifacts import edit_manifest
 from tests.support.checkpoint_files import files_of, read_tensors, write_tensors
 from tests.support.references import reference
@@ -363,6 +369,49 @@ def test_the_layer_of_an_outlying_channel_is_left_in_float_and_int8_holds(
     manifest = read_manifest(artifact)
     assert [variant.name for variant in manifest.variants] == ["cpu fp32", "cpu int8"]
     assert manifest.refused == ()
+    exact, quantized = manifest.variants
+    assert exact.float_layers == ()
+    assert 3 in quantized.float_layers
+    assert len(quantized.float_layers) <= 3
+    named = f"layers {', '.join(map(str, quantized.float_layers))}"
+    assert f"cpu int8: {named} in float" in format_parity_table(verify_artifact(artifact)[0])
+    assert named in str(CrossEncoder(artifact, device="cpu", precision="int8").info())
     said = [record.getMessage() for record in caplog.records if "int8" in record.getMessage()][-1]
     assert "3" in said.removeprefix("cpu int8: of 8 layers these err most and are left in float: ").split(", ")
-    verify_artifact(artifact)
+
+
+def test_what_a_gentler_graph_fails_with_leaves_the_others(
+    coarse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ArtifactError("no such operator")
+
+    made = native.read_native
+
+    def gentle(*arguments: Any, **options: Any) -> Blueprint:
+        return replace(made(*arguments, **options), gentler={("cpu", "int8"): [1]})
+
+    monkeypatch.setattr(_convert, "read_native", gentle)
+    monkeypatch.setattr(native, "layer_errors", fail)
+    artifact = export_model(coarse, tmp_path / "artifact")
+    manifest = read_manifest(artifact)
+    assert graphs(artifact) == [name for name in DEFAULT if name != "cpu int8"]
+    (refusal,) = manifest.refused
+    assert (refusal.name, "no such operator" in str(refusal)) == ("cpu int8", True)
+
+
+def test_measuring_leaves_no_graph_where_it_fails(fine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = read_checkpoint(fine)
+    model = (checkpoint.weights, checkpoint.config, checkpoint.inputs)
+    pairs = native._join(checkpoint, "calibration", 32)
+    extremes = int8.calibrate(*model, pairs, tmp_path)
+
+    def fail(*_: object) -> None:
+        raise ArtifactError("no such operator")
+
+    monkeypatch.setattr(int8, "Session", fail)
+    with pytest.raises(ArtifactError):
+        int8.calibrate(*model, pairs, tmp_path)
+    with pytest.raises(ArtifactError):
+        int8.layer_errors(*model, extremes, pairs, tmp_path)
+    assert list(tmp_path.iterdir()) == []

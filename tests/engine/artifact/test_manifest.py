@@ -86,6 +86,7 @@ def test_a_manifest_is_read_as_it_was_written(folder: Path) -> None:
         {"source": Source("a-folder", None, "xlm-roberta", "f00d")},
         {"head": Head(1, None, "Sigmoid", "default for 1 label")},
         {"variants": (Variant("portable", "fp32", "onnx/model.onnx"),)},
+        {"variants": (Variant("portable", "fp32", "onnx/model.onnx", float_layers=(0, 3)),)},
         {"source": Source("日本語 🙂", "r", "bert", "f00d")},
     ],
     ids=lambda change: next(iter(change)),
@@ -98,6 +99,11 @@ def test_optional_and_non_latin_values_survive(folder: Path, change: dict[str, A
 
 def test_keys_of_a_later_minor_version_are_ignored(folder: Path) -> None:
     edit_manifest(folder, lambda manifest: (manifest.update(new=1), manifest["head"].update(new=[2])))
+    assert read_manifest(folder) == _manifest(folder)
+
+
+def test_a_manifest_without_layers_in_float_has_none(folder: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest["variants"][0].pop("float_layers"))
     assert read_manifest(folder) == _manifest(folder)
 
 
