@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.engines.environments import ENVIRONMENTS
 from benchmarks.engines.registry import EngineUnavailable
 from benchmarks.measure.clients import Clients
-from benchmarks.measure.load import Answers, Callers, Texts, arrivals, closed_loop
+from benchmarks.measure.load import Answers, Callers, Texts, arrivals, closed_loop, made_ahead
 from benchmarks.measure.turns import percentiles, spread
 from benchmarks.options import add_load_option, add_options, check_output, open_benchmark_model
 from benchmarks.reporting.result import describe_run, look_at_machine, write_result
@@ -164,6 +164,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _in_process(own: CrossEncoder, count: int, texts: Texts, seconds: float, seed: int) -> Answers:
+    texts.make(_DOCUMENTS, made_ahead(seconds))  # as the clients of the servers have theirs
     (answers,) = closed_loop([Callers(own.rank, count, _DOCUMENTS)], texts, seconds=seconds, seed=seed)
     return answers
 
@@ -172,10 +173,15 @@ def _goals(medians: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[tup
     """What is wanted of medians and what was reached, as a table."""
     one, full = medians["1 closed"], medians[f"{_CALLERS} closed"]
     inside, ours, steady, over = full[_IN_PROCESS], full[_OURS], medians["70% open"][_OURS], medians["300% open"][_OURS]
+    peer = full.get(_PEER)
     peak = max(figures["docs_per_s"] for load in medians.values() if (figures := load.get(_OURS)))
     return [
         ("", "wanted", "reached"),
-        ("docs/s to the peer's, 16 callers", ">= 5", f"{ours['docs_per_s'] / full[_PEER]['docs_per_s']:.2f}"),
+        (
+            "docs/s to the peer's, 16 callers",
+            ">= 5",
+            f"{ours['docs_per_s'] / peer['docs_per_s']:.2f}" if peer else "not measured",
+        ),
         ("docs/s to those in process, 16 callers", ">= 85%", f"{ours['docs_per_s'] / inside['docs_per_s']:.1%}"),
         (
             "CPU time in process to the server's, 16 callers",

@@ -21,10 +21,9 @@ import msgspec
 
 from benchmarks.engines.process import Process, answer
 
-from .load import MOST_REQUESTS, Answers, Texts, answers_of
+from .load import MOST_REQUESTS, Answers, Texts, answers_of, made_ahead
 
 _GRACE_S, _WAIT_S, _CONNECT_S = 0.5, 60.0, 30.0
-_PER_S, _AHEAD = 1_000, 5_000  # requests of a closed loop that are written ahead, in a second and at most
 _HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r]*\r\n(?:.*\r\n)*?content-length: (\d+)\r\n(?:.*\r\n)*?\r\n", re.IGNORECASE)
 _SCORED = re.compile(rb"\r\nx-rerank-scored: (\d+)/", re.IGNORECASE)
 
@@ -99,10 +98,15 @@ class _Connection:
     """A connection, which has one request under way at a time."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.socket = socket.create_connection((host, port), _CONNECT_S)
+        self._address = host, port
+        self.size, self.due, self._rest, self._read = 0, 0.0, memoryview(b""), b""
+        self.open()
+
+    def open(self) -> None:
+        """Connect; OSError if nobody listens any more."""
+        self.socket = socket.create_connection(self._address, _CONNECT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
-        self.size, self.due, self._rest, self._read = 0, 0.0, memoryview(b""), b""
 
     def send(self, request: bytes, size: int, due: float) -> bool:
         """Begin a request of so many documents, and return whether it is sent."""
@@ -140,45 +144,82 @@ class _Connection:
 
 
 class _Connections:
-    """Connections to a server, and what became of their requests."""
+    """Connections to a server, and what became of their requests.
+
+    One that the server has closed is opened again, as every client does, or left out where nobody listens any more.
+
+    Attributes:
+        all: Those that stand, by their files.
+        free: Of them those without a request.
+        under_way: The others.
+        ended: How each request ended, its documents, when it was due and when it ended.
+        error: The first failure.
+    """
 
     def __init__(self, host: str, port: int, count: int) -> None:
-        self._all = [_Connection(host, port) for _ in range(count)]
-        self.free, self.under_way = [*self._all], dict[int, _Connection]()
+        self.all, self.free, self.under_way = dict[int, _Connection](), list[_Connection](), dict[int, _Connection]()
         self.ended, self.error = list[tuple[str, int, float, float]](), ""
         self._poll = select.epoll()
-        for connection in self._all:
-            self._poll.register(connection.socket, select.EPOLLIN)
+        for _ in range(count):
+            self._add(_Connection(host, port))
 
     def send(self, request: bytes, size: int, due: float) -> None:
         """Begin a request on a connection that is free."""
         connection = self.free.pop()
         self.under_way[connection.socket.fileno()] = connection
-        if not connection.send(request, size, due):
-            self._poll.modify(connection.socket, select.EPOLLIN | select.EPOLLOUT)
+        try:
+            if not connection.send(request, size, due):
+                self._poll.modify(connection.socket, select.EPOLLIN | select.EPOLLOUT)
+        except OSError as error:
+            self._fail(connection, error)
 
     def wait(self, seconds: float) -> None:
         """Take what comes, once something does, or after so long."""
         select.select([self._poll], [], [], max(0.0, seconds))  # the timeout of `poll` counts whole milliseconds
         for file, event in self._poll.poll(0):
-            connection = self.under_way[file]
-            if event & select.EPOLLOUT and connection.write():
-                self._poll.modify(file, select.EPOLLIN)
-            if event & ~select.EPOLLOUT:
-                try:
-                    found = connection.read()
-                except (OSError, ValueError) as error:  # msgspec's are ValueErrors
-                    self.error = self.error or f"{type(error).__name__}: {error}"
-                    found = "failed", connection.size
+            connection = self.all[file]
+            if file not in self.under_way:  # it was closed between two requests
+                self._renew(connection)
+                continue
+            try:
+                if event & select.EPOLLOUT and connection.write():
+                    self._poll.modify(file, select.EPOLLIN)
+                found = connection.read() if event & ~select.EPOLLOUT else None
+            except (OSError, ValueError) as error:  # msgspec's are ValueErrors
+                self._fail(connection, error)
+            else:
                 if found is not None:
-                    self.ended.append((*found, connection.due, time.perf_counter()))
-                    self.free.append(self.under_way.pop(file))
+                    self._end(connection, *found)
 
     def close(self) -> None:
         """What is under way is left."""
         self._poll.close()
-        for connection in self._all:
+        for connection in self.all.values():
             connection.socket.close()
+
+    def _end(self, connection: _Connection, ending: str, size: int) -> None:
+        self.ended.append((ending, size, connection.due, time.perf_counter()))
+        self.free.append(self.under_way.pop(connection.socket.fileno()))
+
+    def _fail(self, connection: _Connection, error: Exception) -> None:
+        self.error = self.error or f"{type(error).__name__}: {error}"
+        self._end(connection, "failed", connection.size)
+        if isinstance(error, OSError):
+            self._renew(connection)
+
+    def _renew(self, connection: _Connection) -> None:
+        self._poll.unregister(connection.socket)
+        del self.all[connection.socket.fileno()]
+        self.free.remove(connection)
+        connection.socket.close()
+        with suppress(OSError):
+            connection.open()
+            self._add(connection)
+
+    def _add(self, connection: _Connection) -> None:
+        self._poll.register(connection.socket, select.EPOLLIN)
+        self.all[connection.socket.fileno()] = connection
+        self.free.append(connection)
 
 
 def _requests(texts: Texts, sizes: Iterable[int], head: str) -> Iterator[tuple[bytes, int]]:
@@ -206,7 +247,7 @@ def _load(
     due = deque(at for at, _ in planned or ())
     wanted = repeat(documents, requests) if endless else [size for _, size in planned or ()]
     made = _requests(Texts(first), wanted, head)
-    bodies = chain(list(islice(made, min(_AHEAD, int(seconds * _PER_S)) if endless else None)), made)
+    bodies = chain(list(islice(made, made_ahead(seconds) if endless else None)), made)
     host, _, port = address.rpartition(":")
     connections = _Connections(host, int(port), callers)
     gc.freeze()
@@ -222,7 +263,7 @@ def _load(
             else:
                 connections.send(*request, meant)
         last = end + (_WAIT_S if endless else _GRACE_S)
-        if now >= last or not (connections.under_way or due or (endless and now < end)):
+        if now >= last or not connections.all or not (connections.under_way or due or (endless and now < end)):
             break
         connections.wait((start + due[0] if due and connections.free else last) - now)
     cpu_s = time.process_time() - cpu_s

@@ -5,8 +5,10 @@ their own.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, islice
 from random import Random
@@ -26,6 +28,7 @@ _DECK = ((1, 17), (2, 12), (5, 9), (10, 7), (20, 5), (50, 4), (100, 3), (200, 2)
 _POOL = 2000  # documents; each request's query is new, so that no pair returns
 MOST_REQUESTS = 20_000  # of one load
 _GRACE_S = 0.5  # for what waits when the last request has arrived
+_PER_S, _AHEAD = 1_000, 5_000  # requests of a closed loop that are made ahead, in a second and at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +82,30 @@ class Texts:
         self._documents = list(dict.fromkeys(sample_texts(_POOL, kind="document", seed=0)))
         self._queries = sample_texts(_POOL, kind="query", seed=0)
         self._number, self._next, self._lock = count(first), 0, Lock()
+        self._made: dict[int, deque[tuple[str, list[str]]]] = {}
+
+    def make(self, size: int, requests: int) -> None:
+        """Make the texts of so many requests, so that `take` has nothing to do while time is taken."""
+        self._made[size] = deque(self._make(size) for _ in range(requests))
 
     def take(self, size: int) -> tuple[str, list[str]]:
         """The texts of the next request."""
+        with suppress(KeyError, IndexError):
+            return self._made[size].popleft()
+        return self._make(size)
+
+    def _make(self, size: int) -> tuple[str, list[str]]:
         with self._lock:
             number, start = next(self._number), self._next
             self._next = (start + size) % len(self._documents)
         documents = self._documents[start : start + size]
         documents += self._documents[: size - len(documents)]
         return f"{self._queries[number % _POOL]} {number}", documents
+
+
+def made_ahead(seconds: float) -> int:
+    """How many requests of a closed loop are made before it begins."""
+    return min(_AHEAD, int(seconds * _PER_S))
 
 
 @dataclass(frozen=True, slots=True)

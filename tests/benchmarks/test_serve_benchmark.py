@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("msgspec", reason="crossrank[serve] is not installed")
 
 from benchmarks.__main__ import main
+from benchmarks.commands.serve import _goals
 from benchmarks.measure.clients import Clients
 from tests.support.tiny_models import make_checkpoint
 
@@ -36,23 +37,35 @@ def test_a_short_run_measures_all_three_and_writes_what_it_found(
 
 
 class _Answering(threading.Thread):
-    """A server of one connection, which answers its requests with what it is given, in pieces."""
+    """A server of one connection at a time, which answers its requests with what it is given, in pieces.
 
-    def __init__(self, answers: list[bytes]) -> None:
+    Args:
+        answers: In their order; then nobody listens any more.
+        of_each: How many of them a connection gets before it is closed.
+    """
+
+    def __init__(self, answers: list[bytes], of_each: int = 10) -> None:
         super().__init__(daemon=True)
-        self._answers, self._listening = answers, socket.create_server(("127.0.0.1", 0))
+        self._answers, self._of_each, self._listening = answers, of_each, socket.create_server(("127.0.0.1", 0))
         self.address = "{}:{}".format(*self._listening.getsockname())
         self.start()
 
     def run(self) -> None:
-        connection, _ = self._listening.accept()
-        with connection:
-            for answer in self._answers:
-                received = b""
-                while b"\r\n\r\n" not in received or not received.endswith(b"}"):
-                    received += connection.recv(1 << 16)
-                for start in range(0, len(answer), 40):
-                    connection.sendall(answer[start : start + 40])
+        with self._listening:
+            for first in range(0, len(self._answers), self._of_each):
+                connection, _ = self._listening.accept()
+                if first + self._of_each >= len(self._answers):
+                    self._listening.close()
+                with connection:
+                    for answer in self._answers[first : first + self._of_each]:
+                        self._answer(connection, answer)
+
+    def _answer(self, connection: socket.socket, answer: bytes) -> None:
+        received = b""
+        while b"\r\n\r\n" not in received or not received.endswith(b"}"):
+            received += connection.recv(1 << 16)
+        for start in range(0, len(answer), 40):
+            connection.sendall(answer[start : start + 40])
 
 
 def _answer(status: str, scores: list[float], headers: str = "") -> bytes:
@@ -77,6 +90,31 @@ def test_clients_count_what_was_answered_refused_wrong_and_never_answered() -> N
     assert (answers.failed, answers.unanswered, len(answers.refused_s)) == (4, 0, 1)
     assert "no ranking" in answers.error
     assert answers.cpu_s > 0
+
+
+def test_clients_connect_again_where_the_server_has_closed_between_requests() -> None:
+    server = _Answering([_answer("200 OK", [0.9, 0.1])] * 3, of_each=1)
+    with Clients(server.address) as clients:
+        answers = clients.open([(0.3 * i, 2) for i in range(5)], seconds=1.5, callers=1)
+    assert (len(answers.seconds), answers.failed, answers.unanswered) == (3, 0, 2)
+
+
+def test_clients_of_a_server_that_has_gone_end_and_count_what_was_lost() -> None:
+    server = _Answering([_answer("200 OK", [0.9, 0.1])])
+    with Clients(server.address) as clients:
+        answers = clients.closed(1, 2, seconds=60)
+    assert len(answers.seconds) == 1
+    assert answers.failed <= 1
+    assert answers.elapsed_s < 30
+
+
+def test_goals_beside_a_peer_that_is_absent_are_not_measured() -> None:
+    figures = dict.fromkeys(("docs_per_s", "p50_ms", "p99_ms", "cpu_us_per_doc", "refused_p99_ms"), 2.0)
+    loads = ("1 closed", "16 closed", "70% open", "300% open")
+    table = _goals({load: {"in process": figures, "crossrank serve": figures} for load in loads})
+    reached = {claim: value for claim, _, value in table}
+    assert reached["docs/s to the peer's, 16 callers"] == "not measured"
+    assert reached["docs/s to those in process, 16 callers"] == "100.0%"
 
 
 def test_clients_of_a_closed_loop_end_with_their_requests() -> None:

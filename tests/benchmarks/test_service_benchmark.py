@@ -34,6 +34,18 @@ def test_no_document_is_twice_in_a_call_and_no_query_returns(texts: Texts) -> No
     assert len({query for query, _ in calls}) == 5
 
 
+def test_texts_that_were_made_ahead_are_taken_first_and_none_twice() -> None:
+    texts = Texts()
+    first = texts.take(10)
+    texts.make(10, 2)
+    made = list(texts._made[10])
+    taken = [texts.take(10), texts.take(10)]
+    assert all(found is expected for found, expected in zip(taken, made, strict=True))
+    calls = [first, *taken, texts.take(10), texts.take(5)]
+    assert len({query for query, _ in calls}) == 5
+    assert [len(documents) for _, documents in calls] == [10, 10, 10, 10, 5]
+
+
 def test_callers_of_a_closed_loop_work_beside_each_other_and_all_is_counted(texts: Texts) -> None:
     seen: list[int] = []
 
