@@ -90,7 +90,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "calls": _count("of a round"),
     "rounds": _count("rounds of calls") | {"default": 5},
     "warm-up": _count("calls that do not count"),
-    "warm-up-documents": {"type": positive, "help": "of a warm-up call (default: as of the others)"},
+    "warm-up-documents": {"type": positive, "help": "of a warm-up call, but OpenVINO's (default: all)"},
     "peak-seconds": {
         "type": float,
         "metavar": "S",

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from statistics import median
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.engines.registry import ENGINES, EngineUnavailable, WorkerError
 from benchmarks.engines.worker import Worker
+from benchmarks.inputs.collections import Candidates
 from benchmarks.inputs.models import BenchmarkModel
 from benchmarks.inputs.workloads import LONG, Workload, make_workload, synthetic_calls
 from benchmarks.measure.peaks import PEAK_S, Peaks, operations_per_pair
@@ -108,10 +109,7 @@ def _open(key: str, model: BenchmarkModel, threads: int) -> Worker:
 def _open_workload(options: argparse.Namespace) -> Workload:
     amounts = {"warm_up": options.warm_up, "rounds": options.rounds, "calls": options.calls}
     long = options.data == LONG
-    workload = make_workload(open_data(options), documents=options.documents, long=long, **amounts)
-    if not options.warm_up_documents:
-        return workload
-    return replace(workload, warm_up=tuple(call.cut(0, options.warm_up_documents) for call in workload.warm_up))
+    return make_workload(open_data(options), documents=options.documents, long=long, **amounts)
 
 
 def _in_turns(
@@ -130,7 +128,14 @@ def _in_turns(
         workers = turns.each(open_one)
         report = progress(sum(map(len, workload.rounds)), "calls of each engine")
         engines = {key: on_texts(worker.score) for key, worker in workers.items()}
-        series, failed = interleave(engines, workload.warm_up, workload.rounds, between=between, report=report)
+
+        def shorten(key: str, call: Candidates) -> Candidates:
+            few = None if ENGINES[key].by_shape else options.warm_up_documents
+            return call.cut(0, few) if few else call
+
+        series, failed = interleave(
+            engines, workload.warm_up, workload.rounds, between=between, report=report, shorten=shorten
+        )
     return workers, series, turns.failed | failed
 
 

@@ -75,15 +75,15 @@ def all_cells() -> list[Cell]:
         _timed("throughput", "ettin-32m", 100, _NEWER, (1, 3, 1), 90),
         _timed("throughput", "minilm-l6", 100, (*_BY_KERNELS, *_PEERS), (1, 3, 1), 90),
         _timed(
-            "throughput", "bert-base", 100, (*_BY_KERNELS, "expert-ctranslate2-fp32", *_PEERS), (1, 2, 1), 190, more=few
+            "throughput", "bert-base", 100, (*_BY_KERNELS, "expert-ctranslate2-fp32", *_PEERS), (1, 2, 1), 210, more=few
         ),
         _timed("throughput", "tinybert-l4", 100, (*_BY_KERNELS, *_PEERS), (1, 3, 1), 60),
-        _timed("throughput", "tinybert-l6", 100, (*_BY_KERNELS, *_PEERS), (1, 2, 1), 110, more=few),
-        _timed("throughput", "electra-base", 100, _LARGE, (1, 1, 1), 90, more=few),
+        _timed("throughput", "tinybert-l6", 100, (*_BY_KERNELS, *_PEERS), (1, 2, 1), 120, more=few),
+        _timed("throughput", "electra-base", 100, _LARGE, (1, 1, 1), 100, more=few),
         _timed("throughput", "pt-tinybert", 100, (*_BY_KERNELS, *_PEERS), (1, 3, 1), 60),
-        _timed("throughput", "bert-large", 100, _LARGE, (1, 1, 1), 230, more=few),
-        _timed("throughput", "capreolus-electra-base", 100, _LARGE, (1, 1, 1), 90, more=few),
-        _timed("throughput", "bert-multilingual", 100, _LARGE, (1, 1, 1), 110, more=few),
+        _timed("throughput", "bert-large", 100, _LARGE, (1, 1, 1), 250, more=few),
+        _timed("throughput", "capreolus-electra-base", 100, _LARGE, (1, 1, 1), 100, more=few),
+        _timed("throughput", "bert-multilingual", 100, _LARGE, (1, 1, 1), 120, more=few),
         _timed("latency", "tinybert-l2", 10, _LEADING, (2, 5, 15), 90),
         _timed("latency", "minilm-l12", 1, (*_BY_KERNELS, *_PEERS), (2, 3, 10), 80, texts=LONG),
         Cell("startup", "tinybert-l2", None, _LEADING, ("--rounds", "3"), 240, judged=False),

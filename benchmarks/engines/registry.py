@@ -73,6 +73,11 @@ class EngineSpec:
     options: dict[str, Option] = field(default_factory=dict)
 
     @property
+    def by_shape(self) -> bool:
+        """Whether it prepares each shape of a batch when that comes first, so that warm-up calls must be whole."""
+        return "openvino" in f"{self.adapter} {self.model}"
+
+    @property
     def expert(self) -> bool:
         """Whether it is set up as an expert would, beside the packages as they come."""
         return self.environment == _EXPERTS

@@ -132,11 +132,12 @@ def interleave(
     between: Callable[[], None] = lambda: None,
     report: Callable[[], None] = lambda: None,
     catch: type[Exception] = WorkerError,
+    shorten: Callable[[str, T], T] = lambda name, call: call,
 ) -> tuple[dict[str, Series], dict[str, str]]:
     """Time engines call by call in turns.
 
     ``between`` is called before each round, ``report`` after each timed call. An engine that raises ``catch`` is left
-    out of what follows.
+    out of what follows. ``shorten`` gives what an engine gets of a warm-up call.
 
     Returns:
         Name -> what that engine gave, and name -> why an engine failed.
@@ -144,7 +145,7 @@ def interleave(
     turns, series = Turns(engines, catch=catch), {name: Series() for name in engines}
 
     def warm(call: T, name: str) -> None:
-        engines[name](call)
+        engines[name](shorten(name, call))
 
     def score(call: T, name: str) -> None:
         result = engines[name](call)

@@ -208,9 +208,15 @@ def _provenance(used: Sequence[Result]) -> str:
     commits = ", ".join(sorted({result.commit for result in used}))
     dates = sorted({result.date for result in used})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    loads = [result.load for result in used if result.load is not None]
-    load = f"; load before {min(loads):g} to {max(loads):g}" if loads else ""
-    return f"{'; '.join(machines)}{load}; engines in turns, medians; commit {commits}, {when}."
+    busy = _range("cores that others took before", (result.busy for result in used))
+    load = _range("load average before, where others' cores were not counted,", (result.load for result in used))
+    return f"{'; '.join([*machines, *busy, *load])}; engines in turns, medians; commit {commits}, {when}."
+
+
+def _range(name: str, values: Iterable[float | None]) -> list[str]:
+    """A phrase with the least and the largest of some values; none of none."""
+    known = [value for value in values if value is not None]
+    return [f"{name} {min(known):g} to {max(known):g}"] if known else []
 
 
 def _absent(speeds: Sequence[Result]) -> str:

@@ -132,7 +132,7 @@ class _Peers:
     words: str
     kinds: tuple[Kind, ...] = ()
     key: str = ""
-    expert: bool | None = None  # only those of experts, or only the others
+    expert: bool | None = None  # only those of experts, or only the others; else all, an expert's among them
 
     def fit(self, name: str, kind: str) -> bool:
         """Whether an engine of a result is one of them."""
@@ -200,6 +200,8 @@ def _quotient(
     """The best of ours over the best of some peers."""
     result = _result(results, cell)
     theirs = [name for name, kind in result.kinds.items() if peers.fit(name, kind)]
+    if not peers.key and peers.expert is None and not any(map(is_expert, theirs)):
+        raise NotMeasuredError(f"no expert's peer in {result.benchmark} of {result.model}")
     our = _best(result, [ENGINES[key].name for key in ours], path, lowest)
     their = _best(result, [ENGINES[peers.key].name] if peers.key else theirs, path, lowest)
     return Reached(_figure(result, our, path) / _figure(result, their, path), f"{our} / {their}")

@@ -161,7 +161,8 @@ class Result:
         kinds: Engine -> how exact it is, as `registry.Kind`.
         engines: Engine -> its figures by dotted path: ``engines["crossrank int8"]["docs_per_s.median"]``.
         unavailable: Engine -> why it has no figures.
-        load: Cores that others took before the run, of an older result the load average; None where none was told.
+        busy: Cores that others took before the run; None where that was not told.
+        load: Of a result that does not tell it, the load average; None where none was told.
     """
 
     benchmark: str
@@ -173,6 +174,7 @@ class Result:
     commit: str
     code: str
     machine: str
+    busy: float | None
     load: float | None
     threads: int
     data: str
@@ -245,6 +247,7 @@ def read_result(file: Path) -> Result | None:
         for figures in engines.values():
             for path in _FIGURES[benchmark]:
                 figures[path]  # is there
+        busy = content["machine"].get("busy_before")
         return Result(
             benchmark=benchmark,
             model=model,
@@ -255,7 +258,8 @@ def read_result(file: Path) -> Result | None:
             commit=content["commit"],
             code=content.get("code", ""),
             machine=f"{content['machine']['cpu']}, {content['machine']['cores']} cores",
-            load=content["machine"].get("busy_before", content["machine"].get("load_before")),
+            busy=busy,
+            load=content["machine"].get("load_before") if busy is None else None,
             threads=content["threads"],
             data=content["data"]["name"],
             calls=int(content["data"].get("calls") or 0),

@@ -1,5 +1,6 @@
 """The benchmarks: what they read, what they compute, and how they take turns."""
 
+import argparse
 import doctest
 import json
 import math
@@ -23,6 +24,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from benchmarks import ROOT
 from benchmarks.__main__ import COMMANDS, main
+from benchmarks.commands import compare
 from benchmarks.commands.path import trace_rank
 from benchmarks.engines.registry import ENGINES, EngineSpec, WorkerError
 from benchmarks.engines.worker import Call, Worker
@@ -249,6 +251,30 @@ def test_engines_take_turns_call_by_call_and_none_always_begins() -> None:
     assert series["A"].seconds == [[1, 1], [1]]  # the warm-up is not in it
     assert series["A"].cpu_seconds == [[2, 2], [2]]
     assert [len(scores) for scores in series["B"].scores] == [2, 1]
+
+
+def test_what_prepares_each_shape_is_warmed_up_with_whole_calls(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Counting(FakeEngine):
+        def score(self, query: str, documents: tuple[str, ...]) -> Call:
+            asked.append((self._name, len(documents)))
+            return Call(np.zeros(len(documents), np.float32), 1, 1)
+
+        def __enter__(self) -> "Counting":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    keys = ["st-torch-fp32", "expert-openvino-int8", "st-openvino", "expert-onnxruntime-fp32"]
+    monkeypatch.setattr(compare, "_open", lambda key, model, threads: Counting(key, []))
+    options = argparse.Namespace(engines=keys, threads=1, warm_up_documents=1)
+    compare._in_turns(options, None, workload_of("w", "1"))  # type: ignore[arg-type]
+    assert asked[:4] == list(zip(keys, (1, 2, 2, 1), strict=True))
+    assert {count for _, count in asked[4:]} == {2}
 
 
 def test_engine_that_fails_is_left_out_and_the_others_go_on() -> None:
@@ -703,7 +729,7 @@ def test_result_says_how_busy_others_kept_the_machine_before_and_during(
     report, result = run_command("memory", shared_checkpoint, monkeypatch, "--engines", "fake")
     assert (report["machine"]["busy_before"], report["machine"]["busy_during"]) == (0.13, 0)
     assert report["machine"]["load_before"] >= 0
-    assert result.load == 0.13
+    assert (result.busy, result.load) == (0.13, None)
 
 
 @pytest.mark.parametrize("command", ["throughput", "latency", "memory", "startup"])

@@ -15,7 +15,7 @@ from benchmarks import ROOT
 from ._scores import relevance
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_BUDGET = 1024  # tokens of a batch, padding included; on two cores, twice and half of it are no faster
+_BUDGET = 1024  # tokens of a batch, padding included
 
 Batch = tuple[list[int], list[Encoding]]  # the documents' places in the call, and their pairs
 Rows = list[NDArray[Any]]

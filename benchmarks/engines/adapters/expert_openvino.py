@@ -13,7 +13,7 @@ from ._scores import versions
 
 _ONNX, _IR = "model.onnx", "openvino_model.xml"
 _STEP = 16  # each shape of a batch is prepared once and kept
-_SAMPLES = 100  # with twice as many, scores are no nearer
+_SAMPLES = 100
 
 
 def convert(source: Path, output: Path) -> None:
