@@ -121,9 +121,9 @@ class AsyncCrossEncoder(KnownAttributes):
             if self._closed:
                 raise Closed("the model is closed: it takes no more requests; load it again")
             run = model._begin(call, account, steps.tell)
-            if not isinstance(call.pairs.documents, EncodedDocuments):
-                run.take_place(call.pairs.documents)  # a full queue refuses here, without a thread
             try:
+                if not isinstance(call.pairs.documents, EncodedDocuments):
+                    run.take_place(call.pairs.documents)  # a full queue refuses here, without a thread
                 while not run.read:
                     chunk = await steps.next(self._pool.submit(run.step))
                     if chunk is None:

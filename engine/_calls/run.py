@@ -104,6 +104,9 @@ class Run:
         progress: Told how many documents are done.
         account: Gets what this took.
         on_end: Told when a chunk has ended, from any thread, perhaps twice; or None.
+
+    Attributes:
+        read: Whether all documents were read: there is no further step.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class Run:
         self._documents: Sequence[str] | Tokens | None = None
         self._distinct = DistinctPairs()
         self._read: list[Chunk] = []
+        self.read = False
         self._given_up = self._let_in = False
         self._room = scorer.max_length - scorer.tokenizer.template.special_count  # of a pair, for both texts
 
@@ -146,11 +150,6 @@ class Run:
         Of a device that keeps itself busy it has ended then.
         """
         return self._scheduler.visit(self._step)
-
-    @property
-    def read(self) -> bool:
-        """Whether all documents were read: there is no further step."""
-        return bool(self._read) and self._next == len(self._query_index)
 
     def give_up(self, outcome: Outcome) -> None:
         """Read no more, and end the chunk that is under way; beside a `step` of another thread's, too."""
@@ -254,6 +253,7 @@ class Run:
         chunk = self._next_chunk()
         if chunk is None:
             return None
+        self.read = self._next == len(self._query_index)
         self._read.append(chunk)
         if self._given_up:  # before that line; behind it `give_up` ends the chunk
             return None

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from crossrank import AsyncCrossEncoder, Closed, CrossEncoder, InputError, Overloaded
+from crossrank._calls.run import Run
 from tests.support.artifacts import make_artifact
 from tests.support.callers import ATOL, DOCUMENTS, QUERY, Faulty, eventually, open_model, texts
 
@@ -190,6 +191,28 @@ def test_what_waits_for_a_thread_counts_and_is_not_refused_once_it_was_let_in(fo
         calls = [asyncio.ensure_future(model.score(QUERY, DOCUMENTS))]
         calls[0].cancel()
         await asyncio.wait(calls)
+        assert model.stats().waiting_tokens == 0
+
+    run(work, folder, max_queue_tokens=4000)
+
+
+def test_an_exception_right_behind_the_place_that_was_taken_gives_it_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_place = Run.take_place
+
+    def interrupted(run: Run, documents: Sequence[object]) -> None:
+        take_place(run, documents)
+        assert run in run._scheduler.queue.reserved
+        raise TimeoutError("as a signal handler does")
+
+    async def work(model: AsyncCrossEncoder, session: Faulty) -> None:
+        assert len(await model.score(QUERY, DOCUMENTS)) == 60  # so that tokens per character are known
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "take_place", interrupted)
+            with pytest.raises(TimeoutError):
+                await model.score(QUERY, DOCUMENTS)
+        assert not model.model._scorer.scheduler.queue.reserved
         assert model.stats().waiting_tokens == 0
 
     run(work, folder, max_queue_tokens=4000)
