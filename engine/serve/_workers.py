@@ -164,7 +164,8 @@ def work(arguments: list[str]) -> int:
     Args:
         arguments: What `_start` says of this worker, as JSON, and those of the command.
     """
-    from ._command import log_as_json, run
+    from ._command import run
+    from ._log import log_as_json
     from ._options import parse
 
     index, cores, folder, descriptor = json.loads(arguments[0])

@@ -18,11 +18,14 @@ import pytest
 pytest.importorskip("msgspec", reason="crossrank[serve] is not installed")
 
 import httpx
+import uvicorn
+from uvicorn.server import ServerState
 
 from crossrank import InputError
 from crossrank._cli.main import main
-from crossrank.serve import _command, create_app
+from crossrank.serve import _command, _log, create_app
 from crossrank.serve._options import PREFIX, hosts, named_models, parse, parser, read_keys
+from crossrank.serve._protocol import Protocol
 from tests.support.serving import DOCUMENTS, QUERY, process
 
 BODY = {"query": QUERY, "documents": DOCUMENTS}
@@ -220,12 +223,43 @@ def test_a_second_port_that_is_taken_is_named() -> None:
             _command.Server(create_app(), 1, ("127.0.0.1", port)).run([_command.bind("127.0.0.1", 0)])
 
 
+def test_what_is_written_goes_through_tls_where_there_is_tls() -> None:
+    ours, theirs = socket.socketpair()
+    written: list[bytes] = []
+
+    class Secure(asyncio.Transport):
+        def write(self, data: Any) -> None:
+            written.append(bytes(data))
+
+        def is_closing(self) -> bool:
+            return False
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+    async def app(*_: Any) -> None:
+        raise AssertionError("nobody asks")
+
+    async def work() -> None:
+        protocol = Protocol(uvicorn.Config(app, log_config=None, ws="none"), ServerState(), {})
+        protocol.connection_made(Secure({"sslcontext": object(), "socket": ours}))
+        protocol.transport.write(b"secret")
+        await asyncio.sleep(0)
+
+    with ours, theirs:
+        theirs.setblocking(False)
+        asyncio.run(work())
+        assert written == [b"secret"]
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+
+
 def test_a_line_of_an_exception_is_without_its_message() -> None:
     try:
         raise ValueError("a secret")
     except ValueError:
         record = logging.LogRecord("other", logging.ERROR, __file__, 1, "it failed", (), sys.exc_info())
-    line = json.loads(_command._Formatter().format(record))
+    line = json.loads(_log.Formatter().format(record))
     assert (line["message"], "secret" in str(line)) == ("it failed", False)
     assert line["error"].startswith(f"ValueError ({__file__}:")
 
@@ -239,7 +273,7 @@ def test_lines_of_a_moment_are_written_together_and_warnings_at_once(monkeypatch
             return len(text)
 
     monkeypatch.setattr(sys, "stderr", Stream())
-    handler = _command._Handler()
+    handler = _log.Handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
 
     def log(message: str, level: int = logging.INFO) -> None:

@@ -240,9 +240,9 @@ def test_thousands_of_connections_that_say_nothing_stop_nobody(rig: Rig) -> None
 
 
 def test_headers_that_do_not_come_end_the_connection(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    import crossrank.serve._command as command
+    import crossrank.serve._protocol as protocol
 
-    monkeypatch.setattr(command, "_HEADER_S", 0.2)
+    monkeypatch.setattr(protocol, "_HEADER_S", 0.2)
     client, _, _ = rig
     for sent in (b"", b"POST /v1/rerank HTTP/1.1\r\n", b"POST"):
         with raw(client) as connection:
