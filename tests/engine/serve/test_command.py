@@ -237,7 +237,7 @@ def test_what_is_written_goes_through_tls_where_there_is_tls() -> None:
         def get_write_buffer_size(self) -> int:
             return 0
 
-    async def app(*_: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("nobody asks")
 
     async def work() -> None:
