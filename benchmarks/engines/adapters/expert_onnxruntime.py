@@ -1,8 +1,8 @@
 """onnxruntime as an expert writes it: torch's own export, sorted batches, one session that every thread calls.
 
-onnxruntime.transformers' optimizer, which makes one operator of each BERT attention, is left out: on a CPU with AVX-512 its
-graphs of TinyBERT-L-2 and MiniLM-L12 took 8% to 37% more CPU time, without SkipLayerNormalization as much as the plain ones,
-and `quantize_dynamic` refuses them.
+onnxruntime.transformers' optimizer, which makes one operator of each BERT attention, is left out: on a CPU with AVX-512
+its graphs of TinyBERT-L-2 and MiniLM-L12 took 9% to 37% more CPU time, without SkipLayerNormalization as much as the
+plain ones, and `quantize_dynamic` refuses them.
 """
 
 from concurrent.futures import ThreadPoolExecutor
