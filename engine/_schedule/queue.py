@@ -132,6 +132,7 @@ class ChunkQueue:
                     most = limit
                 if batch.tokens >= max_tokens or batch.pairs >= most:
                     break
+        batch.capacity = max(batch.capacity, batch.tokens)  # of a pair that is longer than that
         self.running.add(batch)
         self.torn = False
         return batch

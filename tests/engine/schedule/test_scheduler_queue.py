@@ -96,6 +96,7 @@ class QueueMachine(RuleBasedStateMachine):
             return Batch(1, [], 1)
         pairs = sum(stop - start for _, start, stop in batch.pieces)
         assert pairs == 1 or batch.tokens <= min(self.budget, batch.capacity)
+        assert batch.tokens <= batch.capacity
         for request, start, stop in batch.pieces:
             assert request not in self.ended
             assert pairs <= (request.max_pairs or pairs)
@@ -202,6 +203,15 @@ FlatQueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_cou
 test_every_interleaving_ends_each_request_once_where_lengths_are_mixed = FlatQueueMachine.TestCase
 QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 test_every_interleaving_ends_each_request_once_with_all_its_pairs = QueueMachine.TestCase
+
+
+def test_a_batch_has_room_for_what_it_holds() -> None:
+    """Also where each lane's share of what is open is smaller than a pair."""
+    queue = ChunkQueue(4)
+    queue.submit(chunk_of([(30, 1), (5, 2)], flat=True))
+    while (batch := queue.next_batch(512)) is not None:
+        assert 0 < batch.tokens <= batch.capacity
+        queue.done(batch)
 
 
 def work_off(queue: ChunkQueue, max_tokens: int = 512) -> dict[Chunk, int]:
