@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message
+from google.protobuf.message_factory import GetMessageClass  # what is too old fails here, not when a file is read
 from numpy.typing import NDArray
 
 # Fields of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto: number, type, a star for many. Others are skipped.
@@ -29,7 +30,12 @@ _SCHEMA = {
         "attribute": (5, "Attribute*"),
     },
     "Value": {"name": (1, "string")},
-    "Graph": {"node": (1, "Node*"), "initializer": (5, "Tensor*"), "input": (11, "Value*")},
+    "Graph": {
+        "node": (1, "Node*"),
+        "initializer": (5, "Tensor*"),
+        "input": (11, "Value*"),
+        "output": (12, "Value*"),
+    },
     "Model": {"graph": (7, "Graph")},
 }
 _DTYPES = {1: np.float32, 2: np.uint8, 3: np.int8, 7: np.int64}
@@ -59,11 +65,13 @@ class OnnxGraph:
 
     Attributes:
         inputs: Names.
+        outputs: Names.
         nodes: In order, those of branches behind the one that has them.
         constants: By name; views of what the file holds.
     """
 
     inputs: Sequence[str]
+    outputs: Sequence[str]
     nodes: Sequence[OnnxNode]
     constants: dict[str, NDArray[Any]]
 
@@ -96,7 +104,8 @@ def read_onnx(path: Path) -> OnnxGraph:
         if len(raw) != size:
             raise ValueError(f"{tensor.name} has {len(raw)} bytes, its shape {shape} of {dtype} takes {size}")
         constants[tensor.name] = np.frombuffer(raw, dtype).reshape(shape)
-    return OnnxGraph([value.name for value in graph.input], _nodes(graph), constants)
+    inputs, outputs = ([value.name for value in values] for values in (graph.input, graph.output))
+    return OnnxGraph(inputs, outputs, _nodes(graph), constants)
 
 
 def _external(tensor: Any, name: str, data: NDArray[np.uint8]) -> Any:
@@ -135,4 +144,4 @@ def _message(name: str) -> Any:
                 made.type = getattr(kinds, f"TYPE_{kind.upper()}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
+    return GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
