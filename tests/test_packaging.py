@@ -112,6 +112,8 @@ def test_the_kernels_are_a_distribution_of_their_own_of_the_same_version(
     own = tomllib.loads((KERNELS / "pyproject.toml").read_text("utf-8"))["project"]
     assert own["name"] == "crossrank-kernels"
     assert own["version"] == pyproject["project"]["version"]
+    assert own["license-files"] == ["LICENSE"]
+    assert (KERNELS / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     with tarfile.open(sdist) as archive:
         assert not [name for name in archive.getnames() if name.partition("/")[2].startswith("engine/kernels")]
 
