@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 __all__ = ["ACTIVATIONS", "Model", "ModelError", "instructions"]
 
-_ABI = 1
-# Numbers of src/crossrank.h; those before "tanh" may be a model's, all a head's, "identity" a head's alone.
-ACTIVATIONS: Final = ("identity", "gelu", "gelu_new", "relu", "silu", "tanh", "sigmoid")
+_ABI = 2
+# Numbers of src/crossrank.h; all may be a head's, those between the first and the last a model's.
+ACTIVATIONS: Final = ("identity", "gelu", "gelu_new", "relu", "tanh")
 _DTYPES = {np.dtype(np.float32): 1, np.dtype(np.uint8): 2, np.dtype(np.int8): 3}
 _ERROR_BYTES = 4096
+_LARGEST = 2**31 - 1  # of an int32, to which ctypes and numpy cut what is larger
 
 
 class ModelError(Exception):
-    """The library refuses: a model that it does not know, or ids that a model does not have."""
+    """The library refuses: a model that it does not know, ids that a model does not have, or no such arguments."""
 
 
 class _Tensor(ctypes.Structure):
@@ -128,7 +129,7 @@ class Model:
             epsilon,
             _activation(activation),
             _activation(head_activation),
-            -1 if pad_id is None else pad_id,
+            -1 if pad_id is None else _number("pad_id", pad_id, 0),
         )
         handle, error = ctypes.c_void_p(), ctypes.create_string_buffer(_ERROR_BYTES)
         status = library.crossrank_open(
@@ -159,12 +160,14 @@ class Model:
             threads: Threads that work on it, this one among them.
 
         Raises:
-            ModelError: If an id, type or position is out of bounds, or lengths do not add up.
+            ModelError: If an id, type or position is out of bounds, lengths do not add up, or one of them is no array
+                of integers in one dimension.
             MemoryError: If the memory does not suffice.
         """
-        ids, lengths = np.ascontiguousarray(ids, np.int32), np.ascontiguousarray(lengths, np.int32)
+        threads = _number("threads", threads, 1)
+        ids, lengths = _integers("ids", ids), _integers("lengths", lengths)
         if types is not None:
-            types = np.ascontiguousarray(types, np.int32)
+            types = _integers("types", types)
             if types.shape != ids.shape:
                 raise ModelError(f"types have shape {types.shape}; that of ids, {ids.shape}, expected")
         logits = np.empty((len(lengths), self.labels), np.float32)
@@ -183,6 +186,24 @@ class Model:
         )
         _check(status, error)
         return logits
+
+
+def _integers(name: str, values: NDArray[Any]) -> NDArray[np.int32]:
+    """An array as the library takes it."""
+    values = np.asarray(values)
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise ModelError(f"{name} has shape {values.shape} and type {values.dtype}; int32 in one dimension expected")
+    if values.dtype != np.int32 and values.size:
+        for value in (int(values.min()), int(values.max())):
+            if not -_LARGEST - 1 <= value <= _LARGEST:
+                raise ModelError(f"{name} has {value}, which is no int32")
+    return np.ascontiguousarray(values, np.int32)
+
+
+def _number(name: str, value: int, least: int) -> int:
+    if not least <= value <= _LARGEST:
+        raise ModelError(f"{name} is {value!r:.60}; {least} to {_LARGEST} are allowed")
+    return value
 
 
 def _activation(name: str) -> int:

@@ -20,6 +20,9 @@ constexpr int kLanes = 16;
 constexpr int kRows = 6;
 
 INLINE Floats all(float value) { return _mm512_set1_ps(value); }
+// x limited from one side; a NaN stays one, since these give their second operand where one of them is none.
+INLINE Floats at_most(float limit, Floats x) { return _mm512_min_ps(all(limit), x); }
+INLINE Floats at_least(float limit, Floats x) { return _mm512_max_ps(all(limit), x); }
 INLINE int least(int a, int b) { return a < b ? a : b; }
 INLINE int chunks(int count) { return (count + kLanes - 1) / kLanes; }
 INLINE Floats affine(Floats x, const float* scale, const float* bias) {
@@ -57,20 +60,20 @@ constexpr float kLog2e = 1.44269504f;
 
 INLINE Floats sigmoid(Floats x) {
     // Beyond 80 nothing changes, and 2^x stays finite.
-    const Floats limited = _mm512_max_ps(_mm512_min_ps(x, all(80.0f)), all(-80.0f));
+    const Floats limited = at_least(-80.0f, at_most(80.0f, x));
     return _mm512_div_ps(all(1.0f), _mm512_add_ps(all(1.0f), exp2(_mm512_mul_ps(limited, all(-kLog2e)))));
 }
 
 // x / 2 * (1 + erf(x / sqrt(2))), within 1e-6 of it, with a third of the work of a polynomial for all x.
 INLINE Floats gelu(Floats x) {
-    const Floats a = _mm512_min_ps(_mm512_abs_ps(x), all(kGelu.end * 0.999999f));
+    const Floats a = at_most(kGelu.end * 0.999999f, _mm512_abs_ps(x));
     const Ints segment = _mm512_cvttps_epi32(_mm512_mul_ps(a, all(kGelu.segments / kGelu.end)));
     const auto c = [&](int power) __attribute__((always_inline)) {
         const float* from = kGelu.coefficients[power];
         return _mm512_permutex2var_ps(_mm512_load_ps(from), segment, _mm512_load_ps(from + kLanes));
     };
     const Floats p = _mm512_fmadd_ps(_mm512_fmadd_ps(_mm512_fmadd_ps(c(3), a, c(2)), a, c(1)), a, c(0));
-    return _mm512_sub_ps(_mm512_max_ps(x, all(0.0f)), p);
+    return _mm512_sub_ps(at_least(0.0f, x), p);
 }
 
 INLINE Floats activated(Activation activation, Floats x) {
@@ -81,11 +84,9 @@ INLINE Floats activated(Activation activation, Floats x) {
             const Floats cubic = _mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_mul_ps(x, all(0.044715f)));
             return _mm512_mul_ps(x, sigmoid(_mm512_mul_ps(all(2 * 0.79788456f), _mm512_add_ps(x, cubic))));
         }
-        case Activation::relu: return _mm512_max_ps(x, all(0.0f));
-        case Activation::silu: return _mm512_mul_ps(x, sigmoid(x));
+        case Activation::relu: return at_least(0.0f, x);
         case Activation::tanh:
             return _mm512_fmsub_ps(all(2.0f), sigmoid(_mm512_mul_ps(x, all(2.0f))), all(1.0f));
-        case Activation::sigmoid: return sigmoid(x);
     }
     return x;
 }
@@ -96,7 +97,9 @@ struct ToBytes {
     Ints zero;
     explicit ToBytes(Quantizer quantizer) : inverse(all(1.0f / quantizer.scale)), zero(_mm512_set1_epi32(quantizer.zero)) {}
     inline __attribute__((always_inline)) __m128i operator()(Floats x) const {
-        const Ints steps = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)), zero);
+        // What is beyond int32 becomes its least number, and so does NaN.
+        const Ints rounded = _mm512_cvtps_epi32(at_most(1e6f, _mm512_mul_ps(x, inverse)));
+        const Ints steps = _mm512_add_epi32(rounded, zero);
         return _mm512_cvtusepi32_epi8(_mm512_max_epi32(steps, _mm512_setzero_si512()));
     }
 };
@@ -123,12 +126,6 @@ void embed(const Embeddings& tables, const int32_t* ids, const int32_t* types, c
             _mm512_storeu_ps(row + at, _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, position + at)));
         }
     }
-}
-
-void quantize(const float* rows, int count, int width, Quantizer quantizer, uint8_t* bytes) {
-    const ToBytes to_bytes(quantizer);
-    const size_t all_rows = static_cast<size_t>(count) * padded(width);
-    for (size_t i = 0; i < all_rows; i += kLanes) store_bytes(bytes + i, to_bytes(_mm512_loadu_ps(rows + i)));
 }
 
 void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, uint8_t* bytes) {
@@ -184,10 +181,7 @@ INLINE void products(const Int8Linear& linear, const uint8_t* rows, int count, W
     for (int n = 0; n < linear.outputs; n += kColumns) {
         const int8_t* panel = linear.weights + static_cast<size_t>(n) * steps * 4;
         const int32_t* start = linear.start + n;
-        const size_t part = n + kColumns < linear.outputs ? (steps * 4 * kRows + count - 1) / count : 0;
-        const int8_t* ahead = panel + steps * 4 * kColumns;  // the next panel is fetched while this one is worked on
         for (int i = 0; i < count; i += kRows) {
-            for (size_t line = 0; line < part; line++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
             const uint8_t* bytes = rows + i * stride;
             const int some = least(kRows, count - i);
             switch (some) {
@@ -597,7 +591,7 @@ void attend_first(const Heads& heads, const float* probes, const float* rows, in
 #define NAME "avx512-vnni"
 #endif
 
-const Kernels TABLE = {NAME, sizeof(Number), embed,          normalize, quantize,    project, expand,
+const Kernels TABLE = {NAME, sizeof(Number), embed,          normalize, project, expand,
                        add,  attend,         attend_scratch, linear,    attend_first};
 
 }  // namespace crossrank

@@ -4,7 +4,8 @@
  * their shapes, so a caller says only what no shape says (`crossrank_settings`).
  *
  * Functions that can fail return a status and write a sentence into `error`, cut to `error_size` bytes and ended by 0.
- * Nothing aborts, throws, prints, or reads the environment. No threads are kept between calls, so a fork is harmless.
+ * Nothing aborts, throws, prints, or reads the environment. No threads are kept between calls, and no lock is waited
+ * for, so a fork is harmless.
  */
 #ifndef CROSSRANK_H
 #define CROSSRANK_H
@@ -23,7 +24,7 @@ extern "C" {
 #endif
 
 /* Changes with every change of what stands below; a caller that expects another must not call anything else. */
-#define CROSSRANK_ABI 1
+#define CROSSRANK_ABI 2
 CROSSRANK_API int32_t crossrank_abi(void);
 
 /* What the kernels use on this processor: "avx512-vnni avx512-bf16", "avx512-vnni", or "" where none can run. */
@@ -47,13 +48,11 @@ typedef struct crossrank_tensor {
 } crossrank_tensor;
 
 enum crossrank_activation {
-    CROSSRANK_IDENTITY = 0, /* of a head alone, as the two last */
+    CROSSRANK_IDENTITY = 0, /* of a head alone, as the last */
     CROSSRANK_GELU = 1,
     CROSSRANK_GELU_NEW = 2, /* by tanh */
     CROSSRANK_RELU = 3,
-    CROSSRANK_SILU = 4,
-    CROSSRANK_TANH = 5,
-    CROSSRANK_SIGMOID = 6
+    CROSSRANK_TANH = 4
 };
 
 /* What no shape says. `head_activation` is that behind head.dense, and of no matter without one. Tokens have the
@@ -84,8 +83,8 @@ CROSSRANK_API void crossrank_describe(const crossrank_model *model, crossrank_sh
 /* Logits float [pairs, labels] of joined pairs: `ids` and `types` int32 [tokens], pair after pair, `lengths` int32
  * [pairs] whose sum is `tokens`. `types` may be NULL: all 0. A pair's logits are the same to the bit whatever the other
  * pairs are, and however many threads there are. Any number of callers may run one model at a time; each takes about
- * tokens * hidden * 12 bytes, which the model keeps for the next unless they are more than 64 MiB. `threads` is how
- * many work on this call, the caller's own among them. */
+ * tokens * hidden * 12 bytes, which the model keeps for the next unless they are more than 64 MiB, of 32 callers at
+ * most. `threads` is how many work on this call, the caller's own among them. */
 CROSSRANK_API int32_t crossrank_run(crossrank_model *model, const int32_t *ids, const int32_t *types,
                                     const int32_t *lengths, int64_t pairs, int64_t tokens, int32_t threads,
                                     float *logits, char *error, size_t error_size);

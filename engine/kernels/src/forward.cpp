@@ -5,9 +5,10 @@
 // computed from, and in which order, depends on its pair alone.
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
+#include <cstring>
 #include <future>
 #include <stdexcept>
-#include <cstring>
 #include <thread>
 
 #include "model.h"
@@ -18,23 +19,24 @@ namespace {
 constexpr int kBlockRows = 384;
 constexpr int kBlockPairs = 16;  // whose last layer is computed at a time
 constexpr size_t kSpareBytes = size_t{64} << 20;
+constexpr size_t kSpareBlocks = 32;
 constexpr int64_t kMaxTokens = 1 << 24;  // with which all counts are far from overflowing
 constexpr int kMaxThreads = 256;
 
 // Runs what may throw; turns that into a status, and a sentence for the caller.
 template <class Work>
 int32_t guarded(char* error, size_t size, Work work) {
-    const auto say = [&](crossrank_status status, const std::string& sentence) {
-        if (error && size > 0) error[sentence.copy(error, size - 1)] = 0;
+    const auto say = [&](crossrank_status status, const char* what, const std::exception& failure) {
+        if (error && size > 0) std::snprintf(error, size, "%s%s", what, failure.what());  // takes no memory
         return status;
     };
     try {
         work();
         return CROSSRANK_OK;
     } catch (const std::invalid_argument& refusal) {
-        return say(CROSSRANK_INVALID, refusal.what());
+        return say(CROSSRANK_INVALID, "", refusal);
     } catch (const std::exception& failure) {
-        return say(CROSSRANK_OUT_OF_MEMORY, std::string("the memory does not suffice: ") + failure.what());
+        return say(CROSSRANK_OUT_OF_MEMORY, "the memory does not suffice: ", failure);
     }
 }
 
@@ -70,7 +72,7 @@ struct Batch {
 
 // Where a thread's own scratch lies.
 struct Own {
-    float *narrow, *apart, *row, *query, *probes, *mixed, *context, *wide_row, *scores;
+    float *apart, *row, *query, *probes, *mixed, *context, *wide_row, *scores;
     uint8_t* wide;
     void* attend;
 };
@@ -106,7 +108,6 @@ public:
             own.attend = attend;
             take(own.wide, block * wide);
             take(own.apart, block * padded(apart));
-            take(own.narrow, model_.projected ? block * padded(model_.embeddings.width) : 0);
             take(own.row, pairs * hidden_);
             take(own.query, pairs * hidden_);
             take(own.probes, pairs * heads * hidden_);
@@ -159,7 +160,7 @@ public:
 private:
     void work(int thread, float* logits) {
         const int first = share(batch_.tokens, thread), end = share(batch_.tokens, thread + 1);
-        for (int i = first; i < end; i += kBlockRows) enter(own_[thread], i, std::min(kBlockRows, end - i));
+        for (int i = first; i < end; i += kBlockRows) enter(i, std::min(kBlockRows, end - i));
         for (size_t index = 0; index < model_.layers.size(); index++) {
             barrier_.wait();
             attend(own_[thread], model_.layers[index], static_cast<int>(index));
@@ -176,21 +177,14 @@ private:
     int share(int count, int thread) const { return static_cast<int>(static_cast<int64_t>(count) * thread / threads_); }
 
     // Embeddings, and the first layer's queries, keys and values.
-    void enter(Own& own, int at, int count) {
+    void enter(int at, int count) {
         float* rows = rows_ + at * hidden_;
-        float* narrow = model_.projected ? own.narrow : rows;
         const bool quantized = !model_.layers.empty();
         const Quantizer input = quantized ? model_.layers[0].input : Quantizer{1.0f, 0};
         uint8_t* bytes = quantized ? bytes_ + at * hidden_ : nullptr;
         kernels_.embed(model_.embeddings, batch_.ids + at, batch_.types ? batch_.types + at : nullptr, positions_ + at,
-                       count, narrow);
-        kernels_.normalize(model_.embeddings_norm, narrow, count, input, model_.projected ? nullptr : bytes);
-        if (model_.projected) {
-            const Linear& linear = model_.projection;
-            std::memset(rows, 0, count * hidden_ * sizeof(float));
-            kernels_.linear(linear, narrow, padded(linear.inputs), count, Activation::identity, false, rows, hidden_);
-            if (quantized) kernels_.quantize(rows, count, linear.outputs, input, bytes);
-        }
+                       count, rows);
+        kernels_.normalize(model_.embeddings_norm, rows, count, input, bytes);
         if (quantized) kernels_.project(model_.layers[0].projections, bytes, count, projections_ + at * projected_);
     }
 
@@ -280,11 +274,11 @@ private:
     std::vector<Own> own_;
 };
 
-// The scratch of an earlier call if one has enough; else a new one.
+// The scratch of an earlier call if one has enough and can be had now; else a new one.
 Block take_scratch(crossrank_model& model, size_t bytes) {
     {
-        std::lock_guard<std::mutex> lock(model.mutex);
-        if (!model.spare.empty()) {
+        std::unique_lock<std::mutex> lock(model.mutex, std::try_to_lock);
+        if (lock.owns_lock() && !model.spare.empty()) {
             Block block = std::move(model.spare.back());
             model.spare.pop_back();
             if (block.size() >= bytes) return block;
@@ -317,8 +311,9 @@ void run(crossrank_model& model, Batch batch, int64_t pairs, int64_t tokens, int
     pass.number();
     pass.run(logits);
     if (scratch.size() <= kSpareBytes) {
-        std::lock_guard<std::mutex> lock(model.mutex);
-        model.spare.push_back(std::move(scratch));
+        std::unique_lock<std::mutex> lock(model.mutex, std::try_to_lock);
+        const bool room = lock.owns_lock() && model.spare.size() < model.spare.capacity();
+        if (room) model.spare.push_back(std::move(scratch));
     }
 }
 
@@ -338,6 +333,7 @@ int32_t crossrank_open(const crossrank_tensor* tensors, int64_t count, const cro
         auto opened = std::make_unique<crossrank_model>();
         opened->kernels = best_kernels();
         if (!opened->kernels) refuse("the processor has no AVX-512 VNNI");
+        opened->spare.reserve(kSpareBlocks);
         std::string sentence;
         for (const std::string& problem : read_model(*opened, tensors, count, *settings)) {
             sentence += (sentence.empty() ? "" : "; ") + problem;

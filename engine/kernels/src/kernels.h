@@ -10,14 +10,14 @@
 
 namespace crossrank {
 
-enum class Activation : int32_t { identity, gelu, gelu_new, relu, silu, tanh, sigmoid };
+enum class Activation : int32_t { identity, gelu, gelu_new, relu, tanh };
 
 // Rows of numbers are padded to a multiple of this, so that no product has a remainder of columns. Floats of the
 // padding are 0; bytes there may be anything, since the weights they meet are 0.
 constexpr int kColumns = 64;
 static inline int padded(int count) { return (count + kColumns - 1) / kColumns * kColumns; }
 
-// A float as a byte: round(x / scale) + zero, clipped to 0..255.
+// A float as a byte: round(x / scale) + zero, clipped to 0..255; 0 of a NaN.
 struct Quantizer {
     float scale;
     int32_t zero;
@@ -65,6 +65,7 @@ struct Heads {
 };
 
 // Rows are padded as above: floats and bytes of `width` numbers lie padded(width) apart. Counts may be any from 1 on.
+// Floats that are computed from a NaN are NaN, as their caller must see.
 struct Kernels {
     const char* instructions;
     size_t projected_bytes;  // of a number that `project` gives and `attend` takes
@@ -74,8 +75,6 @@ struct Kernels {
                   float* rows);
     // LayerNormalization of float [count, width] in place, and the same as bytes unless `bytes` is null.
     void (*normalize)(const Norm&, float* rows, int count, Quantizer, uint8_t* bytes);
-    // Floats [count, width] as bytes.
-    void (*quantize)(const float* rows, int count, int width, Quantizer, uint8_t* bytes);
     // Products of bytes: as attention takes them; activated and as bytes again; added to floats in place.
     void (*project)(const Int8Linear&, const uint8_t* rows, int count, void* out);
     void (*expand)(const Int8Linear&, const uint8_t* rows, int count, Activation, Quantizer, uint8_t* out);

@@ -112,8 +112,10 @@ public:
                 vector(get<float>(name + ".bias", {width}), width)};
     }
 
-    // A matrix of float products; `factor` scales what comes of them.
+    // A matrix of float products; `factor` scales what comes of them. Nothing of one that is missing: its sizes may be
+    // those of nothing in memory, here and below.
     Linear pack(const Matrix& matrix, int inputs, int outputs, const float* bias, float factor = 1.0f) {
+        if (!matrix) return {};
         Linear result = {inputs, outputs, nullptr, nullptr, nullptr, vector(bias, outputs, factor)};
         float* scales = make<float>(padded(outputs));
         const size_t count = static_cast<size_t>((outputs + 15) / 16 * 16) * inputs;
@@ -132,7 +134,7 @@ public:
             result.int8_weights = packed;
         } else {
             float* packed = make<float>(count);
-            if (matrix.values) order(packed, matrix.values);
+            order(packed, matrix.values);
             result.float_weights = packed;
         }
         return result;
@@ -152,6 +154,13 @@ public:
 
     // Matrices of one input beside each other, in bytes.
     Int8Linear int8_linear(const std::vector<std::string>& names, int inputs, int outputs, Quantizer input) {
+        const size_t before = problems.size();
+        for (const std::string& name : names) {
+            get<int8_t>(name + ".int8", {inputs, outputs});
+            get<float>(name + ".scales", {outputs});
+            get<float>(name + ".bias", {outputs}, true);
+        }
+        if (problems.size() > before) return {};
         const int all = static_cast<int>(names.size()) * outputs, steps = (inputs + 3) / 4;
         int8_t* weights = make<int8_t>(static_cast<size_t>(padded(all)) * steps * 4);
         int32_t* start = make<int32_t>(padded(all));
@@ -161,7 +170,7 @@ public:
             const int8_t* values = get<int8_t>(name + ".int8", {inputs, outputs});
             const float* scales = get<float>(name + ".scales", {outputs});
             const float* biases = get<float>(name + ".bias", {outputs}, true);
-            for (int c = 0; values && scales && c < outputs; c++, n++) {
+            for (int c = 0; c < outputs; c++, n++) {
                 int8_t* panel = weights + static_cast<size_t>(n / kColumns) * steps * 4 * kColumns + n % kColumns * 4;
                 for (int k = 0; k < inputs; k++) {
                     const int8_t value = values[static_cast<size_t>(k) * outputs + c];
@@ -177,9 +186,10 @@ public:
 
     // A table of rows in float.
     const float* table(const std::string& name, int rows, int width) {
-        float* result = make<float>(static_cast<size_t>(rows) * width);
         const Matrix stored = matrix(name, {rows, width});
-        for (size_t i = 0; stored && i < static_cast<size_t>(rows) * width; i++) {
+        if (!stored) return nullptr;
+        float* result = make<float>(static_cast<size_t>(rows) * width);
+        for (size_t i = 0; i < static_cast<size_t>(rows) * width; i++) {
             result[i] = stored.int8 ? stored.int8[i] * stored.scales[i % width] : stored.values[i];
         }
         return result;
@@ -249,11 +259,11 @@ std::vector<std::string> read_model(crossrank_model& model, const crossrank_tens
     std::vector<std::string>& problems = reader.problems;
     crossrank_shape& shape = model.shape;
     if (!(settings.epsilon > 0.0f && settings.epsilon < 1.0f)) problems.push_back("epsilon is not between 0 and 1");
-    if (settings.activation < CROSSRANK_GELU || settings.activation > CROSSRANK_SILU) {
-        problems.push_back("activation " + std::to_string(settings.activation) + " is none of 1 to 4");
+    if (settings.activation < CROSSRANK_GELU || settings.activation > CROSSRANK_RELU) {
+        problems.push_back("activation " + std::to_string(settings.activation) + " is none of 1 to 3");
     }
-    if (settings.head_activation < CROSSRANK_IDENTITY || settings.head_activation > CROSSRANK_SIGMOID) {
-        problems.push_back("head_activation " + std::to_string(settings.head_activation) + " is none of 0 to 6");
+    if (settings.head_activation < CROSSRANK_IDENTITY || settings.head_activation > CROSSRANK_TANH) {
+        problems.push_back("head_activation " + std::to_string(settings.head_activation) + " is none of 0 to 4");
     }
     model.activation = static_cast<Activation>(settings.activation);
     model.head_activation = static_cast<Activation>(settings.head_activation);
@@ -269,7 +279,6 @@ std::vector<std::string> read_model(crossrank_model& model, const crossrank_tens
     shape.hidden = reader.matrix_size(last + "key.per_head", 2);
     shape.intermediate = reader.matrix_size(last + "up.weight", 1);
     shape.labels = reader.matrix_size("head.classifier.weight", 1);
-    const int width = reader.size("embeddings.words.int8", 1);
     const std::pair<const char*, int> sizes[] = {
         {"embeddings.words.int8", shape.vocabulary}, {"embeddings.positions", shape.positions},
         {"key.per_head of the last layer", size},    {"up.weight of the last layer", shape.intermediate},
@@ -283,20 +292,22 @@ std::vector<std::string> read_model(crossrank_model& model, const crossrank_tens
     if (static_cast<int64_t>(shape.heads) * size != shape.hidden) {
         problems.push_back(last + "key.per_head has heads that are not as wide as the model");
     }
+    if (settings.pad_id >= shape.positions) {
+        problems.push_back("pad_id " + std::to_string(settings.pad_id) + " leaves no position behind it");
+    }
     if (!problems.empty()) return problems;  // without sizes nothing more can be said
     model.heads = {shape.heads, size, shape.hidden};
 
     const int hidden = shape.hidden;
     const float* word_scales = reader.get<float>("embeddings.words.scales", {shape.vocabulary, 1});
-    const int8_t* words = reader.get<int8_t>("embeddings.words.int8", {shape.vocabulary, width});
-    int8_t* table = reader.make<int8_t>(static_cast<size_t>(shape.vocabulary) * width);
-    if (words) std::memcpy(table, words, static_cast<size_t>(shape.vocabulary) * width);
-    model.embeddings = {width, table, reader.vector(word_scales, shape.vocabulary),
-                        reader.table("embeddings.positions", shape.positions, width),
-                        shape.types ? reader.table("embeddings.types", shape.types, width) : nullptr};
-    model.embeddings_norm = reader.norm("embeddings.norm", width, settings.epsilon);
-    model.projected = width != hidden;
-    if (model.projected) model.projection = reader.linear("embeddings.projection", width, hidden);
+    const int8_t* words = reader.get<int8_t>("embeddings.words.int8", {shape.vocabulary, hidden});
+    const size_t word_bytes = words ? static_cast<size_t>(shape.vocabulary) * hidden : 0;
+    int8_t* table = reader.make<int8_t>(word_bytes);
+    if (words) std::memcpy(table, words, word_bytes);
+    model.embeddings = {hidden, table, word_scales ? reader.vector(word_scales, shape.vocabulary) : nullptr,
+                        reader.table("embeddings.positions", shape.positions, hidden),
+                        shape.types ? reader.table("embeddings.types", shape.types, hidden) : nullptr};
+    model.embeddings_norm = reader.norm("embeddings.norm", hidden, settings.epsilon);
     for (int i = 0; i < shape.layers; i++) {
         const std::string at = "layer." + std::to_string(i) + ".";
         const int apart = reader.matrix_size(at + "up.apart.weight", 1);

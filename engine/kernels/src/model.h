@@ -52,16 +52,14 @@ struct crossrank_model {
     crossrank::Heads heads = {};
     crossrank::Embeddings embeddings = {};
     crossrank::Norm embeddings_norm = {};
-    bool projected = false;  // whether the embeddings are narrower than the layers
-    crossrank::Linear projection = {};
     std::vector<crossrank::Layer> layers;
     crossrank::LastLayer last;
     bool dense_head = false;
     crossrank::Linear head_dense = {}, classifier = {};
     std::vector<crossrank::Block> memory;  // of the weights
 
-    std::mutex mutex;
-    std::vector<crossrank::Block> spare;  // scratch of calls that have ended
+    std::mutex mutex;  // of what follows; never waited for, since in a forked child it may be held forever
+    std::vector<crossrank::Block> spare;  // scratch of calls that have ended, as much as there is room for
 };
 
 namespace crossrank {

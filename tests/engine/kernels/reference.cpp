@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels.h"
+#include "model.h"
 
 namespace crossrank {
 
@@ -17,9 +18,7 @@ float activated(Activation activation, float x) {
         case Activation::gelu: return 0.5f * x * (1.0f + std::erf(x * 0.70710678f));
         case Activation::gelu_new: return 0.5f * x * (1.0f + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)));
         case Activation::relu: return std::max(x, 0.0f);
-        case Activation::silu: return x / (1.0f + std::exp(-x));
         case Activation::tanh: return std::tanh(x);
-        case Activation::sigmoid: return 1.0f / (1.0f + std::exp(-x));
     }
     return x;
 }
@@ -43,13 +42,6 @@ void embed(const Embeddings& tables, const int32_t* ids, const int32_t* types, c
     }
 }
 
-void quantize(const float* rows, int count, int width, Quantizer quantizer, uint8_t* bytes) {
-    const size_t stride = padded(width);
-    for (int i = 0; i < count; i++) {
-        for (int c = 0; c < width; c++) bytes[i * stride + c] = byte(quantizer, rows[i * stride + c]);
-    }
-}
-
 void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, uint8_t* bytes) {
     const int stride = padded(norm.width);
     for (int i = 0; i < count; i++) {
@@ -63,8 +55,10 @@ void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, ui
             row[c] = static_cast<float>((row[c] - mean) * inverse) * norm.scale[c] + norm.bias[c];
         }
         for (int c = norm.width; c < stride; c++) row[c] = 0.0f;
+        for (int c = 0; bytes && c < norm.width; c++) {
+            bytes[static_cast<size_t>(i) * stride + c] = byte(quantizer, row[c]);
+        }
     }
-    if (bytes) quantize(rows, count, norm.width, quantizer, bytes);
 }
 
 float product(const Int8Linear& linear, const uint8_t* row, int n) {
@@ -168,11 +162,19 @@ void attend_first(const Heads& heads, const float* probes, const float* rows, in
 
 }  // namespace
 
-const Kernels kReference = {"reference",  sizeof(float), embed,          normalize, quantize,    project, expand,
-                            add, attend,        attend_scratch, linear,    attend_first};
+const Kernels kReference = {"reference", sizeof(float), embed,          normalize, project, expand,
+                            add,         attend,        attend_scratch, linear,    attend_first};
 
 #if defined(CROSSRANK_REFERENCE)
 const Kernels* best_kernels() { return &kReference; }
 #endif
 
 }  // namespace crossrank
+
+#if defined(CROSSRANK_REFERENCE)
+// Holds a model's lock, as a thread may do that a forked child does not have, or lets it go.
+extern "C" CROSSRANK_API void crossrank_hold(crossrank_model* model, int32_t held) {
+    if (held) model->mutex.lock();
+    else model->mutex.unlock();
+}
+#endif

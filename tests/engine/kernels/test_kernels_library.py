@@ -73,6 +73,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
     made: dict[tuple[Any, ...], Artifact] = {}
 
     def make(architecture: str = "bert", **sizes: Any) -> Artifact:
+        sizes = ({"embedding_size": 32} if architecture == "electra" else {}) | sizes  # as wide as its layers
         key = (architecture, *sorted(sizes.items()))
         if key not in made:
             folder = tmp_path_factory.mktemp("artifact")
@@ -134,7 +135,7 @@ def test_fast_kernels_give_the_graphs_logits(artifact: Any, architecture: str) -
     needs_instructions()
     made = artifact(architecture)
     batch = made.batch([1, 2, 7, 16, 17, 33, 40])
-    np.testing.assert_allclose(made.model().run(*batch), made.expected(batch), atol=0.1)  # attention in bfloat16
+    np.testing.assert_allclose(made.model().run(*batch), made.expected(batch), atol=0.2)  # bfloat16, of logits up to 15
 
 
 @pytest.mark.parametrize(
@@ -227,6 +228,12 @@ def test_what_is_missing_or_misshapen_is_named_all_at_once(artifact: Any) -> Non
     assert "layer.0.gate.int8 is none of a model of the BERT kind" in message
 
 
+def test_embeddings_narrower_than_the_layers_are_refused(artifact: Any) -> None:
+    library, made = kernels(reference=True), artifact("electra", embedding_size=24)
+    with pytest.raises(library.ModelError, match=r"embeddings\.projection\.weight is none of a model of the BERT kind"):
+        made.model(reference=True)
+
+
 @pytest.mark.parametrize("architecture", ["mpnet", "deberta-v2", "gte"])
 def test_models_of_other_kinds_are_refused(artifact: Any, tmp_path: Path, architecture: str) -> None:
     make_checkpoint(tmp_path / "checkpoint", architecture)
@@ -254,6 +261,81 @@ def test_ids_types_and_positions_that_a_model_lacks_are_named(artifact: Any) -> 
     long = made.batch([model.positions + 1])
     with pytest.raises(library.ModelError, match=f"position {model.positions} of token"):
         model.run(*long)
-    with pytest.raises(library.ModelError, match="for 0 threads"):
-        model.run(ids, types, lengths, threads=0)
+    for threads in (0, -1, 2**32 + 1):
+        with pytest.raises(library.ModelError, match=f"threads is {threads}; 1 to"):
+            model.run(ids, types, lengths, threads=threads)
     assert model.run(ids[:0], types[:0], lengths[:0]).shape == (0, 1)
+
+
+def test_other_shapes_and_types_than_integers_in_one_dimension_are_refused(artifact: Any) -> None:
+    """The library takes a pointer and a number: of more dimensions it would write logits that have no place."""
+    library, made = kernels(reference=True), artifact("bert")
+    model, (ids, types, lengths) = made.model(reference=True), made.batch([4, 5, 6])
+    cases: list[tuple[Any, Any, Any, str]] = [
+        (ids, types, lengths[None], r"lengths has shape \(1, 3\)"),
+        (ids[None], types[None], lengths, r"ids has shape \(1, 15\)"),
+        (ids, types[None], lengths, r"types has shape \(1, 15\)"),
+        (ids, None, np.int32(15), r"lengths has shape \(\)"),
+        (ids.astype(np.float32), types, lengths, "ids has .* type float32"),
+        (ids, types.astype(bool), lengths, "types has .* type bool"),
+        (ids, types, lengths.astype(float), "lengths has .* type float64"),
+        (ids + np.int64(2**32), types, lengths, "ids has 42949.*, which is no int32"),
+        (ids, types, lengths - np.int64(2**32), "lengths has -42949.*, which is no int32"),
+        (ids, types, np.full(3, 2**63, np.uint64), "lengths has 92233.*, which is no int32"),
+    ]
+    for wrong_ids, wrong_types, wrong_lengths, message in cases:
+        with pytest.raises(library.ModelError, match=message):
+            model.run(wrong_ids, wrong_types, wrong_lengths)
+    expected = model.run(ids, types, lengths)
+    np.testing.assert_array_equal(model.run(ids.astype(np.uint16), types.astype(">i8"), lengths.astype(int)), expected)
+
+
+@pytest.mark.parametrize(
+    ("pad_id", "message"),
+    [(-1, "pad_id is -1; 0 to"), (2**32, "pad_id is 4294967296; 0 to"), (10**6, "pad_id 1000000 leaves no position")],
+)
+def test_padding_ids_that_no_position_is_behind_are_refused(artifact: Any, pad_id: int, message: str) -> None:
+    library = kernels(reference=True)
+    with pytest.raises(library.ModelError, match=message):
+        library.Model(artifact("bert").tensors, epsilon=1e-12, pad_id=pad_id)
+
+
+@pytest.mark.parametrize("place", ["head.dense.bias", "up.bias", "embeddings.norm.bias"])
+def test_what_is_no_number_in_the_weights_is_none_in_the_logits(artifact: Any, place: str) -> None:
+    needs_instructions()
+    made = artifact("bert")
+    (last,) = {name.partition(".key.")[0] for name in made.tensors if "key.per_head" in name}
+    name = f"{last}.{place}" if place == "up.bias" else place
+    spoiled = made.tensors[name].copy()
+    spoiled[3] = np.nan
+    model = kernels().Model(made.tensors | {name: spoiled}, epsilon=made.epsilon, head_activation=made.head)
+    assert np.isnan(model.run(*made.batch([7, 20]))).all()
+
+
+@pytest.mark.parametrize("name", ["embeddings.positions", "embeddings.words", "head.classifier.weight"])
+def test_sizes_of_nothing_take_no_memory(artifact: Any, name: str) -> None:
+    resource = pytest.importorskip("resource")
+    library, made = kernels(reference=True), artifact("bert")
+    tensors = {other: value for other, value in made.tensors.items() if other.removesuffix(".int8") != name}
+    shape = (0, 2**25 - 1) if name.startswith("head") else (2**25 - 1, 0)
+    kept = f"{name}.int8" if name == "embeddings.words" else name
+    tensors[kept] = np.zeros(shape, np.int8 if kept != name else np.float32)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(library.ModelError, match=f"{kept} has shape"):
+        library.Model(tensors, epsilon=made.epsilon)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
+
+
+def test_a_call_waits_for_no_lock_that_a_forked_child_may_find_held(artifact: Any) -> None:
+    library, made = kernels(reference=True), artifact("bert")
+    model, batch = made.model(reference=True), made.batch([3, 9])
+    found: list[NDArray[np.float32]] = []
+    expected = model.run(*batch)
+    hold = library._library().crossrank_hold
+    hold(model._handle, 1)
+    caller = threading.Thread(target=lambda: found.append(model.run(*batch)), daemon=True)
+    caller.start()
+    caller.join(20)
+    hold(model._handle, 0)
+    assert len(found) == 1
+    np.testing.assert_array_equal(found[0], expected)
