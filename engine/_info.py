@@ -40,7 +40,7 @@ class ModelInfo:
         max_length_origin: Where that comes from.
         tokenizer: The tokenizer's model and vocabulary size.
         parity: Error of this graph, by what runs it, against the reference when it was exported; None for a foreign
-            graph, and where that ran otherwise.
+            graph, and where that ran by other kernels or on a processor with other instructions.
         kernels: Why crossrank-kernels does not run an int8 graph, None where it does or the graph is another one.
         float_layers: Of an int8 graph, the layers that are computed in float since its bound needs it, from 0.
     """
@@ -106,7 +106,9 @@ class ModelInfo:
             ("max length", f"{self.max_length} tokens ({self.max_length_origin})"),
             ("tokenizer", self.tokenizer),
         ]
-        proof = "of these kernels not measured: crossrank verify does" if self.by_kernels else "not proven by crossrank"
+        proof = "not proven by crossrank"
+        if self.by_kernels:
+            proof = "not recorded of these kernels on this processor: crossrank verify shows it"
         if self.parity is not None:
             proof = (
                 f"max |Δlogit| {self.parity.max_abs:.2g}, mean {self.parity.mean_abs:.2g}, "
@@ -154,7 +156,7 @@ def describe_model(model: OpenModel, meaning: Meaning, max_length: int, max_leng
         max_length=max_length,
         max_length_origin=max_length_origin,
         tokenizer=f"{model.tokenizer.kind}, {model.tokenizer.vocabulary_size:,} tokens",
-        parity=variant.kernels if backend.flat else variant.parity,
+        parity=variant.kernels_on(backend.provider) if backend.flat else variant.parity,
         kernels=model.kernels,
         float_layers=variant.float_layers,
     )

@@ -162,12 +162,12 @@ def verify_artifact(folder: Path) -> tuple[Manifest, list[str]]:
 
     Returns:
         The manifest with this machine's figures in place of the exporter's, and a sentence for each graph
-        that could not run here (a CUDA graph without a GPU).
+        that could not run here (a CUDA graph without a GPU), or does not run on crossrank-kernels for its error.
 
     Raises:
         InputError: If it is no artifact folder.
         ArtifactError: If the manifest or a file is damaged.
-        ProofError: If a hash differs or a graph leaves its bound; the message has all of them.
+        ProofError: If a hash differs or a graph leaves its bound by what runs it; the message has all of them.
     """
     if not has_entry(folder / MANIFEST_NAME):
         raise InputError(
@@ -213,8 +213,16 @@ def _verify(held: HeldFolder) -> tuple[Manifest, list[str]]:
         subject = Subject(tokenizer, backend, manifest.inputs.max_length, manifest.head.labels)
         parity = measure_parity(proof, subject, variant.precision)
         kernels = prove_kernels(proof, subject, variant, graph, manifest.inputs, native=manifest.exporter == "native")
-        variants.append(replace(variant, parity=parity, kernels=kernels))
-    problems = [text for variant in variants for text in variant.problems()]
+        measured = replace(variant, parity=parity, kernels=kernels)
+        variants.append(measured)
+        problems += measured.problems()
+        if kernels is None or not (found := measured.kernels_problems(kernels.provider)):
+            continue
+        said = f"{variant.name} by {kernels.provider}: {'; '.join(found)}"
+        if variant.kernels_problems(kernels.provider):  # as was recorded, so that they do not run it
+            skipped.append(f"{said}; onnxruntime runs it")
+        else:
+            problems.append(f"{said}; CROSSRANK_KERNELS=0 has onnxruntime run it")
     if problems:
         raise ProofError(join_problems(str(folder), problems))
     return replace(manifest, variants=tuple(variants)), skipped

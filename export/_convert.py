@@ -21,6 +21,7 @@ from crossrank._artifact.manifest import (
 )
 from crossrank._artifact.parity import BOUNDS
 from crossrank._artifact.settings import read_model_folder
+from crossrank._device.compiled import switched_on
 from crossrank._device.open import load_graph
 from crossrank._errors import ModelError, UnsupportedModelError
 from crossrank._machine.cpu import ThreadCount, available_threads
@@ -82,9 +83,11 @@ def make_artifact(
         ModelNotFoundError: If the checkpoint cannot be had.
         ModelError: If it is unusable or unsupported, or graphs that were asked for leave their error bounds: nothing is
             written then, but that they do, where there was an artifact to complete.
-        InputError: If the exporter does not make the graphs asked for.
+        InputError: If the exporter does not make the graphs asked for, or CROSSRANK_KERNELS has a value that it does
+            not know.
         MissingDependencyError: If the exporter that was asked for is not installed.
     """
+    switched_on()  # refuses what it does not know, before the work of hours
     if present is not None and source.folder is None:
         source = replace(source, revision=present.source.revision)  # the graphs of one artifact are of one commit
     with stage(report, "find the checkpoint"):

@@ -133,13 +133,18 @@ class Variant:
 
     def problems(self) -> list[str]:
         """Where its parity leaves its precision's bound, one sentence each; empty if it holds or was not measured."""
-        figures = ((self.name, self.parity), (f"{self.name} by crossrank-kernels", self.kernels))
-        return [
-            f"{name}: {text}"
-            for name, parity in figures
-            if parity is not None
-            for text in parity.problems(BOUNDS[self.precision])
-        ]
+        if self.parity is None:
+            return []
+        return [f"{self.name}: {text}" for text in self.parity.problems(BOUNDS[self.precision])]
+
+    def kernels_on(self, provider: str) -> Parity | None:
+        """The parity by a crossrank-kernels of this version on such a processor, None where another was measured."""
+        return self.kernels if self.kernels is not None and self.kernels.provider == provider else None
+
+    def kernels_problems(self, provider: str) -> list[str]:
+        """Where `kernels_on` leaves the bound: then onnxruntime runs the graph there."""
+        parity = self.kernels_on(provider)
+        return [] if parity is None else parity.problems(BOUNDS[self.precision])
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 
 from crossrank._artifact.held import ModelFile
 from crossrank._artifact.manifest import Inputs, Variant
-from crossrank._artifact.parity import BOUNDS
 from crossrank._errors import InputError
 
 from .backend import Backend
@@ -34,21 +33,30 @@ def open_kernels(graph: ModelFile, variant: Variant, inputs: Inputs, lanes: int,
         InputError: If the switch has another value than it knows.
         ArtifactError: If another file has taken the graph's place since its folder was read.
     """
-    switch = os.environ.get(SWITCH, "1")
-    if switch not in ("0", "1"):
-        raise InputError(f"{SWITCH}={switch!r:.60}: 1 for crossrank-kernels where they run, or 0 for onnxruntime")
-    if switch == "0":
+    if not switched_on():
         return f"switched off by {SWITCH}=0"
-    missing = "not installed: pip install 'crossrank[cpu-kernels]'"
+    command = "pip install 'crossrank[cpu-kernels]'"
     if find_spec("crossrank_kernels") is None:
-        return missing
+        return f"not installed: {command}"
     if not native:
         return "they run graphs of crossrank's own exporter alone"
-    if variant.kernels is not None and (problems := variant.kernels.problems(BOUNDS[variant.precision])):
-        return f"their error leaves the bound: {'; '.join(problems)}"
     try:
         from .kernels.backend import open_kernels as open_in_library
     except ModuleNotFoundError as error:  # of its own or of what it reads graphs with
         logger.debug("%s", error)
-        return missing
-    return open_in_library(graph, inputs, lanes)
+        return f"not installed: {command}"
+    except (ImportError, AttributeError) as error:  # of an older protobuf
+        return f"they cannot be loaded ({error}): {command}"
+    return open_in_library(graph, variant, inputs, lanes)
+
+
+def switched_on() -> bool:
+    """Whether they run where they can.
+
+    Raises:
+        InputError: If the switch has another value than it knows.
+    """
+    switch = os.environ.get(SWITCH, "1")
+    if switch not in ("0", "1"):
+        raise InputError(f"{SWITCH}={switch!r:.60}: 1 for crossrank-kernels where they run, or 0 for onnxruntime")
+    return switch == "1"

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,28 @@ def kernels(*, reference: bool = False) -> Any:
 
 
 @cache
-def _package(library: str) -> Any:
+def installed() -> Path:
+    """A folder for sys.path that holds the distribution of the checkout with the library that `built` gives."""
+    folder = built() / "installed"
+    _copy("kernels/libcrossrank", folder / "crossrank_kernels")
+    project = tomllib.loads((KERNELS / "pyproject.toml").read_text("utf-8"))["project"]
+    about = folder / f"crossrank_kernels-{project['version']}.dist-info"
+    about.mkdir()
+    text = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (about / "METADATA").write_text(text, encoding="utf-8")
+    return folder
+
+
+def _copy(library: str, package: Path) -> None:
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
-    package = built() / f"{Path(library).name}_package"
-    shutil.copytree(KERNELS / "crossrank_kernels", package, ignore=shutil.ignore_patterns("*.so"))
+    shutil.copytree(KERNELS / "crossrank_kernels", package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     shutil.copy(built() / f"{library}{suffix}", package / f"libcrossrank{suffix}")
+
+
+@cache
+def _package(library: str) -> Any:
+    package = built() / f"{Path(library).name}_package"
+    _copy(library, package)
     spec = importlib.util.spec_from_file_location(package.name, package / "__init__.py")
     assert spec
     assert spec.loader

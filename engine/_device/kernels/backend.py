@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossrank._artifact.held import ModelFile
-from crossrank._artifact.manifest import Inputs
+from crossrank._artifact.manifest import Inputs, Variant
 from crossrank._device.batches import EVEN_MAX_TOKENS, plan_flat_batches
 from crossrank._device.costs import describe_subject
 from crossrank._device.lanes import LaneBackend
@@ -42,13 +42,14 @@ class KernelBackend(LaneBackend):
     Raises:
         Unusable: If there is no library that runs here.
         NotCovered: If it does not run this graph.
+        MemoryError: If the memory does not suffice for its weights.
         ArtifactError: If another file has taken the graph's place since its folder was read.
     """
 
     flat = True
 
     def __init__(self, graph: ModelFile, inputs: Inputs, lanes: int) -> None:
-        self.provider = _provider()  # before a graph is read in vain
+        self.provider = library()  # before a graph is read in vain
         with graph.opened() as path:
             try:
                 content = read_onnx(path)
@@ -114,7 +115,7 @@ class Unusable(Exception):
 
 
 @cache
-def _provider() -> str:
+def library() -> str:
     """The library, as people know it: its name, version and the instructions that it uses.
 
     Raises:
@@ -129,11 +130,12 @@ def _provider() -> str:
     return f"crossrank-kernels {version} ({instructions})"
 
 
-def open_kernels(graph: ModelFile, inputs: Inputs, lanes: int) -> KernelBackend | str:
+def open_kernels(graph: ModelFile, variant: Variant, inputs: Inputs, lanes: int) -> KernelBackend | str:
     """The backend for a graph, or why there is none.
 
     Args:
         graph: The ONNX file.
+        variant: What it is.
         inputs: The manifest's facts about the graph's inputs.
         lanes: Threads.
 
@@ -141,6 +143,10 @@ def open_kernels(graph: ModelFile, inputs: Inputs, lanes: int) -> KernelBackend 
         ArtifactError: As `KernelBackend`.
     """
     try:
+        if problems := variant.kernels_problems(library()):
+            return f"their error leaves the bound: {'; '.join(problems)}"
         return KernelBackend(graph, inputs, lanes)
     except (Unusable, NotCovered) as error:
         return str(error)
+    except MemoryError as error:  # the graph takes less
+        return f"the memory does not suffice for its weights: {error}"

@@ -1,6 +1,7 @@
 """Int8 artifacts on crossrank-kernels: scores, flat batches, threads, forks, refusals, and what is said of them.
 
-Without the library, or on a processor that it does not run on, what needs it is skipped. Logits of the embedded model
+The library is the checkout's, compiled once. Without a compiler, or on a processor that it does not run on, what needs
+it is skipped. Logits of the embedded model
 reach 9; the bound between the library and the graph is int8's of the manifest, which both keep to the reference.
 """
 
@@ -8,16 +9,17 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import asdict
-from importlib.util import find_spec
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crossrank import CrossEncoder, InputError
+from crossrank import CrossEncoder, InputError, ProofError
 from crossrank._artifact.manifest import read_manifest
 from crossrank._artifact.origin import EMBEDDED_MODEL
 from crossrank._artifact.parity import BOUNDS
@@ -27,6 +29,7 @@ from crossrank._proof import verify_artifact
 from crossrank._text.pairs import PackedPairs
 from crossrank.export import export_model
 from tests.support.artifacts import edit_manifest
+from tests.support.compiled_kernels import installed
 from tests.support.tiny_models import PAIRS, make_checkpoint
 from tests.support.trained_models import Trained
 
@@ -36,16 +39,23 @@ DOCUMENTS = [document for _, document in PAIRS]
 COVERED = ("bert", "electra", "roberta", "xlm-roberta", "camembert", "distilbert")
 
 
-def _reason() -> str:
-    """Why the library does not run here, "" where it does."""
-    if find_spec("crossrank_kernels") is None:
-        return "crossrank-kernels is not installed: pip install ./engine/kernels"
-    import crossrank_kernels
+@pytest.fixture(scope="module")
+def library() -> Iterator[None]:
+    """The checkout's library, for this process and those that it starts, whatever is installed."""
+    folder = str(installed())
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("crossrank_kernels", "crossrank._device.kernels.backend"):
+            patch.delitem(sys.modules, name, raising=False)
+        patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", folder, prepend=os.pathsep)
+        import crossrank_kernels
 
-    return "" if crossrank_kernels.instructions() else "crossrank-kernels does not run on this processor"
+        if not crossrank_kernels.instructions():
+            pytest.skip("crossrank-kernels does not run on this processor")
+        yield
 
 
-needs_library = pytest.mark.skipif(bool(_reason()), reason=_reason())
+needs_library = pytest.mark.usefixtures("library")
 
 
 @pytest.fixture(autouse=True)
@@ -233,6 +243,57 @@ def test_kernels_whose_error_left_the_bound_do_not_run(artifact_with_proof: Path
     assert "max |Δlogit| 99" in str(info.kernels)
 
 
+@needs_library
+def test_what_was_measured_of_other_kernels_is_not_said_of_these(artifact_with_proof: Path) -> None:
+    def move(data: dict[str, Any]) -> None:
+        data["variants"][0]["kernels"] |= {"provider": "crossrank-kernels 0.0.1 (avx512-vnni)", "max_abs": 99.0}
+
+    edit_manifest(artifact_with_proof, move)
+    info = open_model(artifact_with_proof).info()
+    assert info.provider.startswith("crossrank-kernels ")
+    assert info.parity is None
+    assert "crossrank verify" in str(info)
+
+
+@needs_library
+def test_without_the_memory_for_its_weights_the_graph_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **settings: object) -> None:
+        raise MemoryError("the memory does not suffice: std::bad_alloc")
+
+    monkeypatch.setattr("crossrank_kernels.Model", refuse)
+    info = open_model().info()
+    assert info.provider == "CPUExecutionProvider"
+    assert "memory" in str(info.kernels)
+
+
+@needs_library
+def test_with_a_protobuf_that_is_too_old_the_graph_runs_and_info_names_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("onnx_file", "model", "backend"):
+        monkeypatch.delitem(sys.modules, f"crossrank._device.kernels.{name}", raising=False)
+    name = "google.protobuf.message_factory"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    info = open_model().info()
+    assert info.provider == "CPUExecutionProvider"
+    assert "pip install 'crossrank[cpu-kernels]'" in str(info.kernels)
+
+
+def test_verify_fails_for_the_error_of_kernels_unless_it_is_known_and_the_graph_runs(
+    artifact_with_proof: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parity = read_manifest(artifact_with_proof).variants[0].parity
+    assert parity is not None
+    spoiled = replace(parity, provider="crossrank-kernels 0.0.1 (avx512-vnni)", max_abs=99.0)
+    monkeypatch.setattr("crossrank._proof.prove_kernels", lambda *subject, **settings: spoiled)
+    with pytest.raises(ProofError, match=r"by crossrank-kernels 0.0.1 .*max \|Δlogit\| 99"):
+        verify_artifact(artifact_with_proof)
+    edit_manifest(artifact_with_proof, lambda data: data["variants"][0].update(kernels=asdict(spoiled)))
+    (said,) = verify_artifact(artifact_with_proof)[1]
+    assert "max |Δlogit| 99" in said
+    assert "onnxruntime runs it" in said
+
+
 @pytest.fixture
 def artifact_with_proof(tmp_path: Path) -> Path:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "bert")
@@ -249,6 +310,14 @@ def test_another_value_of_the_switch_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(SWITCH, "yes")
     with pytest.raises(InputError, match=f"{SWITCH}='yes': 1 for crossrank-kernels where they run, or 0"):
         open_model()
+
+
+def test_an_export_refuses_another_value_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "bert")
+    monkeypatch.setenv(SWITCH, "yes")
+    monkeypatch.setattr("crossrank.export._convert.fetch_checkpoint", lambda *source, **settings: pytest.fail("begun"))
+    with pytest.raises(InputError, match=f"{SWITCH}='yes'"):
+        export_model(checkpoint, tmp_path / "artifact", variants=["cpu"], precisions=["int8"])
 
 
 def test_without_the_library_the_graph_runs_and_info_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
