@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from crossrank._artifact.manifest import PRECISIONS
 from crossrank._artifact.origin import EMBEDDED_NAME
+from crossrank._errors import InputError
 from crossrank._progress import Progress
 
 
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="score on Ray's workers: local for one started here, auto, HOST:PORT or ray://… (needs crossrank[ray])",
     )
     parser.add_argument("--actors", type=int, metavar="N", help="of Ray, how many (default: all of its cores)")
-    parser.add_argument("--cores", type=int, default=1, metavar="N", help="of each actor (default: 1)")
+    parser.add_argument("--cores", type=int, metavar="N", help="of each actor (default: 1)")
     parser.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS], help="the graph's numbers")
     parser.add_argument("--device", help="cpu, cuda, cuda:N, tensorrt or tensorrt:N (default: cpu or cuda)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all this process may use)")
@@ -56,7 +57,10 @@ def run(options: argparse.Namespace) -> None:
     if options.ray is not None:
         from crossrank.ray import actors
 
-        run_blocks = actors(options.ray, count=options.actors, num_cpus=options.cores)
+        cores = 1 if options.cores is None else options.cores
+        run_blocks = actors(options.ray, count=options.actors, num_cpus=cores)
+    elif options.actors is not None or options.cores is not None:
+        raise InputError("--actors and --cores are of Ray's workers: --ray ADDRESS is needed with them")
     more = {} if options.block_bytes is None else {"block_bytes": options.block_bytes}
     summary = rerank_file(
         options.input,

@@ -401,3 +401,11 @@ def test_the_command_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFi
     assert [len(row.get("scores") or []) for row in read_jsonl(tmp_path / "out.jsonl")] == [1, 1, 0]
     assert main(["rerank", *files]) == 1
     assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--actors", "--cores"])
+def test_the_commands_options_of_ray_are_refused_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["rerank", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), option, "2"]) != 0
+    assert "--ray ADDRESS is needed" in capsys.readouterr().err
