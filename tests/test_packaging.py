@@ -114,8 +114,20 @@ def test_the_kernels_are_a_distribution_of_their_own_of_the_same_version(
     assert own["version"] == pyproject["project"]["version"]
     assert own["license-files"] == ["LICENSE"]
     assert (KERNELS / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    extra = pyproject["project"]["optional-dependencies"]["cpu-kernels"]
+    # Elsewhere pip would compile a library without kernels, or fail for want of a compiler.
+    marker = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+    assert f"crossrank-kernels=={own['version']}; {marker}" in extra
     with tarfile.open(sdist) as archive:
         assert not [name for name in archive.getnames() if name.partition("/")[2].startswith("engine/kernels")]
+
+
+@pytest.mark.skipif(not KERNELS.exists(), reason="an sdist has no engine/kernels")
+def test_kernels_that_cannot_be_compiled_name_what_is_needed_and_that_crossrank_runs_without() -> None:
+    settings = tomllib.loads((KERNELS / "pyproject.toml").read_text("utf-8"))["tool"]["scikit-build"]
+    said = settings["messages"]["after-failure"].format()  # as scikit-build-core prints it, behind the tools' output
+    for part in ("C++17", "AVX512-BF16", "CMake", "apt install g++", "pip install 'crossrank[cpu]'"):
+        assert part in said
 
 
 def test_every_data_file_is_listed_and_exists(pyproject: dict[str, Any]) -> None:

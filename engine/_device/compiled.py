@@ -5,6 +5,8 @@ They are a distribution of their own, which nothing is loaded of unless a graph 
 
 import logging
 import os
+import platform
+import sys
 from importlib.util import find_spec
 
 from crossrank._artifact.held import ModelFile
@@ -17,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # An environment variable.
 SWITCH = "CROSSRANK_KERNELS"
+
+_COMMAND = "pip install 'crossrank[cpu-kernels]'"
 
 
 def open_kernels(graph: ModelFile, variant: Variant, inputs: Inputs, lanes: int, *, native: bool) -> Backend | str:
@@ -35,19 +39,26 @@ def open_kernels(graph: ModelFile, variant: Variant, inputs: Inputs, lanes: int,
     """
     if not switched_on():
         return f"switched off by {SWITCH}=0"
-    command = "pip install 'crossrank[cpu-kernels]'"
     if find_spec("crossrank_kernels") is None:
-        return f"not installed: {command}"
+        return why_absent()
     if not native:
         return "they run graphs of crossrank's own exporter alone"
     try:
         from .kernels.backend import open_kernels as open_in_library
     except ModuleNotFoundError as error:  # of its own or of what it reads graphs with
         logger.debug("%s", error)
-        return f"not installed: {command}"
+        return f"not installed: {_COMMAND}"
     except (ImportError, AttributeError) as error:  # of an older protobuf
-        return f"they cannot be loaded ({error}): {command}"
+        return f"they cannot be loaded ({error}): {_COMMAND}"
     return open_in_library(graph, variant, inputs, lanes)
+
+
+def why_absent() -> str:
+    """Why the library is not installed: nobody did, or there is none for this machine."""
+    machine = platform.machine()
+    if (sys.platform, machine) != ("linux", "x86_64"):  # as the extra has it
+        return f"none are made for {sys.platform} on {machine}, but for linux on x86_64"
+    return f"not installed: {_COMMAND}"
 
 
 def switched_on() -> bool:
@@ -56,7 +67,7 @@ def switched_on() -> bool:
     Raises:
         InputError: If the switch has another value than it knows.
     """
-    switch = os.environ.get(SWITCH, "1")
+    switch = os.environ.get(SWITCH) or "1"
     if switch not in ("0", "1"):
         raise InputError(f"{SWITCH}={switch!r:.60}: 1 for crossrank-kernels where they run, or 0 for onnxruntime")
     return switch == "1"

@@ -6,6 +6,7 @@ reach 9; the bound between the library and the graph is int8's of the manifest, 
 """
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from crossrank._artifact.origin import EMBEDDED_MODEL
 from crossrank._artifact.parity import BOUNDS
 from crossrank._cli.main import main
 from crossrank._device.batches import plan_flat_batches
+from crossrank._device.compiled import switched_on, why_absent
 from crossrank._proof import verify_artifact
 from crossrank._text.pairs import PackedPairs
 from crossrank.export import export_model
@@ -305,6 +307,11 @@ def test_one_switch_turns_them_off() -> None:
     assert info.kernels == f"switched off by {SWITCH}=0"
 
 
+def test_a_switch_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "")
+    assert switched_on()
+
+
 def test_another_value_of_the_switch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "yes")
     with pytest.raises(InputError, match=f"{SWITCH}='yes': 1 for crossrank-kernels where they run, or 0"):
@@ -325,6 +332,15 @@ def test_without_the_library_the_graph_runs_and_info_names_the_command(monkeypat
     assert model.info().provider == "CPUExecutionProvider"
     assert model.info().kernels == "not installed: pip install 'crossrank[cpu-kernels]'"
     assert asdict(model.info())["kernels"] == model.info().kernels
+
+
+@pytest.mark.parametrize(("system", "machine"), [("linux", "aarch64"), ("darwin", "x86_64"), ("win32", "AMD64")])
+def test_where_there_is_no_library_to_install_info_names_no_command(
+    monkeypatch: pytest.MonkeyPatch, system: str, machine: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert why_absent() == f"none are made for {system} on {machine}, but for linux on x86_64"
 
 
 def test_other_graphs_say_nothing_of_them(tmp_path: Path) -> None:
