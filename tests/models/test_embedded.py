@@ -82,7 +82,7 @@ def test_info_says_what_verify_measures() -> None:
     assert recorded is not None
     assert measured is not None
     # Other processors' int8 products and other onnxruntimes' floats move a few pairs.
-    assert recorded.kendall_tau == pytest.approx(measured.kendall_tau, abs=4e-3)
+    assert recorded.kendall_tau == pytest.approx(measured.kendall_tau, abs=8e-3)
 
 
 def test_its_name_is_the_same_model() -> None:
