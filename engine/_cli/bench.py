@@ -93,7 +93,7 @@ class BenchSetup:
             ("model", first.source),
             ("folder", str(first.folder)),
             ("runs on", f"{first.device}, {first.provider}, {self.processor}"),
-            ("graphs", ", ".join(f"{graph.variant} {graph.precision}" for graph in self.graphs)),
+            ("graphs", ", ".join(map(self._describe, self.graphs))),
             ("threads", f"{first.threads} ({first.threads_reason})"),
             ("max length", f"{first.max_length} tokens ({first.max_length_origin})"),
             ("versions", versions),
@@ -102,6 +102,11 @@ class BenchSetup:
         ]
         rows += [("not measured:", text) for text in self.skipped]
         return "\n".join(f"{name:<13} {printable_line(value)}" for name, value in rows)
+
+    def _describe(self, graph: ModelInfo) -> str:
+        """A graph, and what runs it if that is not what runs the first one."""
+        by = "" if graph.provider == self.graphs[0].provider else f" by {graph.provider}"
+        return f"{graph.variant} {graph.precision}{by}"
 
 
 def bench(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,15 @@ def test_what_is_measured_comes_first_and_a_row_for_each_precision_and_size(
     assert "not measured" not in setup  # what the model lacks is no news
     rows = [line.split()[:2] for line in table.splitlines() if not line.startswith("busy machine")]
     assert rows == [["precision", "documents"], ["fp32", "1"], ["fp32", "3"], ["int8", "1"], ["int8", "3"]]
+
+
+def test_a_graph_that_something_else_runs_says_by_what(folder: Path) -> None:
+    setup, _, _ = bench(folder, documents=[1], seconds=0.1)
+    float32, int8 = setup.graphs
+    kernels = "crossrank-kernels 0.1.0 (avx512-vnni)"
+    shown = str(replace(setup, graphs=(float32, replace(int8, provider=kernels))))
+    assert f"graphs        cpu fp32, cpu int8 by {kernels}\n" in shown
+    assert "graphs        cpu fp32, cpu int8\n" in str(setup)
 
 
 def test_precision_that_the_model_has_and_that_does_not_run_is_one_line(
