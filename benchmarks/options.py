@@ -87,8 +87,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": f"{SYNTHETIC}, {LONG}, {TREC_DL19}, or a folder of judged queries (default: {SYNTHETIC})",
     },
     "documents": _count("of a call"),
-    "calls": _count("of a round"),
-    "rounds": _count("rounds of calls") | {"default": 5},
+    "calls": _count("of a turn"),
+    "rounds": _count("rounds, in each of which all have a turn") | {"default": 5},
     "warm-up": _count("calls that do not count"),
     "warm-up-documents": {"type": positive, "help": "of a warm-up call, but OpenVINO's (default: all)"},
     "peak-seconds": {

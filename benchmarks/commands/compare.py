@@ -18,9 +18,10 @@ from benchmarks.inputs.models import BenchmarkModel
 from benchmarks.inputs.workloads import LONG, Workload, make_workload, synthetic_calls
 from benchmarks.measure.peaks import PEAK_S, Peaks, operations_per_pair
 from benchmarks.measure.summary import choose_baseline, summarize
-from benchmarks.measure.turns import Series, Turns, interleave, on_texts, percentiles, spread
+from benchmarks.measure.turns import PAUSE_S, Series, Turns, counted, interleave, on_texts, percentiles, spread
 from benchmarks.options import add_load_option, add_options, check_output, open_benchmark_model, open_data
 from benchmarks.reporting.result import (
+    AFTER_PAUSE,
     describe_run,
     look_at_machine,
     print_unavailable,
@@ -29,6 +30,7 @@ from benchmarks.reporting.result import (
     write_result,
 )
 from benchmarks.reporting.tables import Rows, format_table, progress, shown, spread_cells
+from crossrank import InputError
 
 
 @dataclass(slots=True)
@@ -126,7 +128,7 @@ def _in_turns(
             return worker
 
         workers = turns.each(open_one)
-        report = progress(sum(map(len, workload.rounds)), "calls of each engine")
+        report = progress(len(workload.rounds) * len(workers), "turns")
         engines = {key: on_texts(worker.score) for key, worker in workers.items()}
 
         def shorten(key: str, call: Candidates) -> Candidates:
@@ -140,7 +142,9 @@ def _in_turns(
 
 
 def _more(workload: Workload, data: Mapping[str, object]) -> dict[str, object]:
-    return {"data": data, "warm_up_calls": len(workload.warm_up), "rounds": len(workload.rounds)}
+    rounds = workload.rounds
+    amounts = {"warm_up_calls": len(workload.warm_up), "rounds": len(rounds), "calls_of_a_turn": len(rounds[0])}
+    return {"data": data, **amounts}
 
 
 def _calls(data: Mapping[str, object]) -> str:
@@ -149,7 +153,7 @@ def _calls(data: Mapping[str, object]) -> str:
 
 def _measure_throughput(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
     workload = _open_workload(options)
-    lengths = [np.concatenate(model.pair_lengths(timed)) for timed in workload.rounds]
+    lengths = [np.concatenate(model.pair_lengths(counted(timed))) for timed in workload.rounds]
     peaks = Peaks(model.config, options.threads, batch_s=options.peak_seconds)
     workers, series, unavailable = _in_turns(options, model, workload, peaks.measure)
     if not series:
@@ -205,10 +209,15 @@ def _throughput_rows(summaries: Mapping[str, Mapping[str, Any]]) -> Rows:
 
 
 def _measure_latency(options: argparse.Namespace, model: BenchmarkModel) -> Measured:
+    if options.calls < 2:
+        raise InputError("--calls 1: 2 or more of a turn are needed, since the first comes after a pause")
     workload = _open_workload(options)
     workers, series, unavailable = _in_turns(options, model, workload)
-    figures = {key: percentiles(list(chain.from_iterable(found.seconds))) for key, found in series.items()}
-    names = ("p50_ms", "p95_ms", "p99_ms")
+    figures = {}
+    for key, found in series.items():
+        first = percentiles([seconds[0] for seconds in found.seconds])["p50_ms"]
+        figures[key] = percentiles(list(chain.from_iterable(map(counted, found.seconds)))) | {AFTER_PAUSE: first}
+    names = ("p50_ms", "p95_ms", "p99_ms", AFTER_PAUSE)
     rows = [(ENGINES[key].name, *shown((found[name] for name in names), ".2f")) for key, found in figures.items()]
     data = workload.describe()
     headings = ("", *(name.replace("_", " ") for name in names))
@@ -279,22 +288,29 @@ def _measure_startup(options: argparse.Namespace, model: BenchmarkModel) -> Meas
 
 
 _WHOLE = "texts in and scores out, tokenizing included; one call is one query with its documents"
+_TURN = "in turns of calls one after the other, of which the first does not count"
 _CALL_OPTIONS = dict.fromkeys(("data", "documents", "calls", "rounds", "warm_up", "warm_up_documents"))
 throughput = Comparison(
-    f"whole calls, {_WHOLE}",
+    f"whole calls, {_WHOLE}; {_TURN} unless it is alone",
     _measure_throughput,
     {
         **_CALL_OPTIONS,
         "documents": 100,
-        "calls": {"help": "of a round (default: 8 synthetic ones, or what judged queries give, at most 100)"},
+        "calls": {"help": "of a turn (default: 8 synthetic ones, or what judged queries give, at most 100)"},
         "warm_up": 2,
         "peak_seconds": PEAK_S,
     },
 )
 latency = Comparison(
-    f"one call at a time, {_WHOLE}",
+    f"one call at a time, {_WHOLE}; {_TURN}: it is the one after a pause of {PAUSE_S * 1e3:.0f} ms and others' turns",
     _measure_latency,
-    {**_CALL_OPTIONS, "documents": 10, "calls": 20, "warm_up": 5},
+    {
+        **_CALL_OPTIONS,
+        "documents": 10,
+        "calls": {"default": 8, "help": "of a turn (default: %(default)s)"},
+        "rounds": 12,
+        "warm_up": 5,
+    },
 )
 memory = Comparison(
     "resident memory of an engine's process in MiB, interpreter and libraries included",

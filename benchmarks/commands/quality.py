@@ -75,7 +75,7 @@ def run(options: argparse.Namespace, *, draw: Callable[..., bytes] = draw_tradeo
     workload = deal(collection, rounds=options.rounds, warm_up=options.warm_up)
     assert workload.collection is not None, "deal keeps it"
     engines = {name: timed(on_texts(system.score)) for name, system in systems.items()}
-    tick = progress(len(collection.candidates), "queries of each system")
+    tick = progress(len(workload.rounds) * len(engines), "turns")
     series, _ = interleave(engines, workload.warm_up, workload.rounds, report=tick)
     speeds = weigh(series, workload)
     ours = {name: scored_run(workload.collection, one.all_scores) for name, one in series.items()}

@@ -17,8 +17,6 @@ from .environments import ENVIRONMENTS, Environments
 from .process import Process
 from .registry import EngineSpec, EngineUnavailable, WorkerError
 
-_PAUSE_S = 0.02  # idle threads spin for some milliseconds after a call before they sleep
-
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -83,8 +81,7 @@ class Worker(EngineProcess):
         super().__init__(SERVE, spec, checkpoint, **arguments)
 
     def score(self, query: str, documents: tuple[str, ...]) -> Call:
-        """Make one call, when the threads of the worker before have gone to sleep."""
-        time.sleep(_PAUSE_S)
+        """Make one call."""
         reply = self.ask("score", {"query": query, "documents": documents})
         scores = np.array(reply["scores"], np.float32)
         if len(scores) != len(documents):

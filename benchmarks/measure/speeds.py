@@ -7,7 +7,7 @@ from statistics import mean
 from benchmarks.inputs.collections import Collection
 from benchmarks.inputs.workloads import Workload, synthetic_calls
 
-from .turns import Series, Spread, spread
+from .turns import Series, Spread, counted, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ def deal(collection: Collection, *, rounds: int, warm_up: int) -> Workload:
 
 def weigh(series: Mapping[str, Series], workload: Workload) -> dict[str, Speed]:
     """Speeds of every system, ratios to the first."""
-    documents = [sum(len(call.documents) for call in timed) for timed in workload.rounds]
+    documents = [sum(len(call.documents) for call in counted(timed)) for timed in workload.rounds]
     found = {}
     for name, one in series.items():
         theirs = next(iter(series.values())).round_seconds
         found[name] = Speed(
             docs_per_s=spread(n / s for n, s in zip(documents, one.round_seconds, strict=True)),
-            query_ms=spread(mean(calls) * 1e3 for calls in one.seconds),
+            query_ms=spread(mean(counted(calls)) * 1e3 for calls in one.seconds),
             ratio=spread(their / our for our, their in zip(one.round_seconds, theirs, strict=True)),
         )
     return found

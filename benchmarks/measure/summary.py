@@ -9,7 +9,7 @@ from benchmarks.engines.registry import ENGINES
 from benchmarks.inputs.workloads import Workload
 
 from .quality import Quality, compare_scores, measure_scores
-from .turns import Floats, Series, spread
+from .turns import Floats, Series, counted, spread
 
 _BASELINE = "st-torch-fp32"
 # Which of the peaks an engine's operations are compared with.
@@ -43,34 +43,36 @@ def summarize(
 ) -> dict[str, dict[str, Any]]:
     """Figures of every engine, by its key, as JSON has them.
 
-    ``docs_per_s`` and its ``ratio`` to the baseline's over the rounds; ``cpu_ms_per_doc``, of all threads of the
-    engine's process, which a busy machine changes less; ``gflops``, 10^9 operations of the whole model per second, and
-    ``share_of_peak``, of what the model's matrix products alone reach in its precision; the agreement with the
-    reference's scores; ``quality`` of its rankings. None is what was not measured or says nothing.
+    Of the calls that count, ``docs_per_s`` and its ``ratio`` to the baseline's over the rounds; ``cpu_ms_per_doc``, of
+    all threads of the engine's process, which a busy machine changes less; ``gflops``, 10^9 operations of the whole
+    model per second, and ``share_of_peak``, of what the model's matrix products alone reach in its precision. Of all
+    calls the agreement with the reference's scores, and ``quality`` of its rankings. None is what was not measured or
+    says nothing.
 
     Args:
         series: Engine key -> what it gave.
         workload: What was scored.
         baseline: The engine that ratios are to.
         reference: The engine that scores are compared with.
-        operations: Of each round's calls together.
+        operations: Of each round's calls that count, together.
         peaks: Precision -> 10^9 operations per second.
         trained: Whether the model's rankings say something.
     """
-    documents = [sum(len(call.documents) for call in timed) for timed in workload.rounds]
+    documents = [sum(len(call.documents) for call in counted(timed)) for timed in workload.rounds]
     theirs = series[baseline].round_seconds
     expected = series[reference].all_scores
 
     summaries = {}
     for key, found in series.items():
-        seconds, cpu, scores = found.round_seconds, found.cpu_seconds, found.all_scores
+        seconds, scores = found.round_seconds, found.all_scores
+        cpu = [sum(counted(times)) for times in found.cpu_seconds]
         gflops = median(n / s for n, s in zip(operations, seconds, strict=True)) / 1e9
         peak = peaks.get(_PEAK_OF.get(ENGINES[key].kind, ""))
         quality = _quality(workload, scores) if trained else None
         summaries[key] = {
             "docs_per_s": asdict(spread(n / s for n, s in zip(documents, seconds, strict=True))),
             "ratio": asdict(spread(their / our for our, their in zip(seconds, theirs, strict=True))),
-            "cpu_ms_per_doc": asdict(spread(sum(s) / n * 1e3 for n, s in zip(documents, cpu, strict=True))),
+            "cpu_ms_per_doc": asdict(spread(s / n * 1e3 for n, s in zip(documents, cpu, strict=True))),
             "gflops": round(gflops, 2),
             "share_of_peak": None if peak is None else round(gflops / peak, 4),
             "quality": quality and asdict(quality),

@@ -10,7 +10,7 @@ from crossrank import InputError
 
 from .goals import GOALS, goals_table, is_expert, is_ours, is_peer
 from .gpu import gpu_section
-from .result import Result, Results
+from .result import AFTER_PAUSE, Result, Results
 from .tables import markdown_table
 
 START, END = "<!-- benchmarks: start -->", "<!-- benchmarks: end -->"
@@ -26,6 +26,7 @@ _EXPERTLY = (
     "set up as an expert would: batches of like length on a stream for each core, int8 by NNCF with calibration "
     "([what they do](benchmarks/engines/adapters))"
 )
+_PART = ["model", "documents", "rounds x calls of a turn", "peers", "not measured"]
 _NO_GPU = "**None of this has run on a GPU yet**, so there is no figure here."
 
 Column = tuple[str, Result, str, str]  # heading, result, path of the figure, its format
@@ -131,8 +132,8 @@ def performance_section(results: Results) -> str:
         data = f"{trained.model_name}, {trained.calls} calls on {trained.data}"
         legend.append(f"tau (rank agreement with the scores of {_BASELINE}) and nDCG@10: {data}")
     if small:
-        columns.append(("p50 ms", small, "p50_ms", ".1f"))
-        legend.append(f"p50 ms: a call of 10 documents, {small.model_name}")
+        columns += [("p50 ms", small, "p50_ms", ".1f"), ("after a pause", small, AFTER_PAUSE, ".1f")]
+        legend.append(f"p50 ms: calls of 10 documents, one after the other and after a pause, {small.model_name}")
     if memory:
         columns.append(("peak MB", memory, "peak_rss_mb", ",.0f"))
         legend.append(f"peak MB: the process's memory, {memory.model_name}")
@@ -161,11 +162,14 @@ def benchmarks_section(results: Results) -> str:
     parts = ["## Goals", f"{goals}\n\nIn brackets: what would be better still."]
     for benchmark, note, path, show in (
         ("throughput", _SPEEDS, "docs_per_s.median", _speed),
-        ("latency", "p50 / p95 / p99 in ms of one call", "p50_ms", _latency),
+        ("latency", "p50 / p95 / p99 in ms of calls one after the other, and p50 after a pause", "p50_ms", _latency),
     ):
         if found := [result for result in results if result.benchmark == benchmark]:
             table = markdown_table(_compared(found, path, show, lowest=benchmark == "latency"))
             parts += [f"## Every {benchmark}", f"{note}, of ours and of the fastest peers:", table]
+            parts += ["Who took part, beside ours:", markdown_table([_PART, *map(_part, found)])]
+    if results.left_out:
+        parts.append(f"Left out, since each of their short calls came after a pause: {', '.join(results.left_out)}.")
     return "\n\n".join([*parts, _provenance(list(results))])
 
 
@@ -243,9 +247,20 @@ def _compared(
             fits = [name for name, kind in kinds.items() if (kind == "exact", is_expert(name)) == (exact, expert)]
             best = result.best(fits, path, lowest=lowest)
             peers.append(f"{best}: {show(result, best)}" if best else "")
-        model = f"{result.model_name}, 512 tokens each" if result.data == LONG else result.model_name
-        rows.append([model, f"{result.size:,}", *(show(result, name) for name in ours), *peers])
+        rows.append([*_what(result), *(show(result, name) for name in ours), *peers])
     return rows
+
+
+def _what(result: Result) -> list[str]:
+    model = f"{result.model_name}, 512 tokens each" if result.data == LONG else result.model_name
+    return [model, f"{result.size:,}"]
+
+
+def _part(result: Result) -> list[str]:
+    """Of the table of who took part in what."""
+    peers = ", ".join(name for name in _engines([result]) if not is_ours(name))
+    absent = "; ".join(f"{name}: {why.partition(' (')[0]}" for name, why in result.unavailable.items())
+    return [*_what(result), result.turns, peers, absent]
 
 
 def _speed(result: Result, engine: str) -> str:
@@ -260,4 +275,6 @@ def _speed(result: Result, engine: str) -> str:
 
 def _latency(result: Result, engine: str) -> str:
     figures = result.engines.get(engine)
-    return " / ".join(f"{figures[f'p{p}_ms']:.1f}" for p in (50, 95, 99)) if figures else ""
+    if not figures:
+        return ""
+    return " / ".join(f"{figures[f'p{p}_ms']:.1f}" for p in (50, 95, 99)) + f", {figures[AFTER_PAUSE]:.1f}"

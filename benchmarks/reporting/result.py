@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,8 @@ _CODE = ("engine", "export", "models", "benchmarks")
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp")
 _LOOK_S, _LOOKS = 1.0, 10
 _FOLDERS = re.compile(r"(?<![\w:/])/(?:[^\s/'\",]+/)+")  # of an absolute path all but the last part, of a URL nothing
+AFTER_PAUSE = "after_pause_p50_ms"  # of a turn's first call
+_SHORT_S = 0.1  # a call's time, below which what it takes more after a pause would be seen in documents per second
 # command -> what each of its engines must have, by dotted path.
 _FIGURES = {
     "throughput": ("docs_per_s.median", "ratio.median"),
@@ -163,6 +165,8 @@ class Result:
         unavailable: Engine -> why it has no figures.
         busy: Cores that others took before the run; None where that was not told.
         load: Of a result that does not tell it, the load average; None where none was told.
+        turns: Of how many rounds and calls of a turn, in words; empty where that was not told.
+        cold: Whether it is of short calls that each came after a pause, as once all were.
     """
 
     benchmark: str
@@ -179,6 +183,8 @@ class Result:
     threads: int
     data: str
     calls: int
+    turns: str
+    cold: bool
     kinds: Mapping[str, str]
     engines: Mapping[str, Mapping[str, float]]
     unavailable: Mapping[str, str]
@@ -195,9 +201,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All results of a folder, by command, model and size."""
+    """All results of a folder, by command, model and size, and the names of files that are left out as too cold."""
 
     by_cell: Mapping[tuple[str, str, int | None], Result]
+    left_out: Sequence[str] = ()
 
     def find(self, benchmark: str, model: str, size: int | None = None) -> Result | None:
         """The result of a cell, None where it has not been measured."""
@@ -215,17 +222,20 @@ def read_results(folder: Path) -> Results:
     """
     if not folder.is_dir():
         raise InputError(f"--results {folder}: there is no such folder; `python -m benchmarks suite` makes results")
-    results, problems = [], []
+    results, left_out, problems = [], [], []
     for file in sorted(folder.glob("*.json")):
         try:
             result = read_result(file)
         except InputError as error:
             problems.append(str(error))
         else:
-            results += [result] if result else []
+            if result and result.cold:
+                left_out.append(file.name)
+            elif result:
+                results.append(result)
     if problems:
         raise InputError(join_problems(f"--results {folder}", problems))
-    return Results({(result.benchmark, result.model, result.size): result for result in results})
+    return Results({(result.benchmark, result.model, result.size): result for result in results}, left_out)
 
 
 def read_result(file: Path) -> Result | None:
@@ -247,7 +257,7 @@ def read_result(file: Path) -> Result | None:
         for figures in engines.values():
             for path in _FIGURES[benchmark]:
                 figures[path]  # is there
-        busy = content["machine"].get("busy_before")
+        busy, calls = content["machine"].get("busy_before"), content.get("calls_of_a_turn")
         return Result(
             benchmark=benchmark,
             model=model,
@@ -263,6 +273,8 @@ def read_result(file: Path) -> Result | None:
             threads=content["threads"],
             data=content["data"]["name"],
             calls=int(content["data"].get("calls") or 0),
+            turns=f"{content['rounds']} x {calls}" if calls else "",
+            cold=_is_cold(benchmark, size, engines.values(), calls or 1),
             kinds={name: row["kind"] for name, row in content["engines"].items()},
             engines=engines,
             unavailable=content["unavailable"],
@@ -272,6 +284,22 @@ def read_result(file: Path) -> Result | None:
             f"{file.name} lacks what the report needs of its engines, data or machine: {reason_of(error)}; remove it, "
             "and run the suite again"
         ) from error
+
+
+def read_service(file: Path) -> dict[str, Any] | None:
+    """A result of `service` as it was written; None where there is none."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if look_up(content, "benchmark") == "service" else None
+
+
+def _is_cold(benchmark: str, size: int | None, engines: Iterable[Mapping[str, float]], calls: int) -> bool:
+    if benchmark == "latency":
+        return any(AFTER_PAUSE not in figures for figures in engines)
+    speeds = [figures["docs_per_s.median"] for figures in engines if benchmark == "throughput"]
+    return calls == 1 and size is not None and any(size / speed < _SHORT_S for speed in speeds)
 
 
 def look_up(content: Any, *path: str) -> Any:

@@ -240,17 +240,25 @@ def in_turns(
     return interleave(engines, workload.warm_up, workload.rounds, **how)
 
 
-def test_engines_take_turns_call_by_call_and_none_always_begins() -> None:
+def test_engines_take_turns_of_calls_one_after_the_other_and_none_always_begins() -> None:
     log: list[str] = []
     engines = {name: FakeEngine(name, log) for name in "AB"}
     between: list[int] = []
-    series, failed = in_turns(engines, workload_of("w", "12", "3"), between=lambda: between.append(len(log)))
-    assert log == [f"{turn[0]}:query {turn[1]}" for turn in ("Aw", "Bw", "B1", "A1", "A2", "B2", "B3", "A3")]
-    assert between == [2, 6]
+    series, failed = in_turns(engines, workload_of("vw", "12", "3"), between=lambda: between.append(len(log)))
+    calls = ("Av", "Aw", "Bv", "Bw", "B1", "B2", "A1", "A2", "A3", "B3")
+    assert log == [f"{call[0]}:query {call[1]}" for call in calls]
+    assert between == [4, 8]
     assert failed == {}
     assert series["A"].seconds == [[1, 1], [1]]  # the warm-up is not in it
     assert series["A"].cpu_seconds == [[2, 2], [2]]
     assert [len(scores) for scores in series["B"].scores] == [2, 1]
+
+
+def test_a_pause_comes_before_a_turn_and_none_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    monkeypatch.setattr("benchmarks.measure.turns.sleep", lambda seconds: log.append(f"{seconds}"))
+    in_turns({"A": FakeEngine("A", log)}, workload_of("w", "12", "3"), pause_s=0.5)
+    assert log == ["A:query w", "0.5", "A:query 1", "A:query 2", "0.5", "A:query 3"]
 
 
 def test_what_prepares_each_shape_is_warmed_up_with_whole_calls(
@@ -321,6 +329,28 @@ def test_summary_has_speed_ratio_operations_agreement_and_quality() -> None:
     assert [ours[name] for name in names] == [0.75, 0.625, -1]
     assert theirs["quality"] == asdict(measure({"1": ["a", "b"]}, {"1": QRELS["1"]}, relevant_grade=2))
     assert ours["quality"] == asdict(measure({"1": ["b", "a"]}, {"1": QRELS["1"]}, relevant_grade=2))
+
+
+def test_the_first_call_of_a_turn_counts_in_no_speed_unless_it_is_alone() -> None:
+    def seconds(*times: float) -> Series:
+        turns = [[*times], [times[-1]]]
+        return Series(turns, [[np.zeros(2, np.float32)] * len(turn) for turn in turns], turns)
+
+    found = summarize(
+        {"crossrank-fp32": seconds(9, 2, 1), "crossrank-int8": seconds(5, 1, 0.5)},
+        workload_of("", "123", "4"),
+        operations=[2e9, 1e9],
+        peaks={},
+        trained=False,
+        **dict.fromkeys(("baseline", "reference"), "crossrank-fp32"),
+    )
+    assert [one["docs_per_s"] for one in found.values()] == [
+        asdict(Spread(1.667, 1.333, 2)),
+        asdict(Spread(3.333, 2.667, 4)),
+    ]
+    assert found["crossrank-int8"]["ratio"] == asdict(Spread(2, 2, 2))
+    assert found["crossrank-int8"]["cpu_ms_per_doc"] == asdict(Spread(312.5, 250, 375))
+    assert found["crossrank-fp32"]["gflops"] == 0.83
 
 
 @pytest.mark.parametrize("change", [{"trained": False}, {"workload": workload_of("", "1")}])
@@ -681,13 +711,26 @@ def test_throughput_of_a_tiny_model_beside_others_and_those_that_cannot_run(
     assert "failing: not measured: ModuleNotFoundError: No module named 'peer'" in captured.err
 
 
-def test_latency_has_percentiles_of_single_calls(shared_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    amounts = ("--documents", "3", "--rounds", "2", "--calls", "2", "--warm-up", "1")
-    report, _ = run_command("latency", shared_checkpoint, monkeypatch, "--engines", "fake", "absent", *amounts)
+def test_latency_has_percentiles_of_calls_in_a_row_and_of_the_first_after_a_pause(
+    shared_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score = Worker.score
+    seconds = iter([99, 0.3, 0.1, 0.2, 0.5, 0.1, 0.2])  # of the warm-up call, and of two turns
+
+    def timed(self: Worker, query: str, documents: tuple[str, ...]) -> Call:
+        return replace(score(self, query, documents), seconds=next(seconds))
+
+    monkeypatch.setattr(Worker, "score", timed)
+    amounts = ("--documents", "3", "--rounds", "2", "--calls", "3", "--warm-up", "1")
+    report, result = run_command("latency", shared_checkpoint, monkeypatch, "--engines", "fake", "absent", *amounts)
     found = report["engines"]["fake"]
-    assert 50 <= found["p50_ms"] <= found["p95_ms"] <= found["p99_ms"] < 200
-    assert found["calls"] == 4
+    assert (found["p50_ms"], found["calls"], found["after_pause_p50_ms"]) == (150, 4, 400)
+    assert found["p95_ms"] == found["p99_ms"] == 200
+    assert (result.turns, result.cold) == ("2 x 3", False)
     assert list(report["unavailable"]) == ["absent"]
+    assert "after pause p50 ms" in capsys.readouterr().out
+    assert main(["latency", "--model", str(shared_checkpoint), "--calls", "1", "--allow-load"]) == 1
+    assert "--calls 1: 2 or more of a turn are needed" in capsys.readouterr().err
 
 
 def test_memory_is_that_of_the_engines_process(shared_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -848,6 +891,6 @@ def test_warm_up_calls_can_be_smaller(shared_checkpoint: Path, monkeypatch: pyte
         return score(self, query, documents)
 
     monkeypatch.setattr(Worker, "score", counted)
-    amounts = ("--documents", "3", "--rounds", "1", "--calls", "1", "--warm-up", "2", "--warm-up-documents", "1")
+    amounts = ("--documents", "3", "--rounds", "1", "--calls", "2", "--warm-up", "2", "--warm-up-documents", "1")
     run_command("latency", shared_checkpoint, monkeypatch, "--engines", "fake", *amounts)
-    assert sizes == [1, 1, 3]
+    assert sizes == [1, 1, 3, 3]

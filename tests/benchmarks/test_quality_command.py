@@ -87,13 +87,13 @@ def test_speed_is_by_round() -> None:
     up, down = np.arange(4, dtype=np.float32), -np.arange(4, dtype=np.float32)
     series = {
         "slow": Series([[2.0, 1.0], [2.0]], [[down, down[:2]], [down]]),
-        "fast": Series([[0.5, 0.5], [1.0]], [[up, down[:2]], [down]]),
+        "fast": Series([[0.5, 0.25], [1.0]], [[up, down[:2]], [down]]),
     }
     found = weigh(series, workload)
     assert found["slow"].docs_per_s == Spread(2, 2, 2)
-    assert found["fast"].docs_per_s == Spread(5, 4, 6)
-    assert found["fast"].ratio == Spread(2.5, 2, 3)
-    assert found["fast"].query_ms == Spread(750, 500, 1000)
+    assert found["fast"].docs_per_s == Spread(6, 4, 8), "of two calls the second counts"
+    assert found["fast"].ratio == Spread(3, 2, 4)
+    assert found["fast"].query_ms == Spread(625, 250, 1000)
 
 
 def evaluate(*options: object) -> int:

@@ -261,7 +261,7 @@ def _in_turns(
     turns = Turns(wanted, catch=Exception)  # what others' engines raise has no common base
     engines = turns.each(prepare)
     with _undisturbed():
-        series, failed = interleave(engines, range(warm_up), rounds(), catch=Exception)
+        series, failed = interleave(engines, range(warm_up), rounds(), pause_s=0, catch=Exception)
     return series, turns.failed | failed
 
 
