@@ -262,7 +262,7 @@ def _measure_startup(options: argparse.Namespace, model: BenchmarkModel) -> Meas
         with _open(key, model, options.threads) as worker:
             first_s = worker.score(call.query, call.documents).seconds
         workers[key] = worker
-        return worker.stages | {"first_score_s": first_s, "total_s": worker.opened_s + first_s}
+        return worker.stages | {"first_score_s": first_s, "total_s": worker.stages["opened_s"] + first_s}
 
     turns = Turns(options.engines)
     # The first process makes what the engine needs, brings its files into the system's cache, and does not count.
@@ -320,5 +320,5 @@ memory = Comparison(
 startup = Comparison(
     "a fresh process to its first scores: total is interpreter, import, load and a first call; files are cached",
     _measure_startup,
-    {"documents": 10, "rounds": {"default": 7, "help": "processes of each engine (default: %(default)s)"}},
+    {"documents": 10, "rounds": {"default": 10, "help": "processes of each engine (default: %(default)s)"}},
 )

@@ -1,23 +1,18 @@
-"""Processes that answer requests one at a time, in JSON lines: both ends of the pipe.
-
-The standard library only: the other end runs in peers' environments, which have no crossrank.
-"""
+"""Processes that answer requests one at a time, in JSON lines: the end of the pipe that asks; `answer` is the other."""
 
 import json
 import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from typing import Any, Self
 
 from benchmarks import ROOT
 
 from .environments import ENVIRONMENTS, Environments
-from .registry import WorkerError, reason_of
+from .registry import WorkerError
 
 _EXIT_S = 10  # for a process whose input has ended
 
@@ -26,7 +21,7 @@ class Process:
     """Such a process; a context manager, which ends it.
 
     Args:
-        module: What it runs; calls `answer`.
+        module: What it runs; calls `answer.answer`.
         environment: Its name, "" for this interpreter; EngineUnavailable is raised if it has not been made.
         threads: Threads that its libraries may use, as far as they heed environment variables.
         environments: Where the environment is looked for.
@@ -107,25 +102,3 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def answer(requests: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
-    """Answer requests, one a line, on what were standard input and output when the process started."""
-    # Libraries print to standard output, also from C, and may read standard input: both get other files here.
-    lines = os.fdopen(os.dup(0), encoding="utf-8")
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(sys.stderr.fileno(), 1)
-    for line in lines:
-        arguments = json.loads(line)
-        try:
-            reply = requests[arguments.pop("request")](**arguments)
-        except Exception as error:
-            reply = {"error": reason_of(error)}
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
-
-
-def load_adapter(name: str) -> Any:
-    """A module of ``adapters/``, or with a dot in its name any other."""
-    return import_module(name if "." in name else f"benchmarks.engines.adapters.{name}")

@@ -38,15 +38,15 @@ class Engine:
     Attributes:
         score: Query and what `prepare` gave -> the engine's own result. This is what is timed: whole calls, tokenizing
             included.
-        facts: What runs: precision, file, batching, the origin of the graph.
-        versions: Package -> version.
+        facts: Gives what runs: precision, file, batching, the origin of the graph.
+        packages: Whose versions a result tells.
         prepare: Query and documents -> what `score` takes, not timed; by default the documents themselves.
         read: That result -> one score per document, in their order; not timed.
     """
 
     score: Callable[[str, Any], Any]
-    facts: dict[str, str]
-    versions: dict[str, str]
+    facts: Callable[[], dict[str, str]]
+    packages: tuple[str, ...]
     prepare: Callable[[str, list[str]], Any] = lambda query, documents: documents
     read: Callable[[Any], Iterable[float]] = lambda result: result
 

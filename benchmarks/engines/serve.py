@@ -6,7 +6,7 @@ The standard library only: it runs in peers' environments, which have no crossra
 import time
 from pathlib import Path
 
-from .process import answer, load_adapter
+from .answer import answer, describe, load_adapter
 from .registry import Engine, Option
 
 _opened: list[Engine] = []
@@ -19,8 +19,7 @@ def _open(adapter: str, folder: str, threads: int, options: dict[str, Option]) -
     engine: Engine = module.open(Path(folder), threads, **options)
     loaded = time.perf_counter()
     _opened.append(engine)
-    said = {"facts": engine.facts, "versions": engine.versions}
-    return {**said, "import_s": imported - start, "load_s": loaded - imported}
+    return {**describe(engine), "import_s": imported - start, "load_s": loaded - imported, "loaded_at": loaded}
 
 
 def _convert(adapter: str, source: str, output: str, options: dict[str, Option]) -> dict[str, object]:

@@ -19,7 +19,8 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
-from benchmarks.engines.process import Process, answer
+from benchmarks.engines.answer import answer
+from benchmarks.engines.process import Process
 
 from .load import MOST_REQUESTS, Answers, Texts, answers_of, made_ahead
 

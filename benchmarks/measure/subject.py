@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engines.process import answer, load_adapter
-from benchmarks.engines.registry import EngineSpec, EngineUnavailable
+from benchmarks.engines.adapters.crossrank import PACKAGES
+from benchmarks.engines.answer import answer, describe, load_adapter
+from benchmarks.engines.registry import Engine, EngineSpec, EngineUnavailable
 from benchmarks.engines.worker import EngineProcess
 from benchmarks.inputs.models import BenchmarkModel
 from crossrank import CrossEncoder
@@ -69,7 +70,7 @@ class _Opened:
         engine = load_adapter(adapter).open(Path(folder), threads, **options)
         self.ways = {SHARED: engine.score}
         self._warm(engine.score, warm_up_s)
-        return {"facts": engine.facts, "versions": engine.versions}
+        return describe(engine)
 
     def _open_ours(self, folder: Path, precision: str, threads: int, warm_up_s: float) -> dict[str, object]:
         options: dict[str, Any] = {"precision": precision, "threads": threads, "device": "cpu"}
@@ -97,14 +98,13 @@ class _Opened:
             f"{tokens}, what full load computes in {_QUEUE_S[way]} s, in open loops of {what}"
             for (way, tokens), what in zip(queues.items(), ("10 documents", "all sizes"), strict=True)
         )
-        facts: dict[str, object] = {
+        facts = {
             "precision": info.precision,
             "graph": info.file,
             "max_queue_tokens": "; ".join(bounds),
+            "batch_tokens": f"{info.batch_tokens}, {info.batch_tokens_origin}",
         }
-        facts |= {"batch_tokens": info.batch_tokens, "batch_tokens_origin": info.batch_tokens_origin}
-        versions = load_adapter("_scores").versions("crossrank", "onnxruntime", "tokenizers", "numpy")
-        return {"facts": facts, "versions": versions}
+        return describe(Engine(model.score, lambda: facts, PACKAGES))
 
     def _warm(self, score: Score, seconds: float) -> None:
         closed_loop([Callers(score, *_WARM_UP)], self.texts, seconds=seconds, seed=0)

@@ -1,6 +1,8 @@
 """The benchmarks' engines: one process each, spoken to in lines, and what happens when something is missing or dies."""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,11 +47,24 @@ def test_worker_scores_in_its_own_process_and_times_the_score_alone(checkpoint: 
         assert call.scores.dtype == np.float32
         assert call.scores.tolist() == [0.5, 1.5]
         assert 0.05 <= call.seconds < 0.2, "preparing, which takes 0.2 s, is not in it"
-        assert worker.versions == {"fake": "1"}
+        assert worker.versions == {"numpy": np.__version__}
         assert worker.facts == {"folder": "tiny", "threads": "3", "pools": "3 3 3", "made_by": ""}
-        assert worker.opened_s >= worker.stages["import_s"] + worker.stages["load_s"] > 0
+        assert worker.stages["opened_s"] >= worker.stages["import_s"] + worker.stages["load_s"] > 0
         memory = worker.memory()
         assert 1 < memory["rss_mb"] <= memory["peak_rss_mb"] < 1000
+
+
+def test_a_start_holds_no_more_than_what_a_user_of_crossrank_imports(checkpoint: Path) -> None:
+    """Not the exporter, for one, which the adapter needs to convert: others' adapters import no converter either."""
+    code = "import benchmarks.engines.serve, benchmarks.engines.adapters.crossrank, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "crossrank" in loaded
+    assert not [name for name in loaded if name.startswith("crossrank.export") or name in ("subprocess", "venv")]
+
+
+def test_what_an_engine_says_of_itself_is_not_in_the_time_of_its_start(checkpoint: Path) -> None:
+    with open_fake(checkpoint, "describes itself slowly") as worker:
+        assert worker.stages["opened_s"] < 1
 
 
 def test_what_a_library_prints_or_reads_does_not_reach_the_protocol(checkpoint: Path) -> None:

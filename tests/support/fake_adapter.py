@@ -46,15 +46,19 @@ def open(folder: Path, threads: int, *, behaviour: str = "") -> Engine:
         time.sleep(0.2)
         return documents
 
-    return Engine(
-        score,
-        {
+    def facts() -> dict[str, str]:
+        time.sleep(1 if behaviour == "describes itself slowly" else 0)
+        return {
             "folder": folder.name,
             "threads": str(threads),
             "pools": " ".join(os.environ[f"{name}_NUM_THREADS"] for name in ("RAYON", "OMP", "MKL")),
             "made_by": (folder / "made-by.txt").read_text("utf-8") if (folder / "made-by.txt").exists() else "",
-        },
-        {"fake": "1"},
+        }
+
+    return Engine(
+        score,
+        facts,
+        ("numpy",),
         prepare=prepare,
         read=lambda result: [number / 2 for number in result],
     )

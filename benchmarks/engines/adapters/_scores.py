@@ -1,8 +1,7 @@
-"""Code that adapters share: the figure of a model's output that is a document's score, labels, versions."""
+"""Code that adapters share: the figure of a model's output that is a document's score, and labels."""
 
 import json
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,3 @@ def labels_of(folder: Path) -> int:
     """Labels of a checkpoint or of what was made of it."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return len(config.get("id2label") or ()) or int(config.get("num_labels", 2))  # 2 is transformers' default
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """The installed versions."""
-    return {package: metadata.version(package) for package in packages}

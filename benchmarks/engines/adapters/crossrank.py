@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.engines.registry import Engine
-from crossrank import CrossEncoder, ProofError
-from crossrank.export import export_model
-from crossrank.export._exporters.native import read_native
+from crossrank import CrossEncoder
 
-from ._scores import labels_of, versions
+from ._scores import labels_of
+
+PACKAGES = ("crossrank", "onnxruntime", "tokenizers", "numpy")
 
 
 def convert(source: Path, output: Path, *, precision: str) -> None:
@@ -19,6 +19,10 @@ def convert(source: Path, output: Path, *, precision: str) -> None:
     Deep models with drawn weights magnify rounding as no trained one does, and may leave the bounds of int8: then the
     same graph is built without a proof, and the facts say so.
     """
+    from crossrank import ProofError
+    from crossrank.export import export_model
+    from crossrank.export._exporters.native import read_native
+
     try:
         export_model(source, output, variants=["cpu"], precisions=[precision])
     except ProofError:
@@ -34,10 +38,7 @@ def open(folder: Path, threads: int, *, precision: Literal["fp32", "int8"], enco
     """Open what `convert` wrote, on onnxruntime or on the compiled kernels.
 
     With encoded documents, which were tokenized before, the time of `score` is the query's tokens, the joining and the
-    model.
-
-    Raises:
-        ValueError: If the kernels do not run here.
+    model. Where the kernels do not run, the facts raise ValueError.
     """
     os.environ["CROSSRANK_KERNELS"] = str(int(kernels))
     two_labels = labels_of(folder) == 2
@@ -50,18 +51,20 @@ def open(folder: Path, threads: int, *, precision: Literal["fp32", "int8"], enco
         # The second label's lead, in its own column.
         activation_fn=(lambda logits: logits - logits[:, ::-1]) if two_labels else "identity",
     )
-    info = model.info()
-    if kernels and not info.provider.startswith("crossrank-kernels"):
-        raise ValueError(f"crossrank-kernels do not run here: {getattr(info, 'kernels', None) or 'not installed'}")
-    facts = {
-        "precision": info.precision,
-        "graph": info.file,
-        "runs_on": info.provider,
-        "batches": "planned by length",
-        "documents": "token ids" if encoded else "texts",
-        "proof": "left the bounds" if info.parity is None else "within the bounds",
-    }
-    packages = versions("crossrank", "onnxruntime", "tokenizers", "numpy")
+
+    def facts() -> dict[str, str]:
+        info = model.info()
+        if kernels and not info.provider.startswith("crossrank-kernels"):
+            raise ValueError(f"crossrank-kernels do not run here: {getattr(info, 'kernels', None) or 'not installed'}")
+        return {
+            "precision": info.precision,
+            "graph": info.file,
+            "runs_on": info.provider,
+            "batches": "planned by length",
+            "documents": "token ids" if encoded else "texts",
+            "proof": "left the bounds" if info.parity is None else "within the bounds",
+        }
+
     if not encoded:
-        return Engine(model.score, facts, packages)
-    return Engine(model.score, facts, packages, prepare=lambda query, documents: model.encode(documents))
+        return Engine(model.score, facts, PACKAGES)
+    return Engine(model.score, facts, PACKAGES, prepare=lambda query, documents: model.encode(documents))

@@ -12,7 +12,6 @@ import numpy as np
 from benchmarks.engines.registry import Engine
 
 from ._expert import Batch, copy_settings, open_tokenizer, scorer
-from ._scores import versions
 
 _HEAD = "head.npz"
 
@@ -49,11 +48,11 @@ def open(folder: Path, threads: int, *, precision: str) -> Engine:
 
     return Engine(
         scorer(open_tokenizer(folder), threads, lambda batches: pool.map(logits, batches)),
-        {
+        lambda: {
             "precision": "fp32" if precision == "float32" else "int8, scales per row",
             "graph": "CTranslate2",
             "runs_on": "cpu",
             "batches": f"of like length, on {threads} replicas",
         },
-        versions("ctranslate2", "tokenizers", "numpy"),
+        ("ctranslate2", "tokenizers", "numpy"),
     )

@@ -14,7 +14,6 @@ import onnxruntime
 from benchmarks.engines.registry import Engine
 
 from ._expert import INPUTS, Batch, copy_settings, open_tokenizer, pad, scorer
-from ._scores import versions
 
 FILE = "model.onnx"
 
@@ -73,11 +72,11 @@ def open(folder: Path, threads: int, *, precision: str) -> Engine:
 
     return Engine(
         scorer(open_tokenizer(folder), threads, lambda batches: pool.map(logits, batches)),
-        {
+        lambda: {
             "precision": "fp32" if precision == "fp32" else "int8, scales per batch",
             "graph": f"{FILE}, exported by torch",
             "runs_on": "CPUExecutionProvider",
             "batches": f"of like length, on {threads} threads of one session",
         },
-        versions("onnxruntime", "tokenizers", "numpy"),
+        ("onnxruntime", "tokenizers", "numpy"),
     )

@@ -9,7 +9,6 @@ import openvino
 from benchmarks.engines.registry import Engine
 
 from ._expert import Batch, calibration_pairs, copy_settings, open_tokenizer, pad, scorer
-from ._scores import versions
 
 _ONNX, _IR = "model.onnx", "openvino_model.xml"
 _STEP = 16  # each shape of a batch is prepared once and kept
@@ -52,11 +51,11 @@ def open(folder: Path, threads: int, *, precision: str) -> Engine:
 
     return Engine(
         scorer(open_tokenizer(folder), threads, run, multiple=_STEP),
-        {
+        lambda: {
             "precision": f"int8, static scales, and {precision}" if file == _IR else precision,
             "graph": file,
             "runs_on": "OpenVINO CPU",
             "batches": f"of like length in steps of {_STEP}, on {threads} streams",
         },
-        versions("openvino", "tokenizers", "numpy"),
+        ("openvino", "tokenizers", "numpy"),
     )

@@ -7,7 +7,7 @@ from fastembed.rerank.cross_encoder import TextCrossEncoder
 
 from benchmarks.engines.registry import Engine
 
-from ._scores import labels_of, versions
+from ._scores import labels_of
 
 _NAME = "local/model"
 _BATCH = 64  # rerank's default
@@ -28,11 +28,11 @@ def open(folder: Path, threads: int) -> Engine:
 
     return Engine(
         lambda query, documents: list(encoder.rerank(query, documents)),
-        {
+        lambda: {
             "precision": "int8, scales per batch" if "qint8" in file.name else "fp32",
             "graph": f"{graph}, exported by sentence-transformers",
             "runs_on": "CPUExecutionProvider",
             "batches": f"{_BATCH} in the given order, its default",
         },
-        versions("fastembed", "onnxruntime", "tokenizers"),
+        ("fastembed", "onnxruntime", "tokenizers"),
     )

@@ -14,7 +14,7 @@ from flashrank.Config import model_file_map
 
 from benchmarks.engines.registry import Engine
 
-from ._scores import from_probabilities, versions
+from ._scores import from_probabilities
 
 _NAME = "ms-marco-MiniLM-L-12-v2"  # it knows its models by name; this one's folder gets our files
 
@@ -42,13 +42,13 @@ def open(folder: Path, threads: int) -> Engine:
 
     return Engine(
         score,
-        {
+        lambda: {
             "precision": "int8, scales per batch",
             "graph": f"onnx/{file.name}, exported by sentence-transformers",
             "runs_on": "CPUExecutionProvider",
             "batches": "all documents in one",
             "scores": "logits of its float32 probabilities",
         },
-        versions("flashrank", "onnxruntime", "tokenizers"),
+        ("flashrank", "onnxruntime", "tokenizers"),
         read=read,
     )

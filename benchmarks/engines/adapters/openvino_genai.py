@@ -8,7 +8,7 @@ import openvino_genai
 from benchmarks.engines.registry import Engine
 
 from ._expert import copy_settings
-from ._scores import from_probabilities, labels_of, versions
+from ._scores import from_probabilities, labels_of
 
 
 def convert(source: Path, output: Path) -> None:
@@ -37,14 +37,14 @@ def open(folder: Path, threads: int) -> Engine:
 
     return Engine(
         pipeline.rerank,
-        {
+        lambda: {
             "precision": "bf16 where the CPU has it, its default",
             "graph": "openvino_model.xml, exported by torch",
             "runs_on": "OpenVINO CPU",
             "batches": "all documents in one",
             "scores": "logits of its float32 probabilities",
         },
-        versions("openvino-genai", "openvino", "openvino-tokenizers"),
+        ("openvino-genai", "openvino", "openvino-tokenizers"),
         prepare=lambda query, documents: list(documents),
         read=lambda ranking: from_probabilities([score for _, score in sorted(ranking)]),
     )

@@ -8,7 +8,7 @@ from transformers.utils import logging
 
 from benchmarks.engines.registry import Engine
 
-from ._scores import relevance, versions
+from ._scores import relevance
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -40,7 +40,7 @@ def engine(model: CrossEncoder, facts: dict[str, str], *packages: str) -> Engine
 
     return Engine(
         score,
-        {"runs_on": "cpu", "batches": "32 of like length, its default"} | facts,
-        versions("sentence-transformers", "transformers", "tokenizers", "torch", *packages),
+        lambda: {"runs_on": "cpu", "batches": "32 of like length, its default"} | facts,
+        ("sentence-transformers", "transformers", "tokenizers", "torch", *packages),
         read=relevance,
     )
