@@ -37,12 +37,14 @@ class Process:
         python = environments.interpreter(environment)
         # Rayon for tokenizers, OpenMP for torch: read when they start their pools.
         pools = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        # Installed packages have their bytecode, so the checkout keeps its own; an empty variable is none.
+        settings = {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": ""}
         # A file, not a pipe, which would block a process that prints much; and not our terminal.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
         self._process = subprocess.Popen(
             [python, "-m", module],
             cwd=ROOT,
-            env=os.environ | pools | {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"},
+            env=os.environ | pools | settings,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -41,14 +41,17 @@ def open_fake(checkpoint: Path, behaviour: str = "", spec: EngineSpec = FAKE, **
     return Worker(replace(spec, options={"behaviour": behaviour}), checkpoint, threads=3, scratch=scratch, **more)
 
 
-def test_worker_scores_in_its_own_process_and_times_the_score_alone(checkpoint: Path) -> None:
+def test_worker_scores_in_its_own_process_and_times_the_score_alone(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # with which a checkout's modules would be compiled each time
     with open_fake(checkpoint) as worker:
         call = worker.score("q", DOCUMENTS)
         assert call.scores.dtype == np.float32
         assert call.scores.tolist() == [0.5, 1.5]
         assert 0.05 <= call.seconds < 0.2, "preparing, which takes 0.2 s, is not in it"
         assert worker.versions == {"numpy": np.__version__}
-        assert worker.facts == {"folder": "tiny", "threads": "3", "pools": "3 3 3", "made_by": ""}
+        assert worker.facts == {"folder": "tiny", "threads": "3", "pools": "3 3 3", "bytecode": "kept", "made_by": ""}
         assert worker.stages["opened_s"] >= worker.stages["import_s"] + worker.stages["load_s"] > 0
         memory = worker.memory()
         assert 1 < memory["rss_mb"] <= memory["peak_rss_mb"] < 1000

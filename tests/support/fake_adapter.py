@@ -52,6 +52,7 @@ def open(folder: Path, threads: int, *, behaviour: str = "") -> Engine:
             "folder": folder.name,
             "threads": str(threads),
             "pools": " ".join(os.environ[f"{name}_NUM_THREADS"] for name in ("RAYON", "OMP", "MKL")),
+            "bytecode": "thrown away" if sys.dont_write_bytecode else "kept",
             "made_by": (folder / "made-by.txt").read_text("utf-8") if (folder / "made-by.txt").exists() else "",
         }
 

@@ -1,7 +1,6 @@
 """crossrank, on an artifact that this checkout exports of the checkpoint."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,8 @@ def convert(source: Path, output: Path, *, precision: str) -> None:
     Deep models with drawn weights magnify rounding as no trained one does, and may leave the bounds of int8: then the
     same graph is built without a proof, and the facts say so.
     """
+    import shutil
+
     from crossrank import ProofError
     from crossrank.export import export_model
     from crossrank.export._exporters.native import read_native
