@@ -112,6 +112,7 @@ def test_the_kernels_are_a_distribution_of_their_own_of_the_same_version(
     own = tomllib.loads((KERNELS / "pyproject.toml").read_text("utf-8"))["project"]
     assert own["name"] == "crossrank-kernels"
     assert own["version"] == pyproject["project"]["version"]
+    assert f'\n__version__ = "{own["version"]}"' in (KERNELS / "crossrank_kernels" / "__init__.py").read_text("utf-8")
     assert own["license-files"] == ["LICENSE"]
     assert (KERNELS / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     extra = pyproject["project"]["optional-dependencies"]["cpu-kernels"]

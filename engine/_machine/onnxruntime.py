@@ -37,13 +37,11 @@ def installed_runtimes() -> list[str]:
     One in another folder of the path, as of a virtual environment over a system's packages, is hidden and not counted.
     """
     place = _place()
+    if place is None:
+        return []
     # Not by importlib.metadata, whose import takes 15 ms.
-    folder = place.parent if place is not None else None
-    return [
-        name
-        for name in _DISTRIBUTIONS
-        if folder is not None and any(folder.glob(f"{name.replace('-', '_')}-[0-9]*.dist-info"))
-    ]
+    found = [path.name for path in place.parent.glob("onnxruntime*.dist-info")]
+    return [name for name in _DISTRIBUTIONS if any(f.startswith(f"{name.replace('-', '_')}-") for f in found)]
 
 
 def check_runtime(distributions: Iterable[str], *, importable: bool) -> None:

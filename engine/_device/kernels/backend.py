@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from functools import cache
-from importlib import metadata
 
 import crossrank_kernels
 import numpy as np
@@ -122,12 +121,12 @@ def library() -> str:
         Unusable: If it cannot be loaded, or not run here.
     """
     try:
-        version, instructions = metadata.version("crossrank-kernels"), crossrank_kernels.instructions()
-    except (ImportError, OSError) as error:  # the first one too where the package lies there without its distribution
+        instructions = crossrank_kernels.instructions()
+    except (ImportError, OSError) as error:
         raise Unusable(f"they cannot be loaded: {error}") from error
     if not instructions:
         raise Unusable("this processor lacks AVX512-VNNI")
-    return f"crossrank-kernels {version} ({instructions})"
+    return f"crossrank-kernels {crossrank_kernels.__version__} ({instructions})"
 
 
 def open_kernels(graph: ModelFile, variant: Variant, inputs: Inputs, lanes: int) -> KernelBackend | str:

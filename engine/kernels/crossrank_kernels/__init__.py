@@ -15,7 +15,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ACTIVATIONS", "Model", "ModelError", "instructions"]
+__all__ = ["ACTIVATIONS", "Model", "ModelError", "__version__", "instructions"]
+
+__version__ = "0.1.0"  # the distribution's: importlib.metadata, which knows it too, takes 15 ms to import
 
 _ABI = 2
 # Numbers of src/crossrank.h; all may be a head's, those between the first and the last a model's.
