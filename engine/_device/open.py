@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +33,12 @@ from crossrank._errors import (
 )
 from crossrank._interrupts import not_thrown_in
 from crossrank._json import has_entry
+from crossrank._machine.beside import beside
 from crossrank._machine.cpu import ThreadCount
 from crossrank._machine.device import Device
 from crossrank._machine.onnxruntime import has_provider
 from crossrank._text.pairs import PackedPairs
-from crossrank._text.tokenizer import PairTokenizer
+from crossrank._text.tokenizer import PairTokenizer, parse_tokenizer
 
 from .backend import Backend
 from .compiled import open_kernels
@@ -149,15 +151,26 @@ def read_artifact(held: HeldFolder) -> tuple[Manifest, PairTokenizer]:
     Raises:
         ModelError: If they do not, or one of them is damaged.
     """
-    manifest = read_manifest(held.path)
-    tokenizer = PairTokenizer(held.path / "tokenizer.json", rows=manifest.inputs.embeddings)
-    least, length = tokenizer.template.special_count + 1, manifest.inputs.max_length
-    if length < least:
-        raise ArtifactError(
-            f"{held.path / MANIFEST_NAME}: inputs.max_length is {length}, a pair takes {least} tokens and more; "
-            f"{repair(held.path)}"
-        )
-    return manifest, tokenizer
+    manifest, tokenizer = _begin_artifact(held)
+    return manifest, tokenizer()
+
+
+def _begin_artifact(held: HeldFolder) -> tuple[Manifest, Callable[[], PairTokenizer]]:
+    """An artifact's manifest, and what gives its tokenizer, of which the file is parsed meanwhile."""
+    manifest, path = read_manifest(held.path), held.path / "tokenizer.json"
+    parsed = beside(partial(parse_tokenizer, path))
+
+    def finish() -> PairTokenizer:
+        tokenizer = PairTokenizer(path, parsed=parsed, rows=manifest.inputs.embeddings)
+        least, length = tokenizer.template.special_count + 1, manifest.inputs.max_length
+        if length < least:
+            raise ArtifactError(
+                f"{held.path / MANIFEST_NAME}: inputs.max_length is {length}, a pair takes {least} tokens and more; "
+                f"{repair(held.path)}"
+            )
+        return tokenizer
+
+    return manifest, finish
 
 
 def graph_file(held: HeldFolder, variant: Variant, manifest: Manifest | None) -> ModelFile:
@@ -178,12 +191,13 @@ def graph_file(held: HeldFolder, variant: Variant, manifest: Manifest | None) ->
 def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: str, threads: ThreadCount) -> OpenModel:
     """What a folder holds, with one file's graph alone if it is named."""
     artifact, model = _read_artifact(held, name), None
+    finish: Callable[[], PairTokenizer]
     if artifact is not None:
-        manifest, tokenizer = artifact
+        manifest, finish = artifact
         inputs, variants, tokenizer_path = manifest.inputs, manifest.variants, held.place / "tokenizer.json"
     else:
-        model = _read_foreign(held, name)
-        manifest, tokenizer, inputs, variants = None, model.tokenizer, model.inputs, model.variants
+        model = found = _read_foreign(held, name)
+        manifest, inputs, variants, finish = None, model.inputs, model.variants, lambda: found.tokenizer
         tokenizer_path = model.source.folder / "tokenizer.json"
 
     def choose(device: Device) -> Variant:
@@ -214,7 +228,12 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
             why_not = found
         return CpuBackend(graph, inputs, threads.count)
 
-    variant, backend = open_backend(held.place, inputs, choose, asked, on_cpu, file_of)
+    try:
+        variant, backend = open_backend(held.place, inputs, choose, asked, on_cpu, file_of)
+    except CrossrankError:
+        finish()  # of several problems the tokenizer's is told
+        raise
+    tokenizer = finish()
     tokenizer_file = ModelFile(tokenizer_path, held=held, manifest=manifest)
     config_file = ModelFile(tokenizer_path.parent / "config.json", held=held, manifest=manifest)
     if model is not None:
@@ -230,11 +249,11 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
     return OpenModel(held.place, manifest, tokenizer, variant, backend, threads, tokenizer_file, config_file, why_not)
 
 
-def _read_artifact(held: HeldFolder, name: Path | None) -> tuple[Manifest, PairTokenizer] | None:
-    """An artifact's, with the named file's graph alone if one was named; None if it is no artifact's."""
+def _read_artifact(held: HeldFolder, name: Path | None) -> tuple[Manifest, Callable[[], PairTokenizer]] | None:
+    """As `_begin_artifact`, with the named file's graph alone if one was named; None if it is no artifact's."""
     if not has_entry(held.path / MANIFEST_NAME):
         return None
-    manifest, tokenizer = read_artifact(held)
+    manifest, tokenizer = _begin_artifact(held)
     if name is None:
         return manifest, tokenizer
     named = tuple(variant for variant in manifest.variants if Path(variant.file) == name)

@@ -93,7 +93,11 @@ def _describe(place: object, what: str, error: BaseException) -> str:
     return f"{place}: {what}: {error!s:.300}; if the file is damaged, download or export the model again"
 
 
-def _read_tokenizer(path: Path) -> Tokenizer:
+def parse_tokenizer(path: Path) -> Tokenizer:
+    """A ``tokenizer.json`` as the tokenizers library reads it, for `PairTokenizer`, which says what its errors mean.
+
+    All but a hundredth of its time is the library's, in which other threads go on.
+    """
     try:
         tokenizer = Tokenizer.from_buffer(read_file(path))
     except not_thrown_in(OSError) as error:
@@ -114,6 +118,7 @@ class PairTokenizer:
     Args:
         source: A ``tokenizer.json``, or a tokenizer that was built, which is changed.
         adapt: Changes what was read and says how, a phrase each; or None.
+        parsed: What gives, or raises, what `parse_tokenizer` does of that file, where it has begun; or None.
         rows: Of the model's table of embeddings, where the tokenizer has ids beyond it; else None.
 
     Attributes:
@@ -128,11 +133,15 @@ class PairTokenizer:
         source: Path | Tokenizer,
         *,
         adapt: Callable[[Tokenizer], Sequence[str]] | None = None,
+        parsed: Callable[[], Tokenizer] | None = None,
         rows: int | None = None,
     ) -> None:
         self._rows = rows
         try:
-            self._tokenizer = source if isinstance(source, Tokenizer) else _read_tokenizer(source)
+            if isinstance(source, Tokenizer):
+                self._tokenizer = source
+            else:
+                self._tokenizer = parsed() if parsed else parse_tokenizer(source)
             self.changes: tuple[str, ...] = tuple(adapt(self._tokenizer)) if adapt else ()
             # The side that a tokenizer.json truncates, "right" without a word of it; see `describe_inputs`.
             self.truncation_side: str = str((self._tokenizer.truncation or {}).get("direction", "right")).lower()
