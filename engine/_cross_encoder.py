@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Sized
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack
 
 from ._artifact.activation import Activation, resolve_activation
 from ._artifact.choice import check_precision
@@ -24,7 +24,6 @@ from ._calls.inputs import read_documents
 from ._calls.relevance import read_meaning
 from ._calls.run import Run, Scorer
 from ._device.open import open_model
-from ._info import ModelInfo, describe_model
 from ._machine.cpu import resolve_threads
 from ._machine.device import check_device, parse_device
 from ._machine.onnxruntime import require_runtime
@@ -36,7 +35,9 @@ from ._schedule.meter import Account, OnCall, Stats
 from ._schedule.processes import Schedulers
 from ._schedule.scheduler import Scheduler
 from ._text.encoded import EncodedDocuments, encode_parts, join_tokens, texts_or_tokens
-from ._text.encoded_folder import write_encoded
+
+if TYPE_CHECKING:
+    from ._info import ModelInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -212,6 +213,8 @@ class CrossEncoder(ModelAttributes):
         parts = encode_parts(self._scorer.tokenizer, texts, progress)
         if place is None:
             return EncodedDocuments(join_tokens(parts), identity)
+        from ._text.encoded_folder import write_encoded  # few documents are written
+
         write_encoded(place, parts, identity)
         return EncodedDocuments.load(place)
 
@@ -239,8 +242,10 @@ class CrossEncoder(ModelAttributes):
         """
         self._scorer.schedulers.close(finish=finish)
 
-    def info(self) -> ModelInfo:
+    def info(self) -> "ModelInfo":
         """What this model is and runs on."""
+        from ._info import describe_model  # few programs ask
+
         return describe_model(self._model, self._calls.meaning, self._scorer.max_length, self._max_length_origin)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -13,7 +13,6 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
-from uuid import uuid4
 
 T = TypeVar("T")
 
@@ -66,7 +65,7 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    work = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    work = path.with_name(f".{path.name}.{os.urandom(16).hex()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         work.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -20,6 +20,29 @@ from tests.support.tiny_models import make_checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "sentence_transformers", "onnx", "safetensors", "huggingface_hub", "scipy")
 LATE = (*HEAVY, "filelock")  # the engine imports it where it is needed
+# What takes a millisecond or more to import, with what comes along, and what only other calls need.
+SELDOM = (
+    "asyncio",
+    "importlib.metadata",
+    "multiprocessing",
+    "numpy.random",
+    "random",
+    "shutil",
+    "socket",
+    "subprocess",
+)
+SELDOM += ("tempfile", "urllib.request", "uuid", "zipfile", "zlib", "google.protobuf", "crossrank_kernels")
+SELDOM += (
+    "crossrank._artifact.foreign",
+    "crossrank._artifact.settings",
+    "crossrank._async_cross_encoder",
+    "crossrank._cascade",
+    "crossrank._info",
+    "crossrank._machine.advice",
+    "crossrank._machine.gpu",
+    "crossrank._proof",
+    "crossrank._text.encoded_folder",
+)
 
 PUBLIC = [
     "Activation",
@@ -94,6 +117,28 @@ def test_scoring_with_an_artifact_loads_nothing_heavy(tmp_path: Path) -> None:
         f"print([name for name in {LATE} if name in sys.modules])"
     )
     assert _python(code, folder) == "[]"
+
+
+def test_an_import_and_scores_load_nothing_that_they_do_not_need(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy, tokenizers, onnxruntime\n"  # whatever these bring
+        "before = set(sys.modules); import crossrank\n"
+        "if sys.argv[1:]: crossrank.CrossEncoder(sys.argv[1], device='cpu').rank('query', ['one', 'two'])\n"
+        f"print([name for name in {SELDOM} if name in sys.modules and name not in before])"
+    )
+    assert _python(code) == "[]"
+    assert _python(code, make_artifact(tmp_path)) == "[]"
+
+
+def test_names_that_are_imported_late_are_listed_and_the_same_each_time() -> None:
+    code = (
+        "import crossrank, pickle\n"
+        "from crossrank import *\n"
+        "assert set(crossrank.__all__) <= set(dir(crossrank)), dir(crossrank)\n"
+        "assert Cascade is crossrank.Cascade and pickle.loads(pickle.dumps(Cascade)) is Cascade\n"
+        "print(ModelInfo.__name__, CascadedDocument.__name__, AsyncCrossEncoder.__name__, __version__)"
+    )
+    assert _python(code) == f"ModelInfo CascadedDocument AsyncCrossEncoder {crossrank.__version__}"
 
 
 def test_an_import_takes_less_than_0_3_seconds() -> None:

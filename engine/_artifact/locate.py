@@ -17,7 +17,6 @@ from crossrank._json import has_entry
 from crossrank._machine.device import Device
 from crossrank._options import switch
 
-from .foreign import is_foreign
 from .manifest import MANIFEST_NAME
 from .origin import EMBEDDED_MODEL, EMBEDDED_NAME, INSTALL_AGAIN
 
@@ -70,7 +69,7 @@ def locate_model(
         place = embedded
     if place.exists():
         check_revision(place, revision)
-    if place.is_dir() and (has_entry(place / MANIFEST_NAME) or is_foreign(place)):
+    if place.is_dir() and (has_entry(place / MANIFEST_NAME) or _is_foreign(place)):
         return place
     if place == embedded:
         raise ModelNotFoundError(
@@ -97,6 +96,12 @@ def locate_model(
         precision=precision,
         device=device,
     )
+
+
+def _is_foreign(folder: Path) -> bool:
+    from .foreign import is_foreign  # an artifact needs nothing of it
+
+    return is_foreign(folder)
 
 
 def check_revision(place: Path, revision: str | None) -> None:

@@ -7,24 +7,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from crossrank._artifact.choice import choose_variant
-from crossrank._artifact.foreign import ForeignModel, files_beside, read_foreign, settings_folder
 from crossrank._artifact.held import HeldFolder, ModelFile, hold
-from crossrank._artifact.links import read_snapshot
 from crossrank._artifact.manifest import (
     MANIFEST_NAME,
     PRECISIONS,
     Inputs,
     Manifest,
-    Source,
     Variant,
     graph_files,
     read_manifest,
 )
 from crossrank._artifact.origin import make_graph, repair
-from crossrank._artifact.settings import describe_head
 from crossrank._errors import (
     ArtifactError,
     CrossrankError,
@@ -37,7 +31,6 @@ from crossrank._machine.beside import beside
 from crossrank._machine.cpu import ThreadCount
 from crossrank._machine.device import Device
 from crossrank._machine.onnxruntime import has_provider
-from crossrank._text.pairs import PackedPairs
 from crossrank._text.tokenizer import PairTokenizer, parse_tokenizer
 
 from .backend import Backend
@@ -105,7 +98,7 @@ def open_model(
     # Absolute, since a forked child that changed its folder opens it again. The last link of a file stays: in the
     # hub's cache it leads to a folder of nameless files.
     file = None if place.is_dir() else place.parent.resolve() / place.name
-    folder = place.resolve() if file is None else settings_folder(file)
+    folder = place.resolve() if file is None else _settings_folder(file)
     name = None if file is None else file.relative_to(folder)
     until, failures = time.monotonic() + _PATIENCE_S, 0
     while True:
@@ -125,6 +118,12 @@ def open_model(
         if last:
             raise _unreadable(folder, "it is replaced again and again")
         time.sleep(_PAUSE_S)
+
+
+def _settings_folder(file: Path) -> Path:
+    from crossrank._artifact.foreign import settings_folder  # an artifact's folder needs nothing of it
+
+    return settings_folder(file)
 
 
 def _unreadable(folder: Path, reason: object) -> ArtifactError:
@@ -176,6 +175,8 @@ def _begin_artifact(held: HeldFolder) -> tuple[Manifest, Callable[[], PairTokeni
 def graph_file(held: HeldFolder, variant: Variant, manifest: Manifest | None) -> ModelFile:
     """The file of a graph in a folder that is held, with what else it reads; ``manifest`` is an artifact's."""
     if manifest is None:
+        from crossrank._artifact.foreign import files_beside  # as above
+
         beside = files_beside(held.path / variant.file)
     else:
         names = graph_files(manifest, variant)
@@ -196,7 +197,9 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
         manifest, finish = artifact
         inputs, variants, tokenizer_path = manifest.inputs, manifest.variants, held.place / "tokenizer.json"
     else:
-        model = found = _read_foreign(held, name)
+        from .foreign import foreign_manifest, read_held_foreign  # as above
+
+        model = found = read_held_foreign(held, name)
         manifest, inputs, variants, finish = None, model.inputs, model.variants, lambda: found.tokenizer
         tokenizer_path = model.source.folder / "tokenizer.json"
 
@@ -239,7 +242,7 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
     if model is not None:
         session = backend.session if isinstance(backend, CpuBackend) else backend
         assert isinstance(session, Session), "only an artifact's graph is packed"
-        manifest = _foreign_manifest(model, session)
+        manifest = foreign_manifest(model, session)
     assert manifest is not None, "an artifact has one"
     if backend.labels not in (None, manifest.head.labels):
         raise ArtifactError(
@@ -258,14 +261,6 @@ def _read_artifact(held: HeldFolder, name: Path | None) -> tuple[Manifest, Calla
         return manifest, tokenizer
     named = tuple(variant for variant in manifest.variants if Path(variant.file) == name)
     return (replace(manifest, variants=named), tokenizer) if named else None
-
-
-def _read_foreign(held: HeldFolder, name: Path | None) -> ForeignModel:
-    """Foreign graphs, whose settings are said to lie where the folder lies."""
-    model = read_foreign(held.path, None if name is None else held.path / name)
-    source = model.source
-    inner = held.place / source.folder.relative_to(held.path)
-    return replace(model, source=replace(source, root=held.place, folder=inner))
 
 
 def open_backend(
@@ -344,45 +339,3 @@ def ready_engines(backend: Backend, each: Callable[[str, Callable[[], None]], No
 
     assert isinstance(backend, TensorrtSession), "it was opened on a TensorRT device"
     backend.warm_up(each=lambda profile, ready: each(str(profile), ready))
-
-
-def _foreign_manifest(model: ForeignModel, session: Session) -> Manifest:
-    """What an artifact's manifest would say, in memory.
-
-    Args:
-        model: What its folder says.
-        session: The graph that was chosen.
-
-    Raises:
-        ArtifactError: If the graph does not run, or gives another number of labels than config.json says.
-    """
-    labels = _count_logits(model, session)
-    if model.labels not in (None, labels):
-        raise ArtifactError(
-            f"{session.path} gives {labels} labels, {model.source.folder / 'config.json'} says {model.labels}: "
-            "they are not of one model"
-        )
-    name, revision = read_snapshot(model.source.root) or (model.source.root.name, None)
-    return Manifest(
-        source=Source(name, revision, str(model.source.config.get("model_type", "unknown")), ""),
-        head=describe_head(model.source, labels, None),
-        inputs=replace(model.inputs, token_types=model.inputs.token_types and "token_type_ids" in session.input_names),
-        variants=model.variants,
-        files={},
-        crossrank="",
-        exporter="foreign",
-    )
-
-
-def _count_logits(model: ForeignModel, session: Session) -> int:
-    """Logits per pair in a batch of three, of different lengths if it may: a graph that fails is refused now."""
-    template = model.tokenizer.template
-    ids, types = (np.concatenate(parts, dtype=np.int32) for parts in (template.special_ids, template.special_types))
-    lengths = np.minimum(len(ids) + np.arange(3, dtype=np.int32), model.inputs.max_length)
-    if session.even:
-        lengths[:] = lengths[0]
-    which = np.concatenate([np.arange(length) % len(ids) for length in lengths])
-    shape = session.run(PackedPairs(ids[which], types[which], lengths)).shape
-    if shape[0] != len(lengths):
-        raise ArtifactError(f"{session.path} gives logits of shape {shape} for 3 pairs; [3, labels] expected")
-    return int(shape[1])

@@ -17,7 +17,6 @@ from crossrank._artifact.held import ModelFile
 from crossrank._artifact.manifest import Inputs
 from crossrank._errors import ArtifactError, CrossrankError, DeviceError
 from crossrank._interrupts import raised_by
-from crossrank._machine.advice import gpu_advice
 from crossrank._machine.cpu import int8_products_saturate
 from crossrank._machine.device import Device, check_device
 from crossrank._machine.guard import Guard
@@ -273,11 +272,9 @@ def run_error(path: Path, device: Device, error: Exception) -> CrossrankError:
 
 def _advice(device: Device) -> str:
     """What to do about a GPU that does not start or run, from what this machine has."""
-    if device.kind == "tensorrt":
-        from crossrank._machine.advice import tensorrt_advice  # seldom needed
+    from crossrank._machine.advice import gpu_advice, tensorrt_advice  # seldom needed
 
-        return tensorrt_advice(device.index)
-    return gpu_advice(device.index)
+    return (tensorrt_advice if device.kind == "tensorrt" else gpu_advice)(device.index)
 
 
 @cache

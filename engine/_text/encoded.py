@@ -18,7 +18,6 @@ from crossrank._errors import ArtifactError, InputError
 from crossrank._options import folder_path
 from crossrank._progress import Progress
 
-from .encoded_folder import read_encoded, write_encoded
 from .identity import TokenizerIdentity
 from .tokenizer import PairTokenizer
 from .tokens import Int32, Tokens
@@ -143,6 +142,8 @@ class EncodedDocuments:
         Raises:
             InputError: If something else is in its place, or it cannot be written.
         """
+        from .encoded_folder import write_encoded  # most encoded documents stay in memory
+
         write_encoded(folder_path("folder", folder), [self.tokens], self.tokenizer)
 
     @classmethod
@@ -156,6 +157,8 @@ class EncodedDocuments:
             InputError: If it is no such folder.
             ArtifactError: If it is damaged or of a newer format; all problems at once.
         """
+        from .encoded_folder import read_encoded  # as in `save`
+
         return cls(*read_encoded(folder_path("folder", folder)))
 
     def _one(self, place: int) -> EncodedDocument:
