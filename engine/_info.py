@@ -116,7 +116,10 @@ class ModelInfo:
             )
         rows.append(("parity", proof))
         if self.float_layers:
-            rows.append(("in float", f"layers {', '.join(map(str, self.float_layers))}, which the bound needs"))
+            spared = f"layers {', '.join(map(str, self.float_layers))}, which the bound needs"
+            if self.by_kernels:
+                spared += f", by products of {'bfloat16' if 'bf16' in self.provider else 'float32'}"
+            rows.append(("in float", spared))
         if self.kernels is not None:
             rows.append(("kernels", self.kernels))
         if self.note is not None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from typing import Any
 import onnx
 import pytest
 from onnx import numpy_helper
+
+from crossrank.export._exporters import native
+from crossrank.export._graphs.int8 import build_int8
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "engine" / "kernels"
@@ -95,3 +100,15 @@ def needs_instructions() -> Any:
 def initializers(graph: Path) -> dict[str, Any]:
     """The initializers of an ONNX file by name."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(graph).graph.initializer}
+
+
+@contextmanager
+def float_layers(*layers: int) -> Iterator[None]:
+    """What is exported meanwhile leaves these layers in float where it is int8, as if its bound needed it."""
+
+    def build(*subject: Any, **settings: Any) -> Any:
+        return build_int8(*subject, **(settings | {"spared": layers}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "build_int8", build)
+        yield

@@ -78,20 +78,16 @@ def _recognize(graph: OnnxGraph, inputs: Inputs) -> KernelModel:
         raise NotCovered(f"its graph has {', '.join(others[:3])}, which are not covered")
     norms = [node for node in graph.nodes if node.op == "LayerNormalization"]
     epsilons = {node.floats.get("epsilon", 1e-5) for node in norms}
-    layers = len(_inputs_of(graph, ".up"))
     depth = sum(_LAYER.fullmatch(name) is not None for name in tensors)
-    if layers < depth - 1:
-        raise NotCovered(f"{depth - 1 - layers} of its layers but the last are in float, which is not covered")
-    makers = {name: node for node in graph.nodes for name in node.outputs}
-    if len(epsilons) != 1 or len(norms) != 2 * layers + 3 or not _norms_follow(graph, makers):
-        raise NotCovered("its graph has its norms elsewhere than BERT, which is not covered")
     if any(node.op == "Attention" and any(node.inputs[3:]) for node in graph.nodes):
         raise NotCovered("its graph adds something to scores of attention, which is not covered")
     takers: dict[str, list[OnnxNode]] = {}
     for node in graph.nodes:
         for name in set(node.inputs):
             takers.setdefault(name, []).append(node)
-    activations = {_activated(takers, f"layer.{i}.up")[0] for i in range(layers + 1)}
+    if len(epsilons) != 1 or len(norms) != 2 * depth + 1 or not _norms_follow(graph, takers, depth):
+        raise NotCovered("its graph has its norms elsewhere than BERT, which is not covered")
+    activations = {_activated(takers, f"layer.{i}.up")[0] for i in range(depth)}
     if len(activations) != 1:
         raise NotCovered(f"its layers have the activations {', '.join(sorted(activations))}, which is not covered")
     return KernelModel(
@@ -141,19 +137,17 @@ def _head_activation(graph: OnnxGraph, takers: Mapping[str, list[OnnxNode]]) -> 
     return activation
 
 
-def _norms_follow(graph: OnnxGraph, makers: dict[str, OnnxNode]) -> bool:
-    """Whether what enters each feed-forward is what attention gave, normalized."""
-    for node in _inputs_of(graph, ".up"):
-        norm = makers.get(node.inputs[0])
-        scale = node.inputs[1].replace(".up.", ".attention_norm.")
-        if norm is None or norm.op != "LayerNormalization" or norm.inputs[1] != scale:
+def _norms_follow(graph: OnnxGraph, takers: Mapping[str, list[OnnxNode]], depth: int) -> bool:
+    """Whether what enters each feed-forward, as bytes or not, is what attention gave, normalized."""
+    makers = {name: node for node in graph.nodes for name in node.outputs}
+    for layer in range(depth):
+        product = _product(takers, f"layer.{layer}.up")
+        norm = None if product is None else makers.get(product.inputs[0])
+        if norm is not None and norm.op == "QuantizeLinear":
+            norm = makers.get(norm.inputs[0])
+        if norm is None or norm.op != "LayerNormalization" or norm.inputs[1] != f"layer.{layer}.attention_norm.scale":
             return False
     return True
-
-
-def _inputs_of(graph: OnnxGraph, point: str) -> list[OnnxNode]:
-    """What makes bytes of the inputs of products."""
-    return [node for node in graph.nodes if node.op == "QuantizeLinear" and node.inputs[1].endswith(f"{point}.scale")]
 
 
 def _product(takers: Mapping[str, list[OnnxNode]], matrix: str) -> OnnxNode | None:

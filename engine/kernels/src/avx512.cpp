@@ -1,8 +1,8 @@
 // The kernels for AVX-512 with VNNI: compiled twice, with CROSSRANK_BF16 for processors that multiply bfloat16 too.
 //
-// Products are computed in tiles of 6 rows and 64 columns, whose sums and weights just fit into the 32 registers.
-// Attention multiplies dwords of a query by dwords of 16 keys: two bfloat16 numbers, or one float. Everything stands in
-// an unnamed namespace and calls nothing of the standard library: see kernels.h.
+// All products, those of attention among them, are one loop: a dword of each of 6 rows meets the dwords of 64 columns, and
+// sums and columns just fit into the 32 registers. Everything stands in an unnamed namespace and calls nothing of the
+// standard library: see kernels.h.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -32,11 +32,6 @@ INLINE Floats affine(Floats x, const float* scale, const float* bias) {
 INLINE __mmask16 lanes(int count, int c) {
     const int left = count - c * kLanes;
     return left >= kLanes ? __mmask16(0xffff) : __mmask16((1u << left) - 1);
-}
-
-// GCC 12 spills the sums around its own intrinsic for this, which takes two thirds of the speed.
-INLINE void multiply_bytes(Ints& sum, Ints bytes, Ints weights) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(weights));
 }
 
 INLINE Ints broadcast(const void* dword) {
@@ -91,20 +86,48 @@ INLINE Floats activated(Activation activation, Floats x) {
     return x;
 }
 
-// 16 floats as bytes.
+#if defined(CROSSRANK_BF16)
+using Number = uint16_t;  // a bfloat16
+#else
+using Number = float;
+#endif
+constexpr int kPerDword = sizeof(float) / sizeof(Number);
+
+// Writers of 16 floats, those of the mask alone: as bytes, and as numbers.
 struct ToBytes {
+    uint8_t* out;
     Floats inverse;
     Ints zero;
-    explicit ToBytes(Quantizer quantizer) : inverse(all(1.0f / quantizer.scale)), zero(_mm512_set1_epi32(quantizer.zero)) {}
-    inline __attribute__((always_inline)) __m128i operator()(Floats x) const {
+    ToBytes(void* to, Quantizer quantizer)
+        : out(static_cast<uint8_t*>(to)), inverse(all(1.0f / quantizer.scale)), zero(_mm512_set1_epi32(quantizer.zero)) {}
+    inline __attribute__((always_inline)) void operator()(size_t at, Floats x, __mmask16 mask = 0xffff) const {
         // What is beyond int32 becomes its least number, and so does NaN.
         const Ints rounded = _mm512_cvtps_epi32(at_most(1e6f, _mm512_mul_ps(x, inverse)));
-        const Ints steps = _mm512_add_epi32(rounded, zero);
-        return _mm512_cvtusepi32_epi8(_mm512_max_epi32(steps, _mm512_setzero_si512()));
+        const Ints steps = _mm512_max_epi32(_mm512_add_epi32(rounded, zero), _mm512_setzero_si512());
+        _mm_mask_storeu_epi8(out + at, mask, _mm512_cvtusepi32_epi8(steps));
     }
 };
 
-INLINE void store_bytes(uint8_t* to, __m128i bytes) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes); }
+INLINE void store(float* to, Floats x, __mmask16 mask = 0xffff) { _mm512_mask_storeu_ps(to, mask, x); }
+#if defined(CROSSRANK_BF16)
+INLINE void store(Number* to, Floats x, __mmask16 mask = 0xffff) {
+    _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(x));
+}
+#endif
+
+struct ToNumbers {
+    Number* out;
+    inline __attribute__((always_inline)) void operator()(size_t at, Floats x, __mmask16 mask = 0xffff) const {
+        store(out + at, x, mask);
+    }
+};
+
+// Calls work with the writer of what a quantizer says.
+template <class Work>
+INLINE void written(Quantizer quantizer, void* out, Work work) {
+    if (quantizer.scale > 0.0f) work(ToBytes(out, quantizer));
+    else work(ToNumbers{static_cast<Number*>(out)});
+}
 
 // ---- rows ----
 
@@ -128,109 +151,194 @@ void embed(const Embeddings& tables, const int32_t* ids, const int32_t* types, c
     }
 }
 
-void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, uint8_t* bytes) {
+void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, void* out) {
     const int stride = padded(norm.width), last = chunks(norm.width) - 1;
     const __mmask16 tail = lanes(norm.width, last);
     const float part = 1.0f / static_cast<float>(norm.width);
-    const ToBytes to_bytes(quantizer);
-    for (int i = 0; i < count; i++) {
-        float* row = rows + static_cast<size_t>(i) * stride;
-        Floats sum = all(0.0f), squares = all(0.0f);
-        for (int c = 0; c <= last; c++) sum = _mm512_add_ps(sum, _mm512_loadu_ps(row + c * kLanes));
-        const Floats mean = all(_mm512_reduce_add_ps(sum) * part);
-        for (int c = 0; c <= last; c++) {
-            const Floats x = _mm512_sub_ps(_mm512_loadu_ps(row + c * kLanes), mean);
-            squares = _mm512_mask3_fmadd_ps(x, x, squares, c == last ? tail : __mmask16(0xffff));
+    written(quantizer, out, [&](auto put) __attribute__((always_inline)) {
+        for (size_t row = 0; row < static_cast<size_t>(count) * stride; row += stride) {
+            Floats sum = all(0.0f), squares = all(0.0f);
+            for (int c = 0; c <= last; c++) sum = _mm512_add_ps(sum, _mm512_loadu_ps(rows + row + c * kLanes));
+            const Floats mean = all(_mm512_reduce_add_ps(sum) * part);
+            for (int c = 0; c <= last; c++) {
+                const Floats x = _mm512_sub_ps(_mm512_loadu_ps(rows + row + c * kLanes), mean);
+                squares = _mm512_mask3_fmadd_ps(x, x, squares, c == last ? tail : __mmask16(0xffff));
+            }
+            const Floats variance = all(_mm512_reduce_add_ps(squares) * part + norm.epsilon);
+            const Floats inverse = _mm512_div_ps(all(1.0f), _mm512_sqrt_ps(variance));
+            for (int at = 0; at < stride; at += kLanes) {  // scale and bias of the padding are 0
+                Floats x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(rows + row + at), mean), inverse);
+                x = affine(x, norm.scale + at, norm.bias + at);
+                store(rows + row + at, x);
+                if (out) put(row + at, x);
+            }
         }
-        const Floats variance = all(_mm512_reduce_add_ps(squares) * part + norm.epsilon);
-        const Floats inverse = _mm512_div_ps(all(1.0f), _mm512_sqrt_ps(variance));
-        for (int at = 0; at < stride; at += kLanes) {  // scale and bias of the padding are 0
-            Floats x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(row + at), mean), inverse);
-            x = affine(x, norm.scale + at, norm.bias + at);
-            _mm512_storeu_ps(row + at, x);
-            if (bytes) store_bytes(bytes + static_cast<size_t>(i) * stride + at, to_bytes(x));
-        }
-    }
+    });
 }
 
-// ---- products of bytes ----
+// ---- products ----
 
-// Sums of `rows` rows and 64 columns into `sums` [rows, 64].
-template <int rows>
-INLINE void tile(const uint8_t* bytes, size_t stride, const int8_t* panel, int steps, const int32_t* start,
-                 int32_t* sums) {
-    Ints sum[rows][4];
-    EACH(r, rows) EACH(c, 4) sum[r][c] = _mm512_loadu_si512(start + c * kLanes);
-    for (int k = 0; k < steps; k++, panel += 4 * kColumns, bytes += 4) {
-        Ints weights[4];
-        EACH(c, 4) weights[c] = _mm512_load_si512(panel + c * 64);
-        EACH(r, rows) {
-            const Ints four = broadcast(bytes + r * stride);
-            EACH(c, 4) multiply_bytes(sum[r][c], four, weights[c]);
-        }
+// What meets in a product: a dword of a row, and the dwords or weights of 16 columns.
+struct Bytes {
+    using Column = int32_t;
+    INLINE Ints load(const Column* from) { return _mm512_loadu_si512(from); }
+    // GCC 12 spills the sums around its own intrinsic for this, which takes two thirds of the speed.
+    INLINE void multiply(Ints& sum, Ints four, Ints weights) {
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(four), "v"(weights));
     }
-    EACH(r, rows) EACH(c, 4) _mm512_store_si512(sums + r * kColumns + c * kLanes, sum[r][c]);
+    INLINE Floats floats(Ints sum) { return _mm512_cvtepi32_ps(sum); }
+};
+
+template <class Weight>
+struct Scalars {  // a float by weights
+    using Column = Weight;
+    INLINE Ints load(const float* from) { return _mm512_loadu_si512(from); }
+    INLINE Ints load(const int8_t* from) {
+        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+    }
+    INLINE void multiply(Ints& sum, Ints x, Ints weights) {
+        sum = _mm512_castps_si512(_mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(weights), floats(sum)));
+    }
+    INLINE Floats floats(Ints sum) { return _mm512_castsi512_ps(sum); }
+};
+
+#if defined(CROSSRANK_BF16)
+struct Numbers {
+    using Column = int32_t;
+    INLINE Ints load(const Column* from) { return _mm512_loadu_si512(from); }
+    INLINE void multiply(Ints& sum, Ints two, Ints weights) {
+        __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(two), "v"(weights));
+    }
+    INLINE Floats floats(Ints sum) { return _mm512_castsi512_ps(sum); }
+};
+#else
+using Numbers = Scalars<float>;
+#endif
+
+template <int number>
+struct Constant {
+    static constexpr int value = number;
+};
+
+// Where the columns of a product lie: dwords of 16 from one to the next, from 16 columns to the next in a tile, and from
+// all that come before a tile's, per 16.
+template <class Kind>
+struct Columns {
+    const typename Kind::Column* first;
+    size_t step, chunk, before;
+};
+
+// Calls write(row, chunk of 16 columns, products), beginning with `start` unless that is null. Rows are `stride` bytes
+// apart. Each sum is over one dword after the other, so that it does not depend on the tile.
+template <bool direct, class Kind, class Write>
+INLINE void multiply(const void* rows, size_t stride, int count, const Columns<Kind>& columns, int chunks, int dwords,
+                     const int32_t* start, Write write) {
+    const auto tiles = [&](int c, auto wide) __attribute__((always_inline)) {
+        constexpr int width = decltype(wide)::value;
+        alignas(64) Ints sums[kRows][width];
+        for (int i = 0; i < count; i += kRows) {
+            const auto tile = [&](auto some) __attribute__((always_inline)) {
+                constexpr int height = decltype(some)::value;
+                const char* row = static_cast<const char*>(rows) + i * stride;
+                const auto* from = columns.first + c * columns.before;
+                Ints sum[height][width];
+                EACH(r, height) EACH(n, width) {
+                    sum[r][n] = start ? _mm512_loadu_si512(start + (c + n) * kLanes) : _mm512_setzero_si512();
+                }
+                for (int k = 0; k < dwords; k++, from += columns.step, row += sizeof(int32_t)) {
+                    Ints column[width];
+                    EACH(n, width) column[n] = Kind::load(from + n * columns.chunk);
+                    EACH(r, height) {
+                        const Ints dword = broadcast(row + r * stride);
+                        EACH(n, width) Kind::multiply(sum[r][n], dword, column[n]);
+                    }
+                }
+                EACH(r, height) EACH(n, width) {
+                    if (direct) write(i + r, c + n, Kind::floats(sum[r][n]));
+                    else sums[r][n] = sum[r][n];
+                }
+            };
+            switch (count - i) {
+                case 1: tile(Constant<1>()); break;
+                case 2: tile(Constant<2>()); break;
+                case 3: tile(Constant<3>()); break;
+                case 4: tile(Constant<4>()); break;
+                case 5: tile(Constant<5>()); break;
+                default: tile(Constant<kRows>());
+            }
+            for (int r = 0; !direct && r < least(kRows, count - i); r++) {
+                EACH(n, width) write(i + r, c + n, Kind::floats(sums[r][n]));
+            }
+        }
+    };
+    int c = 0;
+    for (; c + 4 <= chunks; c += 4) tiles(c, Constant<4>());
+    for (; c + 2 <= chunks; c += 2) tiles(c, Constant<2>());
+    for (; c < chunks; c++) tiles(c, Constant<1>());
 }
 
 // Calls write(row, column, 16 products) for all, those of the padding among them.
-template <class Write>
-INLINE void products(const Int8Linear& linear, const uint8_t* rows, int count, Write write) {
-    const size_t stride = padded(linear.inputs);
-    const int steps = (linear.inputs + 3) / 4;
-    alignas(64) int32_t sums[kRows * kColumns];
-    for (int n = 0; n < linear.outputs; n += kColumns) {
-        const int8_t* panel = linear.weights + static_cast<size_t>(n) * steps * 4;
-        const int32_t* start = linear.start + n;
-        for (int i = 0; i < count; i += kRows) {
-            const uint8_t* bytes = rows + i * stride;
-            const int some = least(kRows, count - i);
-            switch (some) {
-                case 1: tile<1>(bytes, stride, panel, steps, start, sums); break;
-                case 2: tile<2>(bytes, stride, panel, steps, start, sums); break;
-                case 3: tile<3>(bytes, stride, panel, steps, start, sums); break;
-                case 4: tile<4>(bytes, stride, panel, steps, start, sums); break;
-                case 5: tile<5>(bytes, stride, panel, steps, start, sums); break;
-                default: tile<6>(bytes, stride, panel, steps, start, sums);
-            }
-            for (int r = 0; r < some; r++) {
-                EACH(c, 4) {
-                    const int at = n + c * kLanes;
-                    const Floats x = _mm512_cvtepi32_ps(_mm512_load_si512(sums + r * kColumns + c * kLanes));
-                    write(i + r, at, affine(x, linear.scale + at, linear.bias + at));
-                }
-            }
-        }
-    }
+template <bool direct, class Write>
+INLINE void products(const Product& product, const void* rows, int count, Write write) {
+    const auto multiply_as = [&](auto kind, int per_dword) __attribute__((always_inline)) {
+        using Kind = decltype(kind);
+        const size_t stride = static_cast<size_t>(padded(product.inputs)) * sizeof(int32_t) / per_dword;
+        const int dwords = (product.inputs + per_dword - 1) / per_dword;
+        const auto* weights = static_cast<const typename Kind::Column*>(product.weights);
+        const Columns<Kind> columns = {weights, kColumns, kLanes, static_cast<size_t>(dwords) * kLanes};
+        multiply<direct>(rows, stride, count, columns, padded(product.outputs) / kLanes, dwords, product.start,
+                 [&](int i, int c, Floats x) __attribute__((always_inline)) {
+                     write(i, c * kLanes, affine(x, product.scale + c * kLanes, product.bias + c * kLanes));
+                 });
+    };
+    if (product.bytes) multiply_as(Bytes(), 4);
+    else multiply_as(Numbers(), kPerDword);
 }
 
-void expand(const Int8Linear& linear, const uint8_t* rows, int count, Activation activation, Quantizer quantizer,
-            uint8_t* out) {
-    const size_t stride = padded(linear.outputs);
-    const ToBytes to_bytes(quantizer);
-    products(linear, rows, count, [&](int i, int n, Floats x) __attribute__((always_inline)) {
-        store_bytes(out + i * stride + n, to_bytes(activated(activation, x)));
+void project(const Product& product, const void* rows, int count, void* out) {
+    const size_t stride = padded(product.outputs);
+    const ToNumbers put = {static_cast<Number*>(out)};
+    products<true>(product, rows, count, [&](int i, int at, Floats x) __attribute__((always_inline)) { put(i * stride + at, x); });
+}
+
+void expand(const Product& product, const void* rows, int count, Activation activation, Quantizer quantizer, void* out) {
+    const size_t stride = padded(product.outputs);
+    written(quantizer, out, [&](auto put) __attribute__((always_inline)) {
+        products<false>(product, rows, count, [&](int i, int at, Floats x) __attribute__((always_inline)) {
+            put(i * stride + at, activated(activation, x));
+        });
     });
 }
 
-void add(const Int8Linear& linear, const uint8_t* rows, int count, float* out) {
-    const size_t stride = padded(linear.outputs);
-    products(linear, rows, count, [&](int i, int n, Floats x) __attribute__((always_inline)) {
-        float* to = out + i * stride + n;
-        _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), x));
+void add(const Product& product, const void* rows, int count, float* out) {
+    const size_t stride = padded(product.outputs);
+    products<true>(product, rows, count, [&](int i, int at, Floats x) __attribute__((always_inline)) {
+        float* to = out + i * stride + at;
+        store(to, _mm512_add_ps(_mm512_loadu_ps(to), x));
     });
+}
+
+void linear(const Linear& linear, const float* rows, int64_t stride, int count, Activation activation, bool add,
+            float* out, int64_t out_stride) {
+    const size_t chunk = static_cast<size_t>(linear.inputs) * kLanes;
+    const auto multiply_by = [&](auto columns) __attribute__((always_inline)) {
+        multiply<false>(rows, stride * sizeof(float), count, columns, chunks(linear.outputs), linear.inputs, nullptr,
+                 [&](int i, int c, Floats x) __attribute__((always_inline)) {
+                     const __mmask16 mask = lanes(linear.outputs, c);
+                     float* to = out + i * out_stride + c * kLanes;
+                     x = activated(activation, affine(x, linear.scale + c * kLanes, linear.bias + c * kLanes));
+                     store(to, add ? _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, to)) : x, mask);
+                 });
+    };
+    if (linear.int8_weights) multiply_by(Columns<Scalars<int8_t>>{linear.int8_weights, kLanes, chunk, chunk});
+    else multiply_by(Columns<Scalars<float>>{linear.float_weights, kLanes, chunk, chunk});
 }
 
 // ---- attention ----
 
 #if defined(CROSSRANK_BF16)
-using Number = uint16_t;  // a bfloat16
-using Wide = __mmask32;
-
-INLINE void multiply(Floats& sum, Ints a, Ints b) {
-    __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-}
-INLINE __m256i rounded(Floats x) { return (__m256i)_mm512_cvtneps_pbh(x); }
-INLINE void store(Number* to, Floats x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded(x)); }
+using Wide = __mmask32;  // of numbers in 16 dwords
 INLINE Ints load_dwords(Wide mask, const Number* from) { return _mm512_maskz_loadu_epi16(mask, from); }
 // Dwords of the same column in two rows.
 INLINE Ints load_column_dwords(__mmask16 mask, const Number* row, size_t stride, bool second) {
@@ -240,13 +348,7 @@ INLINE Ints load_column_dwords(__mmask16 mask, const Number* row, size_t stride,
     return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 #else
-using Number = float;
 using Wide = __mmask16;
-
-INLINE void multiply(Floats& sum, Ints a, Ints b) {
-    sum = _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
-}
-INLINE void store(Number* to, Floats x) { _mm512_storeu_ps(to, x); }
 INLINE Ints load_dwords(Wide mask, const Number* from) {
     return _mm512_castps_si512(_mm512_maskz_loadu_ps(mask, from));
 }
@@ -254,15 +356,6 @@ INLINE Ints load_column_dwords(__mmask16 mask, const Number* row, size_t, bool) 
     return _mm512_castps_si512(_mm512_maskz_loadu_ps(mask, row));
 }
 #endif
-
-constexpr int kPerDword = sizeof(float) / sizeof(Number);
-
-void project(const Int8Linear& linear, const uint8_t* rows, int count, void* out) {
-    const size_t stride = padded(linear.outputs);
-    products(linear, rows, count, [&](int i, int n, Floats x) __attribute__((always_inline)) {
-        store(static_cast<Number*>(out) + i * stride + n, x);
-    });
-}
 
 // Scratch of one head, in bytes of 64: its keys [dwords of a head][tokens], its values [dwords of tokens][lanes of a
 // head], and of some rows their scores and weights.
@@ -346,71 +439,29 @@ void gather_values(const Heads& heads, const Number* values, size_t stride, int 
     }
 }
 
-// Scores of 6 queries with `wide` * 16 keys from token j on, and the largest ones so far.
-template <int wide>
-INLINE void score(const Number* const (&queries)[kRows], int dwords, const Scratch& scratch, int j, int tokens,
-                  Floats (&largest)[kRows]) {
-    Floats sum[kRows][wide];
-    EACH(r, kRows) EACH(c, wide) sum[r][c] = all(0.0f);
-    for (int d = 0; d < dwords; d++) {
-        const int32_t* from = scratch.keys + static_cast<size_t>(d) * scratch.columns + j;
-        Ints keys[wide];
-        EACH(c, wide) keys[c] = _mm512_load_si512(from + c * kLanes);
-        EACH(r, kRows) {
-            const Ints query = broadcast(queries[r] + d * kPerDword);
-            EACH(c, wide) multiply(sum[r][c], query, keys[c]);
-        }
-    }
-    EACH(r, kRows) EACH(c, wide) {
-        const Floats x = _mm512_mask_mov_ps(all(-1e30f), lanes(tokens - j, c), sum[r][c]);
-        largest[r] = _mm512_max_ps(largest[r], x);
-        _mm512_store_ps(scratch.scores + static_cast<size_t>(r) * scratch.columns + j + c * kLanes, x);
-    }
-}
-
 // Scores of a row as weights 2^(scale * (score - largest)); returns their sum.
-INLINE float weigh(const float* scores, Number* weights, int tokens, float scale, Floats largest) {
-    const Floats by = all(scale), top = all(_mm512_reduce_max_ps(largest) * scale);
+template <class Weight>
+INLINE float weigh(const float* scores, Weight* weights, int tokens, float scale, float largest) {
+    const Floats by = all(scale), top = all(largest * scale);
     Floats sum = all(0.0f);
     for (int j = 0; j < tokens; j += kLanes) {
-        const Floats x = _mm512_fmsub_ps(_mm512_load_ps(scores + j), by, top);
-#if defined(CROSSRANK_BF16)  // 3 digits of a weight are kept, so that a shorter polynomial does
-        const Floats whole = _mm512_roundscale_ps(x, 0), f = _mm512_sub_ps(x, whole);
-        Floats p = _mm512_fmadd_ps(all(0.0551716238f), f, all(0.242611125f));
-        p = _mm512_fmadd_ps(p, f, all(0.693260968f));
-        const Floats weight = _mm512_scalef_ps(_mm512_fmadd_ps(p, f, all(0.999928057f)), whole);
-#else
-        const Floats weight = exp2(x);
-#endif
+        const Floats x = _mm512_fmsub_ps(_mm512_loadu_ps(scores + j), by, top);
+        Floats weight;
+        if constexpr (sizeof(Weight) == 2) {  // 3 digits of a weight are kept, so that a shorter polynomial does
+            const Floats whole = _mm512_roundscale_ps(x, 0), f = _mm512_sub_ps(x, whole);
+            Floats p = _mm512_fmadd_ps(all(0.0551716238f), f, all(0.242611125f));
+            p = _mm512_fmadd_ps(p, f, all(0.693260968f));
+            weight = _mm512_scalef_ps(_mm512_fmadd_ps(p, f, all(0.999928057f)), whole);
+        } else {
+            weight = exp2(x);
+        }
         sum = _mm512_add_ps(sum, weight);
         store(weights + j, weight);
     }
     return _mm512_reduce_add_ps(sum);
 }
 
-// Weighted sums of `wide` * 16 columns from chunk c on, written for `rows` rows.
-template <int wide>
-INLINE void mix(const Heads& heads, const Scratch& scratch, int c, int dwords, const float (&parts)[kRows], int rows,
-                const ToBytes& to_bytes, uint8_t* out, size_t stride) {
-    const int all_chunks = chunks(heads.size);
-    Floats sum[kRows][wide];
-    EACH(r, kRows) EACH(i, wide) sum[r][i] = all(0.0f);
-    for (int j = 0; j < dwords; j++) {
-        const int32_t* from = scratch.values + (static_cast<size_t>(j) * all_chunks + c) * kLanes;
-        Ints values[wide];
-        EACH(i, wide) values[i] = _mm512_load_si512(from + i * kLanes);
-        EACH(r, kRows) {
-            const Ints weight = broadcast(scratch.weights + static_cast<size_t>(r) * scratch.columns + j * kPerDword);
-            EACH(i, wide) multiply(sum[r][i], weight, values[i]);
-        }
-    }
-    EACH(r, kRows) EACH(i, wide) {
-        const __m128i bytes = to_bytes(_mm512_mul_ps(sum[r][i], all(parts[r])));
-        if (r < rows) _mm_mask_storeu_epi8(out + r * stride + (c + i) * kLanes, lanes(heads.size, c + i), bytes);
-    }
-}
-
-void attend(const Heads& heads, const void* projected, int tokens, int head, Quantizer quantizer, uint8_t* context,
+void attend(const Heads& heads, const void* projected, int tokens, int head, Quantizer quantizer, void* context,
             void* memory) {
     const size_t stride = padded(3 * heads.hidden), out_stride = padded(heads.hidden);
     const Number* queries = static_cast<const Number*>(projected) + head * heads.size;
@@ -419,166 +470,62 @@ void attend(const Heads& heads, const void* projected, int tokens, int head, Qua
     gather_values(heads, queries + 2 * heads.hidden, stride, tokens, scratch);
     const int dwords = (heads.size + kPerDword - 1) / kPerDword;
     const int all_tokens = chunks(tokens), all_columns = chunks(heads.size);
+    const size_t columns = scratch.columns;
+    using Column = Numbers::Column;
+    const Columns<Numbers> keys = {reinterpret_cast<const Column*>(scratch.keys), columns, kLanes, kLanes};
+    const Columns<Numbers> values = {reinterpret_cast<const Column*>(scratch.values),
+                                     static_cast<size_t>(all_columns) * kLanes, kLanes, kLanes};
     // Softmax by powers of 2, with the scale of scores in one.
     const float scale = kLog2e / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(static_cast<float>(heads.size))));
-    const ToBytes to_bytes(quantizer);
-    for (int i = 0; i < tokens; i += kRows) {
-        const int rows = least(kRows, tokens - i);
-        const Number* some[kRows];
-        Floats largest[kRows];
-        float parts[kRows];
-        for (int r = 0; r < kRows; r++) {
-            some[r] = queries + (i + least(r, rows - 1)) * stride;
-            largest[r] = all(-1e30f);
-        }
-        int c = 0;
-        for (; c + 4 <= all_tokens; c += 4) score<4>(some, dwords, scratch, c * kLanes, tokens, largest);
-        for (; c + 2 <= all_tokens; c += 2) score<2>(some, dwords, scratch, c * kLanes, tokens, largest);
-        for (; c < all_tokens; c++) score<1>(some, dwords, scratch, c * kLanes, tokens, largest);
-        for (int r = 0; r < kRows; r++) {
-            const size_t at = static_cast<size_t>(r) * scratch.columns;
-            parts[r] = 1.0f / weigh(scratch.scores + at, scratch.weights + at, tokens, scale, largest[r]);
-        }
-        uint8_t* out = context + i * out_stride + head * heads.size;
-        const int steps = all_tokens * kLanes / kPerDword;
-        for (c = 0; c + 4 <= all_columns; c += 4) mix<4>(heads, scratch, c, steps, parts, rows, to_bytes, out, out_stride);
-        for (; c + 2 <= all_columns; c += 2) mix<2>(heads, scratch, c, steps, parts, rows, to_bytes, out, out_stride);
-        for (; c < all_columns; c++) mix<1>(heads, scratch, c, steps, parts, rows, to_bytes, out, out_stride);
-    }
-}
-
-// ---- products of floats ----
-
-INLINE Floats load_weights(const float* from) { return _mm512_loadu_ps(from); }
-INLINE Floats load_weights(const int8_t* from) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
-}
-
-// Rows [count, inputs] by weights whose chunks of 16 columns and whose inputs lie so far apart.
-template <class Weight>
-struct FloatProduct {
-    int inputs, outputs;
-    const Weight* weights;
-    size_t chunk, step;
-    const float *scale, *bias;  // null for neither
-    Activation activation;
-    bool add;
-    const float* rows;
-    int64_t stride;
-    float* out;
-    int64_t out_stride;
-};
-template <class Weight, class... Others>
-FloatProduct(int, int, const Weight*, Others...) -> FloatProduct<Weight>;
-
-// `rows` rows from i on, `wide` * 16 columns from chunk c on. Each sum is over one input after the other, so that it
-// does not depend on the tile.
-template <int rows, int wide, class Weight>
-INLINE void float_tile(const FloatProduct<Weight>& product, int i, int c) {
-    const Weight* from = product.weights + c * product.chunk;
-    const float* row = product.rows + i * product.stride;
-    Floats sum[rows][wide];
-    EACH(r, rows) EACH(n, wide) sum[r][n] = all(0.0f);
-    for (int k = 0; k < product.inputs; k++) {
-        Floats weight[wide];
-        EACH(n, wide) weight[n] = load_weights(from + n * product.chunk + k * product.step);
-        EACH(r, rows) {
-            const Floats x = all(row[r * product.stride + k]);
-            EACH(n, wide) sum[r][n] = _mm512_fmadd_ps(x, weight[n], sum[r][n]);
-        }
-    }
-    EACH(r, rows) EACH(n, wide) {
-        const int at = (c + n) * kLanes;
-        const __mmask16 mask = lanes(product.outputs, c + n);
-        float* to = product.out + (i + r) * product.out_stride + at;
-        Floats x = sum[r][n];
-        if (product.scale) x = affine(x, product.scale + at, product.bias + at);
-        x = activated(product.activation, x);
-        if (product.add) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, to));
-        _mm512_mask_storeu_ps(to, mask, x);
-    }
-}
-
-template <int rows, class Weight>
-INLINE void float_rows(const FloatProduct<Weight>& product, int i) {
-    constexpr int most = rows == 1 ? 8 : 4;
-    const int all_columns = chunks(product.outputs);
-    int c = 0;
-    for (; c + most <= all_columns; c += most) float_tile<rows, most>(product, i, c);
-    for (; c + 2 <= all_columns; c += 2) float_tile<rows, 2>(product, i, c);
-    for (; c < all_columns; c++) float_tile<rows, 1>(product, i, c);
-}
-
-template <class Weight>
-void multiply_floats(const FloatProduct<Weight>& product, int count) {
-    int i = 0;
-    for (; i + kRows <= count; i += kRows) float_rows<kRows>(product, i);
-    for (; i + 2 <= count; i += 2) float_rows<2>(product, i);
-    for (; i < count; i++) float_rows<1>(product, i);
-}
-
-void linear(const Linear& linear, const float* rows, int64_t stride, int count, Activation activation, bool add,
-            float* out, int64_t out_stride) {
-    const size_t chunk = static_cast<size_t>(linear.inputs) * kLanes;
-    const auto multiply = [&](auto* weights) {
-        multiply_floats(FloatProduct{linear.inputs, linear.outputs, weights, chunk, kLanes, linear.scale, linear.bias,
-                                     activation, add, rows, stride, out, out_stride}, count);
-    };
-    if (linear.int8_weights) multiply(linear.int8_weights);
-    else multiply(linear.float_weights);
-}
-
-// ---- attention of one row ----
-
-// Scores of `wide` heads, [wide, padded tokens].
-template <int wide>
-INLINE void score_first(const float* probes, const float* rows, int tokens, int width, float* scores) {
-    const size_t stride = padded(width), columns = padded(tokens);
-    for (int j = 0; j < tokens; j++) {
-        Floats sum[wide];
-        EACH(h, wide) sum[h] = all(0.0f);
-        for (int c = 0; c < chunks(width); c++) {
-            const Floats x = _mm512_loadu_ps(rows + j * stride + c * kLanes);
-            const __mmask16 mask = lanes(width, c);
-            EACH(h, wide) {
-                sum[h] = _mm512_fmadd_ps(x, _mm512_maskz_loadu_ps(mask, probes + h * stride + c * kLanes), sum[h]);
+    const int width = heads.size + (head + 1 == heads.count ? heads.hidden % kPerDword : 0);
+    written(quantizer, context, [&](auto put) __attribute__((always_inline)) {
+        for (int i = 0; i < tokens; i += kRows) {
+            const int rows = least(kRows, tokens - i);
+            Floats largest[kRows];
+            float parts[kRows];
+            for (int r = 0; r < rows; r++) largest[r] = all(-1e30f);
+            multiply<true>(queries + i * stride, stride * sizeof(Number), rows, keys, all_tokens, dwords, nullptr,
+                     [&](int r, int c, Floats x) __attribute__((always_inline)) {
+                         x = _mm512_mask_mov_ps(all(-1e30f), lanes(tokens, c), x);
+                         largest[r] = _mm512_max_ps(largest[r], x);
+                         store(scratch.scores + r * columns + c * kLanes, x);
+                     });
+            for (int r = 0; r < rows; r++) {
+                const float top = _mm512_reduce_max_ps(largest[r]);
+                parts[r] = 1.0f / weigh(scratch.scores + r * columns, scratch.weights + r * columns, tokens, scale, top);
             }
+            multiply<true>(scratch.weights, columns * sizeof(Number), rows, values, all_columns,
+                     all_tokens * kLanes / kPerDword, nullptr,
+                     [&](int r, int c, Floats x) __attribute__((always_inline)) {
+                         const size_t at = (i + r) * out_stride + head * heads.size + c * kLanes;
+                         put(at, _mm512_mul_ps(x, all(parts[r])), lanes(width, c));
+                     });
         }
-        EACH(h, wide) scores[h * columns + j] = _mm512_reduce_add_ps(sum[h]);
-    }
-}
-
-// Scores in place as the weights of a mean.
-void softmax(float* scores, int count) {
-    Floats largest = all(-1e30f), sum = all(0.0f);
-    for (int c = 0; c < chunks(count); c++) {
-        largest = _mm512_mask_max_ps(largest, lanes(count, c), largest, _mm512_loadu_ps(scores + c * kLanes));
-    }
-    const Floats top = all(_mm512_reduce_max_ps(largest));
-    for (int c = 0; c < chunks(count); c++) {
-        const Floats x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + c * kLanes), top), all(kLog2e));
-        const Floats weight = _mm512_maskz_mov_ps(lanes(count, c), exp2(x));
-        sum = _mm512_add_ps(sum, weight);
-        _mm512_storeu_ps(scores + c * kLanes, weight);
-    }
-    const Floats part = all(1.0f / _mm512_reduce_add_ps(sum));
-    for (int c = 0; c < chunks(count); c++) {
-        _mm512_storeu_ps(scores + c * kLanes, _mm512_mul_ps(_mm512_loadu_ps(scores + c * kLanes), part));
-    }
+    });
 }
 
 void attend_first(const Heads& heads, const float* probes, const float* rows, int tokens, float* mixed,
                   float* scratch) {
-    const int stride = padded(heads.hidden), columns = padded(tokens);
-    int h = 0;
-    for (; h + 4 <= heads.count; h += 4) {
-        score_first<4>(probes + h * stride, rows, tokens, heads.hidden, scratch + h * columns);
+    const size_t stride = padded(heads.hidden);
+    const Columns<Scalars<float>> columns = {rows, stride, kLanes, kLanes};
+    for (int h = 0; h < heads.count; h++, probes += stride, mixed += stride) {
+        for (int j = tokens; j < chunks(tokens) * kLanes; j++) scratch[j] = -1e30f;
+        float largest = -1e30f;
+        for (int j = 0; j < tokens; j++) {
+            Floats sum = all(0.0f);
+            for (int c = 0; c < chunks(heads.hidden); c++) {
+                const Floats probe = _mm512_maskz_loadu_ps(lanes(heads.hidden, c), probes + c * kLanes);
+                sum = _mm512_fmadd_ps(_mm512_loadu_ps(rows + j * stride + c * kLanes), probe, sum);
+            }
+            scratch[j] = _mm512_reduce_add_ps(sum);
+            if (scratch[j] > largest) largest = scratch[j];
+        }
+        const Floats part = all(1.0f / weigh(scratch, scratch, tokens, kLog2e, largest));
+        multiply<true>(scratch, 0, 1, columns, chunks(heads.hidden), tokens, nullptr,
+                 [&](int, int c, Floats x) __attribute__((always_inline)) {
+                     store(mixed + c * kLanes, _mm512_mul_ps(x, part), lanes(heads.hidden, c));
+                 });
     }
-    for (; h < heads.count; h++) score_first<1>(probes + h * stride, rows, tokens, heads.hidden, scratch + h * columns);
-    for (h = 0; h < heads.count; h++) softmax(scratch + h * columns, tokens);
-    const FloatProduct<float> mix = {tokens, heads.hidden, rows, kLanes, static_cast<size_t>(stride), nullptr, nullptr,
-                                     Activation::identity, false, scratch, columns, mixed, stride};
-    multiply_floats(mix, heads.count);
 }
 
 }  // namespace

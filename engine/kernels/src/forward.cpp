@@ -73,15 +73,14 @@ struct Batch {
 // Where a thread's own scratch lies.
 struct Own {
     float *apart, *row, *query, *probes, *mixed, *context, *wide_row, *scores;
-    uint8_t* wide;
-    void* attend;
+    char *inputs, *wide, *attend;
 };
 
 class Pass {
 public:
     Pass(crossrank_model& model, const Batch& batch, int threads)
         : model_(model), kernels_(*model.kernels), batch_(batch), threads_(threads), barrier_(threads),
-          hidden_(padded(model.shape.hidden)), projected_(padded(3 * model.shape.hidden) * kernels_.projected_bytes),
+          hidden_(padded(model.shape.hidden)), projected_(padded(3 * model.shape.hidden) * kernels_.number_bytes),
           own_(threads) {}
 
     // Bytes of scratch; lays it out from `start`, unless that is null.
@@ -94,8 +93,7 @@ public:
         const size_t tokens = batch_.tokens, heads = model_.heads.count;
         const size_t block = std::min(batch_.tokens, kBlockRows), pairs = std::min(batch_.pairs, kBlockPairs);
         take(rows_, tokens * hidden_);
-        take(bytes_, tokens * hidden_);
-        take(contexts_, tokens * hidden_);
+        take(contexts_, tokens * hidden_ * kernels_.number_bytes);
         take(projections_, tokens * projected_);
         take(positions_, tokens);
         take(starts_, batch_.pairs + 1);
@@ -103,10 +101,9 @@ public:
         for (const Layer& layer : model_.layers) apart = std::max(apart, layer.apart ? layer.apart_up.outputs : 0);
         const size_t wide = padded(model_.shape.intermediate);
         for (Own& own : own_) {
-            char* attend = nullptr;
-            take(attend, kernels_.attend_scratch(model_.heads, batch_.longest));
-            own.attend = attend;
-            take(own.wide, block * wide);
+            take(own.attend, kernels_.attend_scratch(model_.heads, batch_.longest));
+            take(own.inputs, block * hidden_ * kernels_.number_bytes);
+            take(own.wide, block * wide * kernels_.number_bytes);
             take(own.apart, block * padded(apart));
             take(own.row, pairs * hidden_);
             take(own.query, pairs * hidden_);
@@ -114,7 +111,7 @@ public:
             take(own.mixed, pairs * heads * hidden_);
             take(own.context, pairs * hidden_);
             take(own.wide_row, pairs * wide);
-            take(own.scores, heads * padded(batch_.longest));
+            take(own.scores, padded(batch_.longest));
         }
         return used;
     }
@@ -160,7 +157,7 @@ public:
 private:
     void work(int thread, float* logits) {
         const int first = share(batch_.tokens, thread), end = share(batch_.tokens, thread + 1);
-        for (int i = first; i < end; i += kBlockRows) enter(i, std::min(kBlockRows, end - i));
+        for (int i = first; i < end; i += kBlockRows) enter(own_[thread], i, std::min(kBlockRows, end - i));
         for (size_t index = 0; index < model_.layers.size(); index++) {
             barrier_.wait();
             attend(own_[thread], model_.layers[index], static_cast<int>(index));
@@ -177,15 +174,24 @@ private:
     int share(int count, int thread) const { return static_cast<int>(static_cast<int64_t>(count) * thread / threads_); }
 
     // Embeddings, and the first layer's queries, keys and values.
-    void enter(int at, int count) {
+    void enter(Own& own, int at, int count) {
         float* rows = rows_ + at * hidden_;
-        const bool quantized = !model_.layers.empty();
-        const Quantizer input = quantized ? model_.layers[0].input : Quantizer{1.0f, 0};
-        uint8_t* bytes = quantized ? bytes_ + at * hidden_ : nullptr;
         kernels_.embed(model_.embeddings, batch_.ids + at, batch_.types ? batch_.types + at : nullptr, positions_ + at,
                        count, rows);
-        kernels_.normalize(model_.embeddings_norm, rows, count, input, bytes);
-        if (quantized) kernels_.project(model_.layers[0].projections, bytes, count, projections_ + at * projected_);
+        project(own, 0, model_.embeddings_norm, at, count);
+    }
+
+    // Normalized rows, and of those a layer's queries, keys and values, unless it is the last.
+    void project(Own& own, size_t index, const Norm& norm, int at, int count) {
+        const Layer* layer = index < model_.layers.size() ? &model_.layers[index] : nullptr;
+        kernels_.normalize(norm, rows_ + at * hidden_, count, layer ? layer->input : Quantizer{},
+                           layer ? own.inputs : nullptr);
+        if (layer) kernels_.project(layer->projections, own.inputs, count, projections_ + at * projected_);
+    }
+
+    // The contexts of a layer from a token on.
+    char* contexts(const Layer& layer, int64_t at) const {
+        return contexts_ + at * hidden_ * (layer.output.bytes ? 1 : kernels_.number_bytes);
     }
 
     void attend(Own& own, const Layer& layer, int index) {
@@ -196,28 +202,24 @@ private:
         for (int64_t task; (task = next_task_.fetch_add(1, std::memory_order_relaxed) - base) < tasks;) {
             const size_t pair = task / heads, at = starts_[pair];
             kernels_.attend(model_.heads, projections_ + at * projected_, batch_.lengths[pair],
-                            static_cast<int>(task % heads), layer.context, contexts_ + at * hidden_, own.attend);
+                            static_cast<int>(task % heads), layer.context, contexts(layer, at), own.attend);
         }
     }
 
     // What of a layer is behind attention, and the next one's queries, keys and values.
     void leave(Own& own, size_t index, int at, int count) {
         const Layer& layer = model_.layers[index];
-        const Layer* next = index + 1 < model_.layers.size() ? &model_.layers[index + 1] : nullptr;
         float* rows = rows_ + at * hidden_;
-        uint8_t* bytes = bytes_ + at * hidden_;
-        kernels_.add(layer.output, contexts_ + at * hidden_, count, rows);
-        kernels_.normalize(layer.attention_norm, rows, count, layer.attended, bytes);
-        kernels_.expand(layer.up, bytes, count, model_.activation, layer.expanded, own.wide);
+        kernels_.add(layer.output, contexts(layer, at), count, rows);
+        kernels_.normalize(layer.attention_norm, rows, count, layer.attended, own.inputs);
+        kernels_.expand(layer.up, own.inputs, count, model_.activation, layer.expanded, own.wide);
         if (layer.apart) {
             const int stride = padded(layer.apart_up.outputs);
             kernels_.linear(layer.apart_up, rows, hidden_, count, model_.activation, false, own.apart, stride);
             kernels_.linear(layer.apart_down, own.apart, stride, count, Activation::identity, true, rows, hidden_);
         }
         kernels_.add(layer.down, own.wide, count, rows);
-        kernels_.normalize(layer.output_norm, rows, count, next ? next->input : Quantizer{1.0f, 0},
-                           next ? bytes : nullptr);
-        if (next) kernels_.project(next->projections, bytes, count, projections_ + at * projected_);
+        project(own, index + 1, layer.output_norm, at, count);
     }
 
     // The last layer and the head, of some pairs.
@@ -225,7 +227,6 @@ private:
         const LastLayer& last = model_.last;
         const Heads& heads = model_.heads;
         const int64_t by_head = heads.count * hidden_;
-        const Quantizer none = {1.0f, 0};
         for (int p = 0; p < count; p++) {
             std::memcpy(own.row + p * hidden_, rows_ + starts_[first + p] * hidden_, hidden_ * sizeof(float));
         }
@@ -241,11 +242,11 @@ private:
             linear(last.values[head], own.mixed + head * hidden_, by_head, count, own.context + head * heads.size, hidden_);
         }
         kernels_.linear(last.output, own.context, hidden_, count, Activation::identity, true, own.row, hidden_);
-        kernels_.normalize(last.attention_norm, own.row, count, none, nullptr);
+        kernels_.normalize(last.attention_norm, own.row, count, {}, nullptr);
         const int wide = padded(last.up.outputs);
         linear(last.up, own.row, hidden_, count, own.wide_row, wide, model_.activation);
         kernels_.linear(last.down, own.wide_row, wide, count, Activation::identity, true, own.row, hidden_);
-        kernels_.normalize(last.output_norm, own.row, count, none, nullptr);
+        kernels_.normalize(last.output_norm, own.row, count, {}, nullptr);
         float* row = own.row;
         if (model_.dense_head) {
             linear(model_.head_dense, row, hidden_, count, own.query, hidden_, model_.head_activation);
@@ -268,8 +269,7 @@ private:
     std::atomic<int64_t> next_task_{0};
     const int64_t hidden_, projected_;  // how far rows and projections lie apart, the latter in bytes
     float* rows_ = nullptr;             // of the layers, [tokens, hidden]
-    uint8_t *bytes_ = nullptr, *contexts_ = nullptr;
-    char* projections_ = nullptr;
+    char *contexts_ = nullptr, *projections_ = nullptr;
     int32_t *positions_ = nullptr, *starts_ = nullptr;
     std::vector<Own> own_;
 };

@@ -36,9 +36,24 @@ struct Matrix {
     }
 };
 
+// Where weight [k, n] lies in panels [columns / width][inputs / deep][width][deep].
+size_t place(int k, int n, int inputs, int width, int deep) {
+    const size_t panel = static_cast<size_t>(n / width) * ((inputs + deep - 1) / deep) + k / deep;
+    return (panel * width + n % width) * deep + k % deep;
+}
+
+// Writes a number of 2 or 4 bytes.
+void write_number(char* to, float value, size_t bytes) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    if (bytes == 2) bits = std::isnan(value) ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // to the nearest
+    std::memcpy(to, &bits, bytes);
+}
+
 class Reader {
 public:
-    Reader(const crossrank_tensor* tensors, int64_t count, std::vector<Block>& memory) : memory_(memory) {
+    Reader(const crossrank_tensor* tensors, int64_t count, crossrank_model& model)
+        : number_bytes_(model.kernels->number_bytes), memory_(model.memory) {
         for (int64_t i = 0; i < count; i++) tensors_.emplace(tensors[i].name, &tensors[i]);
     }
 
@@ -121,9 +136,7 @@ public:
         const size_t count = static_cast<size_t>((outputs + 15) / 16 * 16) * inputs;
         auto order = [&](auto* to, const auto* from) {
             for (int k = 0; k < inputs; k++) {
-                for (int n = 0; n < outputs; n++) {
-                    to[(static_cast<size_t>(n / 16) * inputs + k) * 16 + n % 16] = from[static_cast<size_t>(k) * outputs + n];
-                }
+                for (int n = 0; n < outputs; n++) to[place(k, n, inputs, 16, 1)] = *from++;
             }
         };
         for (int n = 0; n < outputs; n++) scales[n] = factor * (matrix.scales ? matrix.scales[n] : 1.0f);
@@ -152,36 +165,37 @@ public:
         return {scale ? *scale : 1.0f, zero ? *zero : 0};
     }
 
-    // Matrices of one input beside each other, in bytes.
-    Int8Linear int8_linear(const std::vector<std::string>& names, int inputs, int outputs, Quantizer input) {
+    // Matrices of one input beside each other: in bytes, or as numbers where the input is.
+    Product product(const std::vector<std::string>& names, int inputs, int outputs, Quantizer input) {
+        const bool bytes = input.scale > 0.0f;
         const size_t before = problems.size();
         for (const std::string& name : names) {
-            get<int8_t>(name + ".int8", {inputs, outputs});
-            get<float>(name + ".scales", {outputs});
+            if (!bytes) get<float>(name + ".weight", {inputs, outputs});
+            if (bytes) get<int8_t>(name + ".int8", {inputs, outputs}), get<float>(name + ".scales", {outputs});
             get<float>(name + ".bias", {outputs}, true);
         }
         if (problems.size() > before) return {};
-        const int all = static_cast<int>(names.size()) * outputs, steps = (inputs + 3) / 4;
-        int8_t* weights = make<int8_t>(static_cast<size_t>(padded(all)) * steps * 4);
+        const int all = static_cast<int>(names.size()) * outputs, deep = bytes ? 4 : static_cast<int>(4 / number_bytes_);
+        char* weights = make<char>(static_cast<size_t>(padded(all)) * ((inputs + deep - 1) / deep) * 4);
         int32_t* start = make<int32_t>(padded(all));
         float *scale = make<float>(padded(all)), *bias = make<float>(padded(all));
         int n = 0;
         for (const std::string& name : names) {
-            const int8_t* values = get<int8_t>(name + ".int8", {inputs, outputs});
-            const float* scales = get<float>(name + ".scales", {outputs});
+            const int8_t* steps = bytes ? get<int8_t>(name + ".int8", {inputs, outputs}) : nullptr;
+            const float* scales = bytes ? get<float>(name + ".scales", {outputs}) : nullptr;
+            const float* values = bytes ? nullptr : get<float>(name + ".weight", {inputs, outputs});
             const float* biases = get<float>(name + ".bias", {outputs}, true);
             for (int c = 0; c < outputs; c++, n++) {
-                int8_t* panel = weights + static_cast<size_t>(n / kColumns) * steps * 4 * kColumns + n % kColumns * 4;
                 for (int k = 0; k < inputs; k++) {
-                    const int8_t value = values[static_cast<size_t>(k) * outputs + c];
-                    panel[k / 4 * 4 * kColumns + k % 4] = value;
-                    start[n] -= input.zero * value;
+                    const size_t from = static_cast<size_t>(k) * outputs + c, to = place(k, n, inputs, kColumns, deep);
+                    if (bytes) weights[to] = steps[from], start[n] -= input.zero * steps[from];
+                    else write_number(weights + to * number_bytes_, values[from], number_bytes_);
                 }
-                scale[n] = input.scale * scales[c];
+                scale[n] = bytes ? input.scale * scales[c] : 1.0f;
                 bias[n] = biases ? biases[c] : 0.0f;
             }
         }
-        return {inputs, all, weights, start, scale, bias};
+        return {bytes, inputs, all, weights, start, scale, bias};
     }
 
     // A table of rows in float.
@@ -208,19 +222,22 @@ public:
 private:
     std::map<std::string, const crossrank_tensor*> tensors_;
     std::set<std::string> used_;
+    const size_t number_bytes_;
     std::vector<Block>& memory_;
 };
 
-Layer read_layer(Reader& reader, const std::string& at, int hidden, int quantized, int apart, float epsilon) {
+Layer read_layer(Reader& reader, const std::string& at, int hidden, int units, int apart, float epsilon) {
     Layer layer = {};
-    layer.input = reader.quantizer(at + "attention");
-    layer.context = reader.quantizer(at + "output");
-    layer.attended = reader.quantizer(at + "up");
-    layer.expanded = reader.quantizer(at + "down");
-    layer.projections = reader.int8_linear({at + "query", at + "key", at + "value"}, hidden, hidden, layer.input);
-    layer.output = reader.int8_linear({at + "output"}, hidden, hidden, layer.context);
-    layer.up = reader.int8_linear({at + "up"}, hidden, quantized, layer.attended);
-    layer.down = reader.int8_linear({at + "down"}, quantized, hidden, layer.expanded);
+    if (reader.has(at + "query.int8")) {  // else the quantizers say that all is in numbers
+        layer.input = reader.quantizer(at + "attention");
+        layer.context = reader.quantizer(at + "output");
+        layer.attended = reader.quantizer(at + "up");
+        layer.expanded = reader.quantizer(at + "down");
+    }
+    layer.projections = reader.product({at + "query", at + "key", at + "value"}, hidden, hidden, layer.input);
+    layer.output = reader.product({at + "output"}, hidden, hidden, layer.context);
+    layer.up = reader.product({at + "up"}, hidden, units, layer.attended);
+    layer.down = reader.product({at + "down"}, units, hidden, layer.expanded);
     layer.attention_norm = reader.norm(at + "attention_norm", hidden, epsilon);
     layer.output_norm = reader.norm(at + "output_norm", hidden, epsilon);
     layer.apart = apart > 0;
@@ -255,7 +272,7 @@ LastLayer read_last(Reader& reader, const std::string& at, const Heads& heads, i
 
 std::vector<std::string> read_model(crossrank_model& model, const crossrank_tensor* tensors, int64_t count,
                                     const crossrank_settings& settings) {
-    Reader reader(tensors, count, model.memory);
+    Reader reader(tensors, count, model);
     std::vector<std::string>& problems = reader.problems;
     crossrank_shape& shape = model.shape;
     if (!(settings.epsilon > 0.0f && settings.epsilon < 1.0f)) problems.push_back("epsilon is not between 0 and 1");
@@ -269,8 +286,10 @@ std::vector<std::string> read_model(crossrank_model& model, const crossrank_tens
     model.head_activation = static_cast<Activation>(settings.head_activation);
     model.pad_id = settings.pad_id;
 
-    while (reader.has("layer." + std::to_string(shape.layers) + ".query.int8")) shape.layers++;
-    const std::string last = "layer." + std::to_string(shape.layers) + ".";
+    std::string last = "layer.0.";
+    while (!reader.has_matrix(last + "key.per_head") && reader.has(last + "attention_norm.scale")) {
+        last = "layer." + std::to_string(++shape.layers) + ".";
+    }
     shape.vocabulary = reader.size("embeddings.words.int8", 0);
     shape.positions = reader.matrix_size("embeddings.positions", 0);
     shape.types = reader.matrix_size("embeddings.types", 0);

@@ -25,8 +25,8 @@ private:
 };
 
 struct Layer {
-    Quantizer input, context, attended, expanded;  // of what the products below get
-    Int8Linear projections, output, up, down;
+    Quantizer input, context, attended, expanded;  // of what the products below get: all of one kind
+    Product projections, output, up, down;
     Norm attention_norm, output_norm;
     bool apart;  // whether some units of the feed-forward are computed in float
     Linear apart_up, apart_down;

@@ -31,7 +31,7 @@ from crossrank._proof import verify_artifact
 from crossrank._text.pairs import PackedPairs
 from crossrank.export import export_model
 from tests.support.artifacts import edit_manifest
-from tests.support.compiled_kernels import installed
+from tests.support.compiled_kernels import float_layers, installed
 from tests.support.tiny_models import PAIRS, make_checkpoint
 from tests.support.trained_models import Trained
 
@@ -103,6 +103,24 @@ def test_every_architecture_that_is_covered_runs_within_the_bound(tmp_path: Path
     assert variant.kernels is not None
     assert variant.kernels.provider.startswith("crossrank-kernels ")
     assert variant.problems() == []
+
+
+@needs_library
+def test_an_artifact_with_layers_in_float_runs_within_the_bound_and_info_says_how(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "bert", num_hidden_layers=4)
+    with float_layers(0, 2):
+        artifact = export_model(checkpoint, tmp_path / "artifact", variants=["cpu"], precisions=["int8"])
+    edit_manifest(artifact, lambda data: data["variants"][0].update(float_layers=[0, 2]))
+    (variant,) = read_manifest(artifact).variants
+    assert variant.kernels is not None
+    assert variant.kernels.problems(BOUNDS["int8"]) == []
+    assert variant.kernels.alone_max_abs == 0
+    info = open_model(artifact).info()
+    assert info.provider == variant.kernels.provider
+    assert info.kernels is None
+    numbers = "bfloat16" if "avx512-bf16" in info.provider else "float32"
+    assert f"layers 0, 2, which the bound needs, by products of {numbers}\n" in f"{info}\n"
+    assert "layers 0, 2, which the bound needs\n" in f"{by_onnxruntime(artifact).info()}\n"
 
 
 @needs_library

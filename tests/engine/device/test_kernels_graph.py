@@ -11,21 +11,24 @@ from crossrank._artifact.manifest import Inputs, read_manifest
 from crossrank._device.kernels.model import NotCovered, recognize
 from crossrank._device.kernels.onnx_file import OnnxGraph, OnnxNode, read_onnx
 from crossrank.export import export_model
+from tests.support.compiled_kernels import float_layers
 from tests.support.tiny_models import make_checkpoint
 
-Made = Callable[[str], tuple[OnnxGraph, Inputs]]
+Made = Callable[..., tuple[OnnxGraph, Inputs]]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """An architecture's int8 graph, and what its manifest says of its inputs."""
+    """An architecture's int8 graph, of three layers where some are in float, and what its manifest says of its inputs."""
 
     @cache
-    def make(architecture: str) -> tuple[OnnxGraph, Inputs]:
+    def make(architecture: str, floats: tuple[int, ...] = ()) -> tuple[OnnxGraph, Inputs]:
         folder = tmp_path_factory.mktemp(architecture)
         sizes = {"embedding_size": 32} if architecture == "electra" else {}  # as wide as its layers
+        sizes |= {"num_hidden_layers": 3} if floats else {}
         checkpoint = make_checkpoint(folder / "checkpoint", architecture, **sizes)
-        artifact = export_model(checkpoint, folder / "artifact", variants=["cpu"], precisions=["int8"])
+        with float_layers(*floats):
+            artifact = export_model(checkpoint, folder / "artifact", variants=["cpu"], precisions=["int8"])
         manifest = read_manifest(artifact)
         return read_onnx(artifact / manifest.variants[0].file), manifest.inputs
 
@@ -79,22 +82,41 @@ def test_positions_that_count_otherwise_than_the_manifest_says_are_refused(
         recognize(graph, other)
 
 
-def test_of_layers_in_float_it_is_said_that_they_are(made: Made) -> None:
+@pytest.mark.parametrize("floats", [(0,), (0, 1), (1, 2)])
+def test_layers_in_float_are_taken(made: Made, floats: tuple[int, ...]) -> None:
+    found = recognize(*made("bert", floats))
+    assert [f"layer.{i}.up.weight" in found.tensors for i in range(2)] == [i in floats for i in range(2)]
+
+
+def test_of_a_layer_whose_bytes_come_from_nowhere_it_is_said(made: Made) -> None:
     graph, inputs = made("bert")
     nodes = [node for node in graph.nodes if not _quantizes(node, "layer.0.")]
     assert len(nodes) < len(graph.nodes)
-    with pytest.raises(NotCovered, match="1 of its layers but the last are in float"):
+    with pytest.raises(NotCovered, match="its norms elsewhere than BERT"):
         recognize(replace(graph, nodes=nodes), inputs)
+
+
+@pytest.mark.parametrize("layer", range(3))
+def test_a_feed_forward_that_takes_what_no_norm_gave_is_refused(made: Made, layer: int) -> None:
+    graph, inputs = made("bert", (0,))
+    (product,) = (
+        node for node in graph.nodes if f"layer.{layer}.up.{'int8' if layer == 1 else 'weight'}" in node.inputs
+    )
+    other = replace(product, inputs=("input_ids", *product.inputs[1:]))
+    with pytest.raises(NotCovered, match="its norms elsewhere than BERT"):
+        recognize(replace(graph, nodes=[other if node is product else node for node in graph.nodes]), inputs)
 
 
 def _quantizes(node: OnnxNode, layer: str) -> bool:
     return node.op == "QuantizeLinear" and node.inputs[1].startswith(layer)
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+@pytest.mark.parametrize(("architecture", "floats"), [("bert", ()), ("bert", (0,)), ("roberta", ())])
 @pytest.mark.parametrize("part", ["inputs", "outputs"])
-def test_a_graph_that_lacks_names_is_refused_and_breaks_nothing(made: Made, architecture: str, part: str) -> None:
-    graph, inputs = made(architecture)
+def test_a_graph_that_lacks_names_is_refused_and_breaks_nothing(
+    made: Made, architecture: str, floats: tuple[int, ...], part: str
+) -> None:
+    graph, inputs = made(architecture, floats)
     names: list[tuple[str, ...]] = [(), ("nobody",)]
     for i, node in enumerate(graph.nodes):
         for some in names:

@@ -88,8 +88,27 @@ Guarded<float> rows_of(int count, int width, float scale = 1.0f) {
     return rows;
 }
 
+// A float that bfloat16 holds.
+float short_float(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    bits &= 0xffff0000;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+// Floats that bfloat16 holds as the kernels' numbers.
+Guarded<uint8_t> numbers_of(const Kernels& kernels, const Guarded<float>& values) {
+    Guarded<uint8_t> numbers(values.size() * kernels.number_bytes);
+    for (size_t i = 0; i < values.size(); i++) {
+        const char* from = reinterpret_cast<const char*>(values.begin() + i) + 4 - kernels.number_bytes;
+        std::memcpy(numbers.begin() + i * kernels.number_bytes, from, kernels.number_bytes);
+    }
+    return numbers;
+}
+
 float as_float(const Kernels& kernels, const void* numbers, size_t at) {
-    if (kernels.projected_bytes == 4) return static_cast<const float*>(numbers)[at];
+    if (kernels.number_bytes == 4) return static_cast<const float*>(numbers)[at];
     const uint32_t bits = uint32_t(static_cast<const uint16_t*>(numbers)[at]) << 16;
     float value;
     std::memcpy(&value, &bits, 4);
@@ -108,45 +127,75 @@ void compare_alone(const char* kernel, const std::string& shape, const Guarded<T
     }
 }
 
-void check_bytes(const Kernels& ours, int count, int inputs, int outputs) {
-    const std::string shape = shape_of({count, inputs, outputs});
-    const int steps = (inputs + 3) / 4, stride = padded(inputs), wide = padded(outputs);
-    Guarded<int8_t> weights(static_cast<size_t>(wide) * steps * 4);
+// What a product of bytes or numbers makes, as floats of the columns that hold something.
+Guarded<float> made(const Kernels& kernels, const Guarded<uint8_t>& out, bool bytes, int width) {
+    const size_t stride = padded(width), size = bytes ? out.size() : out.size() / kernels.number_bytes;
+    Guarded<float> found(size);
+    for (size_t i = 0; i < size; i++) {
+        found[i] = i % stride >= size_t(width) ? 0.0f : bytes ? out[i] : as_float(kernels, out.begin(), i);
+    }
+    return found;
+}
+
+void check_products(const Kernels& ours, int count, int inputs, int outputs) {
+    const bool bytes = pick(0, 1);
+    const std::string shape = (bytes ? "bytes " : "numbers ") + shape_of({count, inputs, outputs});
+    const int stride = padded(inputs), wide = padded(outputs);
+    const int deep = bytes ? 4 : static_cast<int>(4 / ours.number_bytes), dwords = (inputs + deep - 1) / deep;
+    const size_t unit = bytes ? 1 : ours.number_bytes, size = static_cast<size_t>(count) * wide;
+    Guarded<uint8_t> weights(static_cast<size_t>(wide) * dwords * 4);
+    Guarded<float> plain_weights(bytes ? 0 : static_cast<size_t>(wide) * inputs);  // as the reference takes them
     Guarded<int32_t> start(wide);
     Guarded<float> scale(wide), bias(wide);
     for (int n = 0; n < outputs; n++) {
-        int8_t* panel = weights.begin() + static_cast<size_t>(n / kColumns) * steps * 4 * kColumns + n % kColumns * 4;
-        for (int k = 0; k < inputs; k++) panel[k / 4 * 4 * kColumns + k % 4] = static_cast<int8_t>(pick(-127, 127));
-        start[n] = pick(-100000, 100000), scale[n] = 1e-5f * pick(1, 20), bias[n] = normal();
+        const size_t panel = static_cast<size_t>(n / kColumns) * kColumns;
+        for (int k = 0; k < inputs; k++) {
+            const size_t at = (panel * dwords + k / deep * kColumns + n % kColumns) * deep + k % deep;
+            const float value = bytes ? pick(-127, 127) : short_float(0.1f * normal());
+            if (bytes) weights[at] = static_cast<uint8_t>(static_cast<int8_t>(value));
+            else plain_weights[panel * inputs + k * kColumns + n % kColumns] = value;
+            const char* from = reinterpret_cast<const char*>(&value) + 4 - unit;
+            if (!bytes) std::memcpy(weights.begin() + at * unit, from, unit);
+        }
+        if (bytes) start[n] = pick(-100000, 100000);
+        scale[n] = bytes ? 1e-5f * pick(1, 20) : 1.0f, bias[n] = normal();
     }
-    Guarded<uint8_t> rows(static_cast<size_t>(count) * stride);
-    for (uint8_t& byte : rows) byte = static_cast<uint8_t>(pick(0, 255));  // the padding too, on purpose
-    const Int8Linear linear = {inputs, outputs, weights.begin(), start.begin(), scale.begin(), bias.begin()};
+    Guarded<float> floats(static_cast<size_t>(count) * stride);
+    for (size_t i = 0; i < floats.size(); i++) floats[i] = int(i % stride) < inputs ? short_float(normal()) : 0.0f;
+    Guarded<uint8_t> rows = bytes ? Guarded<uint8_t>(floats.size()) : numbers_of(ours, floats);
+    if (bytes) for (uint8_t& byte : rows) byte = static_cast<uint8_t>(pick(0, 255));  // the padding too, on purpose
+    const Product product = {bytes, inputs, outputs, weights.begin(), start.begin(), scale.begin(), bias.begin()};
+    Product plain = product;
+    const void* plain_rows = rows.begin();
+    if (!bytes) plain.weights = plain_weights.begin(), plain_rows = floats.begin();
 
-    const size_t size = static_cast<size_t>(count) * wide;
-    Guarded<float> expected(size);
-    kReference.project(linear, rows.begin(), count, expected.begin());
-    Guarded<uint8_t> projected(size * ours.projected_bytes);
-    ours.project(linear, rows.begin(), count, projected.begin());
-    Guarded<float> found(size);
-    for (size_t i = 0; i < size; i++) found[i] = int(i % wide) < outputs ? as_float(ours, projected.begin(), i) : 0.0f;
-    compare("project", shape, found.begin(), expected.begin(), size, ours.projected_bytes == 4 ? 1e-5 : 4e-3);
+    const double number_step = ours.number_bytes == 4 ? 1e-5 : 4e-3;
+    Guarded<uint8_t> projected(size * ours.number_bytes), expected(size * sizeof(float));
+    ours.project(product, rows.begin(), count, projected.begin());
+    kReference.project(plain, plain_rows, count, expected.begin());
+    compare("project", shape, made(ours, projected, false, outputs).begin(), made(kReference, expected, false, outputs).begin(),
+            size, number_step);
 
     Guarded<float> sums = rows_of(count, outputs), expected_sums = sums;
-    ours.add(linear, rows.begin(), count, sums.begin());
-    kReference.add(linear, rows.begin(), count, expected_sums.begin());
+    ours.add(product, rows.begin(), count, sums.begin());
+    kReference.add(plain, plain_rows, count, expected_sums.begin());
     compare("add", shape, sums.begin(), expected_sums.begin(), size, 1e-5);
 
     const auto activation = static_cast<Activation>(pick(1, 3));
-    const Quantizer quantizer = {0.02f, pick(0, 255)};
-    Guarded<uint8_t> bytes(size), expected_bytes(size);
-    ours.expand(linear, rows.begin(), count, activation, quantizer, bytes.begin());
-    kReference.expand(linear, rows.begin(), count, activation, quantizer, expected_bytes.begin());
-    for (size_t i = 0; i < size; i++) if (int(i % wide) >= outputs) bytes[i] = expected_bytes[i];
-    compare("expand", shape, bytes.begin(), expected_bytes.begin(), size, 1);
+    const bool to_bytes = pick(0, 1);
+    const Quantizer quantizer = {to_bytes ? 0.02f : 0.0f, to_bytes ? pick(0, 255) : 0};
+    Guarded<uint8_t> expanded(size * (to_bytes ? 1 : ours.number_bytes)), expected_expanded(size * (to_bytes ? 1 : 4));
+    ours.expand(product, rows.begin(), count, activation, quantizer, expanded.begin());
+    kReference.expand(plain, plain_rows, count, activation, quantizer, expected_expanded.begin());
+    compare("expand", shape, made(ours, expanded, to_bytes, outputs).begin(),
+            made(kReference, expected_expanded, to_bytes, outputs).begin(), size, to_bytes ? 1 : number_step);
+    for (size_t i = 0; !to_bytes && i < size; i++) {  // which the next product takes into its last dword
+        const float padding = as_float(ours, expanded.begin(), i);
+        if (int(i % wide) >= outputs && !(std::fabs(padding) < 1e-6f)) return fail("padding", shape, i, padding, 0.0f);
+    }
     compare_alone("project", shape, projected, count, [&](int i) {
-        Guarded<uint8_t> alone(wide * ours.projected_bytes);
-        ours.project(linear, rows.begin() + static_cast<size_t>(i) * stride, 1, alone.begin());
+        Guarded<uint8_t> alone(wide * ours.number_bytes);
+        ours.project(product, rows.begin() + static_cast<size_t>(i) * stride * unit, 1, alone.begin());
         return alone;
     });
 }
@@ -208,34 +257,30 @@ void check_rows(const Kernels& ours, int count, int width) {
 
     Guarded<float> scale = rows_of(1, width), bias = rows_of(1, width);
     const Norm norm = {width, 1e-5f, scale.begin(), bias.begin()};
-    const Quantizer quantizer = {0.03f, pick(0, 255)};
-    Guarded<uint8_t> bytes(size), expected_bytes(size);
-    ours.normalize(norm, rows.begin(), count, quantizer, bytes.begin());
-    kReference.normalize(norm, expected.begin(), count, quantizer, expected_bytes.begin());
+    const bool to_bytes = pick(0, 1);
+    const Quantizer quantizer = {to_bytes ? 0.03f : 0.0f, to_bytes ? pick(0, 255) : 0};
+    Guarded<uint8_t> out(size * (to_bytes ? 1 : ours.number_bytes)), expected_out(size * (to_bytes ? 1 : 4));
+    ours.normalize(norm, rows.begin(), count, quantizer, out.begin());
+    kReference.normalize(norm, expected.begin(), count, quantizer, expected_out.begin());
     compare("normalize", shape, rows.begin(), expected.begin(), size, 2e-4);  // of few numbers that are nearly equal
-    for (size_t i = 0; i < size; i++) if (int(i % padded(width)) >= width) bytes[i] = expected_bytes[i];
-    compare("normalize to bytes", shape, bytes.begin(), expected_bytes.begin(), size, 1.0);
+    compare(to_bytes ? "normalize to bytes" : "normalize to numbers", shape, made(ours, out, to_bytes, width).begin(),
+            made(kReference, expected_out, to_bytes, width).begin(), size, to_bytes ? 1.0 : 4e-3);
 }
 
 void check_attention(const Kernels& ours, int tokens, const Heads& heads, bool compared) {
     const std::string shape = shape_of({tokens, heads.count, heads.size});
     const size_t stride = padded(3 * heads.hidden), out = padded(heads.hidden), size = tokens * stride;
-    Guarded<float> numbers(compared ? size : 0);
-    Guarded<uint8_t> projected(size * ours.projected_bytes);
+    Guarded<float> numbers(size);
     const float sharp = pick(0, 1) ? 3.0f : 0.5f;
     // Of odd sizes a NaN reaches the head before too, in whose last dword it stands.
     const size_t spoiled = tokens % 7 || heads.size % 2 ? size : pick(0, static_cast<int>(size) - 1);
-    for (size_t i = 0; i < size; i++) {
-        const float value = i == spoiled ? NAN : compared ? sharp * normal() : 0.5f;
-        uint32_t bits;
-        std::memcpy(&bits, &value, 4);
-        if (ours.projected_bytes == 2) bits &= 0xffff0000;
-        std::memcpy(projected.begin() + i * ours.projected_bytes, reinterpret_cast<char*>(&bits) + 4 - ours.projected_bytes,
-                    ours.projected_bytes);
-        if (compared) std::memcpy(&numbers[i], &bits, 4);
-    }
-    const Quantizer quantizer = {sharp / 32, 128};
-    Guarded<uint8_t> context(tokens * out), expected(tokens * out);
+    for (size_t i = 0; i < size; i++) numbers[i] = i == spoiled ? NAN : short_float(compared ? sharp * normal() : 0.5f);
+    Guarded<uint8_t> projected = numbers_of(ours, numbers);
+    const bool to_bytes = pick(0, 1);
+    const Quantizer quantizer = {to_bytes ? sharp / 32 : 0.0f, to_bytes ? 128 : 0};
+    const size_t unit = to_bytes ? 1 : ours.number_bytes, plain_unit = to_bytes ? 1 : sizeof(float);
+    Guarded<uint8_t> context(tokens * out * unit), expected(tokens * out * plain_unit);
+    std::fill(context.begin(), context.end(), uint8_t{0xff});  // NaN
     Guarded<float> ours_scratch((ours.attend_scratch(heads, tokens) + 63) / 64 * 16);
     for (float& value : ours_scratch) value = NAN;
     Guarded<float> scratch(tokens);
@@ -243,7 +288,13 @@ void check_attention(const Kernels& ours, int tokens, const Heads& heads, bool c
         ours.attend(heads, projected.begin(), tokens, head, quantizer, context.begin(), ours_scratch.begin());
         if (compared) kReference.attend(heads, numbers.begin(), tokens, head, quantizer, expected.begin(), scratch.begin());
     }
-    if (compared) compare("attend", shape, context.begin(), expected.begin(), context.size(), 1);
+    if (!compared) return;
+    compare("attend", shape, made(ours, context, to_bytes, heads.hidden).begin(),
+            made(kReference, expected, to_bytes, heads.hidden).begin(), tokens * out, to_bytes ? 1.0 : 2e-2);
+    for (int i = 0; !to_bytes && ours.number_bytes == 2 && spoiled == size && heads.hidden % 2 && i < tokens; i++) {
+        const float padding = as_float(ours, context.begin(), i * out + heads.hidden);
+        if (padding != 0.0f) return fail("padding", shape, i, padding, 0.0f);
+    }
 }
 
 void check_first(const Kernels& ours, int tokens, const Heads& heads) {
@@ -253,7 +304,7 @@ void check_first(const Kernels& ours, int tokens, const Heads& heads) {
     }
     if (tokens % 7 == 0) rows[static_cast<size_t>(pick(0, tokens - 1)) * padded(heads.hidden)] = NAN;
     Guarded<float> mixed = rows_of(heads.count, heads.hidden), expected = mixed;
-    Guarded<float> scratch(static_cast<size_t>(heads.count) * padded(tokens)), other = scratch;
+    Guarded<float> scratch(padded(tokens)), other = scratch;
     for (float& value : scratch) value = NAN;
     ours.attend_first(heads, probes.begin(), rows.begin(), tokens, mixed.begin(), scratch.begin());
     kReference.attend_first(heads, probes.begin(), rows.begin(), tokens, expected.begin(), other.begin());
@@ -296,7 +347,7 @@ void check_extremes(const Kernels& ours) {
     const uint8_t row[kColumns] = {};
     float bias[kColumns] = {};
     std::copy_n(extremes, count, bias);
-    const Int8Linear constant = {1, count, weights, start, none, bias};
+    const Product constant = {true, 1, count, weights, start, none, bias};
     uint8_t bytes[kColumns], expected_bytes[kColumns];
     ours.expand(constant, row, 1, Activation::relu, {0.02f, 100}, bytes);
     kReference.expand(constant, row, 1, Activation::relu, {0.02f, 100}, expected_bytes);
@@ -331,8 +382,8 @@ int main(int count, char** arguments) {
         std::printf("%s\n", table->instructions);
         check_gelu(*table);
         check_extremes(*table);
-        for (int i = 0; i < 60; i++) {
-            check_bytes(*table, pick(1, 40), pick(1, 700), pick(1, 300));
+        for (int i = 0; i < 90; i++) {
+            check_products(*table, pick(1, 40), pick(1, 700), pick(1, 300));
             check_floats(*table, pick(1, 20), pick(1, 400), pick(1, 300));
             check_rows(*table, pick(1, 9), pick(2, 400));
         }

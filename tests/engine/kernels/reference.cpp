@@ -28,6 +28,12 @@ uint8_t byte(Quantizer quantizer, float x) {
     return steps >= 0.0f ? static_cast<uint8_t>(std::min(steps, 255.0f)) : 0;  // 0 of NaN too
 }
 
+// Writes what the next product takes: numbers are floats here.
+void put(Quantizer quantizer, void* out, size_t at, float x) {
+    if (quantizer.scale > 0.0f) static_cast<uint8_t*>(out)[at] = byte(quantizer, x);
+    else static_cast<float*>(out)[at] = x;
+}
+
 void embed(const Embeddings& tables, const int32_t* ids, const int32_t* types, const int32_t* positions, int count,
            float* rows) {
     const int width = tables.width, stride = padded(width);
@@ -42,7 +48,7 @@ void embed(const Embeddings& tables, const int32_t* ids, const int32_t* types, c
     }
 }
 
-void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, uint8_t* bytes) {
+void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, void* out) {
     const int stride = padded(norm.width);
     for (int i = 0; i < count; i++) {
         float* row = rows + static_cast<size_t>(i) * stride;
@@ -55,44 +61,47 @@ void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, ui
             row[c] = static_cast<float>((row[c] - mean) * inverse) * norm.scale[c] + norm.bias[c];
         }
         for (int c = norm.width; c < stride; c++) row[c] = 0.0f;
-        for (int c = 0; bytes && c < norm.width; c++) {
-            bytes[static_cast<size_t>(i) * stride + c] = byte(quantizer, row[c]);
-        }
+        for (int c = 0; out && c < norm.width; c++) put(quantizer, out, static_cast<size_t>(i) * stride + c, row[c]);
     }
 }
 
-float product(const Int8Linear& linear, const uint8_t* row, int n) {
-    const size_t steps = (linear.inputs + 3) / 4;
-    const int8_t* panel = linear.weights + n / kColumns * steps * 4 * kColumns + n % kColumns * 4;
-    int32_t sum = linear.start[n];
-    for (int k = 0; k < linear.inputs; k++) sum += row[k] * panel[k / 4 * 4 * kColumns + k % 4];
-    return static_cast<float>(sum) * linear.scale[n] + linear.bias[n];
+float multiply(const Product& product, const void* rows, size_t row, int n) {
+    const int deep = product.bytes ? 4 : 1;
+    const size_t dwords = (product.inputs + deep - 1) / deep;
+    const size_t panel = (n / kColumns * dwords * kColumns + n % kColumns) * deep, next = kColumns * deep;
+    int32_t sum = product.start[n];
+    float floats = 0.0f;
+    for (int k = 0; k < product.inputs; k++) {
+        const size_t at = panel + k / deep * next + k % deep;
+        if (product.bytes) sum += static_cast<const uint8_t*>(rows)[row + k] * static_cast<const int8_t*>(product.weights)[at];
+        else floats += static_cast<const float*>(rows)[row + k] * static_cast<const float*>(product.weights)[at];
+    }
+    return (product.bytes ? static_cast<float>(sum) : floats) * product.scale[n] + product.bias[n];
 }
 
 // Calls write(row, column, product) for each.
 template <class Write>
-void products(const Int8Linear& linear, const uint8_t* rows, int count, Write write) {
-    const size_t stride = padded(linear.inputs);
+void products(const Product& product, const void* rows, int count, Write write) {
+    const size_t stride = padded(product.inputs);
     for (int i = 0; i < count; i++) {
-        for (int n = 0; n < linear.outputs; n++) write(i, n, product(linear, rows + i * stride, n));
+        for (int n = 0; n < product.outputs; n++) write(i, n, multiply(product, rows, i * stride, n));
     }
 }
 
-void project(const Int8Linear& linear, const uint8_t* rows, int count, void* out) {
-    const size_t stride = padded(linear.outputs);
-    products(linear, rows, count, [&](int i, int n, float x) { static_cast<float*>(out)[i * stride + n] = x; });
+void project(const Product& product, const void* rows, int count, void* out) {
+    const size_t stride = padded(product.outputs);
+    products(product, rows, count, [&](int i, int n, float x) { static_cast<float*>(out)[i * stride + n] = x; });
 }
 
-void expand(const Int8Linear& linear, const uint8_t* rows, int count, Activation activation, Quantizer quantizer,
-            uint8_t* out) {
-    const size_t stride = padded(linear.outputs);
-    products(linear, rows, count,
-             [&](int i, int n, float x) { out[i * stride + n] = byte(quantizer, activated(activation, x)); });
+void expand(const Product& product, const void* rows, int count, Activation activation, Quantizer quantizer, void* out) {
+    const size_t stride = padded(product.outputs);
+    products(product, rows, count,
+             [&](int i, int n, float x) { put(quantizer, out, i * stride + n, activated(activation, x)); });
 }
 
-void add(const Int8Linear& linear, const uint8_t* rows, int count, float* out) {
-    const size_t stride = padded(linear.outputs);
-    products(linear, rows, count, [&](int i, int n, float x) { out[i * stride + n] += x; });
+void add(const Product& product, const void* rows, int count, float* out) {
+    const size_t stride = padded(product.outputs);
+    products(product, rows, count, [&](int i, int n, float x) { out[i * stride + n] += x; });
 }
 
 // Scores in place as the weights of a mean.
@@ -105,7 +114,7 @@ void softmax(float* scores, int count) {
 
 size_t attend_scratch(const Heads&, int tokens) { return tokens * sizeof(float); }
 
-void attend(const Heads& heads, const void* projected, int tokens, int head, Quantizer quantizer, uint8_t* context,
+void attend(const Heads& heads, const void* projected, int tokens, int head, Quantizer quantizer, void* context,
             void* scratch) {
     const size_t stride = padded(3 * heads.hidden), out_stride = padded(heads.hidden);
     const float* queries = static_cast<const float*>(projected) + head * heads.size;
@@ -122,7 +131,7 @@ void attend(const Heads& heads, const void* projected, int tokens, int head, Qua
         for (int d = 0; d < heads.size; d++) {
             float mean = 0.0f;
             for (int j = 0; j < tokens; j++) mean += scores[j] * values[j * stride + d];
-            context[i * out_stride + head * heads.size + d] = byte(quantizer, mean);
+            put(quantizer, context, i * out_stride + head * heads.size + d, mean);
         }
     }
 }
