@@ -2,7 +2,8 @@
 
 Order: `FairOrder` says whose turn it is.
 
-Size: a lane's share of what is open, up to the backend's budget; `Backend.plan` only orders a chunk's pairs before.
+Size: a lane's share of what waits, up to the backend's budget, so that batches become smaller towards the end and lanes
+end together; `Backend.plan` only orders a chunk's pairs before.
 
 Joining: a batch holds pairs of one kind, which is one length unless the backend takes any. Places that its own chunk
 leaves free go to other chunks' pairs of that kind, unless those chunks are so much larger that the small one would run
@@ -23,13 +24,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
-from crossrank._device.batches import BATCHES_PER_LANE
 from crossrank._errors import Closed, Overloaded
 
 from .chunk import ANY_LENGTH, Batch, Chunk, Outcome, Piece
 
 # Chunks of up to so many times the size of another one join it as its equals: each gains what it gives.
 _LARGER = 4
+# A lane's batch has a bit more than its share of what waits, this part of its share of what is open: or the last ones
+# would be of one pair each. With 10 documents on two lanes that are four batches; equal parts that leave a lane as
+# little to wait for would be nine.
+_SPARE = 8
 
 
 class ChunkQueue:
@@ -116,8 +120,9 @@ class ChunkQueue:
             return None
         self.torn = True
         kind = next(iter(chunk.left))
-        if self.lanes > 1:  # so that they all get their share, as `plan_even_batches` has it
-            max_tokens = min(max_tokens, self._open_tokens // (self.lanes * BATCHES_PER_LANE))
+        if self.lanes > 1:
+            share = self.waiting_tokens // self.lanes + self._open_tokens // (_SPARE * self.lanes)
+            max_tokens = min(max_tokens, share)
         if kind != ANY_LENGTH:
             max_tokens = max(1, max_tokens // kind) * kind
         batch = Batch(kind, [], max_tokens, owner)
@@ -128,7 +133,7 @@ class ChunkQueue:
                 limit = min(most, other.max_pairs or most)
                 if other.tokens <= _LARGER * chunk.tokens and batch.pairs < limit:
                     if not self._fill(batch, other, limit):
-                        break
+                        break  # a search for one that is small enough costs more than it fills
                     most = limit
                 if batch.tokens >= max_tokens or batch.pairs >= most:
                     break

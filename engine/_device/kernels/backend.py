@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from functools import cache
+from math import inf
 
 import crossrank_kernels
 import numpy as np
@@ -22,6 +23,8 @@ from .onnx_file import read_onnx
 
 # A batch that is alone and takes longer than this is worth the start of threads.
 _WIDE_FROM_S = 0.001
+# A batch of several pairs may take so long: what Python does around it, which nobody measures, is a twentieth of that.
+_LEAST_S, _MOST_TOKENS = 0.001, 2048
 
 
 class KernelBackend(LaneBackend):
@@ -71,7 +74,7 @@ class KernelBackend(LaneBackend):
         self.path, self.labels = graph.path, self._model.labels
         self.input_names: Sequence[str] = content.inputs
         super().__init__(lanes, EVEN_MAX_TOKENS, describe_subject(graph, Device("cpu"), lanes, self.provider))
-        self._token_s = 0.0  # of the last batch that was alone
+        self._token_s = inf  # of the quickest batch that was alone
 
     def plan(self, lengths: NDArray[np.int32], max_pairs: int | None) -> list[NDArray[np.intp]]:
         """Batches as `plan_flat_batches` makes them."""
@@ -91,12 +94,18 @@ class KernelBackend(LaneBackend):
         if not alone:
             return self._run(batch, 1)
         tokens = len(batch.ids)
-        if tokens * self._token_s > _WIDE_FROM_S:
-            return self._run(batch, self.lanes)
+        threads = self.lanes if _WIDE_FROM_S < tokens * self._token_s < inf else 1
         start = time.perf_counter()
-        logits = self._run(batch, 1)
-        self._token_s = (time.perf_counter() - start) / tokens
+        logits = self._run(batch, threads)
+        # At most: not all threads work to the end. So one slow batch does not decide for ever.
+        self._token_s = min(self._token_s, (time.perf_counter() - start) * threads / tokens)
         return logits
+
+    def _take_costs(self) -> None:
+        super()._take_costs()
+        if self.costs is not None:
+            enough = _LEAST_S / max(self.costs.token_s, _LEAST_S / _MOST_TOKENS)
+            self.max_tokens = max(self.max_tokens, int(enough))
 
     def _run(self, batch: PackedPairs, threads: int) -> NDArray[np.float32]:
         try:

@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -164,6 +165,39 @@ def test_a_batch_holds_pairs_of_any_lengths_within_the_budget() -> None:
     assert max(len(set(lengths)) for lengths in seen) > 1
     assert all(sum(lengths) <= backend.max_tokens for lengths in seen)
     assert len(seen) < 100
+
+
+@needs_library
+def test_batches_of_a_quick_model_are_large_once_they_are_measured(artifact_with_proof: Path, tmp_path: Path) -> None:
+    model = open_model(artifact_with_proof, cache_folder=tmp_path / "cache")
+    assert model.info().batch_tokens == 512
+    model.warm_up()
+    assert model.info().batch_tokens == 2048  # a millisecond of this model is more
+    again = open_model(artifact_with_proof, cache_folder=tmp_path / "cache")
+    assert again.info().batch_tokens == 2048
+
+
+@needs_library
+def test_one_slow_document_does_not_give_all_threads_to_quick_ones(
+    artifact_with_proof: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import crossrank_kernels
+
+    run, threads_used = crossrank_kernels.Model.run, []
+
+    def slow_at_first(*arguments: Any, threads: int) -> NDArray[np.float32]:
+        if not threads_used:
+            time.sleep(0.05)
+        threads_used.append(threads)
+        logits: NDArray[np.float32] = run(*arguments, threads=threads)
+        return logits
+
+    model = open_model(artifact_with_proof, threads=2)
+    monkeypatch.setattr(crossrank_kernels.Model, "run", slow_at_first)
+    for count in range(50):  # one alone may wait for a busy core
+        model.score(QUERY, [f"{DOCUMENT} {count}"])
+    assert threads_used[:2] == [1, 2]
+    assert threads_used[-1] == 1
 
 
 @needs_library

@@ -237,6 +237,19 @@ def test_alone_a_request_runs_in_the_order_of_its_plan(plan: list[tuple[int, int
     assert request.outcome == "done"
 
 
+@pytest.mark.parametrize(("lanes", "sizes"), [(1, [10]), (2, [5, 3, 1, 1]), (4, [2, 2, 1, 1, 1, 1, 1, 1])])
+def test_lanes_share_a_small_request_in_few_batches_and_the_last_ones_are_small(lanes: int, sizes: list[int]) -> None:
+    queue = ChunkQueue(lanes)
+    queue.submit(chunk_of([(97, 10)], flat=True))
+    assert [batch.pairs for batch in iter(lambda: queue.next_batch(2048), None)] == sizes
+
+
+def test_two_documents_run_on_two_lanes_however_short_they_are() -> None:
+    queue = ChunkQueue(2)
+    queue.submit(chunk_of([(3, 2)], flat=True))
+    assert [batch.pairs for batch in iter(lambda: queue.next_batch(2048), None)] == [1, 1]
+
+
 @pytest.mark.parametrize("large", [1, 2, 5, 20])
 @pytest.mark.parametrize("begun", [0, 7, 50])
 def test_a_small_request_passes_any_number_of_large_ones(large: int, begun: int) -> None:
