@@ -84,7 +84,7 @@ def read_onnx(path: Path) -> OnnxGraph:
         OSError: If it cannot be read.
     """
     try:
-        graph = _message("Model").FromString(path.read_bytes()).graph
+        graph = _message("Model").FromString(np.memmap(path, np.uint8, mode="r").data).graph
     except message.DecodeError as error:
         raise ValueError(f"no ONNX file: {error}") from error
     data: NDArray[np.uint8] | None = None
