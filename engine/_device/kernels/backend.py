@@ -130,12 +130,12 @@ def library() -> str:
         Unusable: If it cannot be loaded, or not run here.
     """
     try:
-        instructions = crossrank_kernels.instructions()
-    except (ImportError, OSError) as error:
+        version, instructions = crossrank_kernels.__version__, crossrank_kernels.instructions()
+    except (AttributeError, ImportError, OSError) as error:  # the first one of an older package
         raise Unusable(f"they cannot be loaded: {error}") from error
     if not instructions:
         raise Unusable("this processor lacks AVX512-VNNI")
-    return f"crossrank-kernels {crossrank_kernels.__version__} ({instructions})"
+    return f"crossrank-kernels {version} ({instructions})"
 
 
 def open_kernels(graph: ModelFile, variant: Variant, inputs: Inputs, lanes: int) -> KernelBackend | str:
