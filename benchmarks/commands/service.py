@@ -26,7 +26,7 @@ _LONGEST_S, _QUICK_S = 5.0, 0.05  # of a load
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    minutes = {"default": 8, "help": "for all of it (default: %(default)s)"}
+    minutes = {"default": 4, "help": "for all of it (default: %(default)s)"}
     names = ("model", "threads", "output", "bench", "minutes")
     model = {"default": "tinybert-l2", "help": "in fp32 (default: %(default)s)"}
     add_options(parser, *names, model=model, minutes=minutes)
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
     )
     if options.output:
         systems = {
-            f"{name}, {models[precision].name}": {"versions": system.subject.versions, **system.subject.facts}
+            f"{name}, {models[precision].name}": {"versions": system.versions, **system.facts}
             for precision, fleet in fleets.items()
             for name, system in fleet.items()
         }

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from benchmarks.engines.registry import ENGINES, EngineSpec, EngineUnavailable, WorkerError
@@ -13,7 +12,7 @@ from benchmarks.inputs.models import BenchmarkModel
 from .subject import BOUNDED, DEADLINE, ROOMY, SHARED, Group, Subject
 from .turns import Spread, Turns, spread
 
-UNITS = 35  # of time in a round: 11 + 5 closed, 12 open, 3 beside, 4 deadlines
+UNITS = 20  # of time in a round: 4 + 5 closed, 4 open, 3 beside, 4 deadlines
 
 # Systems and loads, by name.
 OURS = "crossrank"
@@ -21,11 +20,9 @@ ONE_LARGE, SIXTEEN = "1 caller x 1,000", "16 callers x 10"
 MIX = "1-1,000"
 ALONE, BESIDE = "10, alone", "10, beside 2 callers x 1,000"
 IDLE, LOADED = "deadline, idle", "deadline, beside 16 callers x 10"
-TIMES = (0.1, 0.5, 1, 2, 3)  # of capacity
+FULL, OVER = 1, 3  # times capacity
 
-_CALLERS = (1, 4, 16, 64)
-# In open loops: enough callers for ours to fill its queue; a pool is kept busy by fewer.
-_OURS_AT_ONCE, _OTHERS_AT_ONCE = 256, 16
+_AT_ONCE = 256  # callers of an open loop: enough to fill the queue
 _WARM_UP_S = 1.0  # at least; less where loads are shorter
 _PAUSE_S = 0.05  # idle threads spin for some milliseconds before they sleep
 
@@ -49,15 +46,6 @@ def open_load(times: float, size: str) -> str:
     return f"arriving, {times:g} x capacity, {size}"
 
 
-@dataclass(frozen=True, slots=True)
-class System:
-    """One that takes requests: a process, and how it is called in open loops, and by how many."""
-
-    subject: Subject
-    open: str = SHARED
-    callers: int = _OTHERS_AT_ONCE
-
-
 def pool_of(peer: EngineSpec) -> str:
     """A peer's name as a system."""
     return f"{peer.name} in a thread pool"
@@ -72,7 +60,7 @@ def open_fleet(
     unit_s: float,
     stack: ExitStack,
     unavailable: dict[str, str],
-) -> dict[str, System]:
+) -> dict[str, Subject]:
     """The systems that serve a model in a precision, by name; ``unavailable`` gets why the peer cannot be measured.
 
     The stack ends the processes; a warm-up is not longer than a load. EngineUnavailable is raised where ours cannot be
@@ -82,10 +70,9 @@ def open_fleet(
     def subject(spec: EngineSpec) -> Subject:
         return stack.enter_context(Subject(spec, model, threads=threads, warm_up_s=min(_WARM_UP_S, unit_s)))
 
-    ours = subject(ENGINES[f"crossrank-{precision}"])
-    fleet = {OURS: System(ours, open=BOUNDED, callers=_OURS_AT_ONCE)}
+    fleet = {OURS: subject(ENGINES[f"crossrank-{precision}"])}
     try:
-        fleet[pool_of(peer)] = System(subject(peer))
+        fleet[pool_of(peer)] = subject(peer)
     except EngineUnavailable as error:
         unavailable[f"{pool_of(peer)}, {model.name}"] = str(error)
     return fleet
@@ -103,53 +90,43 @@ class Round:
     unavailable: dict[str, str]
     found: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
 
-    def measure(self, fleet: Mapping[str, System], int8: Mapping[str, System], int8_model: str) -> None:
+    def measure(self, fleet: Mapping[str, Subject], int8: Mapping[str, Subject], int8_model: str) -> None:
         """All loads on the systems of one model, and two on those, if any, of the one that is called ``int8_model``.
 
         Raises:
             WorkerError: If our process ended.
         """
         alone, int8_alone = {OURS: fleet[OURS]}, {name: it for name, it in int8.items() if name == OURS}
-        self._closed(ONE_LARGE, alone, 1, 1000)
-        for callers in _CALLERS:
-            self._closed(closed_load(callers, "10"), fleet, callers, 10)
-        self._closed(closed_load(16, MIX), fleet, 16, None)
-        self._closed(f"{int8_model}: {ONE_LARGE}", int8_alone, 1, 1000)
-        self._closed(f"{int8_model}: {SIXTEEN}", int8, 16, 10, 2)
-        for times in TIMES:
-            self._open(times, MIX, fleet, None)
-        for times in (1, TIMES[-1]):
-            self._open(times, "10", alone, 10)
+        one, sixteen, mixed = (SHARED, 1, 1000), (SHARED, 16, 10), (SHARED, 16, None)
+        self._closed(ONE_LARGE, alone, [one])
+        self._closed(SIXTEEN, fleet, [sixteen])
+        self._closed(closed_load(16, MIX), alone, [mixed])
+        self._closed(f"{int8_model}: {ONE_LARGE}", int8_alone, [one])
+        self._closed(f"{int8_model}: {SIXTEEN}", int8, [sixteen], 2)
+        for size, documents, way in ((MIX, None, ROOMY), ("10", 10, BOUNDED)):
+            for times in (FULL, OVER):
+                self._open(times, size, alone, documents, way)
         small, late = (SHARED, 1, 10), (DEADLINE, 1, 1000)
-        loads: dict[str, tuple[list[Group], int]] = {
-            ALONE: ([small], 1),
-            BESIDE: ([small, (SHARED, 2, 1000)], 2),
-            IDLE: ([late], 2),
-            LOADED: ([late, (SHARED, 16, 10)], 2),
-        }
-        for load, (groups, units) in loads.items():
-            self._turns(load, alone, partial(self._ask, groups=groups, units=units))
+        self._closed(ALONE, alone, [small])
+        self._closed(BESIDE, alone, [small, (SHARED, 2, 1000)], 2)
+        self._closed(IDLE, alone, [late], 2)
+        self._closed(LOADED, alone, [late, sixteen], 2)
 
-    def _closed(
-        self, load: str, systems: Mapping[str, System], callers: int, documents: int | None, units: int = 1
-    ) -> None:
-        self._turns(load, systems, lambda it: self._ask(it, [(SHARED, callers, documents)], units))
+    def _closed(self, load: str, systems: Mapping[str, Subject], groups: Sequence[Group], units: int = 1) -> None:
+        seconds = units * self.unit_s
+        self._turns(load, systems, lambda it: it.load("closed", groups=groups, seconds=seconds, seed=self.number))
 
-    def _ask(self, system: System, groups: Sequence[Group], units: int) -> Measured:
-        return system.subject.load("closed", groups=groups, seconds=units * self.unit_s, seed=self.number)
-
-    def _open(self, times: float, size: str, systems: Mapping[str, System], documents: int | None) -> None:
+    def _open(self, times: float, size: str, systems: Mapping[str, Subject], documents: int | None, way: str) -> None:
         capacity = self.found[closed_load(16, size)][OURS]["docs_per_s"]
         assert capacity, "ours answered, or the load before had ended the run"
+        load = {"way": way, "docs_per_s": times * capacity, "documents": documents, "callers": _AT_ONCE}
+        self._turns(
+            open_load(times, size),
+            systems,
+            lambda it: it.load("arriving", seconds=self.unit_s, seed=self.number, **load),
+        )
 
-        def ask(system: System) -> Measured:
-            way = ROOMY if system.open == BOUNDED and documents is None else system.open
-            load = {"way": way, "docs_per_s": times * capacity, "documents": documents, "callers": system.callers}
-            return system.subject.load("arriving", seconds=self.unit_s, seed=self.number, **load)
-
-        self._turns(open_load(times, size), systems, ask)
-
-    def _turns(self, load: str, systems: Mapping[str, System], ask: Callable[[System], Measured]) -> None:
+    def _turns(self, load: str, systems: Mapping[str, Subject], ask: Callable[[Subject], Measured]) -> None:
         def measure(name: str) -> Measured:
             time.sleep(_PAUSE_S)
             return ask(systems[name])

@@ -8,7 +8,7 @@ from benchmarks.engines.registry import ENGINES
 from benchmarks.inputs.workloads import LONG
 from crossrank import InputError
 
-from .goals import GOALS, goals_table, is_expert, is_ours, is_peer
+from .goals import GOALS, TARGETS, goals_table, is_expert, is_ours, is_peer, service_goals
 from .gpu import gpu_section
 from .result import AFTER_PAUSE, Result, Results
 from .tables import markdown_table
@@ -103,21 +103,21 @@ def _expert_parts(speeds: Sequence[Result], columns: Sequence[Column], what: str
     experts = _measured(speeds, (key for key, spec in ENGINES.items() if spec.expert))
     if not experts:
         return []
-    leads = [lead for result in speeds for lead in _leads(result)]
+    leads = [lead for precision in ("int8", "fp32") for result in speeds for lead in _leads(result, precision)]
     table = _speed_table(speeds, columns, [*_measured(speeds, _OURS), *experts])
     lead = f"Our lead over the fastest peer that an expert sets up, of the same run. {'; '.join(leads)}."
     return [lead, f"Beside peers {what}; {_SPEEDS}:", table]
 
 
-def _leads(result: Result) -> Iterator[str]:
-    """In fp32 and with reduced precision: how many times the best expert peer's docs/s the best of ours has."""
-    for exact, precision in ((True, "fp32"), (False, "int8")):
-        fits = [name for name, kind in result.kinds.items() if (kind == "exact") == exact]
-        our = result.best([name for name in fits if is_ours(name) and "encoded" not in name], "ratio.median")
-        their = result.best([name for name in fits if is_expert(name)], "ratio.median")
-        if our and their:
-            lead = result.engines[our]["ratio.median"] / result.engines[their]["ratio.median"]
-            yield f"{result.model_name} {precision}: **{lead:.2f} times** {their.removeprefix('expert ')}"
+def _leads(result: Result, precision: str) -> Iterator[str]:
+    """How many times the best expert peer's docs/s the best of ours has: in fp32, or with any reduced precision."""
+    fits = [name for name, kind in result.kinds.items() if (kind == "exact") == (precision == "fp32")]
+    our = result.best([name for name in fits if is_ours(name) and "encoded" not in name], "ratio.median")
+    their = result.best([name for name in fits if is_expert(name)], "ratio.median")
+    if our and their:
+        lead = result.engines[our]["ratio.median"] / result.engines[their]["ratio.median"]
+        how = our.removeprefix("crossrank ")
+        yield f"{result.model_name} {how}: **{lead:.2f} times** {their.removeprefix('expert ')}"
 
 
 def performance_section(results: Results) -> str:
@@ -147,6 +147,8 @@ def performance_section(results: Results) -> str:
     parts = [
         f"Calls of {_DOCUMENTS} documents, texts in and scores out; encoded documents come as tokens.",
         *_expert_parts(speeds, columns, _EXPERTLY.replace("](benchmarks", "](../benchmarks")),
+        "What the library is meant to reach, in brackets what would be better still:",
+        markdown_table(goals_table([goal.check(results) for goal in TARGETS])),
         f"Beside packages with their defaults; {_SPEEDS}:",
         _speed_table(speeds, columns, packaged),
         "; ".join(legend) + "." if legend else "",
@@ -160,6 +162,11 @@ def benchmarks_section(results: Results) -> str:
     """The benchmarks' README's part: goals, then every throughput and latency."""
     goals = markdown_table(goals_table([goal.check(results) for goal in GOALS]))
     parts = ["## Goals", f"{goals}\n\nIn brackets: what would be better still."]
+    if load := service_goals(results):
+        words = (
+            "Of [many callers](#many-callers), medians over rounds; where a goal lies between min and max, another run "
+        )
+        parts += [f"{words}may say otherwise:", markdown_table(goals_table(load))]
     for benchmark, note, path, show in (
         ("throughput", _SPEEDS, "docs_per_s.median", _speed),
         ("latency", "p50 / p95 / p99 in ms of calls one after the other, and p50 after a pause", "p50_ms", _latency),

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -201,10 +201,17 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All results of a folder, by command, model and size, and the names of files that are left out as too cold."""
+    """All results of a folder.
+
+    Attributes:
+        by_cell: By command, model and size.
+        left_out: Files that are not among them, as `Result.cold`.
+        service: Claim -> what `service` has found of it, as it was written.
+    """
 
     by_cell: Mapping[tuple[str, str, int | None], Result]
     left_out: Sequence[str] = ()
+    service: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def find(self, benchmark: str, model: str, size: int | None = None) -> Result | None:
         """The result of a cell, None where it has not been measured."""
@@ -235,7 +242,12 @@ def read_results(folder: Path) -> Results:
                 results.append(result)
     if problems:
         raise InputError(join_problems(f"--results {folder}", problems))
-    return Results({(result.benchmark, result.model, result.size): result for result in results}, left_out)
+    service = read_service(folder / "service-tinybert-l2.json") or {}
+    return Results(
+        {(result.benchmark, result.model, result.size): result for result in results},
+        left_out,
+        {entry["claim"]: entry for entry in service.get("targets", [])},
+    )
 
 
 def read_result(file: Path) -> Result | None:
