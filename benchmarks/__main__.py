@@ -23,7 +23,6 @@ COMMANDS = {
     "service": ("service", "docs/s and latencies under many callers, beside a peer's thread pool"),
     "serve": ("serve", "crossrank serve over loopback, beside the model in process and a plain FastAPI server"),
     "scale": ("scale", "actors of Ray and Beam's DirectRunner, beside one process with all cores"),
-    "path": ("path", "modules that one call enters, switches between them, and Python calls"),
     "host": ("host", "CPU time of a document beside a GPU, encoded and as text, where computing takes none"),
     "suite": ("suite", "the measurements that the documents show, to go on where an earlier run was stopped"),
     "gpu": ("gpu", "a GPU machine checked and timed in parts, beside peers; --rehearse needs none"),

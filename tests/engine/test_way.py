@@ -1,11 +1,10 @@
 """The way of one call through the engine: modules entered, switches between them, Python calls.
 
 The central path should be short enough to read: each module that a call enters is one that a reader must open, each
-switch between two of them a jump that he must follow. What is counted are the calls of crossrank's own Python functions
-while one `rank` runs, on the calling thread, and beside it on all threads.
+switch between two of them a jump that he must follow. Counted are the calls of crossrank's own Python functions while
+one `rank` runs, on the calling thread, and beside it on all threads. `python -m tests.engine.test_way` prints them.
 """
 
-import argparse
 import sys
 import threading
 from functools import cache
@@ -15,8 +14,6 @@ from statistics import median
 from types import FrameType
 
 import crossrank
-from benchmarks.options import add_options
-from benchmarks.reporting.tables import format_table
 from crossrank import CrossEncoder
 
 _ENGINE = Path(crossrank.__file__).resolve().parent
@@ -25,18 +22,13 @@ _QUERY = "how many people live in berlin"
 Step = tuple[int, str]  # thread, module
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    threads = {"default": 2, "help": "of the model (default: 2)"}
-    calls = {"default": 25, "help": "whose median counts (default: 25)"}
-    add_options(parser, "documents", "threads", "calls", documents=20, threads=threads, calls=calls)
-
-
-def run(options: argparse.Namespace) -> None:
-    """Trace calls of `rank` with the embedded model and print the medians."""
-    figures = trace_rank(options.documents, threads=options.threads, calls=options.calls)
-    print(f"one rank of {options.documents} documents, {options.threads} threads, median of {options.calls} calls:")
-    print(format_table([("", "caller's thread", "all threads"), *((n, *map(str, row)) for n, row in figures.items())]))
+def test_one_call_takes_no_longer_way_than_today() -> None:
+    """Modules do not depend on the machine, calls and switches hardly: they may vary with what a pool takes over."""
+    figures = trace_rank(calls=5)
+    here, everywhere = zip(*figures.values(), strict=True)
+    assert all(1 < a <= b for a, b in zip(here, everywhere, strict=True))
+    assert figures["modules entered"][0] <= 30
+    assert figures["Python calls"][0] <= 450
 
 
 def trace_rank(documents: int = 20, *, threads: int = 2, calls: int = 25) -> dict[str, tuple[float, float]]:
@@ -93,3 +85,8 @@ def _switches(path: list[Step]) -> int:
     for thread, module in path:
         of_threads.setdefault(thread, []).append(module)
     return sum(a != b for modules in of_threads.values() for a, b in pairwise(modules))
+
+
+if __name__ == "__main__":
+    for name, (here, everywhere) in trace_rank().items():
+        print(f"{name}: {here:g} on the caller's thread, {everywhere:g} on all")
