@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "sentence_transformers", "onnx", "safetensors", "huggingface_hub", "scipy")
 LATE = (*HEAVY, "filelock")  # the engine imports it where it is needed
 # What takes a millisecond or more to import, with what comes along, and what only other calls need.
-SELDOM = (
+SELDOM = [
     "asyncio",
     "importlib.metadata",
     "multiprocessing",
@@ -30,9 +30,13 @@ SELDOM = (
     "shutil",
     "socket",
     "subprocess",
-)
-SELDOM += ("tempfile", "urllib.request", "uuid", "zipfile", "zlib", "google.protobuf", "crossrank_kernels")
-SELDOM += (
+    "tempfile",
+    "urllib.request",
+    "uuid",
+    "zipfile",
+    "zlib",
+    "google.protobuf",
+    "crossrank_kernels",
     "crossrank._artifact.foreign",
     "crossrank._artifact.settings",
     "crossrank._async_cross_encoder",
@@ -42,7 +46,7 @@ SELDOM += (
     "crossrank._machine.gpu",
     "crossrank._proof",
     "crossrank._text.encoded_folder",
-)
+]
 
 PUBLIC = [
     "Activation",
