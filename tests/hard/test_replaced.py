@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 import crossrank._device.open
 from crossrank import ArtifactError, CrossEncoder, ModelError
-from crossrank._artifact.held import HeldFolder
+from crossrank._artifact.manifest import Manifest, read_manifest
 from crossrank._proof import verify_artifact
 from crossrank.export import export_model
 from crossrank.export._write.folder import locked, new_folder, swap_in
@@ -309,17 +308,17 @@ def test_folder_without_a_handle_is_read_again_when_it_was_replaced(
     monkeypatch.delattr(os, "O_PATH", raising=False)
     target, other = copy_of(artifacts["bert"], tmp_path), artifacts["roberta"]
     expected = load(other)
-    read, left = crossrank._device.open.read_artifact, times
+    left = times
 
-    def and_replace(held: HeldFolder) -> Any:
+    def and_replace(folder: Path) -> Manifest:
         nonlocal left
-        found = read(held)
+        found = read_manifest(folder)
         if left:
             left -= 1
             put_in_place(target, other)
         return found
 
-    monkeypatch.setattr(crossrank._device.open, "read_artifact", and_replace)
+    monkeypatch.setattr(crossrank._device.open, "read_manifest", and_replace)
     if times == 1:
         np.testing.assert_array_equal(load(target), expected)
     else:

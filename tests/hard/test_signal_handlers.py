@@ -188,7 +188,7 @@ class Throws:
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), ValueError(), OSError(), Ended()], ids=repr)
-@pytest.mark.parametrize("where", ["read_file", "read_artifact", "open_graph"])
+@pytest.mark.parametrize("where", ["read_file", "_begin_artifact", "read_template", "open_graph"])
 def test_what_is_thrown_into_a_load_comes_out_as_it_is(folder: Path, where: str, error: BaseException) -> None:
     """An OSError would pass for a folder that just changes, a ValueError for a damaged file."""
     throws, before = Throws(error, where), sys.gettrace()
