@@ -56,9 +56,8 @@ def _made_from(name: str, checkpoint: Path, environments: Environments) -> dict[
     files = sorted(path for path in checkpoint.iterdir() if path.is_file())
     if conversion.environment:
         tools = environments.requirements_of(conversion.environment)
-    else:  # what is measured is what this checkout exports; what runs it is not in the folder
-        folders = ("export", "engine/_artifact", "engine/_text")
-        sources = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    else:  # what is measured is what this checkout exports; what runs it, and opens it, is not in the folder
+        sources = sorted((ROOT / "export").rglob("*.py"))
         tools = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     return {
         "checkpoint": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
