@@ -346,6 +346,12 @@ def test_readme_table_has_speed_ratio_fidelity_latency_memory_and_startup(measur
     assert "Not measured: flashrank int8 (its environment flashrank is absent: run make bench-env)." in section
 
 
+def test_performance_page_has_what_seven_million_pairs_take(measured: Path) -> None:
+    section = performance_section(results_of(measured))
+    assert "| TinyBERT-L-2 int8 | 8,000 | 0.5 | 1 min |" in section  # 6.98 million / 8,000 a second, of two cores
+    assert "| MiniLM-L12 fp32 | 90 | 43.1 | 90 min |" in section or "| MiniLM-L12 fp32 | 90 | 43.1 | 1.5 h |" in section
+
+
 def test_readme_table_of_one_result_has_no_empty_columns(folder: Path) -> None:
     throughput(folder, "tinybert-l2", {"crossrank-fp32": 4.5, "st-torch-bf16": 0.0005})
     section = performance_section(results_of(folder))
