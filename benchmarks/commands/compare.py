@@ -313,9 +313,7 @@ latency = Comparison(
     },
 )
 memory = Comparison(
-    "resident memory of an engine's process in MiB, interpreter and libraries included",
-    _measure_memory,
-    {"data": None},
+    "resident memory of an engine's process in MiB, interpreter and libraries included", _measure_memory, {"data": None}
 )
 startup = Comparison(
     "a fresh process to its first scores: total is interpreter, import, load and a first call; files are cached",

@@ -6,11 +6,7 @@ from typing import Any
 
 import onnxruntime
 import torch
-from sentence_transformers import (
-    CrossEncoder,
-    export_dynamic_quantized_onnx_model,
-    export_optimized_onnx_model,
-)
+from sentence_transformers import CrossEncoder, export_dynamic_quantized_onnx_model, export_optimized_onnx_model
 
 from benchmarks.engines.registry import Engine
 

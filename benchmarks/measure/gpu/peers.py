@@ -52,10 +52,7 @@ def _cross_encoder(model: GpuModel) -> Any:
         device=model.place.device.kind,
         local_files_only=True,
         activation_fn=torch.nn.Identity(),
-        model_kwargs={
-            "dtype": torch.float32 if model.place.rehearse else torch.float16,
-            "attn_implementation": "sdpa",
-        },
+        model_kwargs={"dtype": torch.float32 if model.place.rehearse else torch.float16, "attn_implementation": "sdpa"},
     )
 
 
