@@ -101,6 +101,7 @@ class _Opened:
         facts = {
             "precision": info.precision,
             "graph": info.file,
+            "runs_on": info.provider,
             "max_queue_tokens": "; ".join(bounds),
             "batch_tokens": f"{info.batch_tokens}, {info.batch_tokens_origin}",
         }
