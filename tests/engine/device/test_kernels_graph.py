@@ -19,7 +19,7 @@ Made = Callable[..., tuple[OnnxGraph, Inputs]]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """An architecture's int8 graph, of three layers where some are in float, and what its manifest says of its inputs."""
+    """An architecture's int8 graph, of three layers where some are in float, and its manifest's facts about inputs."""
 
     @cache
     def make(architecture: str, floats: tuple[int, ...] = ()) -> tuple[OnnxGraph, Inputs]:
