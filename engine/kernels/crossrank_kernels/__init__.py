@@ -19,7 +19,7 @@ __all__ = ["ACTIVATIONS", "Model", "ModelError", "__version__", "instructions"]
 
 __version__ = "0.1.0"  # the distribution's: importlib.metadata, which knows it too, takes 15 ms to import
 
-_ABI = 2
+_ABI = 3
 # Numbers of src/crossrank.h; all may be a head's, those between the first and the last a model's.
 ACTIVATIONS: Final = ("identity", "gelu", "gelu_new", "relu", "tanh")
 _DTYPES = {np.dtype(np.float32): 1, np.dtype(np.uint8): 2, np.dtype(np.int8): 3}

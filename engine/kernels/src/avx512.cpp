@@ -1,8 +1,8 @@
 // The kernels for AVX-512 with VNNI: compiled twice, with CROSSRANK_BF16 for processors that multiply bfloat16 too.
 //
-// All products, those of attention among them, are one loop: a dword of each of 6 rows meets the dwords of 64 columns, and
-// sums and columns just fit into the 32 registers. Everything stands in an unnamed namespace and calls nothing of the
-// standard library: see kernels.h.
+// All products, those of attention among them, are one loop: a dword of each of 6 rows meets the dwords of 64 columns,
+// and sums and columns just fit into the 32 registers. Everything stands in an unnamed namespace and calls nothing of
+// the standard library: see kernels.h.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -40,15 +40,79 @@ INLINE Ints broadcast(const void* dword) {
     return _mm512_set1_epi32(value);
 }
 
-// 2^x by a polynomial on [-1/2, 1/2], within 1e-7 of it; 0 far below.
+// ---- what meets in a product: a dword of a row, and dwords or weights of 16 columns ----
+
+INLINE Ints load(const int32_t* from) { return _mm512_loadu_si512(from); }
+INLINE Ints load(const float* from) { return _mm512_loadu_si512(from); }
+INLINE Ints load(const int8_t* from) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+}
+INLINE void store(float* to, Floats x, __mmask16 mask = 0xffff) { _mm512_mask_storeu_ps(to, mask, x); }
+
+struct Bytes {
+    using Column = int32_t;
+    // GCC 12 spills the sums around its own intrinsic for this, which takes two thirds of the speed.
+    INLINE void multiply(Ints& sum, Ints four, Ints weights) {
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(four), "v"(weights));
+    }
+    INLINE Floats floats(Ints sum) { return _mm512_cvtepi32_ps(sum); }
+};
+
+template <class Weight>
+struct Scalars {  // a float by weights
+    using Column = Weight;
+    INLINE void multiply(Ints& sum, Ints x, Ints weights) {
+        sum = _mm512_castps_si512(_mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(weights), floats(sum)));
+    }
+    INLINE Floats floats(Ints sum) { return _mm512_castsi512_ps(sum); }
+};
+
+#if defined(CROSSRANK_BF16)
+using Number = uint16_t;  // a bfloat16
+
+struct Numbers {
+    using Column = int32_t;
+    INLINE void multiply(Ints& sum, Ints two, Ints weights) {
+        __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(two), "v"(weights));
+    }
+    INLINE Floats floats(Ints sum) { return _mm512_castsi512_ps(sum); }
+};
+
+INLINE void store(Number* to, Floats x, __mmask16 mask = 0xffff) {
+    _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(x));
+}
+// Dwords of the same column in two rows.
+INLINE Ints load_column_dwords(__mmask16 mask, const Number* row, size_t stride, bool second) {
+    const Ints low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row));
+    const __mmask16 other = second ? mask : __mmask16(0);
+    const Ints high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(other, second ? row + stride : row));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+#else
+using Number = float;
+using Numbers = Scalars<float>;
+
+INLINE Ints load_column_dwords(__mmask16 mask, const Number* row, size_t, bool) {
+    return _mm512_castps_si512(_mm512_maskz_loadu_ps(mask, row));
+}
+#endif
+constexpr int kPerDword = sizeof(float) / sizeof(Number);
+
+// ---- functions of 16 floats ----
+
+// 2^x by a polynomial on [-1/2, 1/2], within 1e-7 of it, or within 1e-4 where 3 digits are kept; 0 far below.
+template <bool coarse = false>
 INLINE Floats exp2(Floats x) {
-    const Floats f = _mm512_sub_ps(x, _mm512_roundscale_ps(x, 0));
-    Floats p = _mm512_fmadd_ps(all(0.00132764666f), f, all(0.00967554096f));
-    p = _mm512_fmadd_ps(p, f, all(0.0555071346f));
-    p = _mm512_fmadd_ps(p, f, all(0.240221202f));
-    p = _mm512_fmadd_ps(p, f, all(0.693146944f));
-    p = _mm512_fmadd_ps(p, f, all(1.00000012f));
-    return _mm512_scalef_ps(p, _mm512_roundscale_ps(x, 0));
+    const Floats whole = _mm512_roundscale_ps(x, 0), f = _mm512_sub_ps(x, whole);
+    Floats p = all(0.0551716238f);
+    if (!coarse) {
+        p = _mm512_fmadd_ps(all(0.00132764666f), f, all(0.00967554096f));
+        p = _mm512_fmadd_ps(p, f, all(0.0555071346f));
+    }
+    p = _mm512_fmadd_ps(p, f, all(coarse ? 0.242611125f : 0.240221202f));
+    p = _mm512_fmadd_ps(p, f, all(coarse ? 0.693260968f : 0.693146944f));
+    return _mm512_scalef_ps(_mm512_fmadd_ps(p, f, all(coarse ? 0.999928057f : 1.00000012f)), whole);
 }
 
 constexpr float kLog2e = 1.44269504f;
@@ -86,47 +150,25 @@ INLINE Floats activated(Activation activation, Floats x) {
     return x;
 }
 
-#if defined(CROSSRANK_BF16)
-using Number = uint16_t;  // a bfloat16
-#else
-using Number = float;
-#endif
-constexpr int kPerDword = sizeof(float) / sizeof(Number);
-
-// Writers of 16 floats, those of the mask alone: as bytes, and as numbers.
-struct ToBytes {
-    uint8_t* out;
-    Floats inverse;
-    Ints zero;
-    ToBytes(void* to, Quantizer quantizer)
-        : out(static_cast<uint8_t*>(to)), inverse(all(1.0f / quantizer.scale)), zero(_mm512_set1_epi32(quantizer.zero)) {}
-    inline __attribute__((always_inline)) void operator()(size_t at, Floats x, __mmask16 mask = 0xffff) const {
-        // What is beyond int32 becomes its least number, and so does NaN.
-        const Ints rounded = _mm512_cvtps_epi32(at_most(1e6f, _mm512_mul_ps(x, inverse)));
-        const Ints steps = _mm512_max_epi32(_mm512_add_epi32(rounded, zero), _mm512_setzero_si512());
-        _mm_mask_storeu_epi8(out + at, mask, _mm512_cvtusepi32_epi8(steps));
-    }
-};
-
-INLINE void store(float* to, Floats x, __mmask16 mask = 0xffff) { _mm512_mask_storeu_ps(to, mask, x); }
-#if defined(CROSSRANK_BF16)
-INLINE void store(Number* to, Floats x, __mmask16 mask = 0xffff) {
-    _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(x));
-}
-#endif
-
-struct ToNumbers {
-    Number* out;
-    inline __attribute__((always_inline)) void operator()(size_t at, Floats x, __mmask16 mask = 0xffff) const {
-        store(out + at, x, mask);
-    }
-};
-
-// Calls work with the writer of what a quantizer says.
+// Calls work(put), where put(at, 16 floats, mask) writes what a quantizer says.
 template <class Work>
 INLINE void written(Quantizer quantizer, void* out, Work work) {
-    if (quantizer.scale > 0.0f) work(ToBytes(out, quantizer));
-    else work(ToNumbers{static_cast<Number*>(out)});
+    if (quantizer.scale > 0.0f) {
+        const Floats inverse = all(1.0f / quantizer.scale);
+        const Ints zero = _mm512_set1_epi32(quantizer.zero);
+        work([=](size_t at, Floats x, __mmask16 mask = 0xffff) __attribute__((always_inline)) {
+            // What is beyond int32 becomes its least number, and so does NaN.
+            const Ints rounded = _mm512_cvtps_epi32(at_most(1e6f, _mm512_mul_ps(x, inverse)));
+            const Ints steps = _mm512_max_epi32(_mm512_add_epi32(rounded, zero), _mm512_setzero_si512());
+            __m128i bytes = _mm512_cvtusepi32_epi8(steps);
+            __asm__("" : "+v"(bytes));  // else it and the store become one instruction, which is slower
+            _mm_mask_storeu_epi8(static_cast<uint8_t*>(out) + at, mask, bytes);
+        });
+    } else {
+        work([=](size_t at, Floats x, __mmask16 mask = 0xffff) __attribute__((always_inline)) {
+            store(static_cast<Number*>(out) + at, x, mask);
+        });
+    }
 }
 
 // ---- rows ----
@@ -152,17 +194,16 @@ void embed(const Embeddings& tables, const int32_t* ids, const int32_t* types, c
 }
 
 void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, void* out) {
-    const int stride = padded(norm.width), last = chunks(norm.width) - 1;
-    const __mmask16 tail = lanes(norm.width, last);
+    const int stride = padded(norm.width), filled = chunks(norm.width);
     const float part = 1.0f / static_cast<float>(norm.width);
     written(quantizer, out, [&](auto put) __attribute__((always_inline)) {
         for (size_t row = 0; row < static_cast<size_t>(count) * stride; row += stride) {
             Floats sum = all(0.0f), squares = all(0.0f);
-            for (int c = 0; c <= last; c++) sum = _mm512_add_ps(sum, _mm512_loadu_ps(rows + row + c * kLanes));
+            for (int c = 0; c < filled; c++) sum = _mm512_add_ps(sum, _mm512_loadu_ps(rows + row + c * kLanes));
             const Floats mean = all(_mm512_reduce_add_ps(sum) * part);
-            for (int c = 0; c <= last; c++) {
+            for (int c = 0; c < filled; c++) {
                 const Floats x = _mm512_sub_ps(_mm512_loadu_ps(rows + row + c * kLanes), mean);
-                squares = _mm512_mask3_fmadd_ps(x, x, squares, c == last ? tail : __mmask16(0xffff));
+                squares = _mm512_mask3_fmadd_ps(x, x, squares, lanes(norm.width, c));
             }
             const Floats variance = all(_mm512_reduce_add_ps(squares) * part + norm.epsilon);
             const Floats inverse = _mm512_div_ps(all(1.0f), _mm512_sqrt_ps(variance));
@@ -178,61 +219,22 @@ void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, vo
 
 // ---- products ----
 
-// What meets in a product: a dword of a row, and the dwords or weights of 16 columns.
-struct Bytes {
-    using Column = int32_t;
-    INLINE Ints load(const Column* from) { return _mm512_loadu_si512(from); }
-    // GCC 12 spills the sums around its own intrinsic for this, which takes two thirds of the speed.
-    INLINE void multiply(Ints& sum, Ints four, Ints weights) {
-        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(four), "v"(weights));
-    }
-    INLINE Floats floats(Ints sum) { return _mm512_cvtepi32_ps(sum); }
-};
-
-template <class Weight>
-struct Scalars {  // a float by weights
-    using Column = Weight;
-    INLINE Ints load(const float* from) { return _mm512_loadu_si512(from); }
-    INLINE Ints load(const int8_t* from) {
-        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-        return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
-    }
-    INLINE void multiply(Ints& sum, Ints x, Ints weights) {
-        sum = _mm512_castps_si512(_mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(weights), floats(sum)));
-    }
-    INLINE Floats floats(Ints sum) { return _mm512_castsi512_ps(sum); }
-};
-
-#if defined(CROSSRANK_BF16)
-struct Numbers {
-    using Column = int32_t;
-    INLINE Ints load(const Column* from) { return _mm512_loadu_si512(from); }
-    INLINE void multiply(Ints& sum, Ints two, Ints weights) {
-        __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(two), "v"(weights));
-    }
-    INLINE Floats floats(Ints sum) { return _mm512_castsi512_ps(sum); }
-};
-#else
-using Numbers = Scalars<float>;
-#endif
-
 template <int number>
-struct Constant {
-    static constexpr int value = number;
-};
+struct Constant { static constexpr int value = number; };
 
-// Where the columns of a product lie: dwords of 16 from one to the next, from 16 columns to the next in a tile, and from
-// all that come before a tile's, per 16.
-template <class Kind>
+// Where the columns of a product lie. How far apart: a dword of 16 columns and their next; those and the next 16 of a
+// tile; and, for each 16 before it, the first columns and a tile's.
+template <class Pair>
 struct Columns {
-    const typename Kind::Column* first;
+    const void* first;
     size_t step, chunk, before;
 };
 
 // Calls write(row, chunk of 16 columns, products), beginning with `start` unless that is null. Rows are `stride` bytes
-// apart. Each sum is over one dword after the other, so that it does not depend on the tile.
-template <bool direct, class Kind, class Write>
-INLINE void multiply(const void* rows, size_t stride, int count, const Columns<Kind>& columns, int chunks, int dwords,
+// apart. Each sum is over one dword after the other, so that it does not depend on the tile. Sums are written out of
+// registers, or if not `direct` by way of memory, so that a long `write` is not unrolled.
+template <bool direct, class Pair, class Write>
+INLINE void multiply(const void* rows, size_t stride, int count, const Columns<Pair>& columns, int chunks, int dwords,
                      const int32_t* start, Write write) {
     const auto tiles = [&](int c, auto wide) __attribute__((always_inline)) {
         constexpr int width = decltype(wide)::value;
@@ -241,21 +243,21 @@ INLINE void multiply(const void* rows, size_t stride, int count, const Columns<K
             const auto tile = [&](auto some) __attribute__((always_inline)) {
                 constexpr int height = decltype(some)::value;
                 const char* row = static_cast<const char*>(rows) + i * stride;
-                const auto* from = columns.first + c * columns.before;
+                const auto* from = static_cast<const typename Pair::Column*>(columns.first) + c * columns.before;
                 Ints sum[height][width];
                 EACH(r, height) EACH(n, width) {
                     sum[r][n] = start ? _mm512_loadu_si512(start + (c + n) * kLanes) : _mm512_setzero_si512();
                 }
                 for (int k = 0; k < dwords; k++, from += columns.step, row += sizeof(int32_t)) {
                     Ints column[width];
-                    EACH(n, width) column[n] = Kind::load(from + n * columns.chunk);
+                    EACH(n, width) column[n] = load(from + n * columns.chunk);
                     EACH(r, height) {
                         const Ints dword = broadcast(row + r * stride);
-                        EACH(n, width) Kind::multiply(sum[r][n], dword, column[n]);
+                        EACH(n, width) Pair::multiply(sum[r][n], dword, column[n]);
                     }
                 }
                 EACH(r, height) EACH(n, width) {
-                    if (direct) write(i + r, c + n, Kind::floats(sum[r][n]));
+                    if (direct) write(i + r, c + n, Pair::floats(sum[r][n]));
                     else sums[r][n] = sum[r][n];
                 }
             };
@@ -268,7 +270,7 @@ INLINE void multiply(const void* rows, size_t stride, int count, const Columns<K
                 default: tile(Constant<kRows>());
             }
             for (int r = 0; !direct && r < least(kRows, count - i); r++) {
-                EACH(n, width) write(i + r, c + n, Kind::floats(sums[r][n]));
+                EACH(n, width) write(i + r, c + n, Pair::floats(sums[r][n]));
             }
         }
     };
@@ -281,28 +283,29 @@ INLINE void multiply(const void* rows, size_t stride, int count, const Columns<K
 // Calls write(row, column, 16 products) for all, those of the padding among them.
 template <bool direct, class Write>
 INLINE void products(const Product& product, const void* rows, int count, Write write) {
-    const auto multiply_as = [&](auto kind, int per_dword) __attribute__((always_inline)) {
-        using Kind = decltype(kind);
+    const auto multiply_as = [&](auto pair, int per_dword) __attribute__((always_inline)) {
+        using Pair = decltype(pair);
         const size_t stride = static_cast<size_t>(padded(product.inputs)) * sizeof(int32_t) / per_dword;
         const int dwords = (product.inputs + per_dword - 1) / per_dword;
-        const auto* weights = static_cast<const typename Kind::Column*>(product.weights);
-        const Columns<Kind> columns = {weights, kColumns, kLanes, static_cast<size_t>(dwords) * kLanes};
+        const Columns<Pair> columns = {product.weights, kColumns, kLanes, static_cast<size_t>(dwords) * kLanes};
         multiply<direct>(rows, stride, count, columns, padded(product.outputs) / kLanes, dwords, product.start,
                  [&](int i, int c, Floats x) __attribute__((always_inline)) {
                      write(i, c * kLanes, affine(x, product.scale + c * kLanes, product.bias + c * kLanes));
                  });
     };
-    if (product.bytes) multiply_as(Bytes(), 4);
+    if (product.kind == Kind::bytes) multiply_as(Bytes(), 4);
     else multiply_as(Numbers(), kPerDword);
 }
 
 void project(const Product& product, const void* rows, int count, void* out) {
     const size_t stride = padded(product.outputs);
-    const ToNumbers put = {static_cast<Number*>(out)};
-    products<true>(product, rows, count, [&](int i, int at, Floats x) __attribute__((always_inline)) { put(i * stride + at, x); });
+    products<true>(product, rows, count, [&](int i, int at, Floats x) __attribute__((always_inline)) {
+        store(static_cast<Number*>(out) + i * stride + at, x);
+    });
 }
 
-void expand(const Product& product, const void* rows, int count, Activation activation, Quantizer quantizer, void* out) {
+void expand(const Product& product, const void* rows, int count, Activation activation, Quantizer quantizer,
+            void* out) {
     const size_t stride = padded(product.outputs);
     written(quantizer, out, [&](auto put) __attribute__((always_inline)) {
         products<false>(product, rows, count, [&](int i, int at, Floats x) __attribute__((always_inline)) {
@@ -319,49 +322,29 @@ void add(const Product& product, const void* rows, int count, float* out) {
     });
 }
 
-void linear(const Linear& linear, const float* rows, int64_t stride, int count, Activation activation, bool add,
+void linear(const Product& product, const float* rows, int64_t stride, int count, Activation activation, bool add,
             float* out, int64_t out_stride) {
-    const size_t chunk = static_cast<size_t>(linear.inputs) * kLanes;
+    const size_t chunk = static_cast<size_t>(product.inputs) * kLanes;
     const auto multiply_by = [&](auto columns) __attribute__((always_inline)) {
-        multiply<false>(rows, stride * sizeof(float), count, columns, chunks(linear.outputs), linear.inputs, nullptr,
+        multiply<false>(rows, stride * sizeof(float), count, columns, chunks(product.outputs), product.inputs, nullptr,
                  [&](int i, int c, Floats x) __attribute__((always_inline)) {
-                     const __mmask16 mask = lanes(linear.outputs, c);
+                     const __mmask16 mask = lanes(product.outputs, c);
                      float* to = out + i * out_stride + c * kLanes;
-                     x = activated(activation, affine(x, linear.scale + c * kLanes, linear.bias + c * kLanes));
+                     x = activated(activation, affine(x, product.scale + c * kLanes, product.bias + c * kLanes));
                      store(to, add ? _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, to)) : x, mask);
                  });
     };
-    if (linear.int8_weights) multiply_by(Columns<Scalars<int8_t>>{linear.int8_weights, kLanes, chunk, chunk});
-    else multiply_by(Columns<Scalars<float>>{linear.float_weights, kLanes, chunk, chunk});
+    if (product.kind == Kind::int8) multiply_by(Columns<Scalars<int8_t>>{product.weights, kLanes, chunk, chunk});
+    else multiply_by(Columns<Scalars<float>>{product.weights, kLanes, chunk, chunk});
 }
 
 // ---- attention ----
-
-#if defined(CROSSRANK_BF16)
-using Wide = __mmask32;  // of numbers in 16 dwords
-INLINE Ints load_dwords(Wide mask, const Number* from) { return _mm512_maskz_loadu_epi16(mask, from); }
-// Dwords of the same column in two rows.
-INLINE Ints load_column_dwords(__mmask16 mask, const Number* row, size_t stride, bool second) {
-    const Ints low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row));
-    const __mmask16 other = second ? mask : __mmask16(0);
-    const Ints high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(other, second ? row + stride : row));
-    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-}
-#else
-using Wide = __mmask16;
-INLINE Ints load_dwords(Wide mask, const Number* from) {
-    return _mm512_castps_si512(_mm512_maskz_loadu_ps(mask, from));
-}
-INLINE Ints load_column_dwords(__mmask16 mask, const Number* row, size_t, bool) {
-    return _mm512_castps_si512(_mm512_maskz_loadu_ps(mask, row));
-}
-#endif
 
 // Scratch of one head, in bytes of 64: its keys [dwords of a head][tokens], its values [dwords of tokens][lanes of a
 // head], and of some rows their scores and weights.
 struct Scratch {
     int columns;  // tokens, padded
-    int32_t *keys, *values;
+    Numbers::Column *keys, *values;
     float* scores;
     Number* weights;
     size_t bytes;
@@ -371,7 +354,7 @@ struct Scratch {
         const size_t value_dwords = static_cast<size_t>(columns / kPerDword) * chunks(heads.size) * kLanes;
         const size_t others = static_cast<size_t>(kRows) * columns;
         bytes = (key_dwords + value_dwords + others) * sizeof(int32_t) + others * sizeof(Number);
-        keys = static_cast<int32_t*>(start);
+        keys = static_cast<Numbers::Column*>(start);
         values = start ? keys + key_dwords : nullptr;
         scores = start ? reinterpret_cast<float*>(values + value_dwords) : nullptr;
         weights = start ? reinterpret_cast<Number*>(scores + others) : nullptr;
@@ -380,43 +363,33 @@ struct Scratch {
 
 size_t attend_scratch(const Heads& heads, int tokens) { return Scratch(heads, tokens, nullptr).bytes; }
 
-// 16 rows of 16 dwords as columns.
+// 16 rows of 16 dwords as columns: each bit of a row's number changes places with that of a column's.
 INLINE void transpose(Ints (&x)[16]) {
-    Ints t[16];
-    EACH(i, 8) {
-        t[2 * i] = _mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
-    }
-    EACH(i, 4) {
-        x[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-        x[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-        x[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-        x[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-    EACH(i, 4) {
-        t[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
-    }
-    EACH(i, 4) {
-        x[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        x[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-        x[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-        x[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    const Ints lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    EACH(power, 4) {
+        const int bit = 1 << power;
+        const __mmask16 set = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(bit));
+        const Ints low = _mm512_mask_add_epi32(lane, set, lane, _mm512_set1_epi32(16 - bit));
+        const Ints high = _mm512_add_epi32(low, _mm512_set1_epi32(bit));
+        EACH(i, 16) if (!(i & bit)) {
+            const Ints first = x[i];
+            x[i] = _mm512_permutex2var_epi32(first, low, x[i + bit]);
+            x[i + bit] = _mm512_permutex2var_epi32(first, high, x[i + bit]);
+        }
     }
 }
 
 void gather_keys(const Heads& heads, const Number* keys, size_t stride, int tokens, const Scratch& scratch) {
     const int dwords = (heads.size + kPerDword - 1) / kPerDword;
     for (int d = 0; d < dwords; d += kLanes) {
-        const int left = heads.size - d * kPerDword, most = kLanes * kPerDword;
-        const Wide mask = left >= most ? Wide(~Wide(0)) : Wide((Wide(1) << left) - 1);
+        const size_t left = (heads.size - d * kPerDword) * sizeof(Number);
+        const __mmask64 mask = left < 64 ? (__mmask64(1) << left) - 1 : ~__mmask64(0);
         for (int j = 0; j < tokens; j += kLanes) {
             Ints rows[16];
             EACH(r, 16) {
                 const bool there = j + r < tokens;
-                rows[r] = load_dwords(there ? mask : Wide(0), keys + (there ? j + r : j) * stride + d * kPerDword);
+                const Number* from = keys + (there ? j + r : j) * stride + d * kPerDword;
+                rows[r] = _mm512_maskz_loadu_epi8(there ? mask : 0, from);
             }
             transpose(rows);
             for (int r = 0; r < least(kLanes, dwords - d); r++) {
@@ -445,16 +418,7 @@ INLINE float weigh(const float* scores, Weight* weights, int tokens, float scale
     const Floats by = all(scale), top = all(largest * scale);
     Floats sum = all(0.0f);
     for (int j = 0; j < tokens; j += kLanes) {
-        const Floats x = _mm512_fmsub_ps(_mm512_loadu_ps(scores + j), by, top);
-        Floats weight;
-        if constexpr (sizeof(Weight) == 2) {  // 3 digits of a weight are kept, so that a shorter polynomial does
-            const Floats whole = _mm512_roundscale_ps(x, 0), f = _mm512_sub_ps(x, whole);
-            Floats p = _mm512_fmadd_ps(all(0.0551716238f), f, all(0.242611125f));
-            p = _mm512_fmadd_ps(p, f, all(0.693260968f));
-            weight = _mm512_scalef_ps(_mm512_fmadd_ps(p, f, all(0.999928057f)), whole);
-        } else {
-            weight = exp2(x);
-        }
+        const Floats weight = exp2<sizeof(Weight) == 2>(_mm512_fmsub_ps(_mm512_loadu_ps(scores + j), by, top));
         sum = _mm512_add_ps(sum, weight);
         store(weights + j, weight);
     }
@@ -471,10 +435,8 @@ void attend(const Heads& heads, const void* projected, int tokens, int head, Qua
     const int dwords = (heads.size + kPerDword - 1) / kPerDword;
     const int all_tokens = chunks(tokens), all_columns = chunks(heads.size);
     const size_t columns = scratch.columns;
-    using Column = Numbers::Column;
-    const Columns<Numbers> keys = {reinterpret_cast<const Column*>(scratch.keys), columns, kLanes, kLanes};
-    const Columns<Numbers> values = {reinterpret_cast<const Column*>(scratch.values),
-                                     static_cast<size_t>(all_columns) * kLanes, kLanes, kLanes};
+    const Columns<Numbers> keys = {scratch.keys, columns, kLanes, kLanes};
+    const Columns<Numbers> values = {scratch.values, static_cast<size_t>(all_columns) * kLanes, kLanes, kLanes};
     // Softmax by powers of 2, with the scale of scores in one.
     const float scale = kLog2e / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(static_cast<float>(heads.size))));
     const int width = heads.size + (head + 1 == heads.count ? heads.hidden % kPerDword : 0);
@@ -492,7 +454,8 @@ void attend(const Heads& heads, const void* projected, int tokens, int head, Qua
                      });
             for (int r = 0; r < rows; r++) {
                 const float top = _mm512_reduce_max_ps(largest[r]);
-                parts[r] = 1.0f / weigh(scratch.scores + r * columns, scratch.weights + r * columns, tokens, scale, top);
+                const size_t at = r * columns;
+                parts[r] = 1.0f / weigh(scratch.scores + at, scratch.weights + at, tokens, scale, top);
             }
             multiply<true>(scratch.weights, columns * sizeof(Number), rows, values, all_columns,
                      all_tokens * kLanes / kPerDword, nullptr,
@@ -531,14 +494,10 @@ void attend_first(const Heads& heads, const float* probes, const float* rows, in
 }  // namespace
 
 #if defined(CROSSRANK_BF16)
-#define TABLE kAvx512VnniBf16
-#define NAME "avx512-vnni avx512-bf16"
+const Kernels kAvx512VnniBf16 = {"avx512-vnni avx512-bf16",
 #else
-#define TABLE kAvx512Vnni
-#define NAME "avx512-vnni"
+const Kernels kAvx512Vnni = {"avx512-vnni",
 #endif
-
-const Kernels TABLE = {NAME, sizeof(Number), embed,          normalize, project, expand,
-                       add,  attend,         attend_scratch, linear,    attend_first};
+    sizeof(Number), embed, normalize, project, expand, add, attend, attend_scratch, linear, attend_first};
 
 }  // namespace crossrank

@@ -24,7 +24,7 @@ extern "C" {
 #endif
 
 /* Changes with every change of what stands below; a caller that expects another must not call anything else. */
-#define CROSSRANK_ABI 2
+#define CROSSRANK_ABI 3
 CROSSRANK_API int32_t crossrank_abi(void);
 
 /* What the kernels use on this processor: "avx512-vnni avx512-bf16", "avx512-vnni", or "" where none can run. */
@@ -68,8 +68,9 @@ typedef struct crossrank_settings {
 typedef struct crossrank_model crossrank_model;
 
 /* A model of these initializers. Those that are not of the BERT kind are refused; names that no such model has are of
- * no matter. Weights are copied in the order that products want: 1 byte each for int8, 4 for the few in float; nothing
- * of `tensors` is needed after. The sentence of a refusal names every tensor that is missing or has another shape. */
+ * no matter. A layer without `query.int8` has its matrices in float, and is computed in bfloat16 where that is among the
+ * instructions, else in float32. Weights are copied in the order that products want: 1 byte each for int8, 2 or 4 of such
+ * layers; nothing of `tensors` is needed after. A refusal names every tensor that is missing or has another shape. */
 CROSSRANK_API int32_t crossrank_open(const crossrank_tensor *tensors, int64_t count, const crossrank_settings *settings,
                                      crossrank_model **model, char *error, size_t error_size);
 

@@ -3,10 +3,6 @@
 
 #include "kernels.h"
 
-#if defined(CROSSRANK_AVX512)
-#include <cpuid.h>
-#endif
-
 namespace crossrank {
 
 // Through g at 4 points of each segment, those that keep the error smallest.
@@ -32,17 +28,12 @@ GeluTable::GeluTable() : coefficients() {
 const GeluTable kGelu;
 
 #if defined(CROSSRANK_AVX512)
-const Kernels* best_kernels() {
-    unsigned a, b, c, d, seven_a, seven_b, seven_c, seven_d;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) return nullptr;  // no OSXSAVE
-    unsigned low, high;
-    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & 0xe6) != 0xe6) return nullptr;  // the system does not keep the registers of AVX-512
-    if (!__get_cpuid_count(7, 0, &seven_a, &seven_b, &seven_c, &seven_d)) return nullptr;
-    const unsigned needed = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
-    if ((seven_b & needed) != needed || !(seven_c & (1u << 11))) return nullptr;  // VNNI
-    const bool more = seven_a >= 1 && __get_cpuid_count(7, 1, &seven_a, &seven_b, &seven_c, &seven_d);
-    return more && (seven_a & (1u << 5)) ? &kAvx512VnniBf16 : &kAvx512Vnni;
+const Kernels* best_kernels() {  // these say of the system too whether it keeps the registers
+    __builtin_cpu_init();
+    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+    const bool more = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (!wide || !more || !__builtin_cpu_supports("avx512vnni")) return nullptr;
+    return __builtin_cpu_supports("avx512bf16") ? &kAvx512VnniBf16 : &kAvx512Vnni;
 }
 #else
 const Kernels* best_kernels() { return nullptr; }

@@ -26,17 +26,14 @@ constexpr int kMaxThreads = 256;
 // Runs what may throw; turns that into a status, and a sentence for the caller.
 template <class Work>
 int32_t guarded(char* error, size_t size, Work work) {
-    const auto say = [&](crossrank_status status, const char* what, const std::exception& failure) {
-        if (error && size > 0) std::snprintf(error, size, "%s%s", what, failure.what());  // takes no memory
-        return status;
-    };
     try {
         work();
         return CROSSRANK_OK;
-    } catch (const std::invalid_argument& refusal) {
-        return say(CROSSRANK_INVALID, "", refusal);
     } catch (const std::exception& failure) {
-        return say(CROSSRANK_OUT_OF_MEMORY, "the memory does not suffice: ", failure);
+        const bool refused = dynamic_cast<const std::invalid_argument*>(&failure) != nullptr;
+        const char* what = refused ? "" : "the memory does not suffice: ";
+        if (error && size > 0) std::snprintf(error, size, "%s%s", what, failure.what());  // takes no memory
+        return refused ? CROSSRANK_INVALID : CROSSRANK_OUT_OF_MEMORY;
     }
 }
 
@@ -98,7 +95,7 @@ public:
         take(positions_, tokens);
         take(starts_, batch_.pairs + 1);
         int apart = 0;
-        for (const Layer& layer : model_.layers) apart = std::max(apart, layer.apart ? layer.apart_up.outputs : 0);
+        for (const Layer& layer : model_.layers) apart = std::max(apart, layer.apart_up.outputs);
         const size_t wide = padded(model_.shape.intermediate);
         for (Own& own : own_) {
             take(own.attend, kernels_.attend_scratch(model_.heads, batch_.longest));
@@ -191,7 +188,7 @@ private:
 
     // The contexts of a layer from a token on.
     char* contexts(const Layer& layer, int64_t at) const {
-        return contexts_ + at * hidden_ * (layer.output.bytes ? 1 : kernels_.number_bytes);
+        return contexts_ + at * hidden_ * (layer.context.scale > 0.0f ? 1 : kernels_.number_bytes);
     }
 
     void attend(Own& own, const Layer& layer, int index) {
@@ -213,7 +210,7 @@ private:
         kernels_.add(layer.output, contexts(layer, at), count, rows);
         kernels_.normalize(layer.attention_norm, rows, count, layer.attended, own.inputs);
         kernels_.expand(layer.up, own.inputs, count, model_.activation, layer.expanded, own.wide);
-        if (layer.apart) {
+        if (layer.apart_up.outputs > 0) {
             const int stride = padded(layer.apart_up.outputs);
             kernels_.linear(layer.apart_up, rows, hidden_, count, model_.activation, false, own.apart, stride);
             kernels_.linear(layer.apart_down, own.apart, stride, count, Activation::identity, true, rows, hidden_);
@@ -256,9 +253,9 @@ private:
         linear(model_.classifier, row, hidden_, count, logits + static_cast<size_t>(first) * labels, labels);
     }
 
-    void linear(const Linear& linear, const float* rows, int64_t stride, int count, float* out, int64_t out_stride,
+    void linear(const Product& product, const float* rows, int64_t stride, int count, float* out, int64_t out_stride,
                 Activation activation = Activation::identity) {
-        kernels_.linear(linear, rows, stride, count, activation, false, out, out_stride);
+        kernels_.linear(product, rows, stride, count, activation, false, out, out_stride);
     }
 
     crossrank_model& model_;

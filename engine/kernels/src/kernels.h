@@ -12,37 +12,30 @@ namespace crossrank {
 
 enum class Activation : int32_t { identity, gelu, gelu_new, relu, tanh };
 
-// Rows are padded to a multiple of this, so that no product has a remainder of columns. In the padding floats are 0; bytes
-// may be anything, and numbers, in the last dword that is filled, anything finite: the weights they meet are 0.
+// Rows are padded to a multiple of this, so that no product has a remainder of columns. In the padding floats are 0;
+// bytes may be anything, and numbers up to a dword anything finite: the weights they meet are 0.
 constexpr int kColumns = 64;
 static inline int padded(int count) { return (count + kColumns - 1) / kColumns * kColumns; }
 
-// What the next product takes. Bytes, round(x / scale) + zero, clipped to 0..255; 0 of a NaN. Or numbers, where scale is 0.
+// What the next product takes: bytes, round(x / scale) + zero, clipped to 0..255, 0 of a NaN; numbers where scale is 0.
 struct Quantizer {
     float scale;
     int32_t zero;
 };
 
-// x @ weight + bias, in float32 but for the sums of bytes, which are exact. Four bytes or as many numbers are a dword.
-//   bytes    whether x and weights are bytes, uint8 and int8; else both are numbers
-//   weights  [outputs / 64][dwords of inputs][64] dwords, padded by 0
+// What x and weights are in a product: uint8 and int8, four to a dword; numbers, as many as a dword holds; floats and
+// int8, or both floats, one by one.
+enum class Kind : int32_t { bytes, numbers, int8, floats };
+
+// (x @ weight) * scale + bias, in float32 but for the sums of bytes, which are exact.
+//   weights  [outputs / 64][dwords of inputs][64] dwords, one by one [outputs / 16][inputs][16]; padded by 0
 //   start    int32 [outputs], of bytes what the sums begin with: minus the input's zero point times the column's sum
 //   scale    float [outputs], of bytes the input's scale times the column's
 struct Product {
-    bool bytes;
+    Kind kind;
     int inputs, outputs;
     const void* weights;
     const int32_t* start;
-    const float* scale;
-    const float* bias;
-};
-
-// x @ (weight * scale) + bias of floats x; the weight is int8 or float, the other pointer null.
-//   weights  [outputs / 16][inputs][16], padded by 0
-struct Linear {
-    int inputs, outputs;
-    const int8_t* int8_weights;
-    const float* float_weights;
     const float* scale;
     const float* bias;
 };
@@ -66,8 +59,8 @@ struct Heads {
     int count, size, hidden;  // hidden = count * size
 };
 
-// Rows are padded as above: floats, bytes and numbers of `width` columns lie padded(width) apart. Counts may be any from 1
-// on. Floats and numbers that are computed from a NaN are NaN, as their caller must see.
+// Rows are padded as above: `width` floats, bytes or numbers lie padded(width) apart. Counts may be any from 1 on.
+// Floats and numbers that are computed from a NaN are NaN, as their caller must see.
 struct Kernels {
     const char* instructions;
     size_t number_bytes;  // of a number: 2 for bfloat16, 4 for float
@@ -77,17 +70,17 @@ struct Kernels {
                   float* rows);
     // LayerNormalization of float [count, width] in place, and the same for the next product unless `out` is null.
     void (*normalize)(const Norm&, float* rows, int count, Quantizer, void* out);
-    // Products: as numbers; activated and for the next product; added to floats in place.
+    // Products of bytes or numbers: as numbers; activated and for the next product; added to floats in place.
     void (*project)(const Product&, const void* rows, int count, void* out);
     void (*expand)(const Product&, const void* rows, int count, Activation, Quantizer, void* out);
     void (*add)(const Product&, const void* rows, int count, float* out);
-    // Attention of one head in one pair: queries, keys and values as numbers [tokens, 3 * hidden] to what the next product
-    // takes, [tokens, hidden], of which the head's columns are written; with the last head the padding up to a dword
-    // too. `scratch` has attend_scratch(heads, tokens) bytes, on a multiple of 64.
+    // Attention of one head in one pair: queries, keys and values as numbers [tokens, 3 * hidden] to what the next
+    // product takes, [tokens, hidden], of which the head's columns are written, and by the last head the padding up to
+    // a dword. `scratch` has attend_scratch(heads, tokens) bytes, on a multiple of 64.
     void (*attend)(const Heads&, const void* projected, int tokens, int head, Quantizer, void* context, void* scratch);
     size_t (*attend_scratch)(const Heads&, int tokens);
-    // Product of floats [count, inputs], `stride` apart; written activated, or added to what is there.
-    void (*linear)(const Linear&, const float* rows, int64_t stride, int count, Activation, bool add, float* out,
+    // Product of floats [count, inputs] one by one, `stride` apart; written activated, or added to what is there.
+    void (*linear)(const Product&, const float* rows, int64_t stride, int count, Activation, bool add, float* out,
                    int64_t out_stride);
     // Attention of one row in one pair: probes float [heads, hidden] with rows [tokens, hidden] to the mix of the rows
     // for each head, float [heads, hidden]. `scratch` has padded(tokens) floats.

@@ -1,5 +1,6 @@
 #include "model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -21,17 +22,20 @@ std::string text(const Dims& dims) {
     return result + "]";
 }
 
-// A matrix as it is stored: int8 with a scale per column, or float. Null where it is missing.
+// A matrix as it is stored, int8 with a scale per column, or float; and what is added to its products, or null.
 struct Matrix {
     const int8_t* int8 = nullptr;
     const float* values = nullptr;
     const float* scales = nullptr;
+    const float* bias = nullptr;
 
     explicit operator bool() const { return int8 || values; }
+    float at(size_t i, int column) const { return int8 ? int8[i] * scales[column] : values[i]; }
     Matrix part(size_t index, size_t rows, size_t columns) const {
         Matrix result = *this;
         if (int8) result.int8 += index * rows * columns, result.scales += index * columns;
         else result.values += index * rows * columns;
+        if (bias) result.bias += index * columns;
         return result;
     }
 };
@@ -69,9 +73,7 @@ public:
         const int64_t size = found->second->dims[axis];
         return size > 0 && size <= INT32_MAX / kColumns ? static_cast<int>(size) : 0;
     }
-    int matrix_size(const std::string& name, int axis) const {
-        return size(has(name) ? name : name + ".int8", axis);
-    }
+    int matrix_size(const std::string& name, int axis) const { return size(has(name) ? name : name + ".int8", axis); }
 
     // The values of a tensor of this type and shape, or null, with a problem noted.
     template <class T>
@@ -96,16 +98,16 @@ public:
         return static_cast<const T*>(tensor.values);
     }
 
-    // A matrix [..., rows, columns]; scales [..., 1, columns].
-    Matrix matrix(const std::string& name, Dims dims) {
+    // A matrix [..., rows, columns] with scales [..., 1, columns], or those of bytes [columns].
+    Matrix matrix(const std::string& name, Dims dims, bool bytes = false) {
         Matrix result;
-        if (has(name)) {
+        if (has(name) && !bytes) {
             result.values = get<float>(name, dims);
             return result;
         }
         result.int8 = get<int8_t>(name + ".int8", dims);
         dims[dims.size() - 2] = 1;
-        result.scales = get<float>(name + ".scales", dims);
+        result.scales = get<float>(name + ".scales", bytes ? Dims{dims.back()} : dims);
         return result.scales ? result : Matrix();
     }
 
@@ -127,75 +129,59 @@ public:
                 vector(get<float>(name + ".bias", {width}), width)};
     }
 
-    // A matrix of float products; `factor` scales what comes of them. Nothing of one that is missing: its sizes may be
-    // those of nothing in memory, here and below.
-    Linear pack(const Matrix& matrix, int inputs, int outputs, const float* bias, float factor = 1.0f) {
-        if (!matrix) return {};
-        Linear result = {inputs, outputs, nullptr, nullptr, nullptr, vector(bias, outputs, factor)};
-        float* scales = make<float>(padded(outputs));
-        const size_t count = static_cast<size_t>((outputs + 15) / 16 * 16) * inputs;
-        auto order = [&](auto* to, const auto* from) {
-            for (int k = 0; k < inputs; k++) {
-                for (int n = 0; n < outputs; n++) to[place(k, n, inputs, 16, 1)] = *from++;
+    // Matrices of one input beside each other as products take them; `factor` scales what comes of them. Nothing where
+    // one is missing: its sizes may be those of nothing in memory, here and below.
+    Product pack(const std::vector<Matrix>& matrices, int inputs, int outputs, Kind kind, Quantizer input = {},
+                 float factor = 1.0f) {
+        for (const Matrix& matrix : matrices) if (!matrix) return {};
+        const bool bytes = kind == Kind::bytes, numbers = kind == Kind::numbers, whole = bytes || kind == Kind::int8;
+        const size_t size = whole ? 1 : numbers ? number_bytes_ : sizeof(float);
+        const int all = static_cast<int>(matrices.size()) * outputs, width = bytes || numbers ? kColumns : 16;
+        const int deep = bytes ? 4 : numbers ? static_cast<int>(4 / size) : 1;
+        char* weights = make<char>(place(0, (all + width - 1) / width * width, inputs, width, deep) * size);
+        int32_t* start = make<int32_t>(padded(all));
+        float *scale = make<float>(padded(all)), *bias = make<float>(padded(all));
+        int n = 0;
+        for (const Matrix& matrix : matrices) {
+            for (int c = 0; c < outputs; c++, n++) {
+                for (int k = 0; k < inputs; k++) {
+                    const size_t from = static_cast<size_t>(k) * outputs + c, to = place(k, n, inputs, width, deep);
+                    if (whole) weights[to] = matrix.int8[from], start[n] -= input.zero * matrix.int8[from];
+                    else write_number(weights + to * size, matrix.at(from, c), size);
+                }
+                scale[n] = factor * (bytes ? input.scale : 1.0f) * (whole ? matrix.scales[c] : 1.0f);
+                bias[n] = matrix.bias ? matrix.bias[c] * factor : 0.0f;
             }
-        };
-        for (int n = 0; n < outputs; n++) scales[n] = factor * (matrix.scales ? matrix.scales[n] : 1.0f);
-        result.scale = scales;
-        if (matrix.int8) {
-            int8_t* packed = make<int8_t>(count);
-            order(packed, matrix.int8);
-            result.int8_weights = packed;
-        } else {
-            float* packed = make<float>(count);
-            order(packed, matrix.values);
-            result.float_weights = packed;
         }
-        return result;
+        return {kind, inputs, all, weights, start, scale, bias};
+    }
+    Product pack(const Matrix& matrix, int inputs, int outputs, float factor = 1.0f) {
+        return pack({matrix}, inputs, outputs, matrix.int8 ? Kind::int8 : Kind::floats, {}, factor);
     }
 
-    Linear linear(const std::string& name, int inputs, int outputs, float factor = 1.0f) {
-        const Matrix weight = matrix(name + ".weight", {inputs, outputs});
-        return pack(weight, inputs, outputs, get<float>(name + ".bias", {outputs}, true), factor);
+    Product linear(const std::string& name, int inputs, int outputs, float factor = 1.0f) {
+        Matrix weight = matrix(name + ".weight", {inputs, outputs});
+        weight.bias = get<float>(name + ".bias", {outputs}, true);
+        return pack(weight, inputs, outputs, factor);
     }
 
     Quantizer quantizer(const std::string& point) {
         const float* scale = get<float>(point + ".scale", {});
         const uint8_t* zero = get<uint8_t>(point + ".zero_point", {});
-        if (scale && !(*scale > 0.0f && std::isfinite(*scale))) problems.push_back(point + ".scale is not above 0");
-        return {scale ? *scale : 1.0f, zero ? *zero : 0};
+        const bool valid = scale && *scale > 0.0f && std::isfinite(*scale);
+        if (scale && !valid) problems.push_back(point + ".scale is not above 0");
+        return {valid ? *scale : 1.0f, zero ? *zero : 0};
     }
 
     // Matrices of one input beside each other: in bytes, or as numbers where the input is.
     Product product(const std::vector<std::string>& names, int inputs, int outputs, Quantizer input) {
         const bool bytes = input.scale > 0.0f;
-        const size_t before = problems.size();
+        std::vector<Matrix> matrices;
         for (const std::string& name : names) {
-            if (!bytes) get<float>(name + ".weight", {inputs, outputs});
-            if (bytes) get<int8_t>(name + ".int8", {inputs, outputs}), get<float>(name + ".scales", {outputs});
-            get<float>(name + ".bias", {outputs}, true);
+            matrices.push_back(matrix(bytes ? name : name + ".weight", {inputs, outputs}, bytes));
+            matrices.back().bias = get<float>(name + ".bias", {outputs}, true);
         }
-        if (problems.size() > before) return {};
-        const int all = static_cast<int>(names.size()) * outputs, deep = bytes ? 4 : static_cast<int>(4 / number_bytes_);
-        char* weights = make<char>(static_cast<size_t>(padded(all)) * ((inputs + deep - 1) / deep) * 4);
-        int32_t* start = make<int32_t>(padded(all));
-        float *scale = make<float>(padded(all)), *bias = make<float>(padded(all));
-        int n = 0;
-        for (const std::string& name : names) {
-            const int8_t* steps = bytes ? get<int8_t>(name + ".int8", {inputs, outputs}) : nullptr;
-            const float* scales = bytes ? get<float>(name + ".scales", {outputs}) : nullptr;
-            const float* values = bytes ? nullptr : get<float>(name + ".weight", {inputs, outputs});
-            const float* biases = get<float>(name + ".bias", {outputs}, true);
-            for (int c = 0; c < outputs; c++, n++) {
-                for (int k = 0; k < inputs; k++) {
-                    const size_t from = static_cast<size_t>(k) * outputs + c, to = place(k, n, inputs, kColumns, deep);
-                    if (bytes) weights[to] = steps[from], start[n] -= input.zero * steps[from];
-                    else write_number(weights + to * number_bytes_, values[from], number_bytes_);
-                }
-                scale[n] = bytes ? input.scale * scales[c] : 1.0f;
-                bias[n] = biases ? biases[c] : 0.0f;
-            }
-        }
-        return {bytes, inputs, all, weights, start, scale, bias};
+        return pack(matrices, inputs, outputs, bytes ? Kind::bytes : Kind::numbers, input);
     }
 
     // A table of rows in float.
@@ -203,9 +189,7 @@ public:
         const Matrix stored = matrix(name, {rows, width});
         if (!stored) return nullptr;
         float* result = make<float>(static_cast<size_t>(rows) * width);
-        for (size_t i = 0; i < static_cast<size_t>(rows) * width; i++) {
-            result[i] = stored.int8 ? stored.int8[i] * stored.scales[i % width] : stored.values[i];
-        }
+        for (size_t i = 0; i < static_cast<size_t>(rows) * width; i++) result[i] = stored.at(i, i % width);
         return result;
     }
 
@@ -240,11 +224,8 @@ Layer read_layer(Reader& reader, const std::string& at, int hidden, int units, i
     layer.down = reader.product({at + "down"}, units, hidden, layer.expanded);
     layer.attention_norm = reader.norm(at + "attention_norm", hidden, epsilon);
     layer.output_norm = reader.norm(at + "output_norm", hidden, epsilon);
-    layer.apart = apart > 0;
-    if (layer.apart) {
-        layer.apart_up = reader.linear(at + "up.apart", hidden, apart);
-        layer.apart_down = reader.linear(at + "down.apart", apart, hidden);
-    }
+    if (apart > 0) layer.apart_up = reader.linear(at + "up.apart", hidden, apart);
+    if (apart > 0) layer.apart_down = reader.linear(at + "down.apart", apart, hidden);
     return layer;
 }
 
@@ -253,12 +234,11 @@ LastLayer read_last(Reader& reader, const std::string& at, const Heads& heads, i
     const int count = heads.count, size = heads.size, hidden = heads.hidden;
     last.query = reader.linear(at + "query", hidden, hidden, 1.0f / std::sqrt(static_cast<float>(size)));
     const Matrix keys = reader.matrix(at + "key.per_head", {count, size, hidden});
-    const Matrix values = reader.matrix(at + "value.per_head", {count, hidden, size});
-    const float* bias = reader.get<float>(at + "value.bias", {hidden}, true);
+    Matrix values = reader.matrix(at + "value.per_head", {count, hidden, size});
+    values.bias = reader.get<float>(at + "value.bias", {hidden}, true);
     for (int head = 0; keys && values && head < count; head++) {
-        last.keys.push_back(reader.pack(keys.part(head, size, hidden), size, hidden, nullptr));
-        const float* own = bias ? bias + head * size : nullptr;
-        last.values.push_back(reader.pack(values.part(head, hidden, size), hidden, size, own));
+        last.keys.push_back(reader.pack(keys.part(head, size, hidden), size, hidden));
+        last.values.push_back(reader.pack(values.part(head, hidden, size), hidden, size));
     }
     last.output = reader.linear(at + "output", hidden, hidden);
     last.up = reader.linear(at + "up", hidden, intermediate);
@@ -322,7 +302,7 @@ std::vector<std::string> read_model(crossrank_model& model, const crossrank_tens
     const int8_t* words = reader.get<int8_t>("embeddings.words.int8", {shape.vocabulary, hidden});
     const size_t word_bytes = words ? static_cast<size_t>(shape.vocabulary) * hidden : 0;
     int8_t* table = reader.make<int8_t>(word_bytes);
-    if (words) std::memcpy(table, words, word_bytes);
+    std::copy_n(words, word_bytes, table);
     model.embeddings = {hidden, table, word_scales ? reader.vector(word_scales, shape.vocabulary) : nullptr,
                         reader.table("embeddings.positions", shape.positions, hidden),
                         shape.types ? reader.table("embeddings.types", shape.types, hidden) : nullptr};

@@ -28,17 +28,16 @@ struct Layer {
     Quantizer input, context, attended, expanded;  // of what the products below get: all of one kind
     Product projections, output, up, down;
     Norm attention_norm, output_norm;
-    bool apart;  // whether some units of the feed-forward are computed in float
-    Linear apart_up, apart_down;
+    Product apart_up, apart_down;  // of the feed-forward's units that are computed in float; none has no outputs
 };
 
 // The last layer, in float, of the first row of each pair alone. A query is taken through the keys' weights, so that it
 // meets the rows themselves, and the values' weights are applied to a mean of rows.
 struct LastLayer {
-    Linear query;               // with the scale of scores in it
-    std::vector<Linear> keys;   // of each head, [size, hidden]
-    std::vector<Linear> values;  // of each head, [hidden, size]
-    Linear output, up, down;
+    Product query;                // with the scale of scores in it
+    std::vector<Product> keys;    // of each head, [size, hidden]
+    std::vector<Product> values;  // of each head, [hidden, size]
+    Product output, up, down;
     Norm attention_norm, output_norm;
 };
 
@@ -55,7 +54,7 @@ struct crossrank_model {
     std::vector<crossrank::Layer> layers;
     crossrank::LastLayer last;
     bool dense_head = false;
-    crossrank::Linear head_dense = {}, classifier = {};
+    crossrank::Product head_dense = {}, classifier = {};
     std::vector<crossrank::Block> memory;  // of the weights
 
     std::mutex mutex;  // of what follows; never waited for, since in a forked child it may be held forever

@@ -164,7 +164,7 @@ void check_products(const Kernels& ours, int count, int inputs, int outputs) {
     for (size_t i = 0; i < floats.size(); i++) floats[i] = int(i % stride) < inputs ? short_float(normal()) : 0.0f;
     Guarded<uint8_t> rows = bytes ? Guarded<uint8_t>(floats.size()) : numbers_of(ours, floats);
     if (bytes) for (uint8_t& byte : rows) byte = static_cast<uint8_t>(pick(0, 255));  // the padding too, on purpose
-    const Product product = {bytes, inputs, outputs, weights.begin(), start.begin(), scale.begin(), bias.begin()};
+    const Product product = {bytes ? Kind::bytes : Kind::numbers, inputs, outputs, weights.begin(), start.begin(), scale.begin(), bias.begin()};
     Product plain = product;
     const void* plain_rows = rows.begin();
     if (!bytes) plain.weights = plain_weights.begin(), plain_rows = floats.begin();
@@ -206,11 +206,12 @@ void check_floats(const Kernels& ours, int count, int inputs, int outputs) {
     const size_t size = static_cast<size_t>((outputs + 15) / 16) * inputs * 16;
     Guarded<int8_t> int8_weights(int8 ? size : 0);
     Guarded<float> float_weights(int8 ? 0 : size), scale(padded(outputs)), bias(padded(outputs));
+    Guarded<int32_t> start(padded(outputs));
     for (int8_t& weight : int8_weights) weight = static_cast<int8_t>(pick(-127, 127));
     for (float& weight : float_weights) weight = 64 * normal();
     for (int n = 0; n < outputs; n++) scale[n] = 0.005f, bias[n] = normal();
-    const Linear linear = {inputs, outputs, int8 ? int8_weights.begin() : nullptr, int8 ? nullptr : float_weights.begin(),
-                           scale.begin(), bias.begin()};
+    const void* weights = int8 ? static_cast<void*>(int8_weights.begin()) : float_weights.begin();
+    const Product linear = {int8 ? Kind::int8 : Kind::floats, inputs, outputs, weights, start.begin(), scale.begin(), bias.begin()};
     const int stride = inputs + pick(0, 9), out_stride = outputs + pick(0, 9);
     Guarded<float> rows(static_cast<size_t>(count - 1) * stride + inputs);
     for (float& value : rows) value = normal();
@@ -315,7 +316,8 @@ void check_first(const Kernels& ours, int tokens, const Heads& heads) {
 void check_gelu(const Kernels& ours) {
     const float one[16] = {1.0f};
     const float scale[64] = {1.0f}, bias[64] = {};
-    const Linear identity = {1, 1, nullptr, one, scale, bias};
+    const int32_t start[64] = {};
+    const Product identity = {Kind::floats, 1, 1, one, start, scale, bias};
     for (double at = -40; at < 40; at += 0.0007 + 1e-4 * std::fabs(at)) {
         const float x = static_cast<float>(at);
         float y;
@@ -330,7 +332,8 @@ void check_extremes(const Kernels& ours) {
     constexpr int count = 7;
     const float extremes[count] = {NAN, INFINITY, -INFINITY, 3e9f, -3e9f, 1e38f, -1e38f};
     const float one[16] = {1.0f}, scale[64] = {1.0f}, none[64] = {};
-    const Linear identity = {1, 1, nullptr, one, scale, none};
+    const int32_t start[kColumns] = {};
+    const Product identity = {Kind::floats, 1, 1, one, start, scale, none};
     for (const Activation activation : {Activation::identity, Activation::gelu, Activation::gelu_new, Activation::relu,
                                         Activation::tanh}) {
         for (const float x : extremes) {
@@ -343,11 +346,10 @@ void check_extremes(const Kernels& ours) {
         }
     }
     alignas(64) const int8_t weights[4 * kColumns] = {};
-    const int32_t start[kColumns] = {};
     const uint8_t row[kColumns] = {};
     float bias[kColumns] = {};
     std::copy_n(extremes, count, bias);
-    const Product constant = {true, 1, count, weights, start, none, bias};
+    const Product constant = {Kind::bytes, 1, count, weights, start, none, bias};
     uint8_t bytes[kColumns], expected_bytes[kColumns];
     ours.expand(constant, row, 1, Activation::relu, {0.02f, 100}, bytes);
     kReference.expand(constant, row, 1, Activation::relu, {0.02f, 100}, expected_bytes);

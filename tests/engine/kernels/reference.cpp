@@ -66,17 +66,19 @@ void normalize(const Norm& norm, float* rows, int count, Quantizer quantizer, vo
 }
 
 float multiply(const Product& product, const void* rows, size_t row, int n) {
-    const int deep = product.bytes ? 4 : 1;
-    const size_t dwords = (product.inputs + deep - 1) / deep;
-    const size_t panel = (n / kColumns * dwords * kColumns + n % kColumns) * deep, next = kColumns * deep;
+    const bool bytes = product.kind == Kind::bytes, alone = product.kind == Kind::int8 || product.kind == Kind::floats;
+    const int deep = bytes ? 4 : 1, width = alone ? 16 : kColumns;
+    const size_t dwords = (product.inputs + deep - 1) / deep, panel = (n / width * dwords * width + n % width) * deep;
     int32_t sum = product.start[n];
     float floats = 0.0f;
     for (int k = 0; k < product.inputs; k++) {
-        const size_t at = panel + k / deep * next + k % deep;
-        if (product.bytes) sum += static_cast<const uint8_t*>(rows)[row + k] * static_cast<const int8_t*>(product.weights)[at];
-        else floats += static_cast<const float*>(rows)[row + k] * static_cast<const float*>(product.weights)[at];
+        const size_t at = panel + k / deep * width * deep + k % deep;
+        const bool whole = bytes || product.kind == Kind::int8;
+        const float weight = whole ? static_cast<const int8_t*>(product.weights)[at] : static_cast<const float*>(product.weights)[at];
+        if (bytes) sum += static_cast<const uint8_t*>(rows)[row + k] * static_cast<int>(weight);
+        else floats += static_cast<const float*>(rows)[row + k] * weight;
     }
-    return (product.bytes ? static_cast<float>(sum) : floats) * product.scale[n] + product.bias[n];
+    return (bytes ? static_cast<float>(sum) : floats) * product.scale[n] + product.bias[n];
 }
 
 // Calls write(row, column, product) for each.
@@ -136,17 +138,11 @@ void attend(const Heads& heads, const void* projected, int tokens, int head, Qua
     }
 }
 
-void linear(const Linear& linear, const float* rows, int64_t stride, int count, Activation activation, bool add,
+void linear(const Product& product, const float* rows, int64_t stride, int count, Activation activation, bool add,
             float* out, int64_t out_stride) {
     for (int i = 0; i < count; i++) {
-        for (int n = 0; n < linear.outputs; n++) {
-            const size_t at = static_cast<size_t>(n / 16) * linear.inputs * 16 + n % 16;
-            float sum = 0.0f;
-            for (int k = 0; k < linear.inputs; k++) {
-                sum += rows[i * stride + k] * (linear.int8_weights ? static_cast<float>(linear.int8_weights[at + k * 16])
-                                                                   : linear.float_weights[at + k * 16]);
-            }
-            const float y = activated(activation, sum * linear.scale[n] + linear.bias[n]);
+        for (int n = 0; n < product.outputs; n++) {
+            const float y = activated(activation, multiply(product, rows, i * stride, n));
             out[i * out_stride + n] = add ? out[i * out_stride + n] + y : y;
         }
     }

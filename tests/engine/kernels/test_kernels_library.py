@@ -177,7 +177,9 @@ def test_a_layer_that_is_in_float_by_half_is_refused(artifact: Any) -> None:
         library.Model(tensors, epsilon=made.epsilon)
     del tensors["layer.0.output.weight"]
     tensors["layer.0.down.scale"] = np.float32(0.1)
-    with pytest.raises(library.ModelError, match=r"layer\.0\.output\.weight is missing.*layer\.0\.down\.scale is none"):
+    with pytest.raises(
+        library.ModelError, match=r"layer\.0\.output\.weight\.int8 is missing.*layer\.0\.down\.scale is none"
+    ):
         library.Model(tensors, epsilon=made.epsilon)
 
 
