@@ -15,17 +15,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from threading import Lock, current_thread, get_ident, main_thread
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from crossrank._device.backend import Backend
-from crossrank._errors import Closed, CrossrankError
-from crossrank._interrupts import raised_by_handler
+from crossrank._errors import Closed
 from crossrank._machine.cores import Cores
 from crossrank._machine.guard import Guard, Visit, nested_call
-from crossrank._machine.pool import Pool
 
-from .chunk import Batch, Chunk, Outcome, pack
-from .failures import run_apart
+from .chunk import Batch, Chunk, Outcome
+from .failures import closed_at_exit, run_batch
+from .helpers import Helper, Helpers, Worker
 from .meter import Meter, OnCall, Stats
 from .queue import ChunkQueue
 
@@ -35,31 +34,6 @@ T = TypeVar("T")
 PATIENCE_S = 1.0
 # As long as it takes another thread to wake up and have Python's lock; without it, that takes 5 ms beside a busy one.
 _PAUSE_S = 0.00005
-
-
-class Helper:
-    """A thread of ours that was sent for to hold a lane.
-
-    Args:
-        kind: One of the lanes' threads, or the one that stands in for a caller's.
-
-    Attributes:
-        over: Whether it has left.
-    """
-
-    def __init__(self, kind: Literal["helper", "spare"]) -> None:
-        self.kind, self.over = kind, False
-
-
-Worker: TypeAlias = Visit[Any] | Helper  # who may hold a lane
-
-
-def _closed_at_exit() -> Closed:
-    """What a call fails with that the interpreter would not wait for when it ends."""
-    return Closed(
-        "the program is ending, and does not wait for its daemon threads: join them, or close the model, before the "
-        "main thread ends"
-    )
 
 
 class Scheduler:
@@ -100,7 +74,7 @@ class Scheduler:
         self.ending = False
         self._backend, self._lanes, self.patience_s = backend, lanes, patience_s
         self.cores = Cores(lanes)
-        self._helpers, self._stand_in = Pool(lanes - 1), Pool(1)
+        self._helpers = Helpers(lanes)
         self._closing: set[Lock] = set()  # held until all is drained, by who waits for that
 
     def stats(self) -> Stats:
@@ -250,7 +224,7 @@ class Scheduler:
     def refuse_at_exit(self) -> None:
         """Raise `Closed` if the interpreter ends and would not wait for this thread."""
         if self.ending and current_thread() is not main_thread():
-            raise _closed_at_exit()
+            raise closed_at_exit()
 
     def close(self, *, finish: bool = True) -> None:
         """Take no more chunks, and return when none is left.
@@ -274,7 +248,7 @@ class Scheduler:
     def end_at_exit(self) -> None:
         """When the interpreter ends, fail what has not begun of daemon threads' calls, and let no more begin."""
         self.ending = True
-        self.guard.hold(partial(self._fail_waiting, _closed_at_exit()))
+        self.guard.hold(partial(self._fail_waiting, closed_at_exit()))
 
     @property
     def _inside(self) -> bool:
@@ -375,17 +349,7 @@ class Scheduler:
 
     def _hire(self) -> bool:
         """Give a free lane to a thread of a pool. Returns whether one could be had. Under the guard."""
-        kinds = [worker.kind for worker in self.workers]
-        if kinds.count("helper") < self._lanes - 1:
-            pool, helper = self._helpers, Helper("helper")
-        elif "spare" not in kinds:
-            pool, helper = self._stand_in, Helper("spare")
-        else:
-            return False
-        if pool.try_submit(partial(self._help, helper)) is None:
-            return False
-        self.workers.add(helper)  # or, where something came between, it finds that nobody counts on it
-        return True
+        return self._helpers.send_for(self.workers, self._help)
 
     def _help(self, helper: Helper) -> None:
         with self.guard.lock:
@@ -416,29 +380,14 @@ class Scheduler:
                 between()
 
     def _run(self, batch: Batch, worker: Worker) -> None:
-        failed: list[tuple[Chunk, Exception]] = []
-        foreign: Exception | None = None
-        pieces, start = batch.pieces, time.perf_counter()
-        try:
-            logits = self._backend.run(pack(pieces), alone=pieces[0].chunk.alone)
-            first = 0
-            for chunk, begin, stop in pieces:
-                if chunk.outcome is None:
-                    chunk.take(chunk.order[begin:stop], logits[first : first + stop - begin])
-                first += stop - begin
-        except Exception as error:
-            own = worker.holds if isinstance(worker, Visit) else []
-            if own and all(piece.chunk in own for piece in pieces):
-                raise
-            failed = run_apart(self._backend.run, pieces, error, thrown=bool(own))
-            # A signal handler's, which is this thread's affair. What is ours was too much for all of them together.
-            ours = not own or (isinstance(error, CrossrankError) and not raised_by_handler(error))
-            foreign = None if failed or ours else error
-        seconds, tokens = time.perf_counter() - start, batch.tokens
+        start = time.perf_counter()
+        own = worker.holds if isinstance(worker, Visit) else []
+        failed, foreign = run_batch(self._backend, batch.pieces, own)
+        seconds = time.perf_counter() - start
         with self.guard.lock:
-            for chunk, its_own in failed:
-                self.queue.end(chunk, "failed", its_own)
-            self.meter.batch(tokens, batch.capacity, seconds)
+            for chunk, error in failed:
+                self.queue.end(chunk, "failed", error)
+            self.meter.batch(batch.tokens, batch.capacity, seconds)
             self.queue.done(batch)
             if self._closing:
                 self._check_drained()
