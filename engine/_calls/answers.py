@@ -113,7 +113,7 @@ def gather(chunks: Sequence[Chunk], documents: int, labels: int) -> Found:
         rows, windows = like[np.repeat(scored, windows)], windows[scored]
     logits = _joined(chunks, "logits")[rows]
     tokens = sum(chunk.scored_tokens() for chunk in chunks)
-    return Found(documents, np.flatnonzero(scored), logits, windows, np.flatnonzero(cut & scored), tokens)
+    return Found(documents, scored.nonzero()[0], logits, windows, (cut & scored).nonzero()[0], tokens)
 
 
 def _joined(chunks: Sequence[Chunk], name: str) -> NDArray[Any]:

@@ -269,17 +269,17 @@ class Run:
             self._documents = documents = self._read_documents()
             if isinstance(documents, Tokens) and self._windows is None:
                 self._distinct = DistinctPairs(documents, self._query_index)
-        if self._query_tokens is None:  # without a document they are checked all the same
-            self._query_tokens = self._scorer.tokenizer.encode(self._queries, "query")
-        if self._next == len(self._query_index):
-            return None
         texts = None
-        if not isinstance(self._documents, Tokens):
+        if self._next < len(self._query_index) and not isinstance(self._documents, Tokens):
             if not self._scorer.backend.lanes:
                 most = min(most, _TEXTS)
             texts = self._documents[self._next : self._next + most]
             self._let_in = self._scheduler.reserve(self._scorer.estimate.at_least(texts, self._room), of=self)
         try:
+            if self._query_tokens is None:  # without a document they are checked all the same
+                self._query_tokens = self._scorer.tokenizer.encode(self._queries, "query")
+            if self._next == len(self._query_index):
+                return None
             chunk = self._read_chunk(self._query_tokens, self._documents, texts, most)
         except TimeUp:
             return None

@@ -52,14 +52,16 @@ class DistinctPairs:
         >>> DistinctPairs().find(documents, np.zeros(3, np.intp), 512)
         (array([0, 1]), array([0, 1, 0]))
         """
-        first, pairs = self._count, len(query_index)
+        first, known, pairs = self._count, len(self._rows), len(query_index)
         self._count += pairs
         keys = (_digests if self._documents is None else _samples)(documents, query_index, enough)
         # In compiled code: a loop here would take half of the host's time for encoded documents.
         like = np.fromiter(map(self._rows.setdefault, keys, range(first, self._count)), np.intp, pairs)
+        if len(self._rows) == known + pairs:  # as in most calls
+            return np.arange(pairs), like
         own = np.arange(first, self._count)
         repeated = np.flatnonzero(like != own)
-        if self._documents is not None and len(repeated):
+        if self._documents is not None:
             self._part(documents, query_index, repeated, like, enough)
         return np.flatnonzero(like == own), like
 

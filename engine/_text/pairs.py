@@ -6,6 +6,7 @@ its documents. The result equals, id for id, what the Rust tokenizer gives for t
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,28 +140,22 @@ class PairSource:
         query_index: NDArray[np.intp],
         max_length: int,
     ) -> None:
-        prefix, middle, suffix = map(len, template.special_ids)
-        first_query = prefix + middle + suffix
+        specials, starts, self._part_types, query, document = _parts(template)
+        first_query = len(specials)
         first_document = first_query + len(queries.ids)
         # One source to gather from: prefix, middle, suffix, then all queries, then all documents.
-        specials = np.array(sum(template.special_ids, ()), np.int32)
         self._ids = np.concatenate([specials, queries.ids, documents.ids])
         kept_query, kept_document = truncate_longest_first(
             queries.lengths[query_index], documents.lengths, max_length - first_query
         )
-        # [pairs, parts]: where each part starts in the source, and how many tokens of it are taken. A special token is
-        # a part by itself, so that a part is of one type.
-        query, document = prefix, prefix + 1 + middle
-        self._part_starts = np.empty((len(query_index), first_query + 2), np.int64)
-        self._part_starts[:, :query] = range(prefix)
+        # [pairs, parts]: where each part starts in the source, and how many tokens of it are taken.
+        self._part_starts = np.empty((len(query_index), len(starts)), np.int64)
+        self._part_starts[:] = starts
         self._part_starts[:, query] = first_query + queries.offsets[query_index]
-        self._part_starts[:, query + 1 : document] = range(prefix, prefix + middle)
         self._part_starts[:, document] = first_document + documents.offsets[:-1]
-        self._part_starts[:, document + 1 :] = range(prefix + middle, first_query)
-        self._part_lengths = np.ones_like(self._part_starts)
+        self._part_lengths = np.empty(self._part_starts.shape, np.int64)
+        self._part_lengths.fill(1)
         self._part_lengths[:, query], self._part_lengths[:, document] = kept_query, kept_document
-        first, second, third = template.special_types
-        self._part_types = (*first, template.query_type, *second, template.document_type, *third)
         self.lengths: Int32 = kept_query + kept_document + np.int32(first_query)
 
     def batch(self, index: NDArray[np.intp]) -> PackedPairs:
@@ -171,3 +166,19 @@ class PairSource:
         counts = counts.ravel()
         gather = gather_index(self._part_starts[index].ravel(), counts)
         return PackedPairs(ids=self._ids[gather], types=types.ravel().repeat(counts), lengths=self.lengths[index])
+
+
+@lru_cache(maxsize=64)
+def _parts(template: PairTemplate) -> tuple[Int32, NDArray[np.int64], Int32, int, int]:
+    """The parts of a pair, of which a special token is one by itself, so that each is of one type.
+
+    Returns:
+        All special tokens, int32; of each part where it starts in them, int64, and its type, int32; and which parts are
+        the query and the document.
+    """
+    first, second, third = template.special_types
+    query, document = len(first), len(first) + 1 + len(second)
+    specials = np.array(sum(template.special_ids, ()), np.int32)
+    starts = np.insert(np.arange(len(specials)), [query, document - 1], 0)
+    types = np.array((*first, template.query_type, *second, template.document_type, *third), np.int32)
+    return specials, starts, types, query, document

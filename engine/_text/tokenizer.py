@@ -3,7 +3,7 @@
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -241,8 +241,7 @@ class PairTokenizer:
             found += self._encode_slice(some, enough, pause, rust=rust, what=what, first=first + start)
             if race is not None and len(some) >= _HURRIED:  # what a few take says nothing of many
                 race.learn(sum(map(len, some)), time.perf_counter() - begun, rust=rust)
-        offsets = np.zeros(len(texts) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, found), np.int64, len(found)) // _ID_BYTES, out=offsets[1:])
+        offsets = np.fromiter(accumulate(map(len, found), initial=0), np.int64, len(found) + 1) // _ID_BYTES
         tokens = Tokens(ids=np.frombuffer(b"".join(found), np.int32), offsets=offsets)
         if self._rows is not None:
             self.check_ids(tokens, what, first=first)

@@ -16,6 +16,7 @@ from .safe_cuts import Words
 _ENTRIES = 16_384
 # Longer ones, in characters or in ids, are not remembered: they are rare, and the memory's bound is theirs.
 _LONGEST = 24
+_LONGEST_BYTES = 4 * _LONGEST
 
 Ids = bytes  # int32, in the machine's byte order
 
@@ -85,18 +86,18 @@ class _Generation(dict[str, Ids]):
         ids = self.older.get(piece)
         if ids is None:
             ids = self._find(piece)
-        if len(self) < self.entries and len(piece) <= _LONGEST and len(ids) <= _LONGEST * 4:
+            if len(piece) > _LONGEST or len(ids) > _LONGEST_BYTES:
+                return ids
+        if len(self) < self.entries:
             self[piece] = ids
         return ids
 
     def _find(self, piece: str) -> Ids:
-        word, mark = piece[:-1], piece[-1:]
-        if (
-            mark in self._marks and word.isascii() and word.isalnum()
-        ):  # most of what is new, and sooner than by a pattern
-            return self[word] + self[mark]
-        folded = self._fold(piece)
-        if folded is not None:
+        if not piece.isalnum() and piece.isascii():  # words with a mark are most of these, and sooner without a pattern
+            word, mark = piece[:-1], piece[-1:]
+            if mark in self._marks and word.isalnum():
+                return self[word] + self[mark]
+        elif (folded := self._fold(piece)) is not None:
             return array("i", [token.id for token in self._model.tokenize(folded)]).tobytes()
         words = self._pattern.findall(piece)
         if words != [piece]:

@@ -23,8 +23,9 @@ from .onnx_file import read_onnx
 
 # A batch that is alone and takes longer than this is worth the start of threads.
 _WIDE_FROM_S = 0.001
-# A batch of several pairs may take so long: what Python does around it, which nobody measures, is a twentieth of that.
-_LEAST_S, _MOST_TOKENS = 0.001, 2048
+# A batch of several pairs may take so long at least. Nobody measures what Python does around it, and among 16 callers a
+# lane waits 0.7 ms after each for Python's lock.
+_LEAST_S, _MOST_TOKENS = 0.002, 2048
 
 
 class KernelBackend(LaneBackend):

@@ -172,7 +172,7 @@ def test_batches_of_a_quick_model_are_large_once_they_are_measured(artifact_with
     model = open_model(artifact_with_proof, cache_folder=tmp_path / "cache")
     assert model.info().batch_tokens == 512
     model.warm_up()
-    assert model.info().batch_tokens == 2048  # a millisecond of this model is more
+    assert model.info().batch_tokens == 2048  # two milliseconds of this model are more
     again = open_model(artifact_with_proof, cache_folder=tmp_path / "cache")
     assert again.info().batch_tokens == 2048
 
