@@ -183,7 +183,7 @@ def test_one_slow_document_does_not_give_all_threads_to_quick_ones(
 ) -> None:
     import crossrank_kernels
 
-    run, threads_used = crossrank_kernels.Model.run, []
+    run, threads_used = crossrank_kernels.Model.run, list[int]()
 
     def slow_at_first(*arguments: Any, threads: int) -> NDArray[np.float32]:
         if not threads_used:
