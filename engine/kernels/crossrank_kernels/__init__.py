@@ -119,14 +119,13 @@ class Model:
         pad_id: int | None = None,
     ) -> None:
         library = _library()
-        kept = {name: np.ascontiguousarray(value) for name, value in tensors.items() if value.dtype in _DTYPES}
+        # In a file they may lie at any byte; C++ reads floats on multiples of 4.
+        kept = {name: np.require(value, requirements="CA") for name, value in tensors.items() if value.dtype in _DTYPES}
         array = (_Tensor * len(kept))()
         for entry, (name, value) in zip(array, kept.items(), strict=True):
             entry.name, entry.values, entry.rank = name.encode(), value.ctypes.data, min(value.ndim, 5)
             entry.dtype = _DTYPES[value.dtype]
             entry.dims[:] = (*value.shape, 0, 0, 0, 0)[:4]
-            if tensors[name].ndim == 0:  # of which ascontiguousarray makes one dimension
-                entry.rank = 0
         settings = _Settings(
             epsilon,
             _activation(activation),

@@ -38,7 +38,7 @@ enum crossrank_status {
 
 enum crossrank_dtype { CROSSRANK_FLOAT32 = 1, CROSSRANK_UINT8 = 2, CROSSRANK_INT8 = 3 }; /* as in ONNX */
 
-/* An initializer: its name, ONNX type, shape, and values in C order, at any address. */
+/* An initializer: its name, ONNX type, shape, and values in C order, on a multiple of their own size. */
 typedef struct crossrank_tensor {
     const char *name;
     const void *values;
@@ -67,10 +67,11 @@ typedef struct crossrank_settings {
 
 typedef struct crossrank_model crossrank_model;
 
-/* A model of these initializers. Those that are not of the BERT kind are refused; names that no such model has are of
- * no matter. A layer without `query.int8` has its matrices in float, and is computed in bfloat16 where that is among the
+/* A model of these initializers. Those that are not of the BERT kind are refused, and so are names that no such model
+ * has. A layer without `query.int8` has its matrices in float, and is computed in bfloat16 where that is among the
  * instructions, else in float32. Weights are copied in the order that products want: 1 byte each for int8, 2 or 4 of such
- * layers; nothing of `tensors` is needed after. A refusal names every tensor that is missing or has another shape. */
+ * layers, 4 of the last one; nothing of `tensors` is needed after. A refusal names every tensor that is missing, has
+ * another shape, or belongs to no such model. */
 CROSSRANK_API int32_t crossrank_open(const crossrank_tensor *tensors, int64_t count, const crossrank_settings *settings,
                                      crossrank_model **model, char *error, size_t error_size);
 
@@ -84,8 +85,8 @@ CROSSRANK_API void crossrank_describe(const crossrank_model *model, crossrank_sh
 /* Logits float [pairs, labels] of joined pairs: `ids` and `types` int32 [tokens], pair after pair, `lengths` int32
  * [pairs] whose sum is `tokens`. `types` may be NULL: all 0. A pair's logits are the same to the bit whatever the other
  * pairs are, and however many threads there are. Any number of callers may run one model at a time; each takes about
- * tokens * hidden * 12 bytes, which the model keeps for the next unless they are more than 64 MiB, of 32 callers at
- * most. `threads` is how many work on this call, the caller's own among them. */
+ * tokens * hidden * 12 bytes, or 20 without bfloat16, which the model keeps for the next unless they are more than 64
+ * MiB, of 32 callers at most. `threads` is how many work on this call, the caller's own among them. */
 CROSSRANK_API int32_t crossrank_run(crossrank_model *model, const int32_t *ids, const int32_t *types,
                                     const int32_t *lengths, int64_t pairs, int64_t tokens, int32_t threads,
                                     float *logits, char *error, size_t error_size);

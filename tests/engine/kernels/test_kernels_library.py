@@ -381,6 +381,32 @@ def test_what_is_no_number_in_the_weights_is_none_in_the_logits(artifact: Any, p
     assert np.isnan(model.run(*made.batch([7, 20]))).all()
 
 
+def test_weights_that_lie_at_odd_bytes_of_a_file_are_moved(artifact: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each begins a byte behind a multiple of 4, as in a file of weights that was packed without gaps."""
+    library, made = kernels(reference=True), artifact("bert", (0,))
+    batch, expected, compiled = made.batch([3, 9]), made.model(reference=True), library._library()
+    tensors = {
+        name: np.frombuffer(b"\0" + value.tobytes(), value.dtype, offset=1).reshape(value.shape)
+        for name, value in made.tensors.items()
+    }
+    assert not tensors["layer.0.query.weight"].flags.aligned
+    opened: list[tuple[int, int]] = []
+
+    class Spy:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(compiled, name)
+
+        def crossrank_open(self, array: Any, *rest: Any) -> Any:
+            opened.extend((entry.dtype, entry.values) for entry in array)
+            return compiled.crossrank_open(array, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "_library", Spy)
+        model = library.Model(tensors, epsilon=made.epsilon, head_activation=made.head)
+    assert [address % 4 for dtype, address in opened if dtype == 1] == [0] * sum(dtype == 1 for dtype, _ in opened)
+    np.testing.assert_array_equal(model.run(*batch), expected.run(*batch))
+
+
 @pytest.mark.parametrize("name", ["embeddings.positions", "embeddings.words", "head.classifier.weight"])
 def test_sizes_of_nothing_take_no_memory(artifact: Any, name: str) -> None:
     resource = pytest.importorskip("resource")
