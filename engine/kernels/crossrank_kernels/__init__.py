@@ -120,7 +120,8 @@ class Model:
     ) -> None:
         library = _library()
         # In a file they may lie at any byte; C++ reads floats on multiples of 4.
-        kept = {name: np.require(value, requirements="CA") for name, value in tensors.items() if value.dtype in _DTYPES}
+        known = {name: value for name, value in tensors.items() if value.dtype in _DTYPES}
+        kept = {name: np.require(value, requirements=["C", "A"]) for name, value in known.items()}
         array = (_Tensor * len(kept))()
         for entry, (name, value) in zip(array, kept.items(), strict=True):
             entry.name, entry.values, entry.rank = name.encode(), value.ctypes.data, min(value.ndim, 5)
