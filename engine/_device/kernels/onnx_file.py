@@ -84,7 +84,8 @@ def read_onnx(path: Path) -> OnnxGraph:
         OSError: If it cannot be read.
     """
     try:
-        graph = _message("Model").FromString(np.memmap(path, np.uint8, mode="r").data).graph
+        # Not mapped: a file that someone overwrites meanwhile would end the process, and not be an error.
+        graph = _message("Model").FromString(path.read_bytes()).graph
     except message.DecodeError as error:
         raise ValueError(f"no ONNX file: {error}") from error
     data: NDArray[np.uint8] | None = None
