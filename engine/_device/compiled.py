@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from crossrank._artifact.held import ModelFile
 from crossrank._artifact.manifest import Inputs, Variant
 from crossrank._errors import InputError
+from crossrank._machine.cpu import read_cpuinfo
 
 from .backend import Backend
 
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 # An environment variable.
 SWITCH = "CROSSRANK_KERNELS"
+
+# Of a processor that they do not run on.
+NO_INSTRUCTIONS = "this processor lacks AVX512-VNNI"
 
 _COMMAND = "pip install 'crossrank[cpu-kernels]'"
 
@@ -58,6 +62,8 @@ def why_absent() -> str:
     machine = platform.machine()
     if (sys.platform, machine) != ("linux", "x86_64"):  # as the extra has it
         return f"none are made for {sys.platform} on {machine}, but for linux on x86_64"
+    if "avx512_vnni" not in read_cpuinfo().get("flags", "").split():
+        return NO_INSTRUCTIONS
     return f"not installed: {_COMMAND}"
 
 

@@ -1,5 +1,6 @@
 """The library of engine/kernels, built from the checkout where a compiler is."""
 
+import atexit
 import importlib.util
 import shutil
 import subprocess
@@ -38,6 +39,7 @@ def built(*, flags: str = "", kind: str = "Release") -> Path:
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed, and without it the kernels cannot be built")
     folder = Path(tempfile.mkdtemp(prefix="crossrank-kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     settings = [f"-DKERNELS={KERNELS}", f"-DCMAKE_BUILD_TYPE={kind}", f"-DCMAKE_CXX_FLAGS={flags}"]
     for command in (

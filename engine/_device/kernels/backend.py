@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from crossrank._artifact.held import ModelFile
 from crossrank._artifact.manifest import Inputs, Variant
 from crossrank._device.batches import EVEN_MAX_TOKENS, plan_flat_batches
+from crossrank._device.compiled import NO_INSTRUCTIONS
 from crossrank._device.costs import describe_subject
 from crossrank._device.lanes import LaneBackend
 from crossrank._errors import ArtifactError, DeviceError
@@ -135,7 +136,7 @@ def library() -> str:
     except (AttributeError, ImportError, OSError) as error:  # the first one of an older package
         raise Unusable(f"they cannot be loaded: {error}") from error
     if not instructions:
-        raise Unusable("this processor lacks AVX512-VNNI")
+        raise Unusable(NO_INSTRUCTIONS)
     return f"crossrank-kernels {version} ({instructions})"
 
 

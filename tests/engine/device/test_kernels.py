@@ -380,6 +380,7 @@ def test_an_export_refuses_another_value_before_it_begins(tmp_path: Path, monkey
 
 def test_without_the_library_the_graph_runs_and_info_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "crossrank_kernels", None)
+    monkeypatch.setattr("crossrank._device.compiled.read_cpuinfo", lambda: {"flags": "avx512_vnni"})
     model = open_model()
     assert model.info().provider == "CPUExecutionProvider"
     assert model.info().kernels == "not installed: pip install 'crossrank[cpu-kernels]'"
@@ -393,6 +394,17 @@ def test_where_there_is_no_library_to_install_info_names_no_command(
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     assert why_absent() == f"none are made for {system} on {machine}, but for linux on x86_64"
+
+
+@pytest.mark.parametrize(("flags", "reason"), [("avx2 avx512f", "lacks AVX512-VNNI"), ("avx512_vnni", "pip install")])
+def test_a_processor_that_the_library_does_not_run_on_is_told_no_command(
+    monkeypatch: pytest.MonkeyPatch, flags: str, reason: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("crossrank._device.compiled.read_cpuinfo", lambda: {"flags": flags})
+    assert reason in why_absent()
+    assert ("pip" in why_absent()) == (reason == "pip install")
 
 
 def test_other_graphs_say_nothing_of_them(tmp_path: Path) -> None:
