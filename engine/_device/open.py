@@ -31,7 +31,7 @@ from crossrank._machine.beside import beside
 from crossrank._machine.cpu import ThreadCount
 from crossrank._machine.device import Device
 from crossrank._machine.onnxruntime import has_provider
-from crossrank._text.tokenizer import PairTokenizer, parse_tokenizer
+from crossrank._text.tokenizer import PairTokenizer, parse_tokenizer, read_tokenizer
 
 from .backend import Backend
 from .compiled import open_kernels
@@ -137,10 +137,12 @@ def _open_once(
     with hold(folder) as held:
         try:
             model = _open(held, name, asked, precision, threads)
-        except CrossrankError as error:
-            if last or held.is_current():
+        except not_thrown_in(CrossrankError, OSError) as error:
+            if not last and not held.is_current():
+                return None
+            if isinstance(error, CrossrankError):
                 raise held.named(error) from error.__cause__
-            return None
+            raise
         return model if held.through_handle or held.is_current() else None
 
 
@@ -155,9 +157,12 @@ def read_artifact(held: HeldFolder) -> tuple[Manifest, PairTokenizer]:
 
 
 def _begin_artifact(held: HeldFolder) -> tuple[Manifest, Callable[[], PairTokenizer]]:
-    """An artifact's manifest, and what gives its tokenizer, of which the file is parsed meanwhile."""
+    """An artifact's manifest, and what gives its tokenizer, of which the file is parsed meanwhile.
+
+    It is read at once: where another artifact takes the place of this one, its files are removed soon.
+    """
     manifest, path = read_manifest(held.path), held.path / "tokenizer.json"
-    parsed = beside(partial(parse_tokenizer, path))
+    parsed = beside(partial(parse_tokenizer, read_tokenizer(path)))
 
     def finish() -> PairTokenizer:
         tokenizer = PairTokenizer(path, parsed=parsed, rows=manifest.inputs.embeddings)
@@ -231,14 +236,14 @@ def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: 
             why_not = found
         return CpuBackend(graph, inputs, threads.count)
 
+    tokenizer_file = ModelFile(tokenizer_path, held=held, manifest=manifest)
+    config_file = ModelFile(tokenizer_path.parent / "config.json", held=held, manifest=manifest)
     try:
         variant, backend = open_backend(held.place, inputs, choose, asked, on_cpu, file_of)
     except CrossrankError:
         finish()  # of several problems the tokenizer's is told
         raise
     tokenizer = finish()
-    tokenizer_file = ModelFile(tokenizer_path, held=held, manifest=manifest)
-    config_file = ModelFile(tokenizer_path.parent / "config.json", held=held, manifest=manifest)
     if model is not None:
         session = backend.session if isinstance(backend, CpuBackend) else backend
         assert isinstance(session, Session), "only an artifact's graph is packed"

@@ -89,19 +89,33 @@ def _is_damage(error: BaseException) -> bool:
     return own and not thrown_in(error)
 
 
+_NO_TOKENIZER = "not a tokenizer.json that tokenizers can read"
+
+
 def _describe(place: object, what: str, error: BaseException) -> str:
     return f"{place}: {what}: {error!s:.300}; if the file is damaged, download or export the model again"
 
 
-def parse_tokenizer(path: Path) -> Tokenizer:
-    """A ``tokenizer.json`` as the tokenizers library reads it, for `PairTokenizer`, which says what its errors mean.
+def read_tokenizer(path: Path) -> bytes:
+    """A ``tokenizer.json``, for `parse_tokenizer`.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    try:
+        return read_file(path)
+    except not_thrown_in(OSError) as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    except not_thrown_in(ValueError) as error:
+        raise CheckpointError(_describe(path, _NO_TOKENIZER, error)) from error
+
+
+def parse_tokenizer(content: bytes) -> Tokenizer:
+    """What the tokenizers library makes of a ``tokenizer.json``, for `PairTokenizer`, which says what its errors mean.
 
     All but a hundredth of its time is the library's, in which other threads go on.
     """
-    try:
-        tokenizer = Tokenizer.from_buffer(read_file(path))
-    except not_thrown_in(OSError) as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    tokenizer = Tokenizer.from_buffer(content)
     kind, unknown = type(tokenizer.model).__name__, getattr(tokenizer.model, "unk_token", None)
     if kind in ("WordPiece", "WordLevel") and tokenizer.model.token_to_id(unknown) is None:
         raise ValueError(f"{kind} takes {unknown!r:.80} for what it does not know, and has no such token")
@@ -141,7 +155,7 @@ class PairTokenizer:
             if isinstance(source, Tokenizer):
                 self._tokenizer = source
             else:
-                self._tokenizer = parsed() if parsed else parse_tokenizer(source)
+                self._tokenizer = parsed() if parsed else parse_tokenizer(read_tokenizer(source))
             self.changes: tuple[str, ...] = tuple(adapt(self._tokenizer)) if adapt else ()
             # The side that a tokenizer.json truncates, "right" without a word of it; see `describe_inputs`.
             self.truncation_side: str = str((self._tokenizer.truncation or {}).get("direction", "right")).lower()
@@ -154,7 +168,7 @@ class PairTokenizer:
             if not _is_damage(error):
                 raise
             place = source if isinstance(source, Path) else "tokenizer.json"
-            raise CheckpointError(_describe(place, "not a tokenizer.json that tokenizers can read", error)) from error
+            raise CheckpointError(_describe(place, _NO_TOKENIZER, error)) from error
         self._memory = None if words is None else WordMemory(words, self._tokenizer)
         self._remembered = self._tokenize if self._memory is None else self._memory.encode
         self._race: Race | None = None
