@@ -56,7 +56,7 @@ def open(folder: Path, threads: int, *, precision: Literal["fp32", "int8"], enco
     def facts() -> dict[str, str]:
         info = model.info()
         if kernels and not info.provider.startswith("crossrank-kernels"):
-            raise ValueError(f"crossrank-kernels do not run here: {getattr(info, 'kernels', None) or 'not installed'}")
+            raise ValueError(f"crossrank-kernels do not run here: {info.kernels or 'the graph left its bound, so it is no artifact'}")
         return {
             "precision": info.precision,
             "graph": info.file,
