@@ -56,7 +56,8 @@ def open(folder: Path, threads: int, *, precision: Literal["fp32", "int8"], enco
     def facts() -> dict[str, str]:
         info = model.info()
         if kernels and not info.provider.startswith("crossrank-kernels"):
-            raise ValueError(f"crossrank-kernels do not run here: {info.kernels or 'the graph left its bound, so it is no artifact'}")
+            why = info.kernels or "the graph left its bound, so it is no artifact"
+            raise ValueError(f"crossrank-kernels do not run here: {why}")
         return {
             "precision": info.precision,
             "graph": info.file,
