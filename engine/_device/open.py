@@ -182,7 +182,7 @@ def graph_file(held: HeldFolder, variant: Variant, manifest: Manifest | None) ->
     if manifest is None:
         from crossrank._artifact.foreign import files_beside  # as above
 
-        beside = files_beside(held.path / variant.file)
+        others = files_beside(held.path / variant.file)
     else:
         names = graph_files(manifest, variant)
         if not all((held.path / name).is_file() for name in names):
@@ -190,8 +190,8 @@ def graph_file(held: HeldFolder, variant: Variant, manifest: Manifest | None) ->
                 f"{held.path / variant.file} is absent: the hub's cache holds a part of the model; name the model "
                 "by its hub id, which downloads what is needed, or take another precision"
             )
-        beside = [Path(name).name for name in names[1:]]
-    return ModelFile(held.place / variant.file, held=held, beside=beside, manifest=manifest)
+        others = [Path(name).name for name in names[1:]]
+    return ModelFile(held.place / variant.file, held=held, beside=others, manifest=manifest)
 
 
 def _open(held: HeldFolder, name: Path | None, asked: Device | None, precision: str, threads: ThreadCount) -> OpenModel:

@@ -47,9 +47,8 @@ class Tokens:
     @cached_property
     def lengths(self) -> Int32:
         """int32 [texts], tokens of each text."""
-        return (self.offsets[1:] - self.offsets[:-1]).astype(
-            np.int32
-        )  # np.diff is Python, and takes as long as a query
+        # np.diff is Python, and takes as long as a query.
+        return (self.offsets[1:] - self.offsets[:-1]).astype(np.int32)
 
     def part(self, start: int, stop: int) -> "Tokens":
         """The texts from ``start`` to before ``stop``; their ids stay where they are."""
